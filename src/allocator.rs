@@ -1,0 +1,150 @@
+//! [`Pymalloc`]: the `GlobalAlloc` that routes each request to a pool or to the large allocator.
+
+use core::alloc::{GlobalAlloc, Layout};
+use std::alloc::System;
+
+use crate::cache::current;
+use crate::os::BYPASS;
+use crate::size_class::SizeClass;
+
+/// A global allocator after CPython's pymalloc: small requests from pools, the rest from a large allocator.
+///
+/// A layout whose size, rounded up to its alignment, is at most [`SMALL_MAX_BYTES`](crate::SMALL_MAX_BYTES) is served
+/// from pools; every other goes to `L`, by default [`System`]. The layout alone decides, so a block always goes
+/// back where it came from. All values of this type, whatever their `L`, share one heap.
+///
+/// # Errors
+/// `alloc`, `alloc_zeroed` and `realloc` return null when the OS gives no memory, and work again when it does.
+/// `dealloc` never fails. No method panics or unwinds.
+///
+/// # Aborts
+/// When a freed block returns from its thread's cache to its pool and proves impossible (already free, not the start
+/// of a block, in a pool of another size class, or in no arena), the process writes one line that begins with
+/// `pymalloc:` to stderr and aborts. Not seen: a block freed twice that was handed out again in between, and a small
+/// block freed with the layout of a large one (which the large allocator gets).
+///
+/// # Examples
+/// ```
+/// use pymalloc::Pymalloc;
+///
+/// #[global_allocator]
+/// static GLOBAL: Pymalloc = Pymalloc::new();
+///
+/// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
+/// assert_eq!(words.len(), 5);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pymalloc<L = System> {
+    large: L,
+}
+
+impl Pymalloc {
+    /// The allocator, with the system's `malloc` for large requests.
+    ///
+    /// ```
+    /// # use pymalloc::Pymalloc;
+    /// static GLOBAL: Pymalloc = Pymalloc::new();
+    /// ```
+    pub const fn new() -> Self {
+        Self { large: System }
+    }
+}
+
+impl<L> Pymalloc<L> {
+    /// The allocator, with `large` for the requests that pools don't serve.
+    ///
+    /// ```
+    /// use pymalloc::Pymalloc;
+    /// use std::alloc::System;
+    ///
+    /// static GLOBAL: Pymalloc<System> = Pymalloc::with_large(System);
+    /// ```
+    pub const fn with_large(large: L) -> Self {
+        Self { large }
+    }
+
+    /// The allocator for large requests.
+    ///
+    /// ```
+    /// # use pymalloc::Pymalloc;
+    /// let allocator = Pymalloc::with_large(7);
+    /// assert_eq!(*allocator.large(), 7);
+    /// ```
+    pub const fn large(&self) -> &L {
+        &self.large
+    }
+}
+
+/// The class that serves `layout`; `None` for the large allocator.
+#[inline(always)]
+const fn small(layout: Layout) -> Option<SizeClass> {
+    if BYPASS { None } else { SizeClass::of(layout) }
+}
+
+// SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
+// block in the program's hands is in no magazine and has no free bit (`pool`, `cache`). The large allocator keeps
+// the contract itself, and gets exactly the layouts that `small` refuses, in all four methods.
+unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match small(layout) {
+            Some(class) => current().alloc(class),
+            // SAFETY: the caller keeps the same contract.
+            None => unsafe { self.large.alloc(layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        match small(layout) {
+            // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
+            Some(class) => unsafe { current().free(class, ptr) },
+            // SAFETY: the caller keeps the same contract.
+            None => unsafe { self.large.dealloc(ptr, layout) },
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match small(layout) {
+            Some(class) => current().alloc_zeroed(class),
+            // SAFETY: the caller keeps the same contract.
+            None => unsafe { self.large.alloc_zeroed(layout) },
+        }
+    }
+
+    /// Keeps the block exactly if the class does not change. CPython also keeps a block that shrinks by less than
+    /// a quarter; here it can't, because `dealloc` will be told the new size and find the class by it.
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
+        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        match (small(layout), small(new_layout)) {
+            (Some(old), Some(new)) if old == new => ptr,
+            // SAFETY: the caller keeps the same contract.
+            (None, None) => unsafe { self.large.realloc(ptr, layout, new_size) },
+            _ => {
+                // SAFETY: `new_size` is not 0, and `ptr` is a block of `layout`.
+                unsafe { self.realloc_by_copy(ptr, layout, new_layout) }
+            }
+        }
+    }
+}
+
+impl<L: GlobalAlloc> Pymalloc<L> {
+    /// Moves a block to another class, or between pools and the large allocator.
+    ///
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`.
+    unsafe fn realloc_by_copy(&self, ptr: *mut u8, layout: Layout, new_layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
+        unsafe {
+            let new = self.alloc(new_layout);
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(ptr, layout.size().min(new_layout.size()));
+                self.dealloc(ptr, layout);
+            }
+            new
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One arena's metadata: what is known of its memory and of its 64 pools.
+//!
+//! An arena is [`ARENA_BYTES`] of blocks and nothing else; its metadata is a slot of a separate mapping between
+//! guards. In the slot, what is read together lies together, and what only frees from other threads touch (the
+//! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
+//!
+//! # Bitmaps
+//! The class of 8 bytes needs a bitmap of 8 cache lines a pool, most classes need one. So the first lines of all
+//! pools lie side by side, then all second lines, and so on: rows that no class in the arena needs are never
+//! touched, and no two pools share a cache line.
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use crate::config::{
+    ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS,
+};
+use crate::pool::Pool;
+use crate::remote::{RemoteHalf, RemoteWord};
+use crate::sync::AtomicPtr;
+
+const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
+/// Rows of bitmap lines: what the class of the smallest blocks needs.
+const LINE_ROWS: usize = BITMAP_WORDS_MAX / WORDS_PER_LINE;
+
+/// A cache line of a bitmap.
+#[repr(C, align(64))]
+struct Line<W>([W; WORDS_PER_LINE]);
+
+/// The bitmaps of all pools of an arena, by rows of lines.
+type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
+
+/// Bytes from word `word` of a pool's bitmap to its word 0.
+#[inline(always)]
+pub(crate) const fn word_offset_bytes(word: usize) -> usize {
+    let row_bytes = size_of::<[Line<u64>; POOLS_PER_ARENA]>();
+    word / WORDS_PER_LINE * row_bytes + word % WORDS_PER_LINE * size_of::<u64>()
+}
+
+/// All pools of an arena, as a mask.
+pub(crate) const ALL_POOLS: u64 = if POOLS_PER_ARENA == WORD_BITS { u64::MAX } else { (1 << POOLS_PER_ARENA) - 1 };
+
+/// The address of a pool set with a class in its low bits: who owns a pool, and what it holds, in one word.
+///
+/// Never dereferenced as it is; a null tag says that nobody owns the pool.
+pub(crate) type Tag = *mut u8;
+
+/// The metadata of one arena.
+///
+/// Zeroed memory is a valid value but for `start` and `free`. Shared by raw pointers; each field says who may touch it.
+///
+/// # Invariants
+/// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
+/// - Bit `i` of `dirty` is set only if bit `i` of `free` is and the pool has touched bytes.
+#[repr(C)]
+pub(crate) struct Arena {
+    /// First byte of the arena's memory. Written before the arena is in the address map.
+    start: Cell<*mut u8>,
+    /// Pools that no set owns. Heap lock.
+    pub(crate) free: Cell<u64>,
+    /// Those of them with touched bytes. Heap lock.
+    pub(crate) dirty: Cell<u64>,
+    /// Neighbours among the arenas with as many free pools. Heap lock.
+    pub(crate) next: Cell<*const Arena>,
+    pub(crate) previous: Cell<*const Arena>,
+    /// A tag a pool. Written by who holds the owner's door while nothing is outstanding or as claimer; read by any
+    /// thread that holds a block of the pool.
+    tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
+    /// Descriptors. The owner's door.
+    pools: [Pool; POOLS_PER_ARENA],
+    /// Any thread that holds a block.
+    remotes: [RemoteHalf; POOLS_PER_ARENA],
+    /// The owner's door.
+    free_bits: Bitmaps<Cell<u64>>,
+    /// Any thread that holds a block.
+    remote_bits: Bitmaps<RemoteWord>,
+}
+
+/// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
+#[derive(Clone, Copy)]
+pub(crate) struct PoolRef {
+    arena: NonNull<Arena>,
+    index: usize,
+}
+
+impl Arena {
+    /// Makes zeroed metadata that of the memory at `start`.
+    ///
+    /// # Safety
+    /// `arena` is a zeroed slot that nobody else knows of, `start` the arena's mapped memory.
+    pub(crate) unsafe fn init(arena: NonNull<Arena>, start: NonNull<u8>) {
+        // SAFETY: ours alone.
+        let this = unsafe { arena.as_ref() };
+        this.start.set(start.as_ptr());
+        this.free.set(ALL_POOLS);
+    }
+
+    /// First byte of the arena's memory.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.get()
+    }
+
+    /// Pools that no set owns.
+    pub(crate) fn free_count(&self) -> usize {
+        self.free.get().count_ones() as usize
+    }
+}
+
+impl PoolRef {
+    /// The pool of `arena` that holds the byte `offset` bytes into it; `offset` is below [`ARENA_BYTES`].
+    #[inline(always)]
+    pub(crate) fn at_offset(arena: NonNull<Arena>, offset: usize) -> Self {
+        Self { arena, index: (offset & (ARENA_BYTES - 1)) >> POOL_SHIFT }
+    }
+
+    /// Pool `index` of `arena`; `index` is below [`POOLS_PER_ARENA`].
+    pub(crate) fn at_index(arena: NonNull<Arena>, index: usize) -> Self {
+        Self { arena, index: index & (POOLS_PER_ARENA - 1) }
+    }
+
+    /// The pool of `arena` with this remote half.
+    ///
+    /// # Safety
+    /// `remote` came from [`remote`](Self::remote) of a pool of `arena`.
+    pub(crate) unsafe fn from_remote(arena: NonNull<Arena>, remote: NonNull<RemoteHalf>) -> Self {
+        let first = Self::at_index(arena, 0).remote();
+        Self::at_index(arena, (remote.addr().get() - first.addr().get()) / size_of::<RemoteHalf>())
+    }
+
+    pub(crate) fn arena(self) -> NonNull<Arena> {
+        self.arena
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.index
+    }
+
+    /// Tells the pool where its memory and its bitmap are.
+    ///
+    /// The caller owns the pool.
+    pub(crate) fn set_up(self) {
+        // SAFETY: metadata is never unmapped.
+        let start = unsafe { self.arena.as_ref() }.start();
+        // SAFETY: line `index` of the first row lies inside the metadata.
+        let words = unsafe { (&raw const (*self.arena.as_ptr()).free_bits).cast::<Line<Cell<u64>>>().add(self.index) };
+        self.pool().set_up(start.wrapping_add(self.index * POOL_BYTES), words.cast());
+    }
+
+    /// The owner's half of the descriptor.
+    #[inline(always)]
+    pub(crate) fn pool<'heap>(self) -> &'heap Pool {
+        // SAFETY: metadata is never unmapped, and `index` is in range (constructors). Who may touch which field
+        // is each caller's to know (*Door*); cells make shared references fine.
+        unsafe { &*(&raw const (*self.arena.as_ptr()).pools).cast::<Pool>().add(self.index) }
+    }
+
+    /// The half that any thread may touch.
+    #[inline(always)]
+    pub(crate) fn remote(self) -> NonNull<RemoteHalf> {
+        // SAFETY: as in `pool`; the address of a field is not null.
+        unsafe {
+            NonNull::new_unchecked((&raw mut (*self.arena.as_ptr()).remotes).cast::<RemoteHalf>().add(self.index))
+        }
+    }
+
+    /// Its tag's place.
+    #[inline(always)]
+    pub(crate) fn tag<'heap>(self) -> &'heap AtomicPtr<u8> {
+        // SAFETY: as in `pool`.
+        unsafe { &*(&raw const (*self.arena.as_ptr()).tags).cast::<AtomicPtr<u8>>().add(self.index) }
+    }
+
+    /// Word `word` of the bitmap that other threads set; `word` is below [`BITMAP_WORDS_MAX`].
+    #[inline(always)]
+    pub(crate) fn remote_word<'heap>(self, word: usize) -> &'heap RemoteWord {
+        // SAFETY: as in `pool`; the word's line lies in one of the rows.
+        unsafe {
+            let line = (&raw const (*self.arena.as_ptr()).remote_bits).cast::<Line<RemoteWord>>().add(self.index);
+            &*line.byte_add(word_offset_bytes(word)).cast::<RemoteWord>()
+        }
+    }
+}

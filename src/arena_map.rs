@@ -1,0 +1,78 @@
+//! From an address to its arena: a radix tree of two levels over the address space.
+//!
+//! CPython's `arena_map`, made simpler by arenas that are aligned to their size. An address that is no arena's is
+//! told without reading any memory but the tree's own.
+//!
+//! # Invariants
+//! - *Known*: an arena is in the map from before its first block is handed out until after its last block and
+//!   all its pools are back; it is taken out before its memory is unmapped.
+//! - Leaves are never unmapped, so look-ups need no lock.
+
+use core::ptr::{self, NonNull};
+
+use crate::arena::Arena;
+use crate::config::ARENA_SHIFT;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes).
+const ADDRESS_BITS: u32 = 48;
+const LEAF_BITS: u32 = 13;
+const ROOT_BITS: u32 = ADDRESS_BITS - ARENA_SHIFT - LEAF_BITS;
+
+/// The arenas of 16 GiB of addresses. Zeroed memory is a valid value: none.
+#[repr(transparent)]
+pub(crate) struct Leaf([AtomicPtr<Arena>; 1 << LEAF_BITS]);
+
+/// The map; its root is 128 KiB of zeroed static memory, of which a program touches an OS page or two.
+pub(crate) struct ArenaMap {
+    root: [AtomicPtr<Leaf>; 1 << ROOT_BITS],
+}
+
+impl ArenaMap {
+    pub(crate) const fn new() -> Self {
+        Self { root: [const { AtomicPtr::new(ptr::null_mut()) }; 1 << ROOT_BITS] }
+    }
+
+    /// The arena that holds `address`, if any.
+    #[inline(always)]
+    pub(crate) fn arena_of(&self, address: usize) -> Option<NonNull<Arena>> {
+        let number = address >> ARENA_SHIFT;
+        // Acquire (both loads): pairs with the Release in `set` and `add_leaf`; a thread that got a block
+        // from another thread is ordered after them anyway, this keeps impossible addresses harmless too.
+        let leaf = self.root.get(number >> LEAF_BITS)?.load(Ordering::Acquire);
+        // SAFETY: leaves are never unmapped.
+        let leaf = unsafe { leaf.as_ref()? };
+        NonNull::new(leaf.0[number & ((1 << LEAF_BITS) - 1)].load(Ordering::Acquire))
+    }
+
+    /// Whether `address` needs a leaf before [`set`](Self::set); the caller holds the heap's lock.
+    pub(crate) fn lacks_leaf(&self, address: usize) -> bool {
+        // Acquire: pairs with the Release in `add_leaf`.
+        let root = self.root.get(address >> ARENA_SHIFT >> LEAF_BITS);
+        root.is_some_and(|place| place.load(Ordering::Acquire).is_null())
+    }
+
+    /// Adds a zeroed leaf for `address`; the caller holds the heap's lock.
+    pub(crate) fn add_leaf(&self, address: usize, leaf: NonNull<Leaf>) {
+        if let Some(place) = self.root.get(address >> ARENA_SHIFT >> LEAF_BITS) {
+            // Release: the leaf's zeroes happen before a look-up's Acquire.
+            place.store(leaf.as_ptr(), Ordering::Release);
+        }
+    }
+
+    /// Enters (or, with null, takes out) the arena at `address`; `false` if the map can't hold that address.
+    /// The caller holds the heap's lock.
+    pub(crate) fn set(&self, address: usize, arena: *mut Arena) -> bool {
+        let number = address >> ARENA_SHIFT;
+        let Some(place) = self.root.get(number >> LEAF_BITS) else {
+            return false;
+        };
+        // Acquire: pairs with the Release in `add_leaf`. SAFETY: leaves are never unmapped.
+        let Some(leaf) = (unsafe { place.load(Ordering::Acquire).as_ref() }) else {
+            return false;
+        };
+        // Release: the arena's metadata happens before a look-up's Acquire.
+        leaf.0[number & ((1 << LEAF_BITS) - 1)].store(arena, Ordering::Release);
+        true
+    }
+}

@@ -1,0 +1,297 @@
+//! All mapped arenas, ordered by how many of their pools are free; under the heap's lock.
+//!
+//! Pools are given out from the fullest arena that has one, so that the emptiest arenas drain and can go back to
+//! the OS: CPython's rule, with its `nfp2lasta` replaced by one list for each number of free pools.
+//!
+//! # Invariants
+//! - *Bucket*: an arena with `n` free pools is in list `n`, and in no other.
+//! - *Non-empty*: bit `n - 1` of `with_free` is set if and only if list `n` (`n ≥ 1`) is not empty.
+
+use core::ptr::{self, NonNull};
+
+use crate::arena::{ALL_POOLS, Arena, PoolRef};
+use crate::config::{
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
+};
+use crate::os::MemorySource;
+
+/// Counts of arenas since the start.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ArenaCounts {
+    /// Mapped now.
+    pub(crate) mapped: usize,
+    /// Ever mapped.
+    pub(crate) ever: usize,
+    /// Most mapped at one time.
+    pub(crate) peak: usize,
+    /// Given back to the OS.
+    pub(crate) returned: usize,
+}
+
+/// The arenas by their free pools.
+pub(crate) struct ArenaTable {
+    lists: [*const Arena; POOLS_PER_ARENA + 1],
+    with_free: u64,
+    /// Arenas whose pools are all free.
+    empty: usize,
+    /// Pools that no set owns.
+    free_pools: usize,
+    /// Those of them that have touched bytes.
+    dirty_pools: usize,
+    counts: ArenaCounts,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the heap's lock.
+unsafe impl Send for ArenaTable {}
+
+impl ArenaTable {
+    pub(crate) const fn new() -> Self {
+        Self {
+            lists: [ptr::null(); POOLS_PER_ARENA + 1],
+            with_free: 0,
+            empty: 0,
+            free_pools: 0,
+            dirty_pools: 0,
+            counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
+        }
+    }
+
+    pub(crate) fn counts(&self) -> ArenaCounts {
+        self.counts
+    }
+
+    /// Whether a pool can be taken without mapping an arena.
+    pub(crate) fn has_free_pool(&self) -> bool {
+        self.with_free != 0
+    }
+
+    /// All arenas.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<Arena>> + '_ {
+        self.lists.iter().flat_map(|&first| {
+            core::iter::successors(NonNull::new(first.cast_mut()), |arena| {
+                // SAFETY: arenas in the table are live metadata.
+                NonNull::new(unsafe { arena.as_ref() }.next.get().cast_mut())
+            })
+        })
+    }
+
+    fn link(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let free = this.free_count();
+        let Some(first) = self.lists.get_mut(free) else {
+            return;
+        };
+        this.previous.set(ptr::null());
+        this.next.set(*first);
+        // SAFETY: as above.
+        if let Some(next) = unsafe { (*first).as_ref() } {
+            next.previous.set(arena.as_ptr());
+        }
+        *first = arena.as_ptr();
+        if free > 0 {
+            self.with_free |= 1 << (free - 1);
+        }
+        self.empty += usize::from(free == POOLS_PER_ARENA);
+    }
+
+    fn unlink(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let free = this.free_count();
+        let (previous, next) = (this.previous.get(), this.next.get());
+        // SAFETY: as above.
+        match unsafe { previous.as_ref() } {
+            Some(before) => before.next.set(next),
+            None => {
+                if let Some(first) = self.lists.get_mut(free) {
+                    *first = next;
+                }
+                if next.is_null() && free > 0 {
+                    self.with_free &= !(1 << (free - 1));
+                }
+            }
+        }
+        // SAFETY: as above.
+        if let Some(after) = unsafe { next.as_ref() } {
+            after.previous.set(previous);
+        }
+        self.empty -= usize::from(free == POOLS_PER_ARENA);
+    }
+
+    /// Adds a new arena, all of whose pools are free and untouched.
+    pub(crate) fn add(&mut self, arena: NonNull<Arena>) {
+        self.link(arena);
+        self.free_pools += POOLS_PER_ARENA;
+        self.counts.mapped += 1;
+        self.counts.ever += 1;
+        self.counts.peak = self.counts.peak.max(self.counts.mapped);
+    }
+
+    /// Takes the lowest free pool of the fullest arena that has one; the caller owns it then.
+    pub(crate) fn take_pool(&mut self) -> Option<PoolRef> {
+        if self.with_free == 0 {
+            return None;
+        }
+        let free = self.with_free.trailing_zeros() as usize + 1;
+        let arena = NonNull::new(self.lists.get(free)?.cast_mut())?;
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let index = this.free.get().trailing_zeros() as usize;
+        let bit = 1_u64 << index;
+        this.free.set(this.free.get() & !bit);
+        self.free_pools -= 1;
+        if this.dirty.get() & bit != 0 {
+            this.dirty.set(this.dirty.get() & !bit);
+            self.dirty_pools -= 1;
+        }
+        self.link(arena);
+        Some(PoolRef::at_index(arena, index))
+    }
+
+    /// Takes back a pool whose blocks are all home; returns its arena if that is wholly free and one too many.
+    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> Option<NonNull<Arena>> {
+        let arena = pool.arena();
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let bit = 1_u64 << pool.index();
+        this.free.set(this.free.get() | bit);
+        self.free_pools += 1;
+        if pool.pool().is_touched() {
+            this.dirty.set(this.dirty.get() | bit);
+            self.dirty_pools += 1;
+        }
+        self.link(arena);
+        let in_use = self.counts.mapped - self.empty;
+        if this.free.get() == ALL_POOLS {
+            return (self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE)).then_some(arena);
+        }
+        let pools_in_use = self.counts.mapped * POOLS_PER_ARENA - self.free_pools;
+        if self.dirty_pools > DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE) {
+            self.purge_pools(arena, bit, source);
+        }
+        None
+    }
+
+    /// Gives the memory of the free, touched pools among `mask` back to the OS; returns the bytes.
+    fn purge_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) -> usize {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        if !POOL_BYTES.is_multiple_of(source.page_bytes()) {
+            return 0;
+        }
+        let mut rest = this.dirty.get() & mask;
+        let mut purged_bytes = 0;
+        while rest != 0 {
+            // A run of neighbours goes back in one call.
+            let first = rest.trailing_zeros();
+            let pools = (rest >> first).trailing_ones();
+            let run = (u64::MAX >> (u64::BITS - pools)) << first;
+            rest &= !run;
+            let Some(start) = NonNull::new(this.start().wrapping_add(first as usize * POOL_BYTES)) else {
+                continue;
+            };
+            let bytes = pools as usize * POOL_BYTES;
+            // SAFETY: the arena's memory, in pools that no set owns.
+            if unsafe { source.purge(start, bytes) } {
+                for index in first..first + pools {
+                    PoolRef::at_index(arena, index as usize).pool().set_untouched();
+                }
+                this.dirty.set(this.dirty.get() & !run);
+                self.dirty_pools -= pools as usize;
+                purged_bytes += bytes;
+            }
+        }
+        purged_bytes
+    }
+
+    /// Purges every free pool; returns the bytes given back.
+    pub(crate) fn purge_all(&mut self, source: &dyn MemorySource) -> usize {
+        let mut purged_bytes = 0;
+        for free in 1..POOLS_PER_ARENA {
+            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
+            while let Some(arena) = NonNull::new(next.cast_mut()) {
+                // Purging moves no arena between the lists.
+                purged_bytes += self.purge_pools(arena, ALL_POOLS, source);
+                // SAFETY: metadata is never unmapped.
+                next = unsafe { arena.as_ref() }.next.get();
+            }
+        }
+        purged_bytes
+    }
+
+    /// A wholly free arena, if there is one.
+    pub(crate) fn empty_arena(&self) -> Option<NonNull<Arena>> {
+        NonNull::new(self.lists[POOLS_PER_ARENA].cast_mut())
+    }
+
+    /// Takes a wholly free arena out of the table.
+    pub(crate) fn remove(&mut self, arena: NonNull<Arena>) {
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        self.dirty_pools -= this.dirty.get().count_ones() as usize;
+        self.free_pools -= POOLS_PER_ARENA;
+        self.counts.mapped -= 1;
+        self.counts.returned += 1;
+    }
+
+    /// Gives the memory of a removed arena back to the OS; `false` if the OS refuses and it was put back.
+    ///
+    /// A refusal (`ENOMEM` at the kernel's limit on mappings) keeps the addresses and purges them instead.
+    pub(crate) fn unmap(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) -> bool {
+        // SAFETY: metadata is never unmapped.
+        let this = unsafe { arena.as_ref() };
+        let Some(start) = NonNull::new(this.start()) else {
+            return false;
+        };
+        // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
+        if unsafe { source.unmap(start, ARENA_BYTES) } {
+            return true;
+        }
+        self.dirty_pools += this.dirty.get().count_ones() as usize;
+        self.free_pools += POOLS_PER_ARENA;
+        self.counts.mapped += 1;
+        self.counts.returned -= 1;
+        self.link(arena);
+        self.purge_pools(arena, ALL_POOLS, source);
+        false
+    }
+}
+
+// --- For the self-check ----------------------------------------------------------------------------------------
+
+impl ArenaTable {
+    /// Checks that every arena is in the list of its free pools, and that the sums are right.
+    pub(crate) fn check_lists(&self) -> Result<(), &'static str> {
+        let (mut mapped, mut free_pools, mut dirty_pools) = (0, 0, 0);
+        for (free, &first) in self.lists.iter().enumerate() {
+            let listed = free == 0 || (self.with_free >> (free - 1) & 1 == 1) != first.is_null();
+            if !listed {
+                return Err("the summary of arenas with free pools is wrong");
+            }
+            let mut previous: *const Arena = ptr::null();
+            let mut next = first;
+            // SAFETY: arenas in the table are live metadata.
+            while let Some(arena) = unsafe { next.as_ref() } {
+                if arena.free_count() != free {
+                    return Err("an arena is in the list of another number of free pools");
+                }
+                if arena.previous.get() != previous {
+                    return Err("a list of arenas is broken");
+                }
+                mapped += 1;
+                free_pools += free;
+                dirty_pools += arena.dirty.get().count_ones() as usize;
+                previous = next;
+                next = arena.next.get();
+            }
+        }
+        if (mapped, free_pools, dirty_pools) != (self.counts.mapped, self.free_pools, self.dirty_pools) {
+            return Err("arenas or their free pools are miscounted");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! The thread cache: a magazine of free blocks a class, and the fast path.
+//!
+//! A magazine is an array of block addresses used as a stack. `alloc` pops, `free` pushes; neither reads or writes
+//! the block, its pool or any lock. Magazines are Bonwick's (Bonwick and Adams, USENIX 2001), with a thread in
+//! place of a CPU and flushes by half in place of a depot.
+//!
+//! # Invariants
+//! - *Owner*: `top` is written by the cache's thread only, and, under the door of its set, by who recovers the cache
+//!   of a thread that is gone.
+//! - *Bounds*: `base <= top <= base + capacity`. Slots from `base` up to `top` hold free blocks of the class, whose
+//!   pools count them as used.
+//! - *Poison*: `floor` is `base`, `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the highest
+//!   address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
+//!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
+//!   A zeroed magazine is poisoned, too.
+
+mod slot;
+mod slow;
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::heap::Heap;
+use crate::pool_set::{PoolSet, Slot};
+use crate::size_class::SizeClass;
+use crate::sync::{AtomicPtr, Ordering};
+
+pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
+
+/// The free blocks of one class that a thread has at hand.
+#[repr(C, align(32))]
+pub(crate) struct Magazine {
+    /// One past the last slot in use.
+    top: AtomicPtr<Slot>,
+    /// `alloc` takes the slow path when `top` is not above.
+    floor: AtomicPtr<Slot>,
+    /// `free` takes the slow path when `top` is not below.
+    ceiling: AtomicPtr<Slot>,
+    /// The first slot. Door.
+    base: AtomicPtr<Slot>,
+}
+
+/// What is known of a magazine beside its hot words. Door.
+struct Shape {
+    /// Slots of its array.
+    capacity: Cell<u16>,
+    /// Slow calls so far, up to a few: magazines grow with use.
+    slow_calls: Cell<u8>,
+}
+
+/// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
+#[repr(C, align(64))]
+pub(crate) struct ThreadCache {
+    /// First, so that a registered set's address is its cache's.
+    pub(crate) set: PoolSet,
+    magazines: [Magazine; CLASS_COUNT],
+    shapes: [Shape; CLASS_COUNT],
+    /// `None` in the stand-ins for a cache (see `slot`).
+    heap: Cell<Option<&'static Heap>>,
+    /// Whether the magazines are poisoned. Door.
+    poisoned: Cell<bool>,
+    /// Calls on the slow path while poisoned. Door.
+    poisoned_calls: Cell<u64>,
+    /// The first arrays of the magazines.
+    first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
+}
+
+// SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
+unsafe impl Sync for ThreadCache {}
+
+/// Most slots of a magazine of `class`.
+const fn capacity_max(class: SizeClass) -> usize {
+    let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
+    let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
+    if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
+}
+
+const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
+
+// --- The fast path -------------------------------------------------------------------------------------------
+
+impl ThreadCache {
+    /// A free block of `class`, or null when there is no memory.
+    #[inline(always)]
+    pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
+        let magazine = self.magazine(class);
+        // Relaxed: this thread's own word (*Owner*).
+        let top = magazine.top.load(Ordering::Relaxed);
+        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
+        if top <= magazine.floor.load(Ordering::Relaxed) {
+            return self.alloc_slow(class);
+        }
+        // SAFETY: `top` is above `base` (*Bounds*).
+        let slot = unsafe { top.sub(1) };
+        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
+        let block = unsafe { &*slot }.load(Ordering::Relaxed);
+        // Release: in a forked child, where this thread is gone, what is read below `top` is a free block. Pairs
+        // with the Acquire in `blocks`.
+        magazine.top.store(slot, Ordering::Release);
+        block
+    }
+
+    /// Takes back a block of `class`.
+    ///
+    /// # Safety
+    /// `block` is a block of `class` in the caller's hands (what can be checked is, when it returns to its pool).
+    #[inline(always)]
+    pub(crate) unsafe fn free(&self, class: SizeClass, block: *mut u8) {
+        let magazine = self.magazine(class);
+        // Relaxed: this thread's own word (*Owner*).
+        let top = magazine.top.load(Ordering::Relaxed);
+        // Relaxed: as in `alloc`.
+        if top >= magazine.ceiling.load(Ordering::Relaxed) {
+            return self.free_slow(class, block);
+        }
+        // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.
+        unsafe { &*top }.store(block, Ordering::Relaxed);
+        // Release: the slot happens before; pairs with the Acquire in `blocks`.
+        // SAFETY: at most one past the array's end.
+        magazine.top.store(unsafe { top.add(1) }, Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn magazine(&self, class: SizeClass) -> &Magazine {
+        // SAFETY: a class's number is below CLASS_COUNT.
+        unsafe { self.magazines.get_unchecked(class.number()) }
+    }
+}
+
+// --- What the slow path and the walkers see --------------------------------------------------------------------
+
+impl ThreadCache {
+    /// All zero: every magazine poisoned, no heap.
+    const fn stand_in() -> Self {
+        Self {
+            set: PoolSet::new(),
+            magazines: [const {
+                Magazine {
+                    top: AtomicPtr::new(ptr::null_mut()),
+                    floor: AtomicPtr::new(ptr::null_mut()),
+                    ceiling: AtomicPtr::new(ptr::null_mut()),
+                    base: AtomicPtr::new(ptr::null_mut()),
+                }
+            }; CLASS_COUNT],
+            shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0) } }; CLASS_COUNT],
+            heap: Cell::new(None),
+            poisoned: Cell::new(false),
+            poisoned_calls: Cell::new(0),
+            first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
+        }
+    }
+
+    /// A cache on `heap` for the calling thread: one that an ended thread left, or a new one.
+    pub(crate) fn acquire(heap: &'static Heap) -> Option<&'static Self> {
+        if let Some(set) = heap.unpark() {
+            // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
+            let cache = unsafe { set.cast::<Self>().as_ref() };
+            cache.set.enter(heap, |inside| inside.adopt());
+            return Some(cache);
+        }
+        let cache = heap.make_set::<Self>(|place| {
+            // SAFETY: zeroed memory, ours alone, in which a zeroed cache is valid.
+            let cache = unsafe { place.as_ref() };
+            cache.heap.set(Some(heap));
+            for class in SizeClass::all() {
+                let slots = &raw const cache.first_slots[class.number() & (CLASS_COUNT - 1)];
+                cache.set_array(class, slots.cast::<Slot>().cast_mut(), MAGAZINE_SLOTS_MIN);
+            }
+            place.cast()
+        })?;
+        // SAFETY: caches are never unmapped.
+        let cache = unsafe { cache.as_ref() };
+        // Poisoning may have begun before the cache was in the register, where it is found from now on.
+        cache.set.enter(heap, |_| cache.set_poison(heap.poisons()));
+        Some(cache)
+    }
+
+    /// Gives the cache up: its blocks go home, its set is parked for others.
+    pub(crate) fn release(&'static self) {
+        if let Some(heap) = self.heap.get() {
+            self.set.enter(heap, |inside| {
+                self.flush_all(inside);
+                inside.park();
+            });
+            heap.park(NonNull::from(&self.set));
+        }
+    }
+
+    /// The cache of a registered set; the spare set has none.
+    ///
+    /// # Safety
+    /// `set` is in `heap`'s register.
+    pub(crate) unsafe fn of_set(heap: &Heap, set: NonNull<PoolSet>) -> Option<NonNull<Self>> {
+        (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
+    }
+
+    /// Gives `class` an empty magazine of `capacity` slots at `base`. Door, or before the cache is published.
+    fn set_array(&self, class: SizeClass, base: *mut Slot, capacity: usize) {
+        let magazine = self.magazine(class);
+        // Relaxed (all three): under the door.
+        magazine.base.store(base, Ordering::Relaxed);
+        magazine.top.store(base, Ordering::Relaxed);
+        self.shape(class).capacity.set(capacity as u16);
+        self.set_bounds(class);
+    }
+
+    /// Poisons every cache of `heap`, now and to come, or lifts that: while poisoned, every call of every thread
+    /// takes the slow path. Any thread may call it at any time.
+    ///
+    /// The seam for tracing and hardening, which cost nothing while they are off.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]
+    pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
+        heap.set_poisons(poisoned);
+        for set in heap.sets() {
+            // SAFETY: a registered set.
+            if let Some(cache) = unsafe { Self::of_set(heap, set) } {
+                // SAFETY: caches are never unmapped.
+                let cache = unsafe { cache.as_ref() };
+                cache.set.enter(heap, |_| cache.set_poison(poisoned));
+            }
+        }
+    }
+
+    /// Sets or lifts the poison of all magazines. Door.
+    pub(crate) fn set_poison(&self, poisoned: bool) {
+        self.poisoned.set(poisoned);
+        for class in SizeClass::all() {
+            self.set_bounds(class);
+        }
+    }
+
+    fn set_bounds(&self, class: SizeClass) {
+        let magazine = self.magazine(class);
+        // Relaxed (all): under the door; the fast path may see either value (*Poison*).
+        let base = magazine.base.load(Ordering::Relaxed);
+        let (floor, ceiling) = if self.poisoned.get() {
+            (ptr::without_provenance_mut(usize::MAX), ptr::null_mut())
+        } else {
+            (base, base.wrapping_add(usize::from(self.shape(class).capacity.get())))
+        };
+        magazine.floor.store(floor, Ordering::Relaxed);
+        magazine.ceiling.store(ceiling, Ordering::Relaxed);
+    }
+
+    fn shape(&self, class: SizeClass) -> &Shape {
+        &self.shapes[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    /// Calls that took the slow path because of the poison. Door.
+    #[cfg(test)]
+    pub(crate) fn poisoned_calls(&self) -> u64 {
+        self.poisoned_calls.get()
+    }
+
+    /// The slots of the magazine that hold a block. Door.
+    ///
+    /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
+    pub(crate) fn blocks(&self, class: SizeClass) -> &[Slot] {
+        let magazine = self.magazine(class);
+        // Relaxed: under the door.
+        let base = magazine.base.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release of the fast path.
+        let top = magazine.top.load(Ordering::Acquire);
+        if base.is_null() {
+            return &[];
+        }
+        // SAFETY: both in the same array, `base <= top` (*Bounds*); slots are atomic.
+        unsafe { core::slice::from_raw_parts(base, top.offset_from_unsigned(base)) }
+    }
+}

@@ -1,0 +1,237 @@
+//! The slow path: a magazine is empty, full or poisoned. Everything here is cold.
+//!
+//! # Call tree
+//! ```text
+//! alloc_slow                   no block at hand
+//! ├─ pop                       the magazine was only poisoned
+//! ├─ grow                      a larger array for a magazine in use
+//! └─ Inside::take              a refill of half the magazine
+//!    └─ flush_all, take again  no memory: what the other magazines hold
+//! alloc_zeroed_slow            one block, known to be zero or not
+//! free_slow                    no room
+//! ├─ push                      the magazine was only poisoned
+//! ├─ grow
+//! └─ Inside::give              a flush of the older half
+//! ```
+
+use core::ptr::NonNull;
+
+use super::{Magazine, ThreadCache, capacity_max, slot};
+use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN};
+use crate::heap::Heap;
+use crate::pool::Block;
+use crate::pool_set::{Inside, Slot};
+use crate::size_class::SizeClass;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// Slow calls of a class before its magazine grows: a class used once keeps the small one.
+const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
+
+impl ThreadCache {
+    #[cold]
+    #[inline(never)]
+    pub(super) fn alloc_slow(&self, class: SizeClass) -> *mut u8 {
+        let Some(heap) = self.heap.get() else {
+            return slot::alloc_without_cache(class);
+        };
+        self.set.enter(heap, |inside| {
+            self.note_slow_call();
+            let magazine = self.magazine(class);
+            if let Some(block) = self.pop(class) {
+                return block;
+            }
+            self.grow(class, heap);
+            let slots = self.array(class);
+            let refill = slots.get(..slots.len() / 2).unwrap_or_default();
+            let mut taken = inside.take(class, refill);
+            if taken == 0 {
+                self.flush_all(inside);
+                taken = inside.take(class, refill);
+            }
+            magazine.set_top(taken);
+            self.pop(class).unwrap_or(core::ptr::null_mut())
+        })
+    }
+
+    /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
+    #[inline]
+    pub(crate) fn alloc_zeroed(&self, class: SizeClass) -> *mut u8 {
+        let magazine = self.magazine(class);
+        // Relaxed (both): as in `alloc`.
+        if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
+            let block = self.alloc(class);
+            // SAFETY: a block of the class, in our hands.
+            unsafe { block.write_bytes(0, class.block_bytes()) };
+            return block;
+        }
+        self.alloc_zeroed_slow(class)
+    }
+
+    /// Takes one block past the magazine, because the pool still knows which of its memory was never used.
+    #[cold]
+    #[inline(never)]
+    fn alloc_zeroed_slow(&self, class: SizeClass) -> *mut u8 {
+        let block = match self.heap.get() {
+            None => slot::alloc_zeroed_without_cache(class),
+            Some(heap) => self.set.enter(heap, |inside| {
+                self.note_slow_call();
+                if let Some(block) = self.pop(class).and_then(NonNull::new) {
+                    return Some(Block { start: block, zeroed: false });
+                }
+                inside.take_one(class).or_else(|| {
+                    self.flush_all(inside);
+                    inside.take_one(class)
+                })
+            }),
+        };
+        let Some(block) = block else {
+            return core::ptr::null_mut();
+        };
+        if !block.zeroed {
+            // SAFETY: a block of the class, in our hands.
+            unsafe { block.start.write_bytes(0, class.block_bytes()) };
+        }
+        block.start.as_ptr()
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(super) fn free_slow(&self, class: SizeClass, block: *mut u8) {
+        let Some(heap) = self.heap.get() else {
+            return slot::free_without_cache(class, block);
+        };
+        self.set.enter(heap, |inside| {
+            self.note_slow_call();
+            if self.push(class, block) {
+                return;
+            }
+            self.grow(class, heap);
+            if !self.push(class, block) {
+                self.flush(class, self.array(class).len() / 2, inside);
+                self.push(class, block);
+            }
+        });
+    }
+
+    fn note_slow_call(&self) {
+        if self.poisoned.get() {
+            self.poisoned_calls.set(self.poisoned_calls.get().wrapping_add(1));
+        }
+    }
+
+    /// All slots of the magazine. Door.
+    fn array(&self, class: SizeClass) -> &[Slot] {
+        // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
+        unsafe {
+            let base = self.magazine(class).base.load(Ordering::Relaxed);
+            core::slice::from_raw_parts(base, usize::from(self.shape(class).capacity.get()))
+        }
+    }
+
+    /// Takes the last block, whether the magazine is poisoned or not. Door.
+    fn pop(&self, class: SizeClass) -> Option<*mut u8> {
+        let block = self.blocks(class).split_last().map(|(last, rest)| (last.load(Ordering::Relaxed), rest.len()));
+        block.map(|(block, left)| {
+            self.magazine(class).set_top(left);
+            block
+        })
+    }
+
+    /// Adds a block if there is room, whether the magazine is poisoned or not. Door.
+    fn push(&self, class: SizeClass, block: *mut u8) -> bool {
+        let used = self.blocks(class).len();
+        let Some(slot) = self.array(class).get(used) else {
+            return false;
+        };
+        // Relaxed: published by `top`.
+        slot.store(block, Ordering::Relaxed);
+        self.magazine(class).set_top(used + 1);
+        true
+    }
+
+    /// Gives the oldest `blocks` of the magazine back to their pools. Door.
+    fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
+        let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
+        inside.give(class, oldest);
+        for (to, from) in self.array(class).iter().zip(rest) {
+            // Relaxed: published by `top`.
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.magazine(class).set_top(rest.len());
+    }
+
+    /// Empties all magazines. Door.
+    pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
+        for class in SizeClass::all() {
+            self.flush(class, self.blocks(class).len(), inside);
+        }
+    }
+
+    /// Doubles the array of a magazine in use, if there is memory for it. Door.
+    fn grow(&self, class: SizeClass, heap: &'static Heap) {
+        let shape = self.shape(class);
+        let old = usize::from(shape.capacity.get());
+        if shape.slow_calls.get() < SLOW_CALLS_BEFORE_GROWTH {
+            shape.slow_calls.set(shape.slow_calls.get() + 1);
+            return;
+        }
+        if old >= capacity_max(class) {
+            return;
+        }
+        let new = old * 2;
+        let array = heap.with_state(|state, source| state.metadata.alloc_array(new * size_of::<Slot>(), source));
+        let Some(array) = array else { return };
+        let array = array.cast::<Slot>();
+        let blocks = self.blocks(class);
+        let count = blocks.len();
+        for (index, block) in blocks.iter().enumerate() {
+            // SAFETY: `count <= old < new` slots of an array that is ours alone.
+            unsafe { array.add(index).write(AtomicPtr::new(block.load(Ordering::Relaxed))) };
+        }
+        for index in count..new {
+            // SAFETY: as above.
+            unsafe { array.add(index).write(AtomicPtr::new(core::ptr::null_mut())) };
+        }
+        let old_array = self.array(class).as_ptr();
+        self.set_array(class, array.as_ptr(), new);
+        self.magazine(class).set_top(count);
+        self.free_array(class, old_array, old, heap);
+    }
+
+    /// Gives an array that a magazine had back, unless it is the one inside the cache.
+    fn free_array(&self, class: SizeClass, array: *const Slot, capacity: usize, heap: &'static Heap) {
+        let first = (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>();
+        if let Some(array) = NonNull::new(array.cast_mut())
+            && !core::ptr::eq(array.as_ptr(), first)
+        {
+            let bytes = capacity * size_of::<Slot>();
+            // SAFETY: allocated with that size; the magazine has another array now, and walkers need the door.
+            heap.with_state(|state, _| unsafe { state.metadata.free_array(array.cast(), bytes) });
+        }
+    }
+
+    /// Empties all magazines and makes them small again.
+    pub(crate) fn shrink(&self) {
+        let Some(heap) = self.heap.get() else { return };
+        self.set.enter(heap, |inside| {
+            self.flush_all(inside);
+            for class in SizeClass::all() {
+                let old = self.array(class);
+                let (old_array, old_capacity) = (old.as_ptr(), old.len());
+                let first = &raw const self.first_slots[class.number() & (CLASS_COUNT - 1)];
+                self.set_array(class, first.cast::<Slot>().cast_mut(), MAGAZINE_SLOTS_MIN);
+                self.shape(class).slow_calls.set(0);
+                self.free_array(class, old_array, old_capacity, heap);
+            }
+        });
+    }
+}
+
+impl Magazine {
+    /// Sets the number of blocks. Door.
+    fn set_top(&self, blocks: usize) {
+        // Relaxed: under the door. Release: as on the fast path.
+        let base = self.base.load(Ordering::Relaxed);
+        self.top.store(base.wrapping_add(blocks), Ordering::Release);
+    }
+}

@@ -1,0 +1,220 @@
+//! The self-check: every invariant that can be read off the heap, checked while the slow paths are stopped.
+//!
+//! The oracle of the property tests and the soak. It walks all arenas, pools, bitmaps, lists, inboxes and magazines,
+//! allocates nothing, and reports the first thing wrong.
+
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+use crate::arena::{Arena, PoolRef};
+use crate::arena_table::ArenaTable;
+use crate::cache::ThreadCache;
+use crate::config::{POOL_BYTES, POOLS_PER_ARENA, WORD_BITS};
+use crate::heap::Heap;
+use crate::pool::{Pool, PoolList, State};
+use crate::pool_set::{PoolSet, Pools, tag_class, tag_set};
+use crate::size_class::SizeClass;
+use crate::stats::Stats;
+use crate::sync::Ordering;
+
+/// What [`self_check`](crate::self_check) found wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The invariant that does not hold.
+    pub message: &'static str,
+    /// The address of the arena, pool, block or descriptor in question.
+    pub address: usize,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at {:#x})", self.message, self.address)
+    }
+}
+
+impl core::error::Error for Corruption {}
+
+type Checked<T = ()> = Result<T, Corruption>;
+
+fn ensure(holds: bool, message: &'static str, address: usize) -> Checked {
+    if holds { Ok(()) } else { Err(Corruption { message, address }) }
+}
+
+/// What the walk over the arenas found, for comparison with the walk over the sets.
+#[derive(Default)]
+struct Found {
+    partial: usize,
+    empty: usize,
+    outstanding: usize,
+}
+
+/// Checks the heap, and counts it.
+///
+/// # Safety
+/// The calling thread has stopped the slow paths.
+pub(crate) unsafe fn check(heap: &Heap) -> Checked<Stats> {
+    let mut found = Found::default();
+    // SAFETY: the caller stopped the slow paths.
+    unsafe { heap.with_stopped_state(|state| check_arenas(heap, &state.arenas, &mut found))? };
+    let mut listed = Found::default();
+    for set in heap.sets() {
+        // SAFETY: sets are never unmapped; the caller holds all doors, and looks at one value at a time.
+        unsafe { set.as_ref().door.with_held(|pools| check_set(heap, set, pools, &mut listed))? };
+        // SAFETY: a registered set.
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            check_magazines(heap, unsafe { cache.as_ref() })?;
+        }
+    }
+    ensure(found.partial == listed.partial, "a partial pool is in no list", 0)?;
+    ensure(found.empty == listed.empty, "an empty pool is in no list", 0)?;
+    ensure(found.outstanding == listed.outstanding, "a pool with blocks outstanding is in no inbox", 0)?;
+    // SAFETY: the caller's promise is the same.
+    Ok(unsafe { Stats::gather(heap) })
+}
+
+fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {
+    table.check_lists().map_err(|message| Corruption { message, address: 0 })?;
+    for arena in table.iter() {
+        // SAFETY: metadata is never unmapped.
+        let this = unsafe { arena.as_ref() };
+        let start = this.start().addr();
+        ensure(heap.map.arena_of(start) == Some(arena), "an arena is not in the address map", start)?;
+        for index in 0..POOLS_PER_ARENA {
+            check_pool(heap, this, PoolRef::at_index(arena, index), found)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> Checked {
+    let start = arena.start().addr() + place.index() * POOL_BYTES;
+    let pool = place.pool();
+    // Relaxed: the slow paths are stopped.
+    let tag = place.tag().load(Ordering::Relaxed);
+    let bit = 1_u64 << place.index();
+    // SAFETY: metadata is never unmapped.
+    let outstanding = unsafe { place.remote().as_ref() }.outstanding();
+    if arena.free.get() & bit != 0 {
+        ensure(tag.is_null(), "an unused pool has an owner", start)?;
+        ensure(pool.state() == State::Unused, "an unused pool is in use", start)?;
+        ensure(outstanding == 0, "an unused pool has blocks outstanding", start)?;
+        let dirty = arena.dirty.get() & bit != 0;
+        return ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start);
+    }
+    ensure(arena.dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
+    ensure(tag_set(tag).is_some_and(|owner| heap.sets().any(|set| set == owner)), "a pool's owner is no set", start)?;
+    ensure(tag_class(tag) == Some(pool.class()), "a pool's tag and descriptor differ in class", start)?;
+    ensure(pool.start().addr() == start, "a pool's descriptor has another start", start)?;
+    let bits = check_bitmaps(place, pool, start)?;
+    let blocks = pool.class().pool_blocks();
+    ensure(bits.free + pool.used() as usize == blocks, "a pool's used and free blocks don't add up", start)?;
+    ensure(bits.remote == outstanding as usize, "a pool's remote bits and count differ", start)?;
+    ensure(pool.touched_bytes() <= POOL_BYTES, "a pool's touched bytes exceed it", start)?;
+    let state = match pool.used() {
+        0 => State::Empty,
+        _ if bits.free > 0 => State::Partial,
+        _ => State::Full,
+    };
+    ensure(pool.state() == state, "a pool's state does not fit its blocks", start)?;
+    found.partial += usize::from(state == State::Partial);
+    found.empty += usize::from(state == State::Empty);
+    found.outstanding += usize::from(outstanding > 0);
+    Ok(())
+}
+
+struct Bits {
+    free: usize,
+    remote: usize,
+}
+
+fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
+    let class = pool.class();
+    let mut bits = Bits { free: 0, remote: 0 };
+    for word in 0..class.bitmap_words() {
+        let free = pool.word(word).get();
+        let remote = place.remote_word(word).peek();
+        let blocks = class.pool_blocks() - word * WORD_BITS;
+        let beyond = if blocks >= WORD_BITS { 0 } else { u64::MAX << blocks };
+        ensure((free | remote) & beyond == 0, "a bitmap has a bit beyond the pool's blocks", start)?;
+        ensure(free & remote == 0, "a block is free twice", start)?;
+        ensure((pool.words_free() >> word & 1 == 1) == (free != 0), "a bitmap's summary is wrong", start)?;
+        bits.free += free.count_ones() as usize;
+        bits.remote += remote.count_ones() as usize;
+    }
+    Ok(bits)
+}
+
+fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Found) -> Checked {
+    for class in SizeClass::all() {
+        listed.partial += check_list(heap, set, pools.partial(class), State::Partial, Some(class))?;
+    }
+    let empty = check_list(heap, set, pools.empty(), State::Empty, None)?;
+    ensure(empty == pools.empty_count(), "a set's empty pools are miscounted", set.addr().get())?;
+    listed.empty += empty;
+    // SAFETY: the slow paths are stopped, so no thread pushes.
+    for (remote, home) in unsafe { set.as_ref().inbox().peek_all() } {
+        let Some(arena) = NonNull::new(home.cast()) else {
+            continue;
+        };
+        // SAFETY: the pusher left the arena of the pool.
+        let place = unsafe { PoolRef::from_remote(arena, remote) };
+        // Relaxed: the slow paths are stopped.
+        let owner = tag_set(place.tag().load(Ordering::Relaxed));
+        ensure(owner == Some(set), "an inbox holds a pool of another set", remote.addr().get())?;
+        listed.outstanding += 1;
+    }
+    Ok(())
+}
+
+fn check_list(
+    heap: &Heap,
+    set: NonNull<PoolSet>,
+    list: &PoolList,
+    state: State,
+    class: Option<SizeClass>,
+) -> Checked<usize> {
+    let mut pools = 0;
+    for pool in list.iter() {
+        let start = pool.start().addr();
+        ensure(pool.state() == state, "a listed pool is in another state", start)?;
+        ensure(class.is_none_or(|class| class == pool.class()), "a listed pool is of another class", start)?;
+        let Some(arena) = heap.map.arena_of(start) else {
+            return Err(Corruption { message: "a listed pool is in no arena", address: start });
+        };
+        let place = PoolRef::at_offset(arena, start);
+        ensure(ptr::eq(place.pool(), pool), "a listed pool's start is another's", start)?;
+        // Relaxed: the slow paths are stopped.
+        let owner = tag_set(place.tag().load(Ordering::Relaxed));
+        ensure(owner == Some(set), "a listed pool belongs to another set", start)?;
+        pools += 1;
+    }
+    Ok(pools)
+}
+
+fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
+    for class in SizeClass::all() {
+        for slot in cache.blocks(class) {
+            // Relaxed: a snapshot if the thread runs; every value ever stored is a block of the class.
+            let address = slot.load(Ordering::Relaxed).addr();
+            let Some(arena) = heap.map.arena_of(address) else {
+                return Err(Corruption { message: "a cached block is in no arena", address });
+            };
+            let place = PoolRef::at_offset(arena, address);
+            // Relaxed: the slow paths are stopped.
+            ensure(
+                tag_class(place.tag().load(Ordering::Relaxed)) == Some(class),
+                "a cached block is of another class",
+                address,
+            )?;
+            let Some(number) = class.block_at(address & (POOL_BYTES - 1)) else {
+                return Err(Corruption { message: "a cached block starts at no block's start", address });
+            };
+            let (word, bit) = (number / WORD_BITS, 1_u64 << (number % WORD_BITS));
+            let free = (place.pool().word(word).get() | place.remote_word(word).peek()) & bit != 0;
+            ensure(!free, "a cached block is free in its pool", address)?;
+        }
+    }
+    Ok(())
+}

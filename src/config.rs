@@ -1,0 +1,88 @@
+//! Every tunable of the allocator, with the conditions that tie them together.
+//!
+//! The shape (arena → pool → block, 64 classes of 8 bytes' step) is CPython's; the sizes were chosen by
+//! measurement, see `docs/design/`.
+
+/// Distance between two size classes and smallest block, in bytes.
+pub(crate) const CLASS_STEP_BYTES: usize = 8;
+/// `log2(CLASS_STEP_BYTES)`.
+pub(crate) const CLASS_STEP_SHIFT: u32 = CLASS_STEP_BYTES.trailing_zeros();
+
+/// Largest request, in bytes after rounding up to its alignment, that pools serve.
+///
+/// CPython's `SMALL_REQUEST_THRESHOLD`. Larger requests go to the large allocator.
+pub const SMALL_MAX_BYTES: usize = 512;
+
+/// Number of size classes: 8, 16, 24 … [`SMALL_MAX_BYTES`].
+pub const CLASS_COUNT: usize = SMALL_MAX_BYTES / CLASS_STEP_BYTES;
+
+/// `log2(POOL_BYTES)`.
+pub(crate) const POOL_SHIFT: u32 = 15;
+
+/// Bytes of a pool: the unit in which memory is given to a size class.
+pub const POOL_BYTES: usize = 1 << POOL_SHIFT;
+
+/// `log2(ARENA_BYTES)`.
+pub(crate) const ARENA_SHIFT: u32 = 21;
+
+/// Bytes of an arena: the unit in which memory comes from the OS and goes back to it.
+///
+/// Two MiB, aligned to its size, so that one arena is one huge page on x86-64 and aarch64.
+pub const ARENA_BYTES: usize = 1 << ARENA_SHIFT;
+
+/// Pools in an arena.
+pub(crate) const POOLS_PER_ARENA: usize = ARENA_BYTES / POOL_BYTES;
+
+/// Bits of a bitmap word.
+pub(crate) const WORD_BITS: usize = u64::BITS as usize;
+
+/// Bitmap words that the class with the smallest blocks needs.
+pub(crate) const BITMAP_WORDS_MAX: usize = POOL_BYTES / CLASS_STEP_BYTES / WORD_BITS;
+
+/// Bytes that one core writes without disturbing another.
+pub(crate) const CACHE_LINE_BYTES: usize = 64;
+
+/// Slots of every magazine of a new thread cache; stored inside the cache itself.
+pub(crate) const MAGAZINE_SLOTS_MIN: usize = 8;
+/// Most slots of a magazine.
+pub(crate) const MAGAZINE_SLOTS_MAX: usize = 256;
+/// A magazine grows only while all its slots together stand for at most so many bytes of blocks.
+pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
+
+/// Empty pools that a pool set keeps before it returns some to their arenas.
+pub(crate) const SET_EMPTY_POOLS_MAX: usize = 16;
+
+/// Pools in a set's inbox from which on a thread that frees into it collects them itself.
+pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
+
+/// Wholly free arenas that stay mapped, whatever the heap's size.
+pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
+/// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.
+pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
+
+/// Touched bytes in pools that no thread owns, from which on further pools are purged.
+pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
+/// The same as a share of the pools in use: one in so many.
+pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
+
+/// Parked sets that a thread looks at before it takes a new pool.
+pub(crate) const STEAL_SETS_MAX: usize = 16;
+
+/// Bytes of one mapping of metadata (guards not counted).
+pub(crate) const METADATA_CHUNK_BYTES: usize = 1 << 20;
+
+/// Spins on a held lock before the thread sleeps.
+pub(crate) const LOCK_SPINS: u32 = 100;
+
+const _: () = {
+    assert!(CLASS_STEP_BYTES.is_power_of_two() && SMALL_MAX_BYTES.is_power_of_two());
+    // A pool's start must be aligned to every alignment that pools serve.
+    assert!(POOL_BYTES.is_multiple_of(SMALL_MAX_BYTES));
+    // One word says which pools of an arena are free, one which words of a bitmap are not zero.
+    assert!(POOLS_PER_ARENA <= WORD_BITS);
+    assert!(BITMAP_WORDS_MAX <= WORD_BITS);
+    // The low bits of a pool set's address hold a class (see `pool_set`).
+    assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
+    assert!(MAGAZINE_SLOTS_MIN >= 2);
+};

@@ -1,0 +1,78 @@
+//! Fork: the child of a program with many threads can allocate and free at once, and fork again.
+//!
+//! # Protocol
+//! - *prepare* (in the forking thread): stops the slow paths of the whole heap, that is takes every lock in the
+//!   documented order. No pool, list, inbox or arena is then half changed anywhere, and no remote free is under way,
+//!   because threads free into foreign pools only while they hold a door of their own (or the spare set's).
+//! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread.
+//! - *parent*: lets go.
+//! - *child*: lets go, then parks the sets of the threads that do not exist here. Their magazines stay filled: the
+//!   thread that adopts a set uses them on, and `purge` empties them.
+//!
+//! What is lost in the child: blocks that other threads' programs held, as with any allocator; and a block that
+//! another thread was just moving between a magazine and its program, one a thread at most.
+//!
+//! `_Fork`, `vfork` and raw `clone` run no handlers: a child that shares memory or only calls `exec` is fine; a child
+//! of `_Fork` in a program with many threads must not allocate. A `fork` in a signal handler that interrupted the
+//! allocator would wait for itself: don't.
+
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::os;
+
+/// The thread that is between prepare and parent or child; 0 when there is none.
+static FORKING: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether the calling thread holds all locks for a fork.
+#[inline]
+pub(crate) fn this_thread_forks() -> bool {
+    // Relaxed: a thread sees its own store; any other value, new or old, is another thread's.
+    let forking = FORKING.load(Ordering::Relaxed);
+    forking != 0 && forking == thread_token()
+}
+
+/// Registers the handlers, the first time.
+pub(crate) fn watch() {
+    static WATCHED: AtomicU32 = AtomicU32::new(0);
+    // Relaxed: a flag alone; libc synchronises its list of handlers.
+    if WATCHED.load(Ordering::Relaxed) == 0
+        && WATCHED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    {
+        // No memory for the registration: the program runs, but must not fork with threads.
+        os::on_fork(prepare, in_parent, in_child);
+    }
+}
+
+unsafe extern "C" fn prepare() {
+    GLOBAL.stop_slow_paths();
+    // Relaxed: as in `this_thread_forks`.
+    FORKING.store(thread_token(), Ordering::Relaxed);
+}
+
+unsafe extern "C" fn in_parent() {
+    // Relaxed: as in `this_thread_forks`.
+    FORKING.store(0, Ordering::Relaxed);
+    // SAFETY: `prepare` stopped them, on this thread.
+    unsafe { GLOBAL.restart_slow_paths() };
+}
+
+unsafe extern "C" fn in_child() {
+    // SAFETY: the same as in the parent: the locks are ours in this copy of the memory too.
+    unsafe { in_parent() };
+    // Threads may have been between parking a set and saying so: start the list of parked sets anew.
+    GLOBAL.forget_parked();
+    let own = core::ptr::from_ref(&current().set);
+    for set in GLOBAL.sets() {
+        // SAFETY: a registered set.
+        let Some(cache) = (unsafe { ThreadCache::of_set(&GLOBAL, set) }) else {
+            continue;
+        };
+        // SAFETY: caches are never unmapped.
+        let other = &unsafe { cache.as_ref() }.set;
+        if !core::ptr::eq(other, own) {
+            other.enter(&GLOBAL, |inside| inside.park());
+            GLOBAL.park(set);
+        }
+    }
+}

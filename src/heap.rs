@@ -1,0 +1,314 @@
+//! What all threads share: the arenas, the metadata, the address map, and the register of pool sets.
+//!
+//! # Locks
+//! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door takes other doors only by
+//! `try_lock`; a thread that holds `state` takes no other lock.
+
+use core::ptr::{self, NonNull};
+
+use crate::arena::{Arena, PoolRef};
+use crate::arena_map::ArenaMap;
+use crate::arena_table::ArenaTable;
+use crate::config::ARENA_BYTES;
+use crate::lock::Lock;
+use crate::metadata::Metadata;
+use crate::os::MemorySource;
+use crate::pool_set::PoolSet;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
+
+/// A heap: everything that the thread caches on top of it share.
+///
+/// The program has one, `GLOBAL`; tests make more, over memory sources that refuse and count.
+pub(crate) struct Heap {
+    source: &'static dyn MemorySource,
+    pub(crate) map: ArenaMap,
+    /// Every set ever made, newest first; sets are never unmapped.
+    sets: AtomicPtr<PoolSet>,
+    /// The set of threads without a cache; always in the register, never parked.
+    pub(crate) spare: PoolSet,
+    /// Whether all caches are to be poisoned. Written under the heap's lock.
+    poisons: AtomicU32,
+    /// Sets that a thread parked and none adopted; a hint.
+    parked_sets: AtomicU32,
+    /// Held by who stops all slow paths.
+    stop: Lock<()>,
+    state: Lock<HeapState>,
+}
+
+/// The part of a heap under its lock.
+pub(crate) struct HeapState {
+    pub(crate) metadata: Metadata,
+    pub(crate) arenas: ArenaTable,
+    /// Metadata of arenas given back, zeroed, linked by `next`.
+    spare_arenas: *const Arena,
+    /// Parked sets, linked by `next_parked`.
+    parked: *const PoolSet,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
+unsafe impl Send for HeapState {}
+
+impl Heap {
+    pub(crate) const fn new(source: &'static dyn MemorySource) -> Self {
+        Self {
+            source,
+            map: ArenaMap::new(),
+            sets: AtomicPtr::new(ptr::null_mut()),
+            spare: PoolSet::new(),
+            poisons: AtomicU32::new(0),
+            parked_sets: AtomicU32::new(0),
+            stop: Lock::new(()),
+            state: Lock::new(HeapState {
+                metadata: Metadata::new(),
+                arenas: ArenaTable::new(),
+                spare_arenas: ptr::null(),
+                parked: ptr::null(),
+            }),
+        }
+    }
+
+    /// Runs `body` on what the lock guards.
+    pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
+        self.state.lock().with(|state| body(state, self.source))
+    }
+
+    /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.
+    pub(crate) fn take_pool(&self, may_map: bool) -> Option<PoolRef> {
+        self.with_state(|state, source| {
+            if !state.arenas.has_free_pool() {
+                if !may_map {
+                    return None;
+                }
+                state.map_arena(&self.map, source)?;
+            }
+            let pool = state.arenas.take_pool()?;
+            pool.set_up();
+            Some(pool)
+        })
+    }
+
+    /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
+    pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
+        self.with_state(|state, source| {
+            for pool in pools {
+                if let Some(arena) = state.arenas.give_pool(pool, source) {
+                    state.unmap_arena(arena, &self.map, source);
+                }
+            }
+        });
+    }
+
+    /// Gives back every free pool's memory and every free arena; returns the bytes.
+    pub(crate) fn purge_free(&self) -> usize {
+        self.with_state(|state, source| {
+            let mut bytes = 0;
+            while let Some(arena) = state.arenas.empty_arena() {
+                if !state.unmap_arena(arena, &self.map, source) {
+                    break;
+                }
+                bytes += ARENA_BYTES;
+            }
+            bytes + state.arenas.purge_all(source)
+        })
+    }
+
+    /// Makes a `T` in metadata and enters the set that `init` makes of it in the register, both for ever.
+    ///
+    /// `T` must be valid when zeroed. `None` when the OS gives nothing.
+    pub(crate) fn make_set<T>(&self, init: impl FnOnce(NonNull<T>) -> NonNull<PoolSet>) -> Option<NonNull<T>> {
+        self.with_state(|state, source| {
+            let place = state.metadata.alloc::<T>(source)?;
+            self.register(init(place));
+            Some(place)
+        })
+    }
+
+    /// Adds a set to the register. Under the heap's lock, so that none comes while the slow paths are stopped.
+    fn register(&self, set: NonNull<PoolSet>) {
+        // Relaxed: written under the lock that is held.
+        let head = self.sets.load(Ordering::Relaxed);
+        // SAFETY: sets are never unmapped. Nobody else touches the link before the set is published.
+        unsafe { set.as_ref() }.next_registered.set(head);
+        // Release: the set's contents and link happen before the Acquire in `sets`.
+        self.sets.store(set.as_ptr(), Ordering::Release);
+    }
+
+    /// Whether new caches are to be poisoned: asked under the new cache's door, after it was registered.
+    pub(crate) fn poisons(&self) -> bool {
+        // Relaxed: ordered by the heap's lock, which the register's writer and `set_poisons` both take.
+        self.poisons.load(Ordering::Relaxed) != 0
+    }
+
+    /// Has new caches poisoned, or not; those in the register by now are the caller's to reach.
+    pub(crate) fn set_poisons(&self, poisons: bool) {
+        // Relaxed: as in `poisons`.
+        self.with_state(|_, _| self.poisons.store(u32::from(poisons), Ordering::Relaxed));
+    }
+
+    /// Every set made before the call, newest first; the spare one last.
+    pub(crate) fn sets(&self) -> impl Iterator<Item = NonNull<PoolSet>> + '_ {
+        // Acquire: pairs with the Release in `register`.
+        let first = NonNull::new(self.sets.load(Ordering::Acquire));
+        core::iter::successors(first, |set| {
+            // SAFETY: sets are never unmapped, and the link never changes once registered.
+            NonNull::new(unsafe { set.as_ref() }.next_registered.get().cast_mut())
+        })
+        .chain(core::iter::once(NonNull::from(&self.spare)))
+    }
+
+    /// Puts a set, whose state says that it is parked, where `adopt` finds it.
+    pub(crate) fn park(&self, set: NonNull<PoolSet>) {
+        self.with_state(|state, _| {
+            // SAFETY: sets are never unmapped; the heap's lock guards the link.
+            unsafe { set.as_ref() }.next_parked.set(state.parked);
+            state.parked = set.as_ptr();
+        });
+        // Relaxed: a hint.
+        self.parked_sets.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes a parked set, the last parked first.
+    pub(crate) fn unpark(&self) -> Option<NonNull<PoolSet>> {
+        // Relaxed: a hint; a set parked just now is found next time.
+        if self.parked_sets.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let set = self.with_state(|state, _| {
+            let set = NonNull::new(state.parked.cast_mut())?;
+            // SAFETY: as in `park`.
+            state.parked = unsafe { set.as_ref() }.next_parked.replace(ptr::null());
+            Some(set)
+        })?;
+        // Relaxed: a hint.
+        self.parked_sets.fetch_sub(1, Ordering::Relaxed);
+        Some(set)
+    }
+
+    /// Forgets which sets are parked: in a forked child, where all sets but the caller's are.
+    pub(crate) fn forget_parked(&self) {
+        self.with_state(|state, _| state.parked = ptr::null());
+        // Relaxed: a hint.
+        self.parked_sets.store(0, Ordering::Relaxed);
+    }
+
+    /// Sets that are parked; a hint while threads start and end.
+    pub(crate) fn parked_count(&self) -> usize {
+        // Relaxed: a hint.
+        self.parked_sets.load(Ordering::Relaxed) as usize
+    }
+
+    /// Takes every lock of the heap: afterwards no thread is on a slow path, and none enters one.
+    ///
+    /// Undone by [`restart_slow_paths`](Self::restart_slow_paths), on the same thread (or in its forked child).
+    pub(crate) fn stop_slow_paths(&self) {
+        self.stop.acquire();
+        let mut stopped = None;
+        loop {
+            let mut sets = self.sets().peekable();
+            let newest = sets.peek().copied();
+            for set in sets.take_while(|&set| Some(set) != stopped) {
+                // SAFETY: sets are never unmapped.
+                unsafe { set.as_ref() }.door.acquire();
+            }
+            stopped = newest;
+            self.state.acquire();
+            if self.sets().next() == stopped {
+                return;
+            }
+            // A set made in between is not stopped yet.
+            // SAFETY: taken just above.
+            unsafe { self.state.release() };
+        }
+    }
+
+    /// Undoes [`stop_slow_paths`](Self::stop_slow_paths).
+    ///
+    /// # Safety
+    /// The calling thread stopped the slow paths, or forked from the one that did.
+    pub(crate) unsafe fn restart_slow_paths(&self) {
+        // SAFETY: the caller holds all of them.
+        unsafe {
+            self.state.release();
+            for set in self.sets() {
+                set.as_ref().door.release();
+            }
+            self.stop.release();
+        }
+    }
+
+    /// Runs `body` on what the lock guards, while the calling thread has stopped the slow paths.
+    ///
+    /// # Safety
+    /// The calling thread stopped the slow paths, and no other reference to the state is live.
+    pub(crate) unsafe fn with_stopped_state<R>(&self, body: impl FnOnce(&mut HeapState) -> R) -> R {
+        // SAFETY: the caller holds the lock.
+        unsafe { self.state.with_held(body) }
+    }
+}
+
+impl HeapState {
+    fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
+        let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
+            Some(spare) => spare,
+            None => self.metadata.alloc(source)?,
+        };
+        // SAFETY: metadata, not in use.
+        self.spare_arenas = unsafe { arena.as_ref() }.next.replace(ptr::null());
+        let mapped = self.map_arena_memory(arena, map, source);
+        if mapped.is_none() {
+            self.keep_spare(arena);
+        }
+        mapped
+    }
+
+    fn map_arena_memory(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
+        let start = source.map(ARENA_BYTES, ARENA_BYTES)?;
+        let address = start.addr().get();
+        let leaf = if map.lacks_leaf(address) { self.metadata.alloc(source) } else { None };
+        if let Some(leaf) = leaf {
+            map.add_leaf(address, leaf);
+        }
+        // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
+        unsafe { Arena::init(arena, start) };
+        if map.set(address, arena.as_ptr()) {
+            self.arenas.add(arena);
+            return Some(());
+        }
+        // No memory for a leaf, or an address beyond the map.
+        // SAFETY: mapped above, not used.
+        unsafe { source.unmap(start, ARENA_BYTES) };
+        None
+    }
+
+    /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
+    fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> bool {
+        // SAFETY: metadata is never unmapped.
+        let address = unsafe { arena.as_ref() }.start().addr();
+        map.set(address, ptr::null_mut());
+        self.arenas.remove(arena);
+        if self.arenas.unmap(arena, source) {
+            self.recycle(arena, source);
+            return true;
+        }
+        map.set(address, arena.as_ptr());
+        false
+    }
+
+    /// Zeroes the metadata of an arena that is gone, and keeps it for the next.
+    fn recycle(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) {
+        let bytes = size_of::<Arena>();
+        // SAFETY: no thread uses the metadata of an arena without pools; whole OS pages (Metadata::alloc).
+        unsafe {
+            if !source.purge(arena.cast(), bytes.next_multiple_of(source.page_bytes())) {
+                arena.cast::<u8>().write_bytes(0, bytes);
+            }
+        }
+        self.keep_spare(arena);
+    }
+
+    fn keep_spare(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata, not in use.
+        unsafe { arena.as_ref() }.next.set(self.spare_arenas);
+        self.spare_arenas = arena.as_ptr();
+    }
+}

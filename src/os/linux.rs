@@ -1,0 +1,148 @@
+//! Linux: `mmap`, `madvise`, futexes, pthread keys and `pthread_atfork`.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+
+pub(crate) const SUPPORTED: bool = true;
+
+pub(crate) fn page_bytes() -> usize {
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: a number that is the same whoever asks; asking twice does no harm.
+    let known = BYTES.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: sysconf has no preconditions.
+    let bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    BYTES.store(bytes, Ordering::Relaxed);
+    bytes
+}
+
+fn map_anywhere(bytes: usize) -> Option<NonNull<u8>> {
+    // SAFETY: a new private anonymous mapping at an address of the kernel's choice disturbs nothing.
+    let start = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let start = map_anywhere(bytes)?;
+    if start.addr().get().is_multiple_of(align) {
+        return Some(start);
+    }
+    // SAFETY: mapped just above, not used yet.
+    unsafe { unmap(start, bytes) };
+    // More than is needed, then cut at both ends: works whatever the kernel chooses.
+    let wide_bytes = bytes.checked_add(align)?;
+    let wide = map_anywhere(wide_bytes)?;
+    let head_bytes = wide.addr().get().next_multiple_of(align) - wide.addr().get();
+    // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole
+    // OS pages, because start, `bytes` and `align` are. A rest that the kernel keeps is address space lost, no more.
+    unsafe {
+        let start = wide.add(head_bytes);
+        if head_bytes > 0 {
+            unmap(wide, head_bytes);
+        }
+        if align > head_bytes {
+            unmap(start.add(bytes), align - head_bytes);
+        }
+        Some(start)
+    }
+}
+
+pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
+    // SAFETY: the caller gives up the range.
+    unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
+}
+
+pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    // MADV_DONTNEED, not MADV_FREE: the memory leaves the process's RSS at once and reads as zero afterwards.
+    // SAFETY: the caller gives up the range's contents.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
+}
+
+pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+    // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.
+    // SAFETY: nothing uses the range, says the caller.
+    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) };
+}
+
+/// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
+    // SAFETY: the word outlives the call; the kernel only reads it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            ptr::null::<libc::timespec>(),
+        )
+    };
+}
+
+/// Wakes one thread that sleeps on `word`.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    // SAFETY: the kernel uses the address as a name only.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+}
+
+const KEY_UNSET: usize = usize::MAX;
+const KEY_REFUSED: usize = usize::MAX - 1;
+
+/// Has `ended(value)` called when the calling thread ends; `value` is not null.
+///
+/// A pthread key, whose destructors run after those of C++ and Rust thread-locals. `false` when the process has
+/// no key left. The main thread's end calls nothing. All callers pass the same function.
+pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
+    static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
+    // Relaxed: the key's number is all that is published; libc synchronises its own table.
+    let mut key = KEY.load(Ordering::Relaxed);
+    if key == KEY_UNSET {
+        let mut new: libc::pthread_key_t = 0;
+        // SAFETY: `new` is writable; `ended` is a function and stays one.
+        let made = unsafe { libc::pthread_key_create(&mut new, Some(ended)) == 0 };
+        let wanted = if made { new as usize } else { KEY_REFUSED };
+        // Relaxed: as above.
+        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => key = wanted,
+            Err(first) => {
+                key = first;
+                if made {
+                    // SAFETY: this key was never used.
+                    unsafe { libc::pthread_key_delete(new) };
+                }
+            }
+        }
+    }
+    // SAFETY: a key that was created and never deleted.
+    key != KEY_REFUSED && unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value.cast()) == 0 }
+}
+
+/// Has the three functions called around every `fork` of the process.
+pub(crate) fn on_fork(
+    prepare: unsafe extern "C" fn(),
+    parent: unsafe extern "C" fn(),
+    child: unsafe extern "C" fn(),
+) -> bool {
+    // SAFETY: functions that live as long as the program.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
+}
+
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.
+    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+pub(crate) fn abort() -> ! {
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}

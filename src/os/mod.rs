@@ -1,0 +1,84 @@
+//! The operating system: memory, waiting, thread end, fork, and the last words of an abort.
+//!
+//! One file a platform with the same functions; nothing else in the crate names a platform. Where the
+//! allocator is not supported, or is asked to stand aside ([`BYPASS`]), every request goes to the large allocator.
+
+use core::ptr::NonNull;
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod linux;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use linux as platform;
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+mod unsupported;
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+use unsupported as platform;
+
+pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
+
+/// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
+/// feature `bypass` (for valgrind and the sanitizers, which then see each block).
+pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;
+
+/// Where arenas and metadata come from.
+///
+/// The allocator reaches memory through this trait only, so that tests can count, refuse and fail each call.
+/// All calls are on cold paths.
+pub(crate) trait MemorySource: Sync {
+    /// Bytes of an OS page.
+    fn page_bytes(&self) -> usize;
+
+    /// Maps `bytes` of zeroed, readable and writable memory, aligned to `align`; `None` when there is none.
+    ///
+    /// `bytes` is a multiple of the OS page, `align` a power of two.
+    fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
+
+    /// Gives the range back; `false` (and the range stays mapped) when the OS refuses.
+    ///
+    /// # Safety
+    /// The range was mapped by this source, in whole OS pages, and nothing uses it any more.
+    unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` its
+    /// contents are what they were.
+    ///
+    /// # Safety
+    /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Makes every access to the range fault, as far as the OS can; used for guards beside metadata.
+    ///
+    /// # Safety
+    /// The range was mapped by this source, in whole OS pages, and nothing uses it.
+    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize);
+}
+
+/// The running system's memory.
+#[derive(Debug)]
+pub(crate) struct SystemMemory;
+
+impl MemorySource for SystemMemory {
+    fn page_bytes(&self) -> usize {
+        platform::page_bytes()
+    }
+
+    fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        platform::map(bytes, align)
+    }
+
+    unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::unmap(start, bytes) }
+    }
+
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::purge(start, bytes) }
+    }
+
+    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::guard(start, bytes) }
+    }
+}

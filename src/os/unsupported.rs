@@ -1,0 +1,48 @@
+//! Platforms without support: no memory, so that every request goes to the large allocator.
+
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
+
+pub(crate) const SUPPORTED: bool = false;
+
+pub(crate) fn page_bytes() -> usize {
+    4096
+}
+
+pub(crate) fn map(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) unsafe fn unmap(_start: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
+pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
+pub(crate) unsafe fn guard(_start: NonNull<u8>, _bytes: usize) {}
+
+pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
+    core::hint::spin_loop();
+}
+
+pub(crate) fn futex_wake(_word: &AtomicU32) {}
+
+pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _value: *const ()) -> bool {
+    false
+}
+
+pub(crate) fn on_fork(
+    _prepare: unsafe extern "C" fn(),
+    _parent: unsafe extern "C" fn(),
+    _child: unsafe extern "C" fn(),
+) -> bool {
+    false
+}
+
+pub(crate) fn write_stderr(_bytes: &[u8]) {}
+
+pub(crate) fn abort() -> ! {
+    std::process::abort()
+}

@@ -1,0 +1,294 @@
+//! One pool: its descriptor, its bitmap of free blocks, and the lists that pools are linked into.
+//!
+//! Descriptor and bitmap live in their arena's metadata, away from the blocks: freeing and reusing a block never
+//! reads or writes block memory, and an overflow out of a block does not reach them.
+//!
+//! # States
+//! | state | owner | free blocks | linked in |
+//! |---|---|---|---|
+//! | unused | none | – | nothing: a bit of its arena's `free` |
+//! | partial | a set | some | the set's list of its class |
+//! | full | a set | none | nothing |
+//! | empty | a set | all | the set's list of empty pools |
+//!
+//! # Invariants
+//! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
+//!   is unused, by who holds the heap's lock.
+//! - *Balance*: `used` + set bits = blocks of the pool, while no thread frees into it from elsewhere. Such a thread may
+//!   have set its bits but not yet its count: then collected bits run ahead of `used`.
+//! - *Summary*: bit `w` of `words_free` is set if and only if word `w` of the bitmap is not 0.
+//! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use crate::arena::word_offset_bytes;
+use crate::config::WORD_BITS;
+use crate::size_class::SizeClass;
+
+/// The half of a pool's descriptor that only its owner touches.
+///
+/// Zeroed memory is a valid value: a pool that never served a class.
+#[repr(C, align(64))]
+pub(crate) struct Pool {
+    next: Cell<*const Pool>,
+    previous: Cell<*const Pool>,
+    /// First byte of the pool.
+    start: Cell<*mut u8>,
+    /// Word 0 of the bitmap (see `arena`), in which a set bit is a free block.
+    words: Cell<*const Cell<u64>>,
+    words_free: Cell<u64>,
+    /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
+    used: Cell<u32>,
+    touched_bytes: Cell<u32>,
+    class: Cell<u8>,
+    state: Cell<State>,
+}
+
+/// Where a pool is; see the module's table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// No set owns it.
+    Unused = 0,
+    /// Some blocks are free.
+    Partial,
+    /// No block is free.
+    Full,
+    /// All blocks are free, and counted home.
+    Empty,
+}
+
+/// A block that was free already when it was freed.
+#[derive(Debug)]
+pub(crate) struct AlreadyFree {
+    /// The first such block's number in its pool.
+    pub(crate) block: usize,
+}
+
+/// One free block taken from a pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) start: NonNull<u8>,
+    /// Whether every byte of it is known to be zero.
+    pub(crate) zeroed: bool,
+}
+
+impl Pool {
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.set(state);
+    }
+
+    /// The class whose blocks it holds, or held last.
+    pub(crate) fn class(&self) -> SizeClass {
+        SizeClass::from_number(usize::from(self.class.get())).unwrap_or(SizeClass::LARGEST)
+    }
+
+    /// Blocks that are not home.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.get()
+    }
+
+    /// First byte of the pool.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.get()
+    }
+
+    /// Says where the pool's memory and its bitmap are.
+    pub(crate) fn set_up(&self, start: *mut u8, words: *const Cell<u64>) {
+        self.start.set(start);
+        self.words.set(words);
+    }
+
+    /// Whether any byte may be other than zero.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched_bytes.get() != 0
+    }
+
+    /// The pool was purged: all zero again.
+    pub(crate) fn set_untouched(&self) {
+        self.touched_bytes.set(0);
+    }
+
+    /// Bytes at the pool's start that may be other than zero.
+    pub(crate) fn touched_bytes(&self) -> usize {
+        self.touched_bytes.get() as usize
+    }
+
+    /// Makes the pool one of `class`, all blocks free.
+    pub(crate) fn open(&self, class: SizeClass) {
+        self.class.set(class.number() as u8);
+        self.used.set(0);
+        let blocks = class.pool_blocks();
+        let words = class.bitmap_words();
+        for word in 0..words {
+            let bits = blocks - word * WORD_BITS;
+            self.word(word).set(if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 });
+        }
+        self.words_free.set(if words == WORD_BITS { u64::MAX } else { (1 << words) - 1 });
+    }
+
+    /// Whether any block is free.
+    #[inline]
+    pub(crate) fn has_free(&self) -> bool {
+        self.words_free.get() != 0
+    }
+
+    /// Word `word` of the bitmap.
+    #[inline(always)]
+    pub(crate) fn word(&self, word: usize) -> &Cell<u64> {
+        // SAFETY: `set_up` came first, and callers pass words of the pool's class, so the word lies in the arena's
+        // metadata, which is never unmapped.
+        unsafe { &*self.words.get().byte_add(word_offset_bytes(word)) }
+    }
+
+    /// The summary of the bitmap, for the self-check.
+    pub(crate) fn words_free(&self) -> u64 {
+        self.words_free.get()
+    }
+
+    /// Free blocks by their bits.
+    pub(crate) fn free_blocks(&self) -> usize {
+        let words = self.class().bitmap_words();
+        (0..words).map(|word| self.word(word).get().count_ones() as usize).sum()
+    }
+
+    /// Sets the bits of `mask` in word `word`.
+    #[inline]
+    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        let place = self.word(word);
+        let bits = place.get();
+        if bits & mask != 0 {
+            return Err(AlreadyFree { block: word * WORD_BITS + (bits & mask).trailing_zeros() as usize });
+        }
+        place.set(bits | mask);
+        self.words_free.set(self.words_free.get() | 1 << word);
+        Ok(())
+    }
+
+    /// `blocks` are home now.
+    #[inline]
+    pub(crate) fn count_home(&self, blocks: u32) {
+        self.used.set(self.used.get().wrapping_sub(blocks));
+    }
+
+    /// Takes up to `wanted` free blocks, lowest address first, and hands their starts to `sink`; returns how many.
+    #[inline]
+    pub(crate) fn take(&self, wanted: usize, mut sink: impl FnMut(NonNull<u8>)) -> usize {
+        let block_bytes = self.class().block_bytes();
+        let start = self.start.get();
+        let mut summary = self.words_free.get();
+        let mut taken = 0;
+        let mut last = 0;
+        while taken < wanted && summary != 0 {
+            let word = summary.trailing_zeros() as usize;
+            let place = self.word(word);
+            let mut bits = place.get();
+            let mut room = wanted - taken;
+            while bits != 0 && room != 0 {
+                last = word * WORD_BITS + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                room -= 1;
+                // SAFETY: block `last` lies inside the pool, which is mapped and not null.
+                sink(unsafe { NonNull::new_unchecked(start.add(last * block_bytes)) });
+            }
+            taken = wanted - room;
+            place.set(bits);
+            if bits == 0 {
+                summary &= summary - 1;
+            }
+        }
+        self.words_free.set(summary);
+        self.used.set(self.used.get().wrapping_add(taken as u32));
+        if taken != 0 {
+            let end = ((last + 1) * block_bytes) as u32;
+            self.touched_bytes.set(self.touched_bytes.get().max(end));
+        }
+        taken
+    }
+
+    /// Takes the free block with the lowest address.
+    pub(crate) fn take_one(&self) -> Option<Block> {
+        let touched = self.touched_bytes.get() as usize;
+        let mut block = None;
+        self.take(1, |start| {
+            let zeroed = start.as_ptr().addr() - self.start.get().addr() >= touched;
+            block = Some(Block { start, zeroed });
+        });
+        block
+    }
+}
+
+/// A doubly linked list of pools; a pool is in at most one.
+pub(crate) struct PoolList {
+    first: Cell<*const Pool>,
+    last: Cell<*const Pool>,
+}
+
+impl PoolList {
+    pub(crate) const fn new() -> Self {
+        Self { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.get().is_null()
+    }
+
+    #[inline]
+    pub(crate) fn first(&self) -> Option<&Pool> {
+        // SAFETY: linked pools are mapped, and the list is reached by who holds their door (*Door*).
+        unsafe { self.first.get().as_ref() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pool> {
+        core::iter::successors(self.first(), |pool| {
+            // SAFETY: as in `first`.
+            unsafe { pool.next.get().as_ref() }
+        })
+    }
+
+    /// Links a pool that is in no list at the end.
+    #[inline]
+    pub(crate) fn push_last(&self, pool: &Pool) {
+        pool.next.set(ptr::null());
+        pool.previous.set(self.last.get());
+        // SAFETY: as in `first`.
+        match unsafe { self.last.get().as_ref() } {
+            Some(last) => last.next.set(pool),
+            None => self.first.set(pool),
+        }
+        self.last.set(pool);
+    }
+
+    /// Links a pool that is in no list at the front.
+    pub(crate) fn push_first(&self, pool: &Pool) {
+        pool.previous.set(ptr::null());
+        pool.next.set(self.first.get());
+        // SAFETY: as in `first`.
+        match unsafe { self.first.get().as_ref() } {
+            Some(first) => first.previous.set(pool),
+            None => self.last.set(pool),
+        }
+        self.first.set(pool);
+    }
+
+    /// Unlinks a pool that is in this list.
+    #[inline]
+    pub(crate) fn remove(&self, pool: &Pool) {
+        let (previous, next) = (pool.previous.get(), pool.next.get());
+        // SAFETY: as in `first`.
+        match unsafe { previous.as_ref() } {
+            Some(before) => before.next.set(next),
+            None => self.first.set(next),
+        }
+        // SAFETY: as in `first`.
+        match unsafe { next.as_ref() } {
+            Some(after) => after.previous.set(previous),
+            None => self.last.set(previous),
+        }
+    }
+}

@@ -1,0 +1,607 @@
+//! A pool set: the pools that belong to one thread, and all that is done to them.
+//!
+//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
+//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. Until then, living
+//! threads *steal* its partly free pools one by one when they would need new ones.
+//!
+//! # Call tree
+//! ```text
+//! take                         blocks of a class, for a refill
+//! ├─ collect                   pools that other threads freed into
+//! ├─ steal                     partly free pools of parked sets
+//! ├─ open_empty                an empty pool of the set
+//! └─ Heap::take_pool           a pool of the fullest arena, or of a new one
+//! give                         blocks of a class, from a flush
+//! ├─ give_local                own pools: set bits; empty pools are kept or returned
+//! └─ give_remote               pools of other sets: remote bits, count, inbox
+//!    └─ knock                  collect for an owner that does not come
+//! ```
+//!
+//! # Invariants
+//! - *Door*: the lists and all pools of a set are touched only by who holds its door.
+//! - *Lists*: a pool that the set owns is in the list of its class if and only if it is partial, and in the list of
+//!   empty pools if and only if it is empty; a full pool is in no list.
+//! - *Tag*: the tag of every pool that the set owns is the set's address plus the number of the pool's class. It
+//!   changes only while the pool has no block outside, or by who claimed it (see `remote`).
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use crate::arena::{PoolRef, Tag};
+use crate::config::{
+    BITMAP_WORDS_MAX, CACHE_LINE_BYTES, CLASS_COUNT, INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT, SET_EMPTY_POOLS_MAX,
+    STEAL_SETS_MAX, WORD_BITS,
+};
+use crate::fatal::{Impossible, impossible};
+use crate::heap::Heap;
+use crate::lock::Lock;
+use crate::pool::{AlreadyFree, Block, Pool, PoolList, State};
+use crate::remote::{Arrival, Inbox};
+use crate::size_class::SizeClass;
+use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+/// A place that holds a block's address, or anything while it holds none.
+pub(crate) type Slot = AtomicPtr<u8>;
+
+/// The pools of one thread, or of a thread that ended.
+#[repr(C, align(64))]
+pub(crate) struct PoolSet {
+    inbox: Inbox,
+    /// The next older set of the heap; never changes once registered.
+    pub(crate) next_registered: Cell<*const PoolSet>,
+    /// The next parked set. Heap lock.
+    pub(crate) next_parked: Cell<*const PoolSet>,
+    /// 1 from parking to adoption, else 0; written under the door, read elsewhere as a hint.
+    parked: AtomicU32,
+    /// A hint for thieves: the classes of which a parked set has partial pools.
+    stealable: AtomicU64,
+    pub(crate) door: Lock<Pools>,
+}
+
+// SAFETY: `next_registered` is written once before the set is published; `next_parked` is under the heap's lock;
+// the rest is atomic or under the door.
+unsafe impl Sync for PoolSet {}
+
+/// What the door of a set guards.
+pub(crate) struct Pools {
+    partial: [PoolList; CLASS_COUNT],
+    empty: PoolList,
+    empty_count: usize,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
+unsafe impl Send for Pools {}
+
+/// The low bits of a tag.
+const TAG_CLASS: usize = CACHE_LINE_BYTES - 1;
+
+impl PoolSet {
+    /// A set without pools, owned by a living thread.
+    pub(crate) const fn new() -> Self {
+        Self {
+            inbox: Inbox::new(),
+            next_registered: Cell::new(ptr::null()),
+            next_parked: Cell::new(ptr::null()),
+            parked: AtomicU32::new(0),
+            stealable: AtomicU64::new(0),
+            door: Lock::new(Pools {
+                partial: [const { PoolList::new() }; CLASS_COUNT],
+                empty: PoolList::new(),
+                empty_count: 0,
+            }),
+        }
+    }
+
+    /// The tag of this set's pools of `class`.
+    #[inline]
+    pub(crate) fn tag(&self, class: SizeClass) -> Tag {
+        ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.number())
+    }
+
+    /// Opens the door, waiting for it, and runs `body`.
+    #[inline]
+    pub(crate) fn enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> R {
+        self.door.lock().with(|pools| body(&mut Inside { heap, set: self, pools }))
+    }
+
+    /// Opens the door and runs `body`, unless somebody else is inside.
+    pub(crate) fn try_enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
+        let mut guard = self.door.try_lock()?;
+        Some(guard.with(|pools| body(&mut Inside { heap, set: self, pools })))
+    }
+
+    /// Whether the set's thread ended and no other adopted it: sure under the door, else a hint.
+    pub(crate) fn is_parked(&self) -> bool {
+        // Relaxed: a hint, or ordered by the door.
+        self.parked.load(Ordering::Relaxed) != 0
+    }
+
+    /// The inbox, for the self-check.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+}
+
+/// The class in a tag.
+pub(crate) fn tag_class(tag: Tag) -> Option<SizeClass> {
+    SizeClass::from_number(tag.addr() & TAG_CLASS)
+}
+
+/// The set in a tag.
+pub(crate) fn tag_set(tag: Tag) -> Option<NonNull<PoolSet>> {
+    NonNull::new(tag.map_addr(|address| address & !TAG_CLASS).cast())
+}
+
+impl Pools {
+    pub(crate) fn partial(&self, class: SizeClass) -> &PoolList {
+        &self.partial[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    pub(crate) fn empty(&self) -> &PoolList {
+        &self.empty
+    }
+
+    pub(crate) fn empty_count(&self) -> usize {
+        self.empty_count
+    }
+}
+
+/// Blocks of one word of one pool's bitmap, gathered by a flush to be freed together.
+struct Group {
+    pool: PoolRef,
+    /// The pool's address, in pools.
+    key: usize,
+    word: usize,
+    mask: u64,
+}
+
+/// A pool set whose door the thread holds.
+pub(crate) struct Inside<'door> {
+    heap: &'door Heap,
+    set: &'door PoolSet,
+    pools: &'door mut Pools,
+}
+
+// --- Taking blocks -------------------------------------------------------------------------------------------
+
+impl Inside<'_> {
+    /// Fills `slots` from the front with free blocks of `class`; returns how many.
+    ///
+    /// Fewer than asked for if getting more would take a new pool, none only when there is no memory. The blocks
+    /// are such that popping them from the end gives ascending addresses within a pool.
+    pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
+        // Filled from the back, because blocks come in ascending order.
+        let mut rest = slots.len();
+        while rest > 0 {
+            let Some(pool) = self.pool_with_free(class, rest == slots.len()) else {
+                break;
+            };
+            pool.take(rest, |start| {
+                rest -= 1;
+                // Relaxed: slots are read by their thread, or under the door.
+                if let Some(slot) = slots.get(rest) {
+                    slot.store(start.as_ptr(), Ordering::Relaxed);
+                }
+            });
+            self.unlink_if_full(pool, class);
+        }
+        if rest > 0 {
+            for (to, from) in slots.iter().zip(slots.get(rest..).unwrap_or_default()) {
+                // Relaxed: as above.
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        slots.len() - rest
+    }
+
+    /// Takes one free block of `class`, and tells whether it is known to be zero.
+    pub(crate) fn take_one(&mut self, class: SizeClass) -> Option<Block> {
+        let pool = self.pool_with_free(class, true)?;
+        let block = pool.take_one();
+        self.unlink_if_full(pool, class);
+        block
+    }
+
+    #[inline]
+    fn unlink_if_full(&self, pool: &Pool, class: SizeClass) {
+        if !pool.has_free() {
+            self.pools.partial(class).remove(pool);
+            pool.set_state(State::Full);
+        }
+    }
+
+    /// A partial pool of `class`; a new one only if `needed`.
+    #[inline]
+    fn pool_with_free<'heap>(&mut self, class: SizeClass, needed: bool) -> Option<&'heap Pool> {
+        if self.pools.partial(class).is_empty() && !self.find_pool(class, needed) {
+            return None;
+        }
+        // SAFETY: pools live in metadata, which is never unmapped.
+        self.pools.partial(class).first().map(|pool| unsafe { &*ptr::from_ref(pool) })
+    }
+
+    /// Sees to it that the set has a partial pool of `class`.
+    #[cold]
+    fn find_pool(&mut self, class: SizeClass, needed: bool) -> bool {
+        if !self.set.inbox.is_empty() {
+            self.collect();
+            if !self.pools.partial(class).is_empty() {
+                return true;
+            }
+        }
+        needed
+            && (self.steal(class, STEAL_SETS_MAX, false)
+                || self.open_empty(class)
+                || self.open_new(class, false)
+                || self.steal(class, usize::MAX, true)
+                || self.open_new(class, true)
+                || self.scrape(class))
+    }
+
+    /// Makes an empty pool of the set one of `class`.
+    fn open_empty(&mut self, class: SizeClass) -> bool {
+        let Some(pool) = self.pools.empty.first() else {
+            return false;
+        };
+        // SAFETY: pools live in metadata, which is never unmapped.
+        let pool = unsafe { &*ptr::from_ref(pool) };
+        self.pools.empty.remove(pool);
+        self.pools.empty_count -= 1;
+        self.open(pool, class);
+        true
+    }
+
+    /// Makes a pool of the heap one of the set's, of `class`.
+    fn open_new(&mut self, class: SizeClass, may_map: bool) -> bool {
+        let Some(pool) = self.heap.take_pool(may_map) else {
+            return false;
+        };
+        self.open(pool.pool(), class);
+        true
+    }
+
+    fn open(&mut self, pool: &Pool, class: SizeClass) {
+        pool.open(class);
+        pool.set_state(State::Partial);
+        if let Some(place) = self.place_of(pool) {
+            // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
+            place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        }
+        self.pools.partial(class).push_last(pool);
+    }
+
+    /// The pool's place in its arena.
+    fn place_of(&self, pool: &Pool) -> Option<PoolRef> {
+        let address = pool.start().addr();
+        Some(PoolRef::at_offset(self.heap.map.arena_of(address)?, address))
+    }
+
+    /// The last resort before null: whatever other sets can spare.
+    fn scrape(&mut self, class: SizeClass) -> bool {
+        for other in self.heap.sets() {
+            // SAFETY: sets are never unmapped.
+            let other = unsafe { other.as_ref() };
+            // Our own door is held, so our own set refuses.
+            other.try_enter(self.heap, |other| {
+                other.collect();
+                other.return_empty_pools(0);
+            });
+        }
+        self.open_new(class, true)
+    }
+}
+
+// --- Giving blocks back --------------------------------------------------------------------------------------
+
+impl Inside<'_> {
+    /// Frees the blocks in `slots`, all of `class`, into their pools. Aborts on an impossible one.
+    pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
+        let mut group: Option<Group> = None;
+        for slot in slots {
+            // Relaxed: slots are read by their thread, or under the door.
+            let address = slot.load(Ordering::Relaxed).addr();
+            let Some(number) = class.block_at(address & (POOL_BYTES - 1)) else { self.diagnose(class, address) };
+            let (word, bit) = (number / WORD_BITS, 1 << (number % WORD_BITS));
+            match &mut group {
+                Some(group) if group.key == address >> POOL_SHIFT && group.word == word => {
+                    if group.mask & bit != 0 {
+                        impossible(Impossible::AlreadyFree, address, class.block_bytes());
+                    }
+                    group.mask |= bit;
+                }
+                _ => {
+                    if let Some(group) = &group {
+                        self.give_group(class, group);
+                    }
+                    let Some(arena) = self.heap.map.arena_of(address) else { self.diagnose(class, address) };
+                    let pool = PoolRef::at_offset(arena, address);
+                    group = Some(Group { pool, key: address >> POOL_SHIFT, word, mask: bit });
+                }
+            }
+        }
+        if let Some(group) = &group {
+            self.give_group(class, group);
+        }
+    }
+
+    #[inline]
+    fn give_group(&mut self, class: SizeClass, group: &Group) {
+        // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door; a new
+        // owner's store, which may race with this load, changes neither the class nor whether it is ours.
+        let tag = group.pool.tag().load(Ordering::Relaxed);
+        if tag == self.set.tag(class) {
+            self.give_local(class, group);
+        } else if tag_class(tag) == Some(class) && !tag.is_null() {
+            self.give_remote(class, group, tag);
+        } else {
+            self.diagnose(class, self.address_of(class, group, group.mask));
+        }
+    }
+
+    fn address_of(&self, class: SizeClass, group: &Group, mask: u64) -> usize {
+        let number = group.word * WORD_BITS + mask.trailing_zeros() as usize;
+        (group.key << POOL_SHIFT) + number * class.block_bytes()
+    }
+
+    #[inline]
+    fn give_local(&mut self, class: SizeClass, group: &Group) {
+        let pool = group.pool.pool();
+        if let Err(AlreadyFree { block }) = pool.put_back(group.word, group.mask) {
+            let address = (group.key << POOL_SHIFT) + block * class.block_bytes();
+            impossible(Impossible::AlreadyFree, address, class.block_bytes());
+        }
+        pool.count_home(group.mask.count_ones());
+        self.relink(pool, class);
+    }
+
+    /// Puts a pool, into which blocks came home, where it belongs now.
+    #[inline]
+    fn relink(&mut self, pool: &Pool, class: SizeClass) {
+        if pool.used() == 0 {
+            self.retire(pool, class);
+        } else if pool.state() == State::Full {
+            pool.set_state(State::Partial);
+            self.pools.partial(class).push_last(pool);
+        }
+    }
+
+    /// Takes a pool whose blocks are all home out of its class.
+    #[cold]
+    fn retire(&mut self, pool: &Pool, class: SizeClass) {
+        if pool.state() == State::Partial {
+            self.pools.partial(class).remove(pool);
+        }
+        pool.set_state(State::Empty);
+        self.pools.empty.push_first(pool);
+        self.pools.empty_count += 1;
+        if self.pools.empty_count > SET_EMPTY_POOLS_MAX {
+            self.return_empty_pools(SET_EMPTY_POOLS_MAX / 2);
+        }
+    }
+
+    /// Gives the set's empty pools back to their arenas, but for `keep` of them.
+    pub(crate) fn return_empty_pools(&mut self, keep: usize) {
+        if self.pools.empty_count <= keep {
+            return;
+        }
+        let (heap, pools) = (self.heap, &mut *self.pools);
+        heap.give_pools(core::iter::from_fn(|| {
+            if pools.empty_count <= keep {
+                return None;
+            }
+            let pool = pools.empty.first()?;
+            pools.empty.remove(pool);
+            pools.empty_count -= 1;
+            let address = pool.start().addr();
+            let place = PoolRef::at_offset(heap.map.arena_of(address)?, address);
+            pool.set_state(State::Unused);
+            // Relaxed: no block of the pool is outside, so no thread reads the tag.
+            place.tag().store(ptr::null_mut(), Ordering::Relaxed);
+            Some(place)
+        }));
+    }
+
+    /// Frees blocks of another set's pool (see `remote`).
+    fn give_remote(&mut self, class: SizeClass, group: &Group, tag: Tag) {
+        let blocks = group.mask.count_ones();
+        if !group.pool.remote_word(group.word).free(group.mask) {
+            let address = self.address_of(class, group, group.mask);
+            impossible(Impossible::AlreadyFree, address, class.block_bytes());
+        }
+        let remote = group.pool.remote();
+        // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
+        match unsafe { remote.as_ref() }.arrive(blocks) {
+            Arrival::First => {
+                // Relaxed: stable while the count is not 0; `arrive` acquired the last change.
+                let Some(owner) = tag_set(group.pool.tag().load(Ordering::Relaxed)) else {
+                    return;
+                };
+                // SAFETY: sets are never unmapped.
+                let owner = unsafe { owner.as_ref() };
+                // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
+                let pushes = unsafe { owner.inbox.push(remote, group.pool.arena().cast()) };
+                if pushes >= INBOX_KNOCK_POOLS {
+                    self.knock(owner);
+                }
+            }
+            Arrival::Later(outstanding) => {
+                // The pool must not be touched any more. Half of it waits: its owner may be asleep. Who owned it
+                // before will do: sets are immortal, and collecting for one is always allowed.
+                let half = class.pool_blocks() as u32 / 2;
+                if outstanding >= half
+                    && outstanding - blocks < half
+                    && let Some(owner) = tag_set(tag)
+                {
+                    // SAFETY: sets are never unmapped.
+                    self.knock(unsafe { owner.as_ref() });
+                }
+            }
+        }
+    }
+
+    /// Collects for another set, whose thread does not come, unless somebody is inside it.
+    #[cold]
+    fn knock(&self, other: &PoolSet) {
+        other.try_enter(self.heap, |other| other.collect());
+    }
+
+    /// Says what is impossible about `address` as a block of `class`, and aborts.
+    #[cold]
+    #[inline(never)]
+    fn diagnose(&self, class: SizeClass, address: usize) -> ! {
+        let what = match self.heap.map.arena_of(address) {
+            None => Impossible::NoArena,
+            Some(arena) => {
+                // Relaxed: only to choose the message.
+                let tag = PoolRef::at_offset(arena, address).tag().load(Ordering::Relaxed);
+                if tag.is_null() {
+                    Impossible::NoPool
+                } else if tag_class(tag) != Some(class) {
+                    Impossible::OtherClass
+                } else {
+                    Impossible::NoBlockStart
+                }
+            }
+        };
+        impossible(what, address, class.block_bytes())
+    }
+}
+
+// --- Collecting, stealing, parking ---------------------------------------------------------------------------
+
+impl Inside<'_> {
+    /// Brings home what other threads freed into the set's pools.
+    pub(crate) fn collect(&mut self) {
+        // SAFETY: the door is held, and every pool's count is collected below.
+        for (remote, home) in unsafe { self.set.inbox.take_all() } {
+            let Some(arena) = NonNull::new(home.cast()) else {
+                continue;
+            };
+            // SAFETY: the pusher left the arena of the pool whose remote half it pushed.
+            let place = unsafe { PoolRef::from_remote(arena, remote) };
+            // SAFETY: mapped while the count is not 0.
+            let blocks = unsafe { remote.as_ref() }.collect_count();
+            self.collect_pool(place, blocks);
+        }
+    }
+
+    /// Brings home the blocks of one pool, `blocks` by their count.
+    fn collect_pool(&mut self, place: PoolRef, blocks: u32) {
+        let pool = place.pool();
+        let class = pool.class();
+        for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
+            let mask = place.remote_word(word).collect();
+            if mask != 0
+                && let Err(AlreadyFree { block }) = pool.put_back(word, mask)
+            {
+                let address = pool.start().addr() + block * class.block_bytes();
+                impossible(Impossible::AlreadyFree, address, class.block_bytes());
+            }
+        }
+        pool.count_home(blocks);
+        if pool.has_free() {
+            self.relink(pool, class);
+        }
+    }
+
+    /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `or_empty`,
+    /// an empty one as well.
+    #[cold]
+    fn steal(&mut self, class: SizeClass, sets_max: usize, or_empty: bool) -> bool {
+        let heap = self.heap;
+        if heap.parked_count() == 0 {
+            return false;
+        }
+        heap.sets().take(sets_max).any(|other| {
+            // SAFETY: sets are never unmapped.
+            let other = unsafe { other.as_ref() };
+            // Relaxed: a hint; the door is opened only where something may be had.
+            let has_class = other.stealable.load(Ordering::Relaxed) & (1 << class.number()) != 0;
+            if !other.is_parked() || !(has_class || or_empty || !other.inbox.is_empty()) {
+                return false;
+            }
+            // Our own door is held, so our own set refuses.
+            other.try_enter(heap, |other| self.steal_from(other, class, or_empty)).unwrap_or(false)
+        })
+    }
+
+    fn steal_from(&mut self, other: &mut Inside<'_>, class: SizeClass, or_empty: bool) -> bool {
+        if !other.set.is_parked() {
+            return false;
+        }
+        other.collect();
+        let found = self.steal_partial(other, class) || or_empty && self.steal_empty(other, class);
+        other.show_stealable();
+        found
+    }
+
+    fn steal_partial(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+        for pool in other.pools.partial(class).iter() {
+            let Some(place) = self.place_of(pool) else {
+                return false;
+            };
+            // SAFETY: the pool has an owner, so it is mapped.
+            let remote = unsafe { place.remote().as_ref() };
+            // A pool that was freed into since the collection comes back by the inbox: leave it.
+            if remote.claim() {
+                // SAFETY: pools live in metadata, which is never unmapped.
+                let pool = unsafe { &*ptr::from_ref(pool) };
+                other.pools.partial(class).remove(pool);
+                // Relaxed: published by the Release of `collect_count`.
+                place.tag().store(self.set.tag(class), Ordering::Relaxed);
+                self.pools.partial(class).push_last(pool);
+                let blocks = remote.collect_count().wrapping_sub(1);
+                self.collect_pool(place, blocks);
+                // Unless its last blocks came home just now.
+                return pool.state() == State::Partial;
+            }
+        }
+        false
+    }
+
+    fn steal_empty(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+        let Some(pool) = other.pools.empty.first() else {
+            return false;
+        };
+        // SAFETY: pools live in metadata, which is never unmapped.
+        let pool = unsafe { &*ptr::from_ref(pool) };
+        other.pools.empty.remove(pool);
+        other.pools.empty_count -= 1;
+        // All blocks are home, so nothing is outstanding, and no claim is needed.
+        self.open(pool, class);
+        true
+    }
+
+    /// Renews the hint for thieves.
+    fn show_stealable(&self) {
+        let mut classes = 0;
+        if self.set.is_parked() {
+            for class in SizeClass::all() {
+                classes |= u64::from(!self.pools.partial(class).is_empty()) << class.number();
+            }
+        }
+        // Relaxed: a hint.
+        self.set.stealable.store(classes, Ordering::Relaxed);
+    }
+
+    /// The set's thread ended: brings home what can be, returns most empty pools, and opens the set to thieves.
+    pub(crate) fn park(&mut self) {
+        self.collect();
+        self.return_empty_pools(SET_EMPTY_POOLS_MAX / 4);
+        // Relaxed: a hint, or ordered by the door.
+        self.set.parked.store(1, Ordering::Relaxed);
+        self.show_stealable();
+    }
+
+    /// A thread took over the set.
+    pub(crate) fn adopt(&mut self) {
+        // Relaxed: a hint, or ordered by the door.
+        self.set.parked.store(0, Ordering::Relaxed);
+        self.show_stealable();
+    }
+
+    /// Whether the set is parked.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.set.is_parked()
+    }
+}

@@ -1,0 +1,98 @@
+//! The crate's functions: what a program can ask of its heap beside blocks.
+
+use crate::cache::{GLOBAL, ThreadCache, with_thread};
+use crate::check::{Corruption, check};
+use crate::heap::Heap;
+use crate::stats::Stats;
+
+/// Counts what the heap holds.
+///
+/// Any thread may call it at any time. Slow paths of other threads wait meanwhile; their fast paths run on, so the
+/// counts of blocks live and cached are a snapshot: exact for threads that do nothing meanwhile, and all others exact.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let before = pymalloc::stats().blocks_live();
+/// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+/// assert!(pymalloc::stats().blocks_live() >= before + 1000);
+/// # drop(boxes);
+/// ```
+pub fn stats() -> Stats {
+    // SAFETY: `stopped` stops the slow paths.
+    stopped(&GLOBAL, || unsafe { Stats::gather(&GLOBAL) })
+}
+
+/// Checks every arena, pool, bitmap, list, inbox and thread cache, and counts what the heap holds.
+///
+/// For tests: it takes time in proportion to the heap. Other threads may run; see [`stats`].
+///
+/// # Errors
+/// The first invariant found broken.
+///
+/// ```
+/// pymalloc::self_check().expect("the heap is sound");
+/// ```
+pub fn self_check() -> Result<Stats, Corruption> {
+    // SAFETY: `stopped` stops the slow paths.
+    stopped(&GLOBAL, || unsafe { check(&GLOBAL) })
+}
+
+fn stopped<R>(heap: &Heap, body: impl FnOnce() -> R) -> R {
+    heap.stop_slow_paths();
+    let result = body();
+    // SAFETY: stopped above, by this thread.
+    unsafe { heap.restart_slow_paths() };
+    result
+}
+
+/// Gives back to the OS what is free; returns the bytes given back.
+///
+/// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
+/// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
+/// in their caches stays there, at most 32 KiB a size class each. Later requests take memory anew.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let boxes: Vec<Box<[u64; 8]>> = (0..100_000).map(|n| Box::new([n; 8])).collect();
+/// drop(boxes);
+/// pymalloc::purge();
+/// assert!(pymalloc::stats().arenas_mapped <= 2);
+/// ```
+pub fn purge() -> usize {
+    flush_thread_cache();
+    purge_heap(&GLOBAL)
+}
+
+/// [`purge`] without the calling thread's cache.
+pub(crate) fn purge_heap(heap: &Heap) -> usize {
+    for set in heap.sets() {
+        // SAFETY: a registered set.
+        let cache = unsafe { ThreadCache::of_set(heap, set) };
+        // SAFETY: sets are never unmapped.
+        unsafe { set.as_ref() }.enter(heap, |inside| {
+            // The cache of a thread that was gone after a fork may still be filled.
+            if inside.is_parked()
+                && let Some(cache) = cache
+            {
+                // SAFETY: caches are never unmapped.
+                unsafe { cache.as_ref() }.flush_all(inside);
+            }
+            inside.collect();
+            inside.return_empty_pools(0);
+        });
+    }
+    heap.purge_free()
+}
+
+/// Empties the calling thread's magazines into their pools, and makes them small again.
+///
+/// For threads that are about to idle. Blocks that belong to other threads' pools go home too.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// drop(vec![Box::new(1); 100]);
+/// pymalloc::flush_thread_cache();
+/// ```
+pub fn flush_thread_cache() {
+    with_thread(ThreadCache::shrink);
+}

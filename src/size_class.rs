@@ -1,0 +1,162 @@
+//! From a [`Layout`] to its size class, and from a block's place in its pool to its number.
+//!
+//! All arithmetic of the allocator that depends on block sizes is here, in safe code; the tests check it over
+//! its whole domain.
+
+use core::alloc::Layout;
+
+use crate::config::{CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES, WORD_BITS};
+
+/// One of the 64 size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+///
+/// # Invariants
+/// The number is below [`CLASS_COUNT`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(crate) struct SizeClass(u8);
+
+impl SizeClass {
+    /// The class that serves `layout`, or `None` when the request is large.
+    ///
+    /// `(size - 1) | (align - 1)` is `round_up(size, align) - 1`, because `align` is a power of two: so one `or`
+    /// and one compare route every layout. A size of 0 wraps to the large side.
+    #[inline(always)]
+    pub(crate) const fn of(layout: Layout) -> Option<Self> {
+        Self::of_size_align(layout.size(), layout.align())
+    }
+
+    /// [`of`](Self::of) for a size and an alignment (a power of two) in bytes.
+    #[inline(always)]
+    pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
+        let last = size.wrapping_sub(1) | (align - 1);
+        if last < SMALL_MAX_BYTES { Some(Self((last >> CLASS_STEP_SHIFT) as u8)) } else { None }
+    }
+
+    /// The class of that number, if there is one.
+    pub(crate) const fn from_number(number: usize) -> Option<Self> {
+        if number < CLASS_COUNT { Some(Self(number as u8)) } else { None }
+    }
+
+    /// All classes, smallest blocks first.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..CLASS_COUNT as u8).map(Self)
+    }
+
+    /// The class with the largest blocks.
+    pub(crate) const LARGEST: Self = Self(CLASS_COUNT as u8 - 1);
+
+    /// Its number, below [`CLASS_COUNT`].
+    #[inline(always)]
+    pub(crate) const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Bytes of a block.
+    #[inline(always)]
+    pub(crate) const fn block_bytes(self) -> usize {
+        (self.number() + 1) * CLASS_STEP_BYTES
+    }
+
+    /// Blocks in a pool.
+    #[inline(always)]
+    pub(crate) const fn pool_blocks(self) -> usize {
+        POOL_BYTES / self.block_bytes()
+    }
+
+    /// Words of a bitmap with one bit a block.
+    #[inline(always)]
+    pub(crate) const fn bitmap_words(self) -> usize {
+        self.pool_blocks().div_ceil(WORD_BITS)
+    }
+
+    /// The number of the block that starts `offset` bytes into its pool; `None` if no block does.
+    ///
+    /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
+    #[inline(always)]
+    pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
+        let number =
+            ((offset as u64 * RECIPROCALS[self.number() & (CLASS_COUNT - 1)] as u64) >> RECIPROCAL_SHIFT) as usize;
+        if number * self.block_bytes() == offset && number < self.pool_blocks() { Some(number) } else { None }
+    }
+}
+
+const RECIPROCAL_SHIFT: u32 = 28;
+
+/// `ceil(2^28 / block_bytes)`: exact for every offset below `POOL_BYTES`, which a test checks one by one.
+static RECIPROCALS: [u32; CLASS_COUNT] = {
+    let mut table = [0; CLASS_COUNT];
+    let mut number = 0;
+    while number < CLASS_COUNT {
+        let bytes = SizeClass(number as u8).block_bytes() as u64;
+        table[number] = (1_u64 << RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
+        number += 1;
+    }
+    table
+};
+
+/// The block size in bytes that serves `layout`, or `None` when `layout` goes to the large allocator.
+///
+/// Sizes are rounded up to the layout's alignment, then to 8 bytes.
+///
+/// ```
+/// use std::alloc::Layout;
+/// assert_eq!(pymalloc::class_bytes(Layout::new::<[u8; 20]>()), Some(24));
+/// assert_eq!(pymalloc::class_bytes(Layout::from_size_align(20, 64).unwrap()), Some(64));
+/// assert_eq!(pymalloc::class_bytes(Layout::new::<[u8; 513]>()), None);
+/// ```
+pub const fn class_bytes(layout: Layout) -> Option<usize> {
+    match SizeClass::of(layout) {
+        Some(class) => Some(class.block_bytes()),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_size_and_alignment_has_the_smallest_class_that_fits_it() {
+        for align_shift in 0..=12 {
+            let align = 1_usize << align_shift;
+            for size in 1..=2048_usize {
+                let rounded = size.next_multiple_of(align).next_multiple_of(CLASS_STEP_BYTES);
+                let class = SizeClass::of_size_align(size, align);
+                if rounded <= SMALL_MAX_BYTES {
+                    let class = class.expect("a small layout has a class");
+                    assert_eq!(class.block_bytes(), rounded, "size {size} align {align}");
+                    assert_eq!(class.number(), rounded / CLASS_STEP_BYTES - 1);
+                } else {
+                    assert_eq!(class, None, "size {size} align {align}");
+                }
+            }
+        }
+        assert_eq!(SizeClass::of_size_align(0, 1), None);
+        assert_eq!(SizeClass::of_size_align(isize::MAX as usize, 1), None);
+        assert_eq!(SizeClass::of_size_align(usize::MAX, 1 << 63), None);
+    }
+
+    #[test]
+    fn every_offset_in_a_pool_gives_the_block_that_starts_there_or_none() {
+        for class in SizeClass::all() {
+            for offset in 0..POOL_BYTES {
+                let expected = offset.is_multiple_of(class.block_bytes()).then_some(offset / class.block_bytes());
+                let expected = expected.filter(|&n| n < class.pool_blocks());
+                assert_eq!(class.block_at(offset), expected, "{class:?} offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_of_a_class_are_aligned_to_every_alignment_its_layouts_can_have() {
+        for align_shift in 0..=9 {
+            for size in 1..=SMALL_MAX_BYTES {
+                let align = 1 << align_shift;
+                let class = SizeClass::of_size_align(size, align).expect("small");
+                assert!(class.block_bytes().is_multiple_of(align.min(class.block_bytes())));
+                assert!(class.block_bytes() >= align || align <= CLASS_STEP_BYTES);
+                assert!(class.block_bytes().is_multiple_of(align) || align < CLASS_STEP_BYTES);
+            }
+        }
+    }
+}

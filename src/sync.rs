@@ -1,0 +1,26 @@
+//! The atomics, the cell and the waiting that the protocols are written on.
+//!
+//! `lock.rs` and `remote.rs` name nothing but this module, so that the model checker's tests compile the very
+//! same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
+
+pub(crate) use core::hint::spin_loop;
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+pub(crate) use crate::config::LOCK_SPINS;
+pub(crate) use crate::fork::this_thread_forks;
+pub(crate) use crate::os::{futex_wait, futex_wake};
+
+/// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
+#[repr(transparent)]
+pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
+
+impl<T> UnsafeCell<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(core::cell::UnsafeCell::new(value))
+    }
+
+    #[inline(always)]
+    pub(crate) fn with_mut<R>(&self, body: impl FnOnce(*mut T) -> R) -> R {
+        body(self.0.get())
+    }
+}
