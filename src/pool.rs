@@ -244,6 +244,11 @@ impl PoolList {
         unsafe { self.first.get().as_ref() }
     }
 
+    pub(crate) fn last(&self) -> Option<&Pool> {
+        // SAFETY: as in `first`.
+        unsafe { self.last.get().as_ref() }
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Pool> {
         core::iter::successors(self.first(), |pool| {
             // SAFETY: as in `first`.

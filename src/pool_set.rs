@@ -389,7 +389,8 @@ impl Inside<'_> {
             if pools.empty_count <= keep {
                 return None;
             }
-            let pool = pools.empty.first()?;
+            // The longest empty first: the others may still be in the CPU's caches.
+            let pool = pools.empty.last()?;
             pools.empty.remove(pool);
             pools.empty_count -= 1;
             let address = pool.start().addr();

@@ -1,0 +1,184 @@
+//! Faults injected into the memory source: nothing is lost, and the heap works on when they are over.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
+use crate::cache::ThreadCache;
+use crate::config::{ARENA_BYTES, POOL_BYTES};
+use crate::pool_set::Slot;
+
+#[test]
+fn whichever_map_fails_first_the_heap_gives_null_and_recovers() {
+    for maps in 0..12 {
+        let test = TestHeap::new();
+        test.memory.maps_left.store(maps, Relaxed);
+        let mut live = Vec::new();
+        let cache = loop {
+            match ThreadCache::acquire(test.heap) {
+                Some(cache) => break cache,
+                None => {
+                    assert_eq!(maps, 0, "one mapping is enough for a cache");
+                    test.memory.maps_left.store(1, Relaxed);
+                }
+            }
+        };
+        while let Some(block) = alloc(cache, class(400), live.len() as u64) {
+            live.push(block);
+        }
+        assert_eq!(test.check().blocks_live(), live.len());
+        // Null again, for any class, and no damage.
+        assert!(alloc(cache, class(400), 0).is_none());
+        assert_eq!(test.check().blocks_live(), live.len());
+        if let Some(block) = live.pop() {
+            block.free(cache);
+            live.push(alloc(cache, class(400), 1).expect("the block just freed"));
+        }
+        test.memory.maps_left.store(usize::MAX, Relaxed);
+        live.push(alloc(cache, class(400), 2).expect("memory is back"));
+        live.into_iter().for_each(|block| block.free(cache));
+        cache.release();
+        test.purge();
+        assert_eq!(test.check().arenas_mapped, 0);
+    }
+}
+
+#[test]
+fn without_memory_blocks_of_other_classes_and_of_parked_sets_are_used_before_null() {
+    let test = TestHeap::new();
+    let (one, other) = (test.attach(), test.attach());
+    let fill = |cache| -> Vec<Live> { (0..2000).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect() };
+    let (first, second) = (fill(one), fill(other));
+    test.memory.maps_left.store(0, Relaxed);
+    // All of it comes home: into the magazines of one, and into the pools of the sleeping other.
+    first.into_iter().chain(second).for_each(|block| block.free(one));
+    let mut live = Vec::new();
+    while let Some(block) = alloc(one, class(8), live.len() as u64) {
+        live.push(block);
+    }
+    let arena_blocks = ARENA_BYTES / 8;
+    let mapped = test.check().arenas_mapped;
+    assert!(live.len() > (mapped - 1) * arena_blocks, "{} blocks in {mapped} arenas", live.len());
+    live.into_iter().for_each(|block| block.free(one));
+}
+
+#[test]
+fn a_thread_without_a_cache_frees_and_allocates_by_the_spare_set() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let block = alloc(cache, class(64), 1).expect("memory");
+    test.memory.maps_left.store(0, Relaxed);
+    let heap = test.heap;
+    heap.spare.enter(heap, |inside| inside.give(block.class, &[Slot::new(block.start)]));
+    let stats = test.check();
+    assert_eq!((stats.blocks_live(), stats.classes[7].blocks_remote), (0, 1));
+    let again = heap.spare.enter(heap, |inside| inside.take_one(class(64))).expect("a pool of the arena");
+    Live::fill(again.start.as_ptr(), class(64), 2).free(cache);
+    cache.release();
+    assert_eq!(test.check().blocks_live(), 0);
+}
+
+#[test]
+fn arenas_that_the_os_refuses_to_unmap_are_purged_and_used_again() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live: Vec<_> = (0..50_000).map(|seed| alloc(cache, class(256), seed).expect("memory")).collect();
+    let peak = test.check().arenas_mapped;
+    test.memory.refuse_unmap.store(true, Relaxed);
+    live.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    test.purge();
+    let stats = test.check();
+    assert_eq!((stats.arenas_mapped, stats.arenas_returned), (peak, 0));
+    let maps = test.memory.maps.load(Relaxed);
+    // What was purged is zero, and is served again.
+    let live: Vec<_> = (0..50_000).map(|seed| alloc_zeroed(cache, class(256), seed).expect("memory")).collect();
+    assert_eq!(test.memory.maps.load(Relaxed), maps, "no arena was mapped");
+    live.into_iter().for_each(|block| block.free(cache));
+    test.memory.refuse_unmap.store(false, Relaxed);
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+/// How memory that was used comes to be served again.
+fn zeroed_after(prepare: impl Fn(&TestHeap, &'static ThreadCache)) {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    // One block stays, so that its arena does.
+    let anchor = alloc(cache, class(8), 0).expect("memory");
+    let dirty: Vec<_> = (0..3000).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
+    dirty.into_iter().for_each(|block| block.free(cache));
+    prepare(&test, cache);
+    // `alloc_zeroed` checks each byte; other classes cut the pools anew.
+    for block_bytes in [512, 504, 24, 8] {
+        let live: Vec<_> =
+            (0..1000).map(|seed| alloc_zeroed(cache, class(block_bytes), seed).expect("memory")).collect();
+        live.into_iter().for_each(|block| block.free(cache));
+    }
+    anchor.free(cache);
+    cache.release();
+    test.check();
+}
+
+#[test]
+fn zeroed_blocks_are_zero_after_dirty_reuse() {
+    zeroed_after(|_, _| ());
+    zeroed_after(|_, cache| cache.shrink());
+}
+
+#[test]
+fn zeroed_blocks_are_zero_after_a_purge() {
+    zeroed_after(|test, cache| {
+        cache.shrink();
+        assert!(test.purge() > 2000 * 512);
+        assert!(test.memory.purges.load(Relaxed) > 0);
+    });
+}
+
+#[test]
+fn zeroed_blocks_are_zero_after_a_purge_that_failed() {
+    zeroed_after(|test, cache| {
+        cache.shrink();
+        test.memory.refuse_purge.store(true, Relaxed);
+        test.memory.refuse_unmap.store(true, Relaxed);
+        assert_eq!(test.purge(), 0);
+    });
+}
+
+#[test]
+fn zeroed_blocks_of_virgin_memory_are_not_touched() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let block = test.heap.spare.enter(test.heap, |inside| inside.take_one(class(512))).expect("memory");
+    assert!(block.zeroed, "virgin memory is known to be zero");
+    Live::fill(block.start.as_ptr(), class(512), 1).free(cache);
+    cache.shrink();
+    test.purge();
+    let stats = test.check();
+    assert_eq!(stats.arenas_mapped, 0, "{stats}");
+    cache.release();
+}
+
+#[test]
+fn os_pages_of_16_and_64_kib_work() {
+    for page_bytes in [16 << 10, 64 << 10] {
+        let test = TestHeap::with_page_bytes(page_bytes);
+        let cache = test.attach();
+        let anchor = alloc(cache, class(8), 0).expect("memory");
+        for _ in 0..3 {
+            let live: Vec<_> = (0..30_000).map(|seed| alloc(cache, class(200), seed).expect("memory")).collect();
+            test.check();
+            live.into_iter().for_each(|block| block.free(cache));
+            cache.shrink();
+            let purged = test.purge();
+            assert!(purged >= 2 * ARENA_BYTES, "{purged}");
+            assert!(POOL_BYTES >= page_bytes || test.memory.purges.load(Relaxed) == 0 || page_bytes > POOL_BYTES);
+            let zeroed: Vec<_> = (0..100).map(|seed| alloc_zeroed(cache, class(200), seed).expect("memory")).collect();
+            zeroed.into_iter().for_each(|block| block.free(cache));
+        }
+        anchor.free(cache);
+        cache.release();
+        test.purge();
+        assert_eq!(test.check().arenas_mapped, 0);
+    }
+}

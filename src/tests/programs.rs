@@ -1,0 +1,245 @@
+//! Property tests: programs of operations by several caches against a model of live blocks.
+//!
+//! One OS thread plays all threads, so that a failure repeats and shrinks; `threads.rs` runs real ones.
+
+use std::collections::BTreeMap;
+
+use quickcheck::{Arbitrary, Gen, QuickCheck};
+
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
+use crate::cache::ThreadCache;
+use crate::config::CLASS_COUNT;
+use crate::size_class::SizeClass;
+
+/// Threads that a program plays.
+const THREADS: usize = 4;
+
+/// One step of a program. Numbers are taken modulo what there is.
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    /// So many blocks of a class, by a thread.
+    Alloc { thread: u8, class: u8, blocks: u8 },
+    /// One zeroed block.
+    AllocZeroed { thread: u8, class: u8 },
+    /// Frees the block that is so far into the live ones, by any thread.
+    Free { thread: u8, place: u16 },
+    /// Frees so many blocks, oldest address first.
+    FreeMany { thread: u8, blocks: u16 },
+    /// Moves a block to another class, as `realloc` does.
+    Move { thread: u8, place: u16, class: u8 },
+    /// Empties a thread's cache.
+    Flush { thread: u8 },
+    /// Ends a thread, and starts another in its place.
+    End { thread: u8 },
+    /// Poisons or heals all caches.
+    Poison { on: bool },
+    /// Gives everything free back to the OS.
+    Purge,
+    /// From now on purging and unmapping fails, or works again.
+    Refuse { purge: bool, unmap: bool },
+    /// So many further maps succeed.
+    Maps { left: u8 },
+    /// The self-check, in the middle.
+    Check,
+}
+
+/// Sizes come in favourites, as in programs: few classes with many blocks.
+fn arbitrary_class(g: &mut Gen) -> u8 {
+    let favourites = [0, 1, 2, 3, 5, 7, 15, 62, 63];
+    if bool::arbitrary(g) { *g.choose(&favourites).expect("not empty") } else { u8::arbitrary(g) }
+}
+
+impl Arbitrary for Op {
+    fn arbitrary(g: &mut Gen) -> Self {
+        let thread = u8::arbitrary(g);
+        let class = arbitrary_class(g);
+        match u8::arbitrary(g) % 32 {
+            0..=9 => Self::Alloc { thread, class, blocks: u8::arbitrary(g) },
+            10..=11 => Self::AllocZeroed { thread, class },
+            12..=19 => Self::Free { thread, place: u16::arbitrary(g) },
+            20..=22 => Self::FreeMany { thread, blocks: u16::arbitrary(g) % 1024 },
+            23..=24 => Self::Move { thread, place: u16::arbitrary(g), class },
+            25 => Self::Flush { thread },
+            26 => Self::End { thread },
+            27 => Self::Poison { on: bool::arbitrary(g) },
+            28 => Self::Purge,
+            29 => Self::Refuse { purge: bool::arbitrary(g), unmap: bool::arbitrary(g) },
+            30 => Self::Maps { left: u8::arbitrary(g) },
+            _ => Self::Check,
+        }
+    }
+}
+
+/// The model: live blocks by address, and the threads' caches.
+struct World {
+    test: TestHeap,
+    threads: [Option<&'static ThreadCache>; THREADS],
+    live: BTreeMap<usize, Live>,
+    serial: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let test = TestHeap::new();
+        Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0 }
+    }
+
+    /// The thread's cache; `None` when there is no memory for one.
+    fn thread(&mut self, thread: u8) -> Option<&'static ThreadCache> {
+        let place = &mut self.threads[usize::from(thread) % THREADS];
+        if place.is_none() {
+            *place = ThreadCache::acquire(self.test.heap);
+        }
+        *place
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    /// Enters a new block; panics if it overlaps a live one or is not aligned as its class promises.
+    fn enter(&mut self, block: Live) {
+        let (start, bytes) = (block.start.addr(), block.class.block_bytes());
+        assert!(start.is_multiple_of(1 << bytes.trailing_zeros()), "block of {bytes} at {start:#x}");
+        if let Some((&before, other)) = self.live.range(..start + bytes).next_back() {
+            assert!(before + other.class.block_bytes() <= start, "block at {start:#x} overlaps one at {before:#x}");
+        }
+        self.live.insert(start, block);
+    }
+
+    fn take(&mut self, place: u16) -> Option<Live> {
+        let address = *self.live.keys().nth(usize::from(place) % self.live.len().max(1))?;
+        self.live.remove(&address)
+    }
+
+    fn alloc(&mut self, thread: u8, class: SizeClass, zeroed: bool) {
+        let seed = self.next_seed();
+        let Some(cache) = self.thread(thread) else { return };
+        if let Some(block) = (if zeroed { alloc_zeroed } else { alloc })(cache, class, seed) {
+            self.enter(block);
+        }
+    }
+
+    /// Frees a block by a thread, or, if that has no cache, as a thread without one does.
+    fn free(&mut self, thread: u8, block: Live) {
+        match self.thread(thread) {
+            Some(cache) => block.free(cache),
+            None => {
+                block.verify();
+                let heap = self.test.heap;
+                heap.spare.enter(heap, |inside| {
+                    inside.give(block.class, &[crate::pool_set::Slot::new(block.start)]);
+                });
+            }
+        }
+    }
+
+    fn run(&mut self, op: Op) {
+        let class_of = |class: u8| SizeClass::from_number(usize::from(class) % CLASS_COUNT).expect("in range");
+        match op {
+            Op::Alloc { thread, class, blocks } => {
+                for _ in 0..=blocks {
+                    self.alloc(thread, class_of(class), false);
+                }
+            }
+            Op::AllocZeroed { thread, class } => self.alloc(thread, class_of(class), true),
+            Op::Free { thread, place } => {
+                if let Some(block) = self.take(place) {
+                    self.free(thread, block);
+                }
+            }
+            Op::FreeMany { thread, blocks } => {
+                for _ in 0..blocks {
+                    let Some((_, block)) = self.live.pop_first() else { break };
+                    self.free(thread, block);
+                }
+            }
+            Op::Move { thread, place, class } => {
+                if let Some(block) = self.take(place) {
+                    self.alloc(thread, class_of(class), false);
+                    self.free(thread, block);
+                }
+            }
+            Op::Flush { thread } => {
+                if let Some(cache) = self.thread(thread) {
+                    cache.shrink();
+                }
+            }
+            Op::End { thread } => {
+                if let Some(cache) = self.threads[usize::from(thread) % THREADS].take() {
+                    cache.release();
+                }
+            }
+            Op::Poison { on } => ThreadCache::poison_all(self.test.heap, on),
+            Op::Purge => {
+                self.test.purge();
+            }
+            Op::Refuse { purge, unmap } => {
+                use std::sync::atomic::Ordering::Relaxed;
+                self.test.memory.refuse_purge.store(purge, Relaxed);
+                self.test.memory.refuse_unmap.store(unmap, Relaxed);
+            }
+            Op::Maps { left } => {
+                // Mostly plenty: else most programs would soon be out of memory for good.
+                let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
+                self.test.memory.maps_left.store(left, std::sync::atomic::Ordering::Relaxed);
+            }
+            Op::Check => self.check(),
+        }
+    }
+
+    /// The heap is sound, and knows of exactly the blocks that the model knows of.
+    fn check(&self) {
+        let stats = self.test.check();
+        let mut live = [0; CLASS_COUNT];
+        for block in self.live.values() {
+            block.verify();
+            live[block.class.number()] += 1;
+        }
+        for (number, class) in stats.classes.iter().enumerate() {
+            assert_eq!(class.blocks_live, live[number], "live blocks of {} bytes", class.block_bytes);
+        }
+    }
+
+    /// Frees everything; what is left is nothing.
+    fn finish(mut self) {
+        self.check();
+        self.run(Op::Refuse { purge: false, unmap: false });
+        while let Some((_, block)) = self.live.pop_last() {
+            self.free(self.serial as u8, block);
+            self.serial += 1;
+        }
+        for cache in self.threads.iter_mut().filter_map(Option::take) {
+            cache.release();
+        }
+        self.check();
+        self.test.purge();
+        let stats = self.test.check();
+        assert_eq!(stats.arenas_mapped, 0, "{stats}");
+        assert_eq!(stats.blocks_live(), 0);
+    }
+}
+
+fn run_program(program: Vec<Op>) -> bool {
+    let mut world = World::new();
+    for op in program {
+        world.run(op);
+    }
+    world.finish();
+    true
+}
+
+/// Programs to run: a few hundred in the test command, or as many as `PYMALLOC_PROGRAMS` says.
+fn programs() -> u64 {
+    std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(300)
+}
+
+#[test]
+fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
+    QuickCheck::new()
+        .rng(Gen::new(200))
+        .tests(programs())
+        .max_tests(programs())
+        .quickcheck(run_program as fn(Vec<Op>) -> bool);
+}

@@ -1,0 +1,154 @@
+//! The rules by which memory moves, one test a rule.
+
+use super::test_heap::{Live, TestHeap, alloc, class};
+use crate::cache::ThreadCache;
+use crate::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX};
+
+fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
+    (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
+}
+
+#[test]
+fn the_fullest_arena_is_used_first_so_that_the_emptiest_drains() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let pool_of = |block: &Live| block.start.addr() / POOL_BYTES;
+    let arena_of = |block: &Live| block.start.addr() / ARENA_BYTES;
+    let mut live = fill(cache, 512, 4 * ARENA_BYTES);
+    let arenas: std::collections::BTreeSet<_> = live.iter().map(arena_of).collect();
+    let arenas: Vec<_> = arenas.into_iter().collect();
+    // Of the first arena three quarters go, of the second one quarter.
+    let (freed, kept): (Vec<_>, Vec<_>) = live.into_iter().partition(|block| {
+        let quarter = pool_of(block) % POOLS_PER_ARENA / (POOLS_PER_ARENA / 4);
+        arena_of(block) == arenas[0] && quarter < 3 || arena_of(block) == arenas[1] && quarter < 1
+    });
+    freed.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    test.purge();
+    live = fill(cache, 256, ARENA_BYTES / 8);
+    assert!(live.iter().all(|block| arena_of(block) == arenas[1]), "the fuller arena serves");
+    live.into_iter().chain(kept).for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    for _ in 0..3 {
+        let live = fill(cache, 64, 40 * ARENA_BYTES);
+        assert!(test.check().arenas_mapped >= 40);
+        live.into_iter().for_each(|block| block.free(cache));
+        let stats = test.check();
+        // Besides those kept, the ones with the empty pools that the thread keeps.
+        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2, "{stats}");
+        assert!(stats.pools_empty <= SET_EMPTY_POOLS_MAX, "{stats}");
+    }
+    cache.release();
+}
+
+#[test]
+fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let base = fill(cache, 512, 2 * ARENA_BYTES);
+    fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    let ever = test.check().arenas_ever;
+    for _ in 0..20 {
+        fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+    assert_eq!(test.check().arenas_ever, ever);
+    base.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn what_others_free_into_a_sleeping_threads_pools_comes_back_without_its_help() {
+    let test = TestHeap::new();
+    let (sleeper, other) = (test.attach(), test.attach());
+    fill(sleeper, 64, 40 * ARENA_BYTES).into_iter().for_each(|block| block.free(other));
+    // Without any further call.
+    let stats = test.check();
+    assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2, "{stats}");
+    other.shrink();
+    test.purge();
+    let stats = test.check();
+    assert_eq!(stats.blocks_live(), 0);
+    // The sleeper's magazines, at most.
+    assert!(stats.arenas_mapped <= 1, "{stats}");
+    sleeper.release();
+    other.release();
+}
+
+#[test]
+fn a_survivor_uses_the_partly_free_pools_of_63_ended_threads() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..63).map(|_| test.attach()).collect();
+    let mut kept = Vec::new();
+    let mut freed_bytes = 0;
+    for cache in &caches {
+        for (index, block) in fill(cache, 48, ARENA_BYTES / 4).into_iter().enumerate() {
+            if index % 2 == 0 {
+                freed_bytes += 48;
+                block.free(cache);
+            } else {
+                kept.push(block);
+            }
+        }
+    }
+    caches.into_iter().for_each(ThreadCache::release);
+    let before = test.check();
+    let survivor = test.attach();
+    let live = fill(survivor, 48, freed_bytes);
+    let after = test.check();
+    assert!(after.arenas_mapped <= before.arenas_mapped + 1, "{} → {}", before.arenas_mapped, after.arenas_mapped);
+    live.into_iter().chain(kept).for_each(|block| block.free(survivor));
+    survivor.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn a_new_thread_adopts_what_an_ended_one_left() {
+    let test = TestHeap::new();
+    for _ in 0..100 {
+        let cache = test.attach();
+        fill(cache, 128, 3 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        cache.release();
+    }
+    let stats = test.check();
+    assert_eq!((stats.caches_live, stats.caches_parked, stats.arenas_ever), (0, 1, 1));
+}
+
+#[test]
+fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let warm = fill(cache, 32, 32 * 100);
+    ThreadCache::poison_all(test.heap, true);
+    let late = test.attach();
+    for cache in [cache, late] {
+        let before = cache.poisoned_calls();
+        let live = fill(cache, 32, 32 * 50);
+        live.into_iter().for_each(|block| block.free(cache));
+        assert_eq!(cache.poisoned_calls() - before, 100);
+    }
+    ThreadCache::poison_all(test.heap, false);
+    let before = cache.poisoned_calls();
+    warm.into_iter().for_each(|block| block.free(cache));
+    assert_eq!(cache.poisoned_calls(), before);
+    cache.release();
+    late.release();
+    assert_eq!(test.check().blocks_live(), 0);
+}
+
+#[test]
+fn refills_hand_out_neighbours_in_ascending_order() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live = fill(cache, 64, POOL_BYTES / 2);
+    let ascending = live.windows(2).filter(|pair| pair[0].start < pair[1].start).count();
+    assert!(ascending * 4 >= live.len() * 3, "{ascending} of {}", live.len());
+    live.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}

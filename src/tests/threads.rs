@@ -1,0 +1,111 @@
+//! Real threads on one heap: blocks handed between them, threads ending in the middle.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
+use crate::cache::ThreadCache;
+use crate::config::CLASS_COUNT;
+use crate::size_class::SizeClass;
+
+/// A small generator, so that a run repeats as far as threads allow.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        // SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}
+
+/// One thread's life: some thousand operations, some of its blocks given away and some of others' freed.
+fn live_a_life(test: &TestHeap, shared: &Mutex<Vec<Live>>, seed: u64) {
+    let mut random = Random(seed);
+    let cache = test.attach();
+    let mut own = Vec::new();
+    // A few favourite classes, so that threads meet in the same pools.
+    let classes: Vec<_> =
+        (0..4).map(|_| SizeClass::from_number(random.below(CLASS_COUNT)).expect("in range")).collect();
+    for _ in 0..4000 {
+        match random.below(16) {
+            0..=6 => {
+                let class = classes[random.below(classes.len())];
+                let allocate = if random.below(8) == 0 { alloc_zeroed } else { alloc };
+                own.extend(allocate(cache, class, random.next()));
+            }
+            7..=11 if !own.is_empty() => own.swap_remove(random.below(own.len())).free(cache),
+            12..=13 if !own.is_empty() => {
+                let half = own.split_off(own.len() / 2);
+                shared.lock().expect("no panic").extend(half);
+            }
+            14 => {
+                let mut others = shared.lock().expect("no panic");
+                let keep = others.len() / 2;
+                let taken = others.split_off(keep);
+                drop(others);
+                taken.into_iter().for_each(|block| block.free(cache));
+            }
+            _ => {
+                if random.below(200) == 0 {
+                    cache.shrink();
+                }
+            }
+        }
+    }
+    shared.lock().expect("no panic").extend(own);
+    cache.release();
+}
+
+#[test]
+fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
+    for round in 0..8 {
+        let test = TestHeap::new();
+        let shared = Mutex::new(Vec::new());
+        let done = AtomicBool::new(false);
+        let lives = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|worker| {
+                    let (test, shared, lives) = (&test, &shared, &lives);
+                    scope.spawn(move || {
+                        for life in 0..10 {
+                            live_a_life(test, shared, round << 16 | worker << 8 | life);
+                            lives.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            // Somebody looks, purges and poisons all the while.
+            let (test, done) = (&test, &done);
+            scope.spawn(move || {
+                let mut looks = 0_u32;
+                while !done.load(Ordering::Relaxed) {
+                    test.check();
+                    test.purge();
+                    ThreadCache::poison_all(test.heap, looks.is_multiple_of(3));
+                    looks += 1;
+                    std::thread::yield_now();
+                }
+                ThreadCache::poison_all(test.heap, false);
+            });
+            workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(lives.load(Ordering::Relaxed), 40);
+        let shared = shared.into_inner().expect("no panic");
+        assert_eq!(test.check().blocks_live(), shared.len());
+        let cache = test.attach();
+        shared.into_iter().for_each(|block| block.free(cache));
+        cache.release();
+        test.purge();
+        assert_eq!(test.check().arenas_mapped, 0);
+    }
+}
