@@ -1,0 +1,158 @@
+//! Misuse that a flush can see ends the process, with one line that says what it was.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System, alloc, dealloc};
+use std::hint::black_box;
+use std::os::unix::process::ExitStatusExt;
+use std::thread;
+
+use common::{is_child, run_child};
+use pymalloc::{Pymalloc, flush_thread_cache, purge};
+
+#[global_allocator]
+static GLOBAL: Pymalloc = Pymalloc::new();
+
+const BYTES_64: Layout = Layout::new::<[u64; 8]>();
+const BYTES_128: Layout = Layout::new::<[u64; 16]>();
+
+/// Runs `misuse` in a process of its own, which must abort with `message` and nothing else.
+fn aborts(test: &str, message: &str, misuse: fn()) {
+    if is_child() {
+        let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid limit.
+        let error = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) };
+        assert_eq!(error, 0);
+        misuse();
+        // Not reached, or else the parent sees this status.
+        std::process::exit(0);
+    }
+    let output = run_child(test);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    let printed = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(printed.matches('\n').count(), 1, "one line: {printed:?}");
+    assert!(printed.ends_with('\n'), "{printed:?}");
+    assert!(printed.starts_with("pymalloc: "), "{printed:?}");
+    assert!(printed.contains(message), "{printed:?} does not say {message:?}");
+}
+
+/// A test whose child does the misuse of the body. `$message` is a part of the line it dies with.
+macro_rules! misuses {
+    ($($name:ident: $message:literal => $body:block)+) => { $(
+        #[test]
+        fn $name() {
+            aborts(stringify!($name), $message, || $body);
+        }
+    )+ };
+}
+
+/// The address of a block, as a number: so it can go to other threads.
+fn block(layout: Layout) -> usize {
+    // SAFETY: the size is not 0.
+    black_box(unsafe { alloc(layout) }).expose_provenance()
+}
+
+/// Frees what may not be freed.
+fn free(address: usize, layout: Layout) {
+    let start = std::ptr::with_exposed_provenance_mut(address);
+    // SAFETY: none in most cases. The misuse is the test: the allocator has to stop the process
+    // at the next flush, and this process has nothing else to lose.
+    unsafe { dealloc(black_box(start), layout) };
+}
+
+fn free_and_flush(address: usize, layout: Layout) {
+    free(address, layout);
+    flush_thread_cache();
+}
+
+fn free_and_flush_elsewhere(address: usize, layout: Layout) {
+    thread::spawn(move || free_and_flush(address, layout)).join().expect("it does not panic");
+}
+
+/// A block that may be misused. Another one of its pool stays live, so that the pool stays its
+/// class's whatever happens to this one.
+fn victim(layout: Layout) -> usize {
+    block(layout);
+    block(layout)
+}
+
+misuses! {
+    double_free: "block is already free" => {
+        let address = victim(BYTES_64);
+        free(address, BYTES_64);
+        free_and_flush(address, BYTES_64);
+    }
+
+    double_free_with_others_between: "block is already free" => {
+        let others: [usize; 20] = std::array::from_fn(|_| block(BYTES_64));
+        let address = victim(BYTES_64);
+        free(address, BYTES_64);
+        for other in others {
+            free(other, BYTES_64);
+        }
+        free_and_flush(address, BYTES_64);
+    }
+
+    double_free_after_a_flush: "block is already free" => {
+        let address = victim(BYTES_64);
+        free_and_flush(address, BYTES_64);
+        free_and_flush(address, BYTES_64);
+    }
+
+    double_free_here_then_in_another_thread: "block is already free" => {
+        let address = victim(BYTES_64);
+        free_and_flush(address, BYTES_64);
+        free_and_flush_elsewhere(address, BYTES_64);
+    }
+
+    double_free_in_another_thread_then_here: "block is already free" => {
+        let address = victim(BYTES_64);
+        free_and_flush_elsewhere(address, BYTES_64);
+        free_and_flush(address, BYTES_64);
+        // Seen at the latest when the owner collects what others freed.
+        purge();
+    }
+
+    double_free_in_two_other_threads: "block is already free" => {
+        let address = victim(BYTES_64);
+        free_and_flush_elsewhere(address, BYTES_64);
+        free_and_flush_elsewhere(address, BYTES_64);
+        purge();
+    }
+
+    layout_of_another_class: "block of another size class" => {
+        free_and_flush(victim(BYTES_64), BYTES_128);
+    }
+
+    layout_of_another_class_in_another_thread: "block of another size class" => {
+        free_and_flush_elsewhere(victim(BYTES_128), BYTES_64);
+    }
+
+    inside_a_block: "not the start of a block" => {
+        free_and_flush(victim(BYTES_64) + 8, BYTES_64);
+    }
+
+    inside_a_block_in_another_thread: "not the start of a block" => {
+        free_and_flush_elsewhere(victim(BYTES_64) + 8, BYTES_64);
+    }
+
+    a_static: "address in no arena" => {
+        static NOT_OURS: [u64; 8] = [0; 8];
+        free_and_flush((&raw const NOT_OURS).expose_provenance(), BYTES_64);
+    }
+
+    a_block_of_the_system: "address in no arena" => {
+        // SAFETY: the size is not 0.
+        let address = unsafe { System.alloc(BYTES_64) }.expose_provenance();
+        free_and_flush(address, BYTES_64);
+    }
+
+    a_variable_on_the_stack: "address in no arena" => {
+        let variable = [0_u64; 8];
+        free_and_flush((&raw const variable).expose_provenance(), BYTES_64);
+    }
+
+    an_address_that_is_not_mapped: "address in no arena" => {
+        free_and_flush(0x4000, BYTES_64);
+    }
+}

@@ -1,0 +1,263 @@
+//! What the tests share: seeded random numbers, blocks that know their contents, memory readings
+//! and children. The soak example and the benchmarks use it too.
+#![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::fs::File;
+use std::hint::black_box;
+use std::io::Read;
+use std::process::{Command, Output, Stdio};
+use std::ptr::NonNull;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A test that has not ended by then hangs.
+const TEST_DEADLINE: Duration = Duration::from_secs(300);
+
+/// splitmix64: small, seeded, and every state is a good one.
+#[derive(Clone, Debug)]
+pub(crate) struct Rng(u64);
+
+impl Rng {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        mix(self.0)
+    }
+
+    /// A number under `limit`; the bias of the remainder does not matter here.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+    }
+
+    /// A layout of 1..=600 bytes (one in eight or so is large), aligned to 1..=64.
+    pub(crate) fn layout(&mut self) -> Layout {
+        let bytes = 1 + self.below(600);
+        let align = 1 << self.below(7);
+        Layout::from_size_align(bytes, align).expect("a small size and a power of two")
+    }
+}
+
+const fn mix(word: u64) -> u64 {
+    let word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+/// An allocation full of a pattern that its serial number gives, checked when it is freed.
+/// A block that was handed out twice, or written by anybody else, fails the check.
+#[derive(Debug)]
+pub(crate) struct Block {
+    start: NonNull<u8>,
+    layout: Layout,
+    serial: u64,
+}
+
+// SAFETY: a `Block` is the only handle of its memory, as a `Box` is.
+unsafe impl Send for Block {}
+
+impl Block {
+    pub(crate) fn new(serial: u64, layout: Layout) -> Self {
+        assert_ne!(layout.size(), 0);
+        // SAFETY: the size is not 0. `black_box` keeps the compiler from removing the pair of
+        // calls.
+        let Some(start) = NonNull::new(black_box(unsafe { alloc(layout) })) else {
+            handle_alloc_error(layout);
+        };
+        assert!(start.as_ptr().addr().is_multiple_of(layout.align()));
+        for (index, offset) in (0..layout.size()).step_by(8).enumerate() {
+            let word = pattern(serial, index);
+            let bytes = word.len().min(layout.size() - offset);
+            // SAFETY: `offset + bytes` is within the block, which nobody else knows.
+            unsafe {
+                start.as_ptr().add(offset).copy_from_nonoverlapping(word.as_ptr(), bytes);
+            }
+        }
+        Self { start, layout, serial }
+    }
+
+    pub(crate) fn random(serial: u64, rng: &mut Rng) -> Self {
+        Self::new(serial, rng.layout())
+    }
+
+    pub(crate) const fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(crate) const fn bytes(&self) -> usize {
+        self.layout.size()
+    }
+
+    /// Whether it came from a pool.
+    pub(crate) fn is_small(&self) -> bool {
+        pymalloc::class_bytes(self.layout).is_some()
+    }
+
+    /// # Panics
+    /// When somebody else wrote into the block.
+    pub(crate) fn check(&self) {
+        // SAFETY: `new` wrote every byte of the block, and it is ours until it is dropped.
+        let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) };
+        for (index, part) in bytes.chunks(8).enumerate() {
+            assert_eq!(
+                part,
+                &pattern(self.serial, index)[..part.len()],
+                "block {:?} with serial number {}: its word {index} was overwritten",
+                self.start,
+                self.serial,
+            );
+        }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.check();
+        }
+        // SAFETY: `new` got the block with this layout, and it is freed here only.
+        unsafe { dealloc(black_box(self.start.as_ptr()), self.layout) };
+    }
+}
+
+const fn pattern(serial: u64, index: usize) -> [u8; 8] {
+    mix(serial).wrapping_add(index as u64).to_le_bytes()
+}
+
+/// Resident bytes of this process.
+pub(crate) fn rss_bytes() -> usize {
+    statm_bytes(1)
+}
+
+/// Mapped bytes of this process.
+pub(crate) fn mapped_bytes() -> usize {
+    statm_bytes(0)
+}
+
+fn statm_bytes(field: usize) -> usize {
+    // On the stack: a reading must not change what it reads.
+    let mut text = [0; 128];
+    let length = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut text)).expect("/proc is mounted");
+    let os_pages: usize = std::str::from_utf8(&text[..length])
+        .expect("ASCII")
+        .split_ascii_whitespace()
+        .nth(field)
+        .and_then(|word| word.parse().ok())
+        .expect("numbers");
+    // SAFETY: `sysconf` has no preconditions.
+    let os_page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    os_pages * usize::try_from(os_page_bytes).expect("a page size")
+}
+
+/// The counts of a heap that passes its self-check.
+///
+/// # Panics
+/// When it does not.
+pub(crate) fn assert_sound() -> pymalloc::Stats {
+    pymalloc::self_check()
+        .unwrap_or_else(|corruption| panic!("self-check: {} at {:#x}", corruption.message, corruption.address))
+}
+
+/// Empties what a purge can reach and returns the arenas that are left.
+pub(crate) fn arenas_after_purge() -> usize {
+    pymalloc::flush_thread_cache();
+    pymalloc::purge();
+    assert_sound().arenas_mapped
+}
+
+/// The arenas that stay mapped when the program holds nothing. Call it before anything big: std
+/// keeps something for good when the first thread starts, which must not end up amid a peak.
+pub(crate) fn arenas_at_floor() -> usize {
+    let one_block = || drop(Block::random(0, &mut Rng::new(0)));
+    one_block();
+    std::thread::spawn(one_block).join().expect("its check passed");
+    arenas_after_purge()
+}
+
+/// Checks the heap, and that as many blocks are live as were `before`. The threads of the test
+/// harness keep a few blocks of their own, hence `slack`.
+pub(crate) fn assert_live_near(before: usize, slack: usize) {
+    let now = assert_sound().blocks_live();
+    assert!(
+        now.abs_diff(before) <= slack,
+        "{before} blocks were live before, {now} are now (allowed difference: {slack})"
+    );
+}
+
+/// Held by tests that compare counts of the whole process, so that they run one at a time.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    // A test that failed holding it has said so itself.
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends this process by SIGALRM, which fails the test, if it hangs from here on.
+pub(crate) fn watchdog() {
+    // SAFETY: `alarm` has no preconditions.
+    unsafe { libc::alarm(TEST_DEADLINE.as_secs() as libc::c_uint) };
+}
+
+pub(crate) fn watchdog_off() {
+    // SAFETY: `alarm` has no preconditions.
+    unsafe { libc::alarm(0) };
+}
+
+const CHILD: &str = "PYMALLOC_TEST_CHILD";
+
+/// Whether `run_child` started this process.
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// Runs the body of the test named `test` in a process of its own, where no other test and no test
+/// harness allocates meanwhile.
+///
+/// # Panics
+/// When the body fails there.
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    if is_child() {
+        return body();
+    }
+    let output = run_child(test);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && printed.contains("1 passed"),
+        "{}\n{printed}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Runs one test of this binary in a process of its own, where `is_child` is true.
+///
+/// # Panics
+/// When the child hangs.
+pub(crate) fn run_child(test: &str) -> Output {
+    let mut child = Command::new(std::env::current_exe().expect("an executable"))
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(CHILD, "1")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a child");
+    let started = Instant::now();
+    while child.try_wait().expect("our own child").is_none() {
+        if started.elapsed() > TEST_DEADLINE {
+            child.kill().expect("our own child");
+            let output = child.wait_with_output().expect("our own child");
+            panic!("{test} hangs: {output:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.wait_with_output().expect("our own child")
+}
