@@ -17,6 +17,7 @@ use crate::config::{
 };
 use crate::pool::Pool;
 use crate::remote::{RemoteHalf, RemoteWord};
+use crate::size_class::SizeClass;
 use crate::sync::AtomicPtr;
 
 const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
@@ -178,5 +179,10 @@ impl PoolRef {
             let line = (&raw const (*self.arena.as_ptr()).remote_bits).cast::<Line<RemoteWord>>().add(self.index);
             &*line.byte_add(word_offset_bytes(word)).cast::<RemoteWord>()
         }
+    }
+
+    /// Blocks of a pool of `class` whose remote bits are set: a snapshot.
+    pub(crate) fn remote_blocks(self, class: SizeClass) -> usize {
+        (0..class.bitmap_words()).map(|word| self.remote_word(word).peek().count_ones() as usize).sum()
     }
 }

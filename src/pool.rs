@@ -14,8 +14,9 @@
 //! # Invariants
 //! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
 //!   is unused, by who holds the heap's lock.
-//! - *Balance*: `used` + set bits = blocks of the pool, while no thread frees into it from elsewhere. Such a thread may
-//!   have set its bits but not yet its count: then collected bits run ahead of `used`.
+//! - *Balance*: `used` + set bits + remote bits = blocks of the pool + its remote count, while no thread is freeing
+//!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
+//!   used until that count is collected.)
 //! - *Summary*: bit `w` of `words_free` is set if and only if word `w` of the bitmap is not 0.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
 

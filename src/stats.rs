@@ -111,7 +111,7 @@ impl Stats {
             stats.count_cache(unsafe { cache.as_ref() });
         }
         for class in &mut stats.classes {
-            class.blocks_live = class.blocks_live.saturating_sub(class.blocks_cached + class.blocks_remote);
+            class.blocks_live = class.blocks_live.saturating_sub(class.blocks_cached);
         }
         stats
     }
@@ -127,10 +127,11 @@ impl Stats {
                 };
                 entry.pools += 1;
                 entry.blocks_free += pool.free_blocks();
-                // What is outside; the caches' and the remote share are taken off at the end.
-                entry.blocks_live += pool.used() as usize;
                 // SAFETY: metadata is never unmapped.
-                entry.blocks_remote += unsafe { place.remote().as_ref() }.outstanding() as usize;
+                let outstanding = unsafe { place.remote().as_ref() }.outstanding();
+                // What is outside; the caches' share is taken off at the end.
+                entry.blocks_live += pool.used().saturating_sub(outstanding) as usize;
+                entry.blocks_remote += place.remote_blocks(pool.class());
             }
         }
     }
