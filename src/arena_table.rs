@@ -28,6 +28,11 @@ pub(crate) struct ArenaCounts {
     pub(crate) returned: usize,
 }
 
+/// Pools `first..end` of an arena, as a mask; not empty.
+const fn run_mask(first: usize, end: usize) -> u64 {
+    (u64::MAX >> (u64::BITS as usize - (end - first))) << first
+}
+
 /// The arenas by their free pools.
 pub(crate) struct ArenaTable {
     lists: [*const Arena; POOLS_PER_ARENA + 1],
@@ -39,6 +44,7 @@ pub(crate) struct ArenaTable {
     /// Those of them that have touched bytes.
     dirty_pools: usize,
     counts: ArenaCounts,
+    bytes_given_back: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the heap's lock.
@@ -53,11 +59,17 @@ impl ArenaTable {
             free_pools: 0,
             dirty_pools: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
+            bytes_given_back: 0,
         }
     }
 
     pub(crate) fn counts(&self) -> ArenaCounts {
         self.counts
+    }
+
+    /// Bytes given back to the OS since the start, whether unmapped or purged.
+    pub(crate) fn bytes_given_back(&self) -> usize {
+        self.bytes_given_back
     }
 
     /// Whether a pool can be taken without mapping an arena.
@@ -175,51 +187,46 @@ impl ArenaTable {
         None
     }
 
-    /// Gives the memory of the free, touched pools among `mask` back to the OS; returns the bytes.
-    fn purge_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) -> usize {
+    /// Gives the memory of the free, touched pools among `mask` back to the OS, as far as it is whole OS pages.
+    fn purge_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
         let this = unsafe { arena.as_ref() };
-        if !POOL_BYTES.is_multiple_of(source.page_bytes()) {
-            return 0;
-        }
+        let page_pools = source.page_bytes().div_ceil(POOL_BYTES);
         let mut rest = this.dirty.get() & mask;
-        let mut purged_bytes = 0;
         while rest != 0 {
             // A run of neighbours goes back in one call.
-            let first = rest.trailing_zeros();
-            let pools = (rest >> first).trailing_ones();
-            let run = (u64::MAX >> (u64::BITS - pools)) << first;
-            rest &= !run;
-            let Some(start) = NonNull::new(this.start().wrapping_add(first as usize * POOL_BYTES)) else {
+            let first = rest.trailing_zeros() as usize;
+            let end = first + (rest >> first).trailing_ones() as usize;
+            rest &= !run_mask(first, end);
+            let (first, end) = (first.next_multiple_of(page_pools), end - end % page_pools);
+            if first >= end {
                 continue;
-            };
-            let bytes = pools as usize * POOL_BYTES;
+            }
+            let Some(start) = NonNull::new(this.start().wrapping_add(first * POOL_BYTES)) else { continue };
+            let bytes = (end - first) * POOL_BYTES;
             // SAFETY: the arena's memory, in pools that no set owns.
             if unsafe { source.purge(start, bytes) } {
-                for index in first..first + pools {
-                    PoolRef::at_index(arena, index as usize).pool().set_untouched();
+                for index in first..end {
+                    PoolRef::at_index(arena, index).pool().set_untouched();
                 }
-                this.dirty.set(this.dirty.get() & !run);
-                self.dirty_pools -= pools as usize;
-                purged_bytes += bytes;
+                this.dirty.set(this.dirty.get() & !run_mask(first, end));
+                self.dirty_pools -= end - first;
+                self.bytes_given_back += bytes;
             }
         }
-        purged_bytes
     }
 
-    /// Purges every free pool; returns the bytes given back.
-    pub(crate) fn purge_all(&mut self, source: &dyn MemorySource) -> usize {
-        let mut purged_bytes = 0;
-        for free in 1..POOLS_PER_ARENA {
+    /// Purges every free pool.
+    pub(crate) fn purge_all(&mut self, source: &dyn MemorySource) {
+        for free in 1..=POOLS_PER_ARENA {
             let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
             while let Some(arena) = NonNull::new(next.cast_mut()) {
                 // Purging moves no arena between the lists.
-                purged_bytes += self.purge_pools(arena, ALL_POOLS, source);
+                self.purge_pools(arena, ALL_POOLS, source);
                 // SAFETY: metadata is never unmapped.
                 next = unsafe { arena.as_ref() }.next.get();
             }
         }
-        purged_bytes
     }
 
     /// A wholly free arena, if there is one.
@@ -249,6 +256,7 @@ impl ArenaTable {
         };
         // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
         if unsafe { source.unmap(start, ARENA_BYTES) } {
+            self.bytes_given_back += ARENA_BYTES;
             return true;
         }
         self.dirty_pools += this.dirty.get().count_ones() as usize;

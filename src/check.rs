@@ -47,6 +47,8 @@ struct Found {
     partial: usize,
     empty: usize,
     outstanding: usize,
+    /// The owner found in the register last: the next pool's is mostly the same.
+    owner: Option<NonNull<PoolSet>>,
 }
 
 /// Checks the heap, and counts it.
@@ -104,7 +106,10 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         return ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start);
     }
     ensure(arena.dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
-    ensure(tag_set(tag).is_some_and(|owner| heap.sets().any(|set| set == owner)), "a pool's owner is no set", start)?;
+    if tag_set(tag) != found.owner {
+        found.owner = heap.sets().find(|&set| Some(set) == tag_set(tag));
+    }
+    ensure(found.owner.is_some(), "a pool's owner is no set", start)?;
     ensure(tag_class(tag) == Some(pool.class()), "a pool's tag and descriptor differ in class", start)?;
     ensure(pool.start().addr() == start, "a pool's descriptor has another start", start)?;
     let bits = check_bitmaps(place, pool, start)?;

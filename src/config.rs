@@ -49,8 +49,13 @@ pub(crate) const MAGAZINE_SLOTS_MAX: usize = 256;
 /// A magazine grows only while all its slots together stand for at most so many bytes of blocks.
 pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
-/// Empty pools that a pool set keeps before it returns some to their arenas.
+/// Empty pools that all pool sets together may keep for their threads' next need, rather than return them to their
+/// arenas; shared out evenly.
+pub(crate) const EMPTY_POOLS_BUDGET: usize = 512;
+/// Most empty pools that one set keeps.
 pub(crate) const SET_EMPTY_POOLS_MAX: usize = 16;
+/// Empty pools that a set keeps in any case.
+pub(crate) const SET_EMPTY_POOLS_MIN: usize = 2;
 
 /// Pools in a set's inbox from which on a thread that frees into it collects them itself.
 pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;

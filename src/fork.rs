@@ -4,7 +4,9 @@
 //! - *prepare* (in the forking thread): stops the slow paths of the whole heap, that is takes every lock in the
 //!   documented order. No pool, list, inbox or arena is then half changed anywhere, and no remote free is under way,
 //!   because threads free into foreign pools only while they hold a door of their own (or the spare set's).
-//! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread.
+//! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
+//!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
+//!   handlers registered even earlier run in between.
 //! - *parent*: lets go.
 //! - *child*: lets go, then parks the sets of the threads that do not exist here. Their magazines stay filled: the
 //!   thread that adopts a set uses them on, and `purge` empties them.
@@ -32,6 +34,16 @@ pub(crate) fn this_thread_forks() -> bool {
     forking != 0 && forking == thread_token()
 }
 
+// Registered before main, so that our prepare handler is among the last to run: handlers of others that run after it
+// must not wait for a thread that waits for the allocator.
+crate::os::at_start!(watch_early);
+
+extern "C" fn watch_early() {
+    if !os::BYPASS {
+        watch();
+    }
+}
+
 /// Registers the handlers, the first time.
 pub(crate) fn watch() {
     static WATCHED: AtomicU32 = AtomicU32::new(0);
@@ -45,7 +57,8 @@ pub(crate) fn watch() {
 }
 
 unsafe extern "C" fn prepare() {
-    GLOBAL.stop_slow_paths();
+    let stopped = GLOBAL.stop_slow_paths();
+    debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
 }
@@ -71,7 +84,9 @@ unsafe extern "C" fn in_child() {
         // SAFETY: caches are never unmapped.
         let other = &unsafe { cache.as_ref() }.set;
         if !core::ptr::eq(other, own) {
-            other.enter(&GLOBAL, |inside| inside.park());
+            if !other.is_parked() {
+                other.enter(&GLOBAL, |inside| inside.park());
+            }
             GLOBAL.park(set);
         }
     }

@@ -31,7 +31,9 @@ pub(crate) struct Heap {
     /// Sets that a thread parked and none adopted; a hint.
     parked_sets: AtomicU32,
     /// Held by who stops all slow paths.
-    stop: Lock<()>,
+    stop: Lock<Stopped>,
+    /// Sets ever made.
+    set_count: AtomicU32,
     state: Lock<HeapState>,
 }
 
@@ -48,6 +50,15 @@ pub(crate) struct HeapState {
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
 unsafe impl Send for HeapState {}
 
+/// How far the slow paths are stopped.
+struct Stopped {
+    /// The newest set whose door was taken; those made since were not there.
+    newest: Option<NonNull<PoolSet>>,
+}
+
+// SAFETY: a plain pointer to a set, which is never unmapped.
+unsafe impl Send for Stopped {}
+
 impl Heap {
     pub(crate) const fn new(source: &'static dyn MemorySource) -> Self {
         Self {
@@ -57,7 +68,8 @@ impl Heap {
             spare: PoolSet::new(),
             poisons: AtomicU32::new(0),
             parked_sets: AtomicU32::new(0),
-            stop: Lock::new(()),
+            stop: Lock::new(Stopped { newest: None }),
+            set_count: AtomicU32::new(0),
             state: Lock::new(HeapState {
                 metadata: Metadata::new(),
                 arenas: ArenaTable::new(),
@@ -98,18 +110,21 @@ impl Heap {
         });
     }
 
-    /// Gives back every free pool's memory and every free arena; returns the bytes.
-    pub(crate) fn purge_free(&self) -> usize {
+    /// Gives back every free pool's memory and every free arena.
+    pub(crate) fn purge_free(&self) {
         self.with_state(|state, source| {
-            let mut bytes = 0;
             while let Some(arena) = state.arenas.empty_arena() {
                 if !state.unmap_arena(arena, &self.map, source) {
                     break;
                 }
-                bytes += ARENA_BYTES;
             }
-            bytes + state.arenas.purge_all(source)
-        })
+            state.arenas.purge_all(source);
+        });
+    }
+
+    /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.
+    pub(crate) fn bytes_given_back(&self) -> usize {
+        self.with_state(|state, _| state.arenas.bytes_given_back())
     }
 
     /// Makes a `T` in metadata and enters the set that `init` makes of it in the register, both for ever.
@@ -123,7 +138,8 @@ impl Heap {
         })
     }
 
-    /// Adds a set to the register. Under the heap's lock, so that none comes while the slow paths are stopped.
+    /// Adds a set to the register. Under the heap's lock, so that none comes while the slow paths are stopped (but
+    /// by the forking thread itself).
     fn register(&self, set: NonNull<PoolSet>) {
         // Relaxed: written under the lock that is held.
         let head = self.sets.load(Ordering::Relaxed);
@@ -131,6 +147,14 @@ impl Heap {
         unsafe { set.as_ref() }.next_registered.set(head);
         // Release: the set's contents and link happen before the Acquire in `sets`.
         self.sets.store(set.as_ptr(), Ordering::Release);
+        // Relaxed: a number, for budgets.
+        self.set_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Sets ever made: of running threads and parked ones.
+    pub(crate) fn set_count(&self) -> usize {
+        // Relaxed: as in `register`.
+        self.set_count.load(Ordering::Relaxed) as usize
     }
 
     /// Whether new caches are to be poisoned: asked under the new cache's door, after it was registered.
@@ -199,9 +223,13 @@ impl Heap {
 
     /// Takes every lock of the heap: afterwards no thread is on a slow path, and none enters one.
     ///
-    /// Undone by [`restart_slow_paths`](Self::restart_slow_paths), on the same thread (or in its forked child).
-    pub(crate) fn stop_slow_paths(&self) {
-        self.stop.acquire();
+    /// After `true`, undone by [`restart_slow_paths`](Self::restart_slow_paths) on the same thread (or in its forked
+    /// child); `false` when the calling thread forks, and so had them stopped before: then don't restart.
+    #[must_use]
+    pub(crate) fn stop_slow_paths(&self) -> bool {
+        if !self.stop.acquire() {
+            return false;
+        }
         let mut stopped = None;
         loop {
             let mut sets = self.sets().peekable();
@@ -213,7 +241,9 @@ impl Heap {
             stopped = newest;
             self.state.acquire();
             if self.sets().next() == stopped {
-                return;
+                // SAFETY: taken above, and nobody else looks at it.
+                unsafe { self.stop.with_held(|stop| stop.newest = stopped) };
+                return true;
             }
             // A set made in between is not stopped yet.
             // SAFETY: taken just above.
@@ -226,12 +256,15 @@ impl Heap {
     /// # Safety
     /// The calling thread stopped the slow paths, or forked from the one that did.
     pub(crate) unsafe fn restart_slow_paths(&self) {
+        // The register's lock comes last but one: until then no set can come that was not stopped. Those that the
+        // forking thread itself made meanwhile are newer than the newest stopped.
         // SAFETY: the caller holds all of them.
         unsafe {
-            self.state.release();
-            for set in self.sets() {
+            let newest = self.stop.with_held(|stop| stop.newest.take());
+            for set in self.sets().skip_while(|&set| Some(set) != newest) {
                 set.as_ref().door.release();
             }
+            self.state.release();
             self.stop.release();
         }
     }

@@ -29,8 +29,8 @@ use core::ptr::{self, NonNull};
 
 use crate::arena::{PoolRef, Tag};
 use crate::config::{
-    BITMAP_WORDS_MAX, CACHE_LINE_BYTES, CLASS_COUNT, INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT, SET_EMPTY_POOLS_MAX,
-    STEAL_SETS_MAX, WORD_BITS,
+    BITMAP_WORDS_MAX, CACHE_LINE_BYTES, CLASS_COUNT, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT,
+    SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, STEAL_SETS_MAX, WORD_BITS,
 };
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
@@ -278,10 +278,10 @@ impl Inside<'_> {
 
     /// The last resort before null: whatever other sets can spare.
     fn scrape(&mut self, class: SizeClass) -> bool {
-        for other in self.heap.sets() {
+        let own = NonNull::from(self.set);
+        for other in self.heap.sets().filter(|&other| other != own) {
             // SAFETY: sets are never unmapped.
             let other = unsafe { other.as_ref() };
-            // Our own door is held, so our own set refuses.
             other.try_enter(self.heap, |other| {
                 other.collect();
                 other.return_empty_pools(0);
@@ -374,8 +374,10 @@ impl Inside<'_> {
         pool.set_state(State::Empty);
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
-        if self.pools.empty_count > SET_EMPTY_POOLS_MAX {
-            self.return_empty_pools(SET_EMPTY_POOLS_MAX / 2);
+        // The budget is the heap's: many threads keep few each.
+        let keep = (EMPTY_POOLS_BUDGET / (self.heap.set_count() + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
+        if self.pools.empty_count > keep {
+            self.return_empty_pools(keep / 2);
         }
     }
 
@@ -484,6 +486,11 @@ impl Inside<'_> {
             let blocks = unsafe { remote.as_ref() }.collect_count();
             self.collect_pool(place, blocks);
         }
+        if self.set.is_parked() {
+            // Nobody will come for the empty ones.
+            self.return_empty_pools(0);
+            self.show_stealable();
+        }
     }
 
     /// Brings home the blocks of one pool, `blocks` by their count.
@@ -521,7 +528,7 @@ impl Inside<'_> {
             if !other.is_parked() || !(has_class || or_empty || !other.inbox.is_empty()) {
                 return false;
             }
-            // Our own door is held, so our own set refuses.
+            // Our own set is not parked.
             other.try_enter(heap, |other| self.steal_from(other, class, or_empty)).unwrap_or(false)
         })
     }
@@ -585,13 +592,11 @@ impl Inside<'_> {
         self.set.stealable.store(classes, Ordering::Relaxed);
     }
 
-    /// The set's thread ended: brings home what can be, returns most empty pools, and opens the set to thieves.
+    /// The set's thread ended: brings home what can be, returns empty pools, and opens the set to thieves.
     pub(crate) fn park(&mut self) {
-        self.collect();
-        self.return_empty_pools(SET_EMPTY_POOLS_MAX / 4);
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(1, Ordering::Relaxed);
-        self.show_stealable();
+        self.collect();
     }
 
     /// A thread took over the set.

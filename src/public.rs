@@ -38,14 +38,16 @@ pub fn self_check() -> Result<Stats, Corruption> {
 }
 
 fn stopped<R>(heap: &Heap, body: impl FnOnce() -> R) -> R {
-    heap.stop_slow_paths();
+    let stopped = heap.stop_slow_paths();
     let result = body();
-    // SAFETY: stopped above, by this thread.
-    unsafe { heap.restart_slow_paths() };
+    if stopped {
+        // SAFETY: stopped above, by this thread.
+        unsafe { heap.restart_slow_paths() };
+    }
     result
 }
 
-/// Gives back to the OS what is free; returns the bytes given back.
+/// Gives back to the OS what is free; returns the bytes given back while it ran.
 ///
 /// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
 /// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
@@ -65,23 +67,25 @@ pub fn purge() -> usize {
 
 /// [`purge`] without the calling thread's cache.
 pub(crate) fn purge_heap(heap: &Heap) -> usize {
+    let before = heap.bytes_given_back();
+    // The caches of threads that a forked child does not have may still be filled. All of them first, because
+    // their blocks go to other sets' inboxes too.
     for set in heap.sets() {
         // SAFETY: a registered set.
-        let cache = unsafe { ThreadCache::of_set(heap, set) };
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            unsafe { cache.as_ref() }.flush_if_parked(heap);
+        }
+    }
+    for set in heap.sets() {
         // SAFETY: sets are never unmapped.
         unsafe { set.as_ref() }.enter(heap, |inside| {
-            // The cache of a thread that was gone after a fork may still be filled.
-            if inside.is_parked()
-                && let Some(cache) = cache
-            {
-                // SAFETY: caches are never unmapped.
-                unsafe { cache.as_ref() }.flush_all(inside);
-            }
             inside.collect();
             inside.return_empty_pools(0);
         });
     }
-    heap.purge_free()
+    heap.purge_free();
+    heap.bytes_given_back().wrapping_sub(before)
 }
 
 /// Empties the calling thread's magazines into their pools, and makes them small again.

@@ -179,11 +179,10 @@ impl ThreadCache {
     /// Gives the cache up: its blocks go home, its set is parked for others.
     pub(crate) fn release(&'static self) {
         if let Some(heap) = self.heap.get() {
-            self.set.enter(heap, |inside| {
-                self.flush_all(inside);
-                inside.park();
-            });
-            heap.park(NonNull::from(&self.set));
+            self.shrink();
+            self.set.enter(heap, |inside| inside.park());
+            // Of the whole cache, not of its field: who adopts the set gets the cache by it.
+            heap.park(NonNull::from(self).cast());
         }
     }
 

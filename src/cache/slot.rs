@@ -11,7 +11,8 @@
 //!
 //! The slot is the crate's only thread-local. It has no destructor and a constant initial value, so reaching it is
 //! one load and never allocates. The thread's end is learned from a pthread key, whose destructors run after those
-//! of Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set.
+//! of Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
+//! first small request comes from a destructor in the last of the rounds that POSIX grants leaves its cache behind.)
 
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -60,6 +61,10 @@ fn attach() -> Option<&'static ThreadCache> {
         return None;
     }
     fork::watch();
+    if let Some(cache) = with_thread(|cache| cache) {
+        // The registration allocated, by us.
+        return Some(cache);
+    }
     let cache = ThreadCache::acquire(&GLOBAL)?;
     // Before the registration, which in some C libraries allocates.
     SLOT.set(cache);

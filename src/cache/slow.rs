@@ -4,10 +4,12 @@
 //! ```text
 //! alloc_slow                   no block at hand
 //! ├─ pop                       the magazine was only poisoned
-//! ├─ grow                      a larger array for a magazine in use
-//! └─ Inside::take              a refill of half the magazine
+//! └─ refill                    half the magazine
+//!    ├─ grow                   a larger array for a magazine in use
+//!    ├─ Inside::take
 //!    └─ flush_all, take again  no memory: what the other magazines hold
 //! alloc_zeroed_slow            one block, known to be zero or not
+//! └─ refill
 //! free_slow                    no room
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
@@ -36,21 +38,25 @@ impl ThreadCache {
         };
         self.set.enter(heap, |inside| {
             self.note_slow_call();
-            let magazine = self.magazine(class);
             if let Some(block) = self.pop(class) {
                 return block;
             }
-            self.grow(class, heap);
-            let slots = self.array(class);
-            let refill = slots.get(..slots.len() / 2).unwrap_or_default();
-            let mut taken = inside.take(class, refill);
-            if taken == 0 {
-                self.flush_all(inside);
-                taken = inside.take(class, refill);
-            }
-            magazine.set_top(taken);
+            self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
         })
+    }
+
+    /// Fills half of an empty magazine. Door.
+    fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.grow(class, heap);
+        let slots = self.array(class);
+        let refill = slots.get(..slots.len() / 2).unwrap_or_default();
+        let mut taken = inside.take(class, refill);
+        if taken == 0 {
+            self.flush_all(inside);
+            taken = inside.take(class, refill);
+        }
+        self.magazine(class).set_top(taken);
     }
 
     /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
@@ -67,7 +73,8 @@ impl ThreadCache {
         self.alloc_zeroed_slow(class)
     }
 
-    /// Takes one block past the magazine, because the pool still knows which of its memory was never used.
+    /// Takes one block past the magazine, because the pool still knows which of its memory was never used. Refills the
+    /// magazine if that block was used before: the next ones will be, too.
     #[cold]
     #[inline(never)]
     fn alloc_zeroed_slow(&self, class: SizeClass) -> *mut u8 {
@@ -78,10 +85,14 @@ impl ThreadCache {
                 if let Some(block) = self.pop(class).and_then(NonNull::new) {
                     return Some(Block { start: block, zeroed: false });
                 }
-                inside.take_one(class).or_else(|| {
+                let block = inside.take_one(class).or_else(|| {
                     self.flush_all(inside);
                     inside.take_one(class)
-                })
+                })?;
+                if !block.zeroed {
+                    self.refill(class, heap, inside);
+                }
+                Some(block)
             }),
         };
         let Some(block) = block else {
@@ -196,6 +207,17 @@ impl ThreadCache {
         self.set_array(class, array.as_ptr(), new);
         self.magazine(class).set_top(count);
         self.free_array(class, old_array, old, heap);
+    }
+
+    /// Empties the magazines of a cache that no thread has.
+    pub(crate) fn flush_if_parked(&self, heap: &Heap) {
+        if self.set.is_parked() {
+            self.set.enter(heap, |inside| {
+                if inside.is_parked() {
+                    self.flush_all(inside);
+                }
+            });
+        }
     }
 
     /// Gives an array that a magazine had back, unless it is the one inside the cache.

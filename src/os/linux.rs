@@ -34,6 +34,7 @@ fn map_anywhere(bytes: usize) -> Option<NonNull<u8>> {
 }
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    let _errno = KeepErrno::new();
     let start = map_anywhere(bytes)?;
     if start.addr().get().is_multiple_of(align) {
         return Some(start);
@@ -58,18 +59,38 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     }
 }
 
+/// Keeps `errno` as it was: neither a free nor an allocation that succeeds may change it.
+struct KeepErrno(libc::c_int);
+
+impl KeepErrno {
+    fn new() -> Self {
+        // SAFETY: libc's own thread-local.
+        Self(unsafe { *libc::__errno_location() })
+    }
+}
+
+impl Drop for KeepErrno {
+    fn drop(&mut self) {
+        // SAFETY: libc's own thread-local.
+        unsafe { *libc::__errno_location() = self.0 };
+    }
+}
+
 pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
+    let _errno = KeepErrno::new();
     // SAFETY: the caller gives up the range.
     unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
 }
 
 pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    let _errno = KeepErrno::new();
     // MADV_DONTNEED, not MADV_FREE: the memory leaves the process's RSS at once and reads as zero afterwards.
     // SAFETY: the caller gives up the range's contents.
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+    let _errno = KeepErrno::new();
     // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.
     // SAFETY: nothing uses the range, says the caller.
     unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) };
@@ -77,6 +98,7 @@ pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
 
 /// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
+    let _errno = KeepErrno::new();
     // SAFETY: the word outlives the call; the kernel only reads it.
     unsafe {
         libc::syscall(
@@ -91,6 +113,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
 
 /// Wakes one thread that sleeps on `word`.
 pub(crate) fn futex_wake(word: &AtomicU32) {
+    let _errno = KeepErrno::new();
     // SAFETY: the kernel uses the address as a name only.
     unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
 }
@@ -136,6 +159,16 @@ pub(crate) fn on_fork(
     // SAFETY: functions that live as long as the program.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
 }
+
+/// Has a function of the crate called when the program is loaded, before `main` and most constructors.
+macro_rules! at_start {
+    ($function:ident) => {
+        #[used]
+        #[unsafe(link_section = ".init_array.00101")]
+        static AT_START: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_start;
 
 pub(crate) fn write_stderr(bytes: &[u8]) {
     // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.

@@ -15,6 +15,7 @@ mod unsupported;
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 use unsupported as platform;
 
+pub(crate) use platform::at_start;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the

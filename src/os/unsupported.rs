@@ -41,6 +41,13 @@ pub(crate) fn on_fork(
     false
 }
 
+macro_rules! at_start {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_start;
+
 pub(crate) fn write_stderr(_bytes: &[u8]) {}
 
 pub(crate) fn abort() -> ! {

@@ -182,3 +182,19 @@ fn os_pages_of_16_and_64_kib_work() {
         assert_eq!(test.check().arenas_mapped, 0);
     }
 }
+
+#[test]
+fn a_purge_reaches_every_free_pool_although_unmapping_is_refused() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live: Vec<_> = (0..64 * 64 * 4).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
+    live.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    test.memory.refuse_unmap.store(true, Relaxed);
+    assert!(test.purge() >= 2 * ARENA_BYTES);
+    let purges = test.memory.purges.load(Relaxed);
+    assert_eq!(test.purge(), 0, "nothing is left to purge");
+    assert_eq!(test.memory.purges.load(Relaxed), purges);
+    test.memory.refuse_unmap.store(false, Relaxed);
+    cache.release();
+}

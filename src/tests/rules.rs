@@ -152,3 +152,91 @@ fn refills_hand_out_neighbours_in_ascending_order() {
     live.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }
+
+#[test]
+fn pools_that_others_free_into_after_their_thread_ended_are_used_again() {
+    let test = TestHeap::new();
+    let (ended, other) = (test.attach(), test.attach());
+    let mut live = fill(ended, 512, 100 * POOL_BYTES);
+    ended.release();
+    // Of each pool one block stays.
+    let blocks = POOL_BYTES / 512;
+    let kept: Vec<_> = live.iter().map(|block| block.start.addr() / POOL_BYTES).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let stay: Vec<bool> = kept.into_iter().map(|pool| seen.insert(pool)).collect();
+    let mut rest = Vec::new();
+    for (block, stay) in live.drain(..).zip(stay) {
+        if stay { rest.push(block) } else { block.free(other) }
+    }
+    let before = test.check().classes[63].pools;
+    let more = fill(other, 512, 20 * POOL_BYTES);
+    let after = test.check().classes[63].pools;
+    assert_eq!(more.len(), 20 * blocks);
+    assert!(after <= before + 1, "{before} pools, then {after}");
+    rest.into_iter().chain(more).for_each(|block| block.free(other));
+    other.release();
+}
+
+#[test]
+fn bits_collected_before_their_count_are_no_corruption() {
+    use crate::arena::PoolRef;
+    use crate::config::WORD_BITS;
+    use crate::remote::Arrival;
+
+    let test = TestHeap::new();
+    let owner = test.attach();
+    let blocks = fill(owner, 512, 2 * 512);
+    let place = |block: &Live| {
+        let address = block.start.addr();
+        let arena = test.heap.map.arena_of(address).expect("an arena");
+        let number = block.class.block_at(address % POOL_BYTES).expect("a block");
+        (PoolRef::at_offset(arena, address), number / WORD_BITS, 1_u64 << (number % WORD_BITS))
+    };
+    let push = |pool: PoolRef| {
+        // SAFETY: the pool has an owner, and the arrival just before was the first.
+        unsafe { owner.set.inbox().push(pool.remote(), pool.arena().cast()) };
+    };
+    let (first, second) = (place(&blocks[0]), place(&blocks[1]));
+    // SAFETY: the pool has an owner.
+    let remote = unsafe { first.0.remote().as_ref() };
+    // One thread frees the first block; another has only set the second's bit when the owner collects.
+    assert!(first.0.remote_word(first.1).free(first.2));
+    assert_eq!(remote.arrive(1), Arrival::First);
+    push(first.0);
+    assert!(second.0.remote_word(second.1).free(second.2));
+    owner.set.enter(test.heap, |inside| inside.collect());
+    assert_eq!(remote.arrive(1), Arrival::First);
+    push(second.0);
+    let stats = test.check();
+    assert_eq!((stats.blocks_live(), stats.classes[63].blocks_remote), (0, 0));
+    owner.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn purge_tells_how_much_it_gave_back() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..64).map(|_| test.attach()).collect();
+    for cache in &caches {
+        fill(cache, 512, 16 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        cache.shrink();
+    }
+    let before = test.check();
+    let used = before.arenas_mapped * POOLS_PER_ARENA - before.pools_unused;
+    assert!(test.purge() >= used * POOL_BYTES);
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn many_threads_keep_few_empty_pools_each() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..1000).map(|_| test.attach()).collect();
+    for cache in &caches {
+        fill(cache, 512, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+    let kept = test.check().pools_empty;
+    assert!(kept <= crate::config::EMPTY_POOLS_BUDGET + 1000 * crate::config::SET_EMPTY_POOLS_MIN, "{kept}");
+    caches.into_iter().for_each(ThreadCache::release);
+    assert_eq!(test.check().pools_empty, 0);
+}

@@ -112,7 +112,7 @@ impl TestHeap {
 
     /// The self-check; panics on what it finds.
     pub(super) fn check(&self) -> Stats {
-        self.heap.stop_slow_paths();
+        assert!(self.heap.stop_slow_paths());
         // SAFETY: stopped, by this thread.
         let checked = unsafe { check(self.heap) };
         // SAFETY: as above.

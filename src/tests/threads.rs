@@ -109,3 +109,32 @@ fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
         assert_eq!(test.check().arenas_mapped, 0);
     }
 }
+
+#[test]
+fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
+    let test = TestHeap::new();
+    let starting = AtomicUsize::new(3);
+    std::thread::scope(|scope| {
+        for worker in 0..3 {
+            let (test, starting) = (&test, &starting);
+            scope.spawn(move || {
+                // Never released: each is a new set in the register.
+                for life in 0..300 {
+                    let cache = test.attach();
+                    let class = SizeClass::from_number(worker * 7 % CLASS_COUNT).expect("in range");
+                    let live: Vec<_> = (0..40).filter_map(|seed| alloc(cache, class, seed << 16 | life)).collect();
+                    live.into_iter().for_each(|block| block.free(cache));
+                }
+                starting.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        let (test, starting) = (&test, &starting);
+        scope.spawn(move || {
+            while starting.load(Ordering::Relaxed) > 0 {
+                test.check();
+            }
+        });
+    });
+    let stats = test.check();
+    assert_eq!((stats.caches_live, stats.blocks_live()), (900, 0));
+}
