@@ -4,39 +4,16 @@
 //! guards. In the slot, what is read together lies together, and what only frees from other threads touch (the
 //! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
 //!
-//! # Bitmaps
-//! The class of 8 bytes needs a bitmap of 8 cache lines a pool, most classes need one. So the first lines of all
-//! pools lie side by side, then all second lines, and so on: rows that no class in the arena needs are never
-//! touched, and no two pools share a cache line.
 
 use core::cell::Cell;
 use core::ptr::NonNull;
 
-use crate::config::{
-    ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS,
-};
+use crate::bitmap::{Bitmaps, Line, word_offset_bytes};
+use crate::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
 use crate::pool::Pool;
 use crate::remote::{RemoteHalf, RemoteWord};
 use crate::size_class::SizeClass;
 use crate::sync::AtomicPtr;
-
-const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
-/// Rows of bitmap lines: what the class of the smallest blocks needs.
-const LINE_ROWS: usize = BITMAP_WORDS_MAX / WORDS_PER_LINE;
-
-/// A cache line of a bitmap.
-#[repr(C, align(64))]
-struct Line<W>([W; WORDS_PER_LINE]);
-
-/// The bitmaps of all pools of an arena, by rows of lines.
-type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
-
-/// Bytes from word `word` of a pool's bitmap to its word 0.
-#[inline(always)]
-pub(crate) const fn word_offset_bytes(word: usize) -> usize {
-    let row_bytes = size_of::<[Line<u64>; POOLS_PER_ARENA]>();
-    word / WORDS_PER_LINE * row_bytes + word % WORDS_PER_LINE * size_of::<u64>()
-}
 
 /// All pools of an arena, as a mask.
 pub(crate) const ALL_POOLS: u64 = if POOLS_PER_ARENA == WORD_BITS { u64::MAX } else { (1 << POOLS_PER_ARENA) - 1 };
@@ -45,6 +22,10 @@ pub(crate) const ALL_POOLS: u64 = if POOLS_PER_ARENA == WORD_BITS { u64::MAX } e
 ///
 /// Never dereferenced as it is; a null tag says that nobody owns the pool.
 pub(crate) type Tag = *mut u8;
+
+/// Starts on an OS page (of the usual 4 KiB), and fills whole ones.
+#[repr(C, align(4096))]
+struct OnPages<T>(T);
 
 /// The metadata of one arena.
 ///
@@ -69,12 +50,12 @@ pub(crate) struct Arena {
     tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
     /// Descriptors. The owner's door.
     pools: [Pool; POOLS_PER_ARENA],
-    /// Any thread that holds a block.
-    remotes: [RemoteHalf; POOLS_PER_ARENA],
     /// The owner's door.
-    free_bits: Bitmaps<Cell<u64>>,
+    free_bits: OnPages<Bitmaps<Cell<u64>>>,
     /// Any thread that holds a block.
-    remote_bits: Bitmaps<RemoteWord>,
+    remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
+    /// Any thread that holds a block.
+    remote_bits: OnPages<Bitmaps<RemoteWord>>,
 }
 
 /// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
@@ -171,7 +152,7 @@ impl PoolRef {
         unsafe { &*(&raw const (*self.arena.as_ptr()).tags).cast::<AtomicPtr<u8>>().add(self.index) }
     }
 
-    /// Word `word` of the bitmap that other threads set; `word` is below [`BITMAP_WORDS_MAX`].
+    /// Word `word` of the bitmap that other threads set; `word` is below `BITMAP_WORDS_MAX`.
     #[inline(always)]
     pub(crate) fn remote_word<'heap>(self, word: usize) -> &'heap RemoteWord {
         // SAFETY: as in `pool`; the word's line lies in one of the rows.

@@ -1,7 +1,7 @@
 //! Every tunable of the allocator, with the conditions that tie them together.
 //!
-//! The shape (arena → pool → block, 64 classes of 8 bytes' step) is CPython's; the sizes were chosen by
-//! measurement, see `docs/design/`.
+//! The shape (arena → pool → block, 64 classes of 8 bytes' step) is CPython's; `docs/design/` says why each size is
+//! what it is.
 
 /// Distance between two size classes and smallest block, in bytes.
 pub(crate) const CLASS_STEP_BYTES: usize = 8;
@@ -70,11 +70,11 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
-/// Parked sets that a thread looks at before it takes a new pool.
+/// Sets, newest first, among which a thread looks for parked ones before it takes a new pool.
 pub(crate) const STEAL_SETS_MAX: usize = 16;
 
 /// Bytes of one mapping of metadata (guards not counted).
-pub(crate) const METADATA_CHUNK_BYTES: usize = 1 << 20;
+pub(crate) const METADATA_MAPPING_BYTES: usize = 1 << 20;
 
 /// Spins on a held lock before the thread sleeps.
 pub(crate) const LOCK_SPINS: u32 = 100;

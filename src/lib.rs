@@ -13,16 +13,16 @@
 //! of the pools that the thread owns.
 //!
 //! # Layers
-//! A file imports only from files above it.
+//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, and `sync` asks `fork`.
 //!
 //! | layer | files |
 //! |---|---|
 //! | numbers | `config`, `size_class` |
 //! | the system | `os/`, `fatal`, `sync`, `lock` |
-//! | one pool, one arena | `remote`, `pool`, `arena` |
+//! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `fork` |
+//! | the program | `allocator`, `public`, `fork` |
 //! | beside | `stats`, `check` |
 //!
 //! # Where it works
@@ -34,6 +34,7 @@ mod allocator;
 mod arena;
 mod arena_map;
 mod arena_table;
+mod bitmap;
 mod cache;
 mod check;
 mod config;

@@ -6,7 +6,7 @@
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::config::{CACHE_LINE_BYTES, METADATA_CHUNK_BYTES};
+use crate::config::{CACHE_LINE_BYTES, METADATA_MAPPING_BYTES};
 use crate::os::MemorySource;
 
 /// Array sizes that are recycled: a cache line, two, four …
@@ -78,7 +78,7 @@ impl Metadata {
     fn cut(&mut self, bytes: usize, align: usize, source: &dyn MemorySource) -> Option<NonNull<u8>> {
         let mut skip_bytes = self.cursor.addr().next_multiple_of(align) - self.cursor.addr();
         if self.rest_bytes < skip_bytes + bytes {
-            self.map_chunk(bytes, source)?;
+            self.map_more(bytes, source)?;
             skip_bytes = 0;
         }
         let start = self.cursor.wrapping_add(skip_bytes);
@@ -87,19 +87,19 @@ impl Metadata {
         NonNull::new(start)
     }
 
-    /// Maps a chunk with an OS page of guard before and behind; what is left of the last one is given up.
-    fn map_chunk(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<()> {
+    /// Maps more, with an OS page of guard before and behind; what is left of the last one is given up.
+    fn map_more(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<()> {
         let page_bytes = source.page_bytes();
-        let chunk_bytes = bytes.max(METADATA_CHUNK_BYTES).next_multiple_of(page_bytes);
-        let all_bytes = chunk_bytes + 2 * page_bytes;
+        let usable_bytes = bytes.max(METADATA_MAPPING_BYTES).next_multiple_of(page_bytes);
+        let all_bytes = usable_bytes + 2 * page_bytes;
         let start = source.map(all_bytes, page_bytes)?;
         // SAFETY: both guards lie inside the mapping just made, and nothing uses them.
         unsafe {
             source.guard(start, page_bytes);
-            source.guard(start.add(page_bytes + chunk_bytes), page_bytes);
+            source.guard(start.add(page_bytes + usable_bytes), page_bytes);
             self.cursor = start.add(page_bytes).as_ptr();
         }
-        self.rest_bytes = chunk_bytes;
+        self.rest_bytes = usable_bytes;
         self.mapped_bytes += all_bytes;
         Some(())
     }

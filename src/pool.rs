@@ -23,7 +23,7 @@
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::arena::word_offset_bytes;
+use crate::bitmap::word_offset_bytes;
 use crate::config::WORD_BITS;
 use crate::size_class::SizeClass;
 
@@ -36,7 +36,7 @@ pub(crate) struct Pool {
     previous: Cell<*const Pool>,
     /// First byte of the pool.
     start: Cell<*mut u8>,
-    /// Word 0 of the bitmap (see `arena`), in which a set bit is a free block.
+    /// Word 0 of the bitmap (see `bitmap`), in which a set bit is a free block.
     words: Cell<*const Cell<u64>>,
     words_free: Cell<u64>,
     /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.

@@ -27,7 +27,7 @@ pub struct ClassStats {
     pub blocks_remote: usize,
 }
 
-/// Counts of the whole heap, by [`stats`](crate::stats) and [`self_check`](crate::self_check).
+/// Counts of the whole heap, by [`stats`](crate::stats()) and [`self_check`](crate::self_check).
 ///
 /// Its `Display` is a table in the manner of CPython's `sys._debugmallocstats()`.
 #[derive(Debug, Clone, PartialEq, Eq)]

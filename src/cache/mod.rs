@@ -95,8 +95,8 @@ impl ThreadCache {
         let slot = unsafe { top.sub(1) };
         // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
         let block = unsafe { &*slot }.load(Ordering::Relaxed);
-        // Release: in a forked child, where this thread is gone, what is read below `top` is a free block. Pairs
-        // with the Acquire in `blocks`.
+        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
+        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
         magazine.top.store(slot, Ordering::Release);
         block
     }

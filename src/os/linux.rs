@@ -127,15 +127,15 @@ const KEY_REFUSED: usize = usize::MAX - 1;
 /// no key left. The main thread's end calls nothing. All callers pass the same function.
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
     static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
-    // Relaxed: the key's number is all that is published; libc synchronises its own table.
-    let mut key = KEY.load(Ordering::Relaxed);
+    // Acquire: pairs with the Release below; libc need not publish its own table's entry.
+    let mut key = KEY.load(Ordering::Acquire);
     if key == KEY_UNSET {
         let mut new: libc::pthread_key_t = 0;
         // SAFETY: `new` is writable; `ended` is a function and stays one.
         let made = unsafe { libc::pthread_key_create(&mut new, Some(ended)) == 0 };
         let wanted = if made { new as usize } else { KEY_REFUSED };
-        // Relaxed: as above.
-        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::Relaxed, Ordering::Relaxed) {
+        // Release: the key is made before another thread sees its number. Acquire: as above.
+        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => key = wanted,
             Err(first) => {
                 key = first;
