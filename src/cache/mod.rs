@@ -156,7 +156,11 @@ impl ThreadCache {
         if let Some(set) = heap.unpark() {
             // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
             let cache = unsafe { set.cast::<Self>().as_ref() };
-            cache.set.enter(heap, |inside| inside.adopt());
+            cache.set.enter(heap, |inside| {
+                inside.adopt();
+                // A fork may have parked the set between its registration and the question below.
+                cache.set_poison(heap.poisons());
+            });
             return Some(cache);
         }
         let cache = heap.make_set::<Self>(|place| {
@@ -205,7 +209,8 @@ impl ThreadCache {
     }
 
     /// Poisons every cache of `heap`, now and to come, or lifts that: while poisoned, every call of every thread
-    /// takes the slow path. Any thread may call it at any time.
+    /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
+    /// undo all that the other did.
     ///
     /// The seam for tracing and hardening, which cost nothing while they are off.
     #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]

@@ -1,0 +1,312 @@
+//! Poisoned magazines, the register of sets, and stopping all slow paths.
+//!
+//! Only the locks are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
+//! `set_array`, `set_poison`) and `cache/slow.rs` (`grow`, `pop`, `push`) with slot numbers for addresses; the register
+//! repeats `heap.rs` (`register`, `sets`, `set_poisons`, `stop_slow_paths`) and `ThreadCache::acquire` and
+//! `poison_all`. So these models prove the protocol as it is written down, not the lines of those files.
+
+use core::ptr;
+
+use loom::sync::atomic::AtomicUsize;
+use loom::thread;
+use std::sync::Arc;
+
+use crate::lock::Lock;
+use crate::sync::{AtomicPtr, AtomicU32, Ordering, UnsafeCell};
+use crate::{check, check_bounded};
+
+/// Where the second array starts.
+const SECOND_ARRAY: usize = 8;
+
+/// The hot words of a magazine; arrays are ranges of numbers.
+struct Magazine {
+    top: AtomicUsize,
+    floor: AtomicUsize,
+    ceiling: AtomicUsize,
+    base: AtomicUsize,
+    door: Lock<Shape>,
+}
+
+/// What the door guards.
+struct Shape {
+    capacity: usize,
+    poisoned: bool,
+    poisoned_calls: usize,
+}
+
+impl Magazine {
+    /// An empty magazine of one slot.
+    fn new() -> Self {
+        let shape = Shape { capacity: 1, poisoned: false, poisoned_calls: 0 };
+        Self {
+            top: AtomicUsize::new(0),
+            floor: AtomicUsize::new(0),
+            ceiling: AtomicUsize::new(1),
+            base: AtomicUsize::new(0),
+            door: Lock::new(shape),
+        }
+    }
+
+    /// `ThreadCache::alloc`.
+    fn alloc(&self) {
+        let top = self.top.load(Ordering::Relaxed);
+        if top <= self.floor.load(Ordering::Relaxed) {
+            return self.door.lock().with(|shape| {
+                shape.poisoned_calls += usize::from(shape.poisoned);
+                self.top.store(self.top.load(Ordering::Relaxed) - 1, Ordering::Release);
+                self.check_bounds(shape);
+            });
+        }
+        self.top.store(top - 1, Ordering::Release);
+    }
+
+    /// `ThreadCache::free`.
+    fn free(&self) {
+        let top = self.top.load(Ordering::Relaxed);
+        if top >= self.ceiling.load(Ordering::Relaxed) {
+            return self.door.lock().with(|shape| {
+                shape.poisoned_calls += usize::from(shape.poisoned);
+                if self.top.load(Ordering::Relaxed) >= self.base.load(Ordering::Relaxed) + shape.capacity {
+                    self.grow(shape);
+                }
+                self.top.store(self.top.load(Ordering::Relaxed) + 1, Ordering::Release);
+                self.check_bounds(shape);
+            });
+        }
+        self.top.store(top + 1, Ordering::Release);
+    }
+
+    fn grow(&self, shape: &mut Shape) {
+        let used = self.top.load(Ordering::Relaxed) - self.base.load(Ordering::Relaxed);
+        shape.capacity = 2;
+        self.base.store(SECOND_ARRAY, Ordering::Relaxed);
+        self.top.store(SECOND_ARRAY, Ordering::Relaxed);
+        self.set_bounds(shape);
+        self.top.store(SECOND_ARRAY + used, Ordering::Release);
+    }
+
+    fn set_poison(&self, poisoned: bool) {
+        self.door.lock().with(|shape| {
+            shape.poisoned = poisoned;
+            self.set_bounds(shape);
+        });
+    }
+
+    fn set_bounds(&self, shape: &Shape) {
+        let base = self.base.load(Ordering::Relaxed);
+        let (floor, ceiling) = if shape.poisoned { (usize::MAX, 0) } else { (base, base + shape.capacity) };
+        self.floor.store(floor, Ordering::Relaxed);
+        self.ceiling.store(ceiling, Ordering::Relaxed);
+    }
+
+    fn check_bounds(&self, shape: &Shape) {
+        let (base, top) = (self.base.load(Ordering::Relaxed), self.top.load(Ordering::Relaxed));
+        assert!(base <= top && top <= base + shape.capacity, "a magazine's top is out of its array");
+    }
+
+    /// Blocks held. Door.
+    fn used(&self) -> usize {
+        self.top.load(Ordering::Relaxed) - self.base.load(Ordering::Relaxed)
+    }
+
+    /// At rest: the poison is as it should be, and the next two calls obey it.
+    fn settle(&self, poisoned: bool, used: usize) {
+        let calls = self.door.lock().with(|shape| {
+            self.check_bounds(shape);
+            assert_eq!(self.used(), used);
+            assert_eq!(shape.poisoned, poisoned);
+            let base = self.base.load(Ordering::Relaxed);
+            let bounds = if poisoned { (usize::MAX, 0) } else { (base, base + shape.capacity) };
+            let found = (self.floor.load(Ordering::Relaxed), self.ceiling.load(Ordering::Relaxed));
+            assert_eq!(found, bounds, "the owner undid the poison, or its end");
+            shape.poisoned_calls
+        });
+        self.alloc();
+        self.free();
+        let calls = self.door.lock().with(|shape| shape.poisoned_calls) - calls;
+        assert_eq!(calls, if poisoned { 2 } else { 0 }, "the poison lets calls pass, or lasts");
+    }
+}
+
+/// The owner goes fast, grows, and goes fast again.
+fn live(magazine: &Magazine) {
+    magazine.free();
+    magazine.free();
+    magazine.alloc();
+    // Nothing after this call would mend bounds that it broke.
+    magazine.free();
+}
+
+#[test]
+fn a_magazine_poisoned_while_its_owner_runs_and_grows_it_stays_poisoned() {
+    check(|| {
+        let magazine = Arc::new(Magazine::new());
+        let other = magazine.clone();
+        let poisoner = thread::spawn(move || other.set_poison(true));
+        live(&magazine);
+        poisoner.join().unwrap();
+        magazine.settle(true, 2);
+    });
+}
+
+#[test]
+fn a_magazine_whose_poison_is_lifted_while_its_owner_runs_and_grows_it_has_its_own_bounds() {
+    check_bounded(5, || {
+        let magazine = Arc::new(Magazine::new());
+        magazine.set_poison(true);
+        let other = magazine.clone();
+        let lifter = thread::spawn(move || other.set_poison(false));
+        live(&magazine);
+        lifter.join().unwrap();
+        magazine.settle(false, 2);
+    });
+}
+
+/// A set in the register, with its cache.
+struct Cache {
+    next: UnsafeCell<*const Cache>,
+    /// Whether the cache is poisoned.
+    door: Lock<bool>,
+}
+
+/// The register.
+struct Heap {
+    caches: [Cache; 2],
+    sets: AtomicPtr<Cache>,
+    poisons: AtomicU32,
+    /// The heap's lock; whether the slow paths are stopped.
+    state: Lock<()>,
+}
+
+// SAFETY: loom checks each access to the cells; the rest is atomic or locked.
+unsafe impl Sync for Heap {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for Heap {}
+
+impl Heap {
+    /// Two caches, not in the register yet.
+    fn new() -> Self {
+        let cache = || Cache { next: UnsafeCell::new(ptr::null()), door: Lock::new(false) };
+        Self {
+            caches: [cache(), cache()],
+            sets: AtomicPtr::new(ptr::null_mut()),
+            poisons: AtomicU32::new(0),
+            state: Lock::new(()),
+        }
+    }
+
+    /// `Heap::make_set`.
+    fn register(&self, number: usize) {
+        let cache = &self.caches[number];
+        self.state.lock().with(|()| {
+            let head = self.sets.load(Ordering::Relaxed);
+            // SAFETY: loom fails the model if the link is read before it is published.
+            cache.next.with_mut(|next| unsafe { *next = head });
+            self.sets.store(ptr::from_ref(cache).cast_mut(), Ordering::Release);
+        });
+    }
+
+    /// `Heap::sets`.
+    fn sets(&self) -> Vec<&Cache> {
+        let mut sets = Vec::new();
+        let mut next = self.sets.load(Ordering::Acquire).cast_const();
+        // SAFETY: caches of this heap.
+        while let Some(cache) = unsafe { next.as_ref() } {
+            sets.push(cache);
+            // SAFETY: the link never changes once registered.
+            next = cache.next.with(|next| unsafe { *next });
+        }
+        sets
+    }
+
+    /// `ThreadCache::acquire` of a new cache.
+    fn acquire(&self, number: usize) {
+        self.register(number);
+        self.caches[number].door.lock().with(|poisoned| *poisoned = self.poisons.load(Ordering::Relaxed) != 0);
+    }
+
+    /// `ThreadCache::poison_all`.
+    fn poison_all(&self, poisons: bool) {
+        self.state.lock().with(|()| self.poisons.store(u32::from(poisons), Ordering::Relaxed));
+        for cache in self.sets() {
+            cache.door.lock().with(|poisoned| *poisoned = poisons);
+        }
+    }
+
+    /// `Heap::stop_slow_paths`; the sets that were stopped.
+    fn stop(&self) -> Vec<&Cache> {
+        let mut stopped: Vec<&Cache> = Vec::new();
+        loop {
+            let sets = self.sets();
+            let known = stopped.first().copied();
+            let new = sets.iter().copied().take_while(|&set| known.is_none_or(|known| !ptr::eq(known, set)));
+            let new: Vec<_> = new.collect();
+            for set in &new {
+                set.door.acquire();
+            }
+            stopped.splice(0..0, new);
+            self.state.acquire();
+            if self.sets().first().copied().map(ptr::from_ref) == stopped.first().copied().map(ptr::from_ref) {
+                return stopped;
+            }
+            // SAFETY: acquired just above.
+            unsafe { self.state.release() };
+        }
+    }
+
+    /// `Heap::restart_slow_paths`.
+    fn restart(&self, stopped: &[&Cache]) {
+        // SAFETY: `stop` acquired them on this thread.
+        unsafe { self.state.release() };
+        for set in stopped {
+            // SAFETY: as above.
+            unsafe { set.door.release() };
+        }
+    }
+}
+
+#[test]
+fn a_cache_registered_while_all_are_being_poisoned_ends_poisoned() {
+    check(|| {
+        let heap = Arc::new(Heap::new());
+        heap.acquire(0);
+        let other = heap.clone();
+        let newcomer = thread::spawn(move || other.acquire(1));
+        heap.poison_all(true);
+        newcomer.join().unwrap();
+        assert!(heap.caches.iter().all(|cache| cache.door.lock().with(|poisoned| *poisoned)));
+    });
+}
+
+#[test]
+fn a_cache_registered_while_the_poison_is_lifted_ends_without() {
+    check(|| {
+        let heap = Arc::new(Heap::new());
+        heap.acquire(0);
+        heap.poison_all(true);
+        let other = heap.clone();
+        let newcomer = thread::spawn(move || other.acquire(1));
+        heap.poison_all(false);
+        newcomer.join().unwrap();
+        assert!(heap.caches.iter().all(|cache| cache.door.lock().with(|poisoned| !*poisoned)));
+    });
+}
+
+/// The walk of statistics, self-check and fork: while it lasts, nobody is behind any door, not even a newcomer's.
+#[test]
+fn stopping_all_slow_paths_stops_those_of_a_set_registered_meanwhile() {
+    check(|| {
+        let heap = Arc::new(Heap::new());
+        heap.register(0);
+        let other = heap.clone();
+        let newcomer = thread::spawn(move || other.acquire(1));
+        let stopped = heap.stop();
+        assert_eq!(stopped.len(), heap.sets().len(), "a set came while the slow paths were stopped");
+        for set in &stopped {
+            // SAFETY: stopped, by this thread. Loom fails the model if the owner is inside.
+            unsafe { set.door.with_held(|poisoned| *poisoned = true) };
+        }
+        heap.restart(&stopped);
+        newcomer.join().unwrap();
+    });
+}

@@ -1,0 +1,352 @@
+//! A heap in small: pool sets with doors and inboxes, pools with two bitmap words, and blocks with contents.
+//!
+//! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set.rs`, call by call:
+//! `give_remote` ([`World::free`]), `collect` and `collect_pool`, `steal_from` and `steal_partial`
+//! ([`World::steal`]), `knock`, `take` of one block, `park` and `adopt` with the heap's list of parked sets.
+//!
+//! # What a model can find
+//! - *Owner's half*: the bitmap and counts of a pool are a cell of loom's: two threads in it without an order fail.
+//! - *Unmapping* is a write to the cell [`Pool::mapped`], which every access to any part of the descriptor reads in the
+//!   same step ([`Pool::touch`]). So an access that may come after the unmapping fails, and so does one that came
+//!   before it in time, but is not ordered before it.
+//! - *Contents*: each block is a cell, written before each free and after each take.
+//! - *Accounts*: see [`World::settle`].
+//!
+//! Threads free without holding a door of their own, which the product's do hold: fewer orders to lean on.
+
+use core::ptr::{self, NonNull};
+
+use loom::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, Ordering as StdOrdering};
+
+use crate::lock::Lock;
+use crate::remote::{Arrival, Inbox, RemoteHalf, RemoteWord};
+use crate::sync::{AtomicU32, Ordering, UnsafeCell};
+
+/// Words of a pool's bitmap.
+const WORDS: usize = 2;
+/// The tag of a pool that no set owns.
+const NOBODY: usize = usize::MAX;
+
+/// One pool: descriptor and blocks.
+pub(crate) struct Pool {
+    /// Whether the descriptor is there. Read by whoever touches it, written by the unmapping.
+    mapped: UnsafeCell<bool>,
+    /// Number of the owning set.
+    tag: AtomicUsize,
+    remote: RemoteHalf,
+    words: [RemoteWord; WORDS],
+    owned: UnsafeCell<Owned>,
+    blocks: Vec<UnsafeCell<u32>>,
+}
+
+/// The half of a descriptor that only its owner touches.
+struct Owned {
+    free: [u64; WORDS],
+    used: u32,
+}
+
+/// A set of pools; never unmapped.
+pub(crate) struct Set {
+    pub(crate) inbox: Inbox,
+    parked: AtomicU32,
+    pub(crate) door: Lock<Lists>,
+}
+
+/// What the door of a set guards, beside its pools.
+#[derive(Default)]
+pub(crate) struct Lists {
+    /// Numbers of the pools that the set owns.
+    pools: Vec<usize>,
+}
+
+/// All sets and pools.
+pub(crate) struct World {
+    pub(crate) sets: Vec<Set>,
+    pub(crate) pools: Vec<Pool>,
+    /// Parked sets; the heap's lock.
+    parked: Lock<Vec<usize>>,
+    /// Whether pools are unmapped once all their blocks are home.
+    unmaps: bool,
+    /// Whether a double free was seen. Not loom's: it must order nothing.
+    double_free_seen: AtomicBool,
+}
+
+// SAFETY: loom checks each access to the cells; the rest is atomic or never changes.
+unsafe impl Sync for World {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for World {}
+
+/// A block's word and bit; neighbours lie in different words.
+fn place_of(block: usize) -> (usize, u64) {
+    (block % WORDS, 1 << (block / WORDS))
+}
+
+impl Pool {
+    fn new(owner: usize, blocks: usize) -> Self {
+        Self {
+            mapped: UnsafeCell::new(true),
+            tag: AtomicUsize::new(owner),
+            remote: RemoteHalf::new(),
+            words: [RemoteWord::new(), RemoteWord::new()],
+            owned: UnsafeCell::new(Owned { free: [0; WORDS], used: blocks as u32 }),
+            blocks: (0..blocks).map(|_| UnsafeCell::new(0)).collect(),
+        }
+    }
+
+    /// Runs `body`, one access to the descriptor, on the descriptor of a pool that must be mapped.
+    fn touch<R>(&self, body: impl FnOnce(&Self) -> R) -> R {
+        self.mapped.with(|mapped| {
+            // SAFETY: loom fails the model if the read races with the unmapping.
+            assert!(unsafe { *mapped }, "a pool's descriptor was touched after it was unmapped");
+            body(self)
+        })
+    }
+
+    fn owned<R>(&self, body: impl FnOnce(&mut Owned) -> R) -> R {
+        // SAFETY: loom fails the model if two threads are in here without an order.
+        self.touch(|pool| pool.owned.with_mut(|owned| body(unsafe { &mut *owned })))
+    }
+
+    /// The program's use of a block that it holds.
+    fn use_block(&self, block: usize) {
+        // SAFETY: loom fails the model if two threads use the block without an order.
+        self.blocks[block].with_mut(|contents| unsafe { *contents += 1 });
+    }
+}
+
+impl World {
+    /// `owners.len()` pools of `blocks` blocks, all with the program; pool `i` belongs to set `owners[i]`.
+    pub(crate) fn new(sets: usize, owners: &[usize], blocks: usize) -> Self {
+        let set = |number| Set {
+            inbox: Inbox::new(),
+            parked: AtomicU32::new(0),
+            door: Lock::new(Lists { pools: (0..owners.len()).filter(|&pool| owners[pool] == number).collect() }),
+        };
+        Self {
+            sets: (0..sets).map(set).collect(),
+            pools: owners.iter().map(|&owner| Pool::new(owner, blocks)).collect(),
+            parked: Lock::new(Vec::new()),
+            unmaps: false,
+            double_free_seen: AtomicBool::new(false),
+        }
+    }
+
+    /// Has pools unmapped as soon as all their blocks are home.
+    pub(crate) fn unmapping(self) -> Self {
+        Self { unmaps: true, ..self }
+    }
+
+    /// Whether a double free was seen.
+    pub(crate) fn double_free_seen(&self) -> bool {
+        self.double_free_seen.load(StdOrdering::Relaxed)
+    }
+
+    /// `Inside::give_remote`, after the program's last use of the block.
+    pub(crate) fn free(&self, pool: usize, block: usize) {
+        self.pools[pool].use_block(block);
+        self.free_unused(pool, block);
+    }
+
+    /// [`free`](Self::free) without the last use: for a program that frees twice, which is a race in the program.
+    pub(crate) fn free_unused(&self, pool: usize, block: usize) {
+        let (word, mask) = place_of(block);
+        self.free_mask(pool, word, mask);
+    }
+
+    /// Frees all blocks of a word at once, as a flush does.
+    pub(crate) fn free_group(&self, pool: usize, blocks: &[usize]) {
+        let mut group = 0;
+        for &block in blocks {
+            self.pools[pool].use_block(block);
+            group |= place_of(block).1;
+        }
+        self.free_mask(pool, place_of(blocks[0]).0, group);
+    }
+
+    fn free_mask(&self, pool: usize, word: usize, mask: u64) {
+        let pool = &self.pools[pool];
+        if !pool.touch(|pool| pool.words[word].free(mask)) {
+            self.double_free_seen.store(true, StdOrdering::Relaxed);
+            return;
+        }
+        match pool.touch(|pool| pool.remote.arrive(mask.count_ones())) {
+            Arrival::First => {
+                // Relaxed: as in the product.
+                let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed));
+                // The descriptor is touched by `push` up to its exchange, with no release before that: so the read of
+                // `mapped` just above stands for these accesses too.
+                // SAFETY: the first arrival pushes, onto the inbox of the pool's owner.
+                unsafe { self.sets[owner].inbox.push(NonNull::from(&pool.remote), NonNull::from(pool).cast()) };
+            }
+            // Touched no more.
+            Arrival::Later(_) => {}
+        }
+    }
+
+    /// Opens the door of `set` and brings home what was freed into its pools.
+    pub(crate) fn enter_and_collect(&self, set: usize) {
+        self.sets[set].door.lock().with(|lists| self.collect(set, lists));
+    }
+
+    /// `Inside::knock`: the same, unless somebody is inside.
+    pub(crate) fn knock(&self, set: usize) -> bool {
+        self.sets[set].door.try_lock().map(|mut guard| guard.with(|lists| self.collect(set, lists))).is_some()
+    }
+
+    /// `Inside::collect`.
+    pub(crate) fn collect(&self, set: usize, lists: &mut Lists) {
+        // SAFETY: the door is held, and every pool's count is collected below.
+        for (remote, home) in unsafe { self.sets[set].inbox.take_all() } {
+            // SAFETY: what the pusher left, or null if the push was not seen whole.
+            let pool = unsafe { home.cast::<Pool>().as_ref() }.expect("a pool came without its home");
+            pool.touch(|pool| assert!(ptr::eq(&pool.remote, remote.as_ptr()), "a pool came with another's home"));
+            let blocks = pool.touch(|pool| pool.remote.collect_count());
+            assert_ne!(blocks, 0, "a pool was in an inbox without blocks outstanding");
+            self.collect_pool(pool, blocks, lists);
+        }
+    }
+
+    /// `Inside::collect_pool`, with the unmapping of an empty pool.
+    fn collect_pool(&self, pool: &Pool, blocks: u32, lists: &mut Lists) {
+        self.collect_words(pool);
+        let used = pool.owned(|owned| {
+            owned.used = owned.used.wrapping_sub(blocks);
+            owned.used
+        });
+        if used == 0 && self.unmaps {
+            self.unmap(pool, lists);
+        }
+    }
+
+    fn collect_words(&self, pool: &Pool) {
+        for word in 0..WORDS {
+            let mask = pool.touch(|pool| pool.words[word].collect());
+            pool.owned(|owned| {
+                if owned.free[word] & mask != 0 {
+                    self.double_free_seen.store(true, StdOrdering::Relaxed);
+                }
+                owned.free[word] |= mask;
+            });
+        }
+    }
+
+    /// `Inside::return_empty_pools` and `HeapState::unmap_arena`.
+    fn unmap(&self, pool: &Pool, lists: &mut Lists) {
+        lists.pools.retain(|&listed| !ptr::eq(&self.pools[listed], pool));
+        pool.touch(|pool| pool.tag.store(NOBODY, Ordering::Relaxed));
+        // SAFETY: loom fails the model if any access to the descriptor is not ordered before this.
+        pool.mapped.with_mut(|mapped| unsafe { *mapped = false });
+    }
+
+    /// `Inside::take_one` from a pool of `lists`: takes a free block and uses it.
+    pub(crate) fn take(&self, lists: &Lists) -> Option<(usize, usize)> {
+        lists.pools.iter().find_map(|&number| {
+            let pool = &self.pools[number];
+            let block = pool.owned(|owned| {
+                let free = |&block: &usize| owned.free[place_of(block).0] & place_of(block).1 != 0;
+                let block = (0..pool.blocks.len()).find(free)?;
+                owned.free[place_of(block).0] &= !place_of(block).1;
+                owned.used += 1;
+                Some(block)
+            })?;
+            pool.use_block(block);
+            Some((number, block))
+        })
+    }
+
+    /// `Inside::steal_from` for the holder of the door of `thief`; the pool that changed owners.
+    pub(crate) fn steal(&self, thief: usize, own: &mut Lists, victim: usize) -> Option<usize> {
+        let mut guard = self.sets[victim].door.try_lock()?;
+        guard.with(|theirs| {
+            // Relaxed: sure under the door.
+            if self.sets[victim].parked.load(Ordering::Relaxed) == 0 {
+                return None;
+            }
+            self.collect(victim, theirs);
+            self.steal_partial(thief, own, theirs)
+        })
+    }
+
+    /// `Inside::steal_partial`.
+    fn steal_partial(&self, thief: usize, own: &mut Lists, theirs: &mut Lists) -> Option<usize> {
+        let index = theirs.pools.iter().position(|&number| {
+            let pool = &self.pools[number];
+            pool.owned(|owned| owned.free != [0; WORDS]) && pool.touch(|pool| pool.remote.claim())
+        })?;
+        let number = theirs.pools.remove(index);
+        let pool = &self.pools[number];
+        // Relaxed: as in the product.
+        pool.touch(|pool| pool.tag.store(thief, Ordering::Relaxed));
+        own.pools.push(number);
+        let blocks = pool.touch(|pool| pool.remote.collect_count()).wrapping_sub(1);
+        self.collect_pool(pool, blocks, own);
+        Some(number)
+    }
+
+    /// `ThreadCache::release`: the thread of `set` ends.
+    pub(crate) fn park(&self, set: usize) {
+        self.sets[set].door.lock().with(|lists| {
+            self.collect(set, lists);
+            // Relaxed: as in the product.
+            self.sets[set].parked.store(1, Ordering::Relaxed);
+        });
+        self.parked.lock().with(|parked| parked.push(set));
+    }
+
+    /// `ThreadCache::acquire`: a thread takes over a parked set, if there is one.
+    pub(crate) fn adopt(&self) -> Option<usize> {
+        let set = self.parked.lock().with(Vec::pop)?;
+        // Relaxed: as in the product.
+        self.sets[set].door.lock().with(|_| self.sets[set].parked.store(0, Ordering::Relaxed));
+        Some(set)
+    }
+
+    /// At rest, with all threads joined: checks the inboxes, brings everything home, and checks all accounts;
+    /// `with_program` blocks are still in use. Returns the blocks that are free.
+    pub(crate) fn settle(&self, with_program: usize) -> usize {
+        for (number, set) in self.sets.iter().enumerate() {
+            set.door.acquire();
+            let mut waiting = Vec::new();
+            // SAFETY: the door is held, and all threads ended.
+            for (remote, home) in unsafe { set.inbox.peek_all() } {
+                assert!(!waiting.contains(&home), "a pool is in an inbox twice");
+                waiting.push(home);
+                // SAFETY: what a pusher left.
+                let pool = unsafe { home.cast::<Pool>().as_ref() }.expect("a pool came without its home");
+                assert!(ptr::eq(&pool.remote, remote.as_ptr()));
+                assert_eq!(pool.tag.load(Ordering::Relaxed), number, "a pool is in an inbox that is not its owner's");
+                assert_ne!(pool.remote.outstanding(), 0, "a pool is in an inbox without blocks outstanding");
+            }
+            assert_eq!(set.inbox.is_empty(), waiting.is_empty());
+            // SAFETY: acquired above; no other reference is live.
+            unsafe { set.door.with_held(|lists| self.collect(number, lists)) };
+            // SAFETY: acquired above.
+            unsafe { set.door.release() };
+        }
+        let free = (0..self.pools.len()).map(|number| self.settle_pool(number)).sum::<usize>();
+        let blocks = self.pools.iter().map(|pool| pool.blocks.len()).sum::<usize>();
+        assert_eq!(free + with_program, blocks, "a block was lost or doubled");
+        free
+    }
+
+    /// Checks one pool's accounts; its free blocks.
+    fn settle_pool(&self, number: usize) -> usize {
+        let pool = &self.pools[number];
+        assert_eq!(pool.remote.outstanding(), 0, "blocks were lost between count and inbox");
+        assert!(pool.words.iter().all(|word| word.peek() == 0), "a block's bit was left behind");
+        let owner = pool.tag.load(Ordering::Relaxed);
+        for (set, other) in self.sets.iter().enumerate() {
+            let listed = other.door.lock().with(|lists| lists.pools.iter().filter(|&&pool| pool == number).count());
+            assert_eq!(listed, usize::from(set == owner), "a pool is not in its owner's lists alone");
+        }
+        if owner == NOBODY {
+            return pool.blocks.len();
+        }
+        pool.owned(|owned| {
+            let free = owned.free.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+            assert_eq!(free + owned.used as usize, pool.blocks.len(), "used and free blocks don't add up");
+            free
+        })
+    }
+}

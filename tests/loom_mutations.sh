@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Shows that the loom models can fail. Weakens each ordering of src/remote.rs and src/lock.rs in turn, and breaks the
+# order of their calls in a few ways, in a copy of the repository, and prints which models notice.
+#
+#   tests/loom_mutations.sh [pattern]     only the mutations whose "file:line" or name matches
+#
+# One row a mutation; the last column names the models that failed, or says "survived". docs/loom.md explains the
+# survivors. LOOM_MAX_PREEMPTIONS (default here: 3, less than the models' own) bounds the search.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+repo=$PWD
+pattern=${1:-.}
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+
+export RUSTFLAGS="--cfg pymalloc_loom"
+export CARGO_TARGET_DIR="$repo/target/loom-mutations"
+export LOOM_MAX_PREEMPTIONS=${LOOM_MAX_PREEMPTIONS:-3}
+
+fresh() {
+    rm -rf "$copy/repo"
+    mkdir "$copy/repo"
+    # With new times: cargo rebuilds by them, and a mended file must count as changed.
+    tar -C "$repo" --exclude=./target --exclude=./.git -cf - . | tar -C "$copy/repo" -xmf -
+}
+
+# Builds the models in the copy and prints the row of one mutation.
+row() { # place, what
+    local binary killers="" test
+    if ! binary=$(cd "$copy/repo" && nice cargo test --release --test loom --no-run --message-format=json 2>"$copy/log" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1) || [ -z "$binary" ]; then
+        printf '| %s | %s | does not compile |\n' "$1" "$2"
+        sed 's/^/    /' "$copy/log" >&2
+        return
+    fi
+    # One process a model: a panic inside a panic takes its process with it.
+    while read -r test; do
+        if ! timeout 300 nice "$binary" --exact "$test" >/dev/null 2>&1; then
+            killers+="${killers:+, }${test#*::}"
+        fi
+    done < <("$binary" --list 2>/dev/null | sed -n 's/: test$//p')
+    printf '| %s | %s | %s |\n' "$1" "$2" "${killers:-survived}"
+}
+
+# Weakens the ordering `from` in a line of a file.
+weaken() { # file, line, from, to
+    [[ "$1:$2 $3→$4" =~ $pattern ]] || return 0
+    fresh
+    sed -i "$2s/Ordering::$3/Ordering::$4/" "$copy/repo/$1"
+    row "$1:$2 \`$(enclosing "$1" "$2")\`" "$3 → $4"
+}
+
+# The function that a line is in.
+enclosing() { # file, line
+    head -n "$2" "$repo/$1" | grep -oE 'fn [a-z_]+' | tail -1 | cut -c4-
+}
+
+# Applies a Perl substitution to a whole file.
+break_by() { # file, name, substitution
+    [[ "$1 $2" =~ $pattern ]] || return 0
+    fresh
+    perl -0pi -e "$3" "$copy/repo/$1"
+    if cmp -s "$repo/$1" "$copy/repo/$1"; then
+        printf '| %s | %s | no longer applies |\n' "$1" "$2"
+        return
+    fi
+    row "$1" "$2"
+}
+
+printf '| place | mutation | models that fail |\n|---|---|---|\n'
+fresh
+[[ none =~ $pattern ]] && row "–" "none"
+
+for file in src/remote.rs src/lock.rs; do
+    while IFS=: read -r line text; do
+        case $text in
+        *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
+        *Ordering::Acquire*) weakenings="Acquire:Relaxed" ;;
+        *Ordering::Release*) weakenings="Release:Relaxed" ;;
+        esac
+        for weakening in $weakenings; do
+            weaken "$file" "$line" "${weakening%:*}" "${weakening#*:}"
+        done
+    done < <(grep -nE 'Ordering::(AcqRel|Acquire|Release)' "$file" | grep -vE '^[0-9]+: *//')
+done
+
+lock=src/lock.rs
+break_by $lock "release wakes nobody" 's/futex_wake\(&self\.state\);/let _ = futex_wake;/'
+break_by $lock "release wakes only from HELD" 's/(swap\(FREE, Ordering::Release\) ==) AWAITED/$1 HELD/'
+break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/swap\(AWAITED, Ordering::Acquire\)/swap(HELD, Ordering::Acquire)/'
+break_by $lock "try_lock always succeeds" 's/\(free \|\| this_thread_forks\(\)\)/(free || !this_thread_forks())/'
+
+remote=src/remote.rs
+break_by $remote "claim does not ask for a count of 0" \
+    's/self\.count\.compare_exchange\(0, 1, Ordering::Acquire, Ordering::Relaxed\)\.is_ok\(\)/{ self.count.fetch_add(1, Ordering::Acquire); true }/'
+break_by $remote "every arrival is the first" 's/before => Arrival::Later\(before\.wrapping_add\(blocks\)\)/_ => Arrival::First/'
+break_by $remote "the link is read after the count was collected" \
+    's/next: \*mut RemoteHalf,/next: *mut RemoteHalf, last: *mut RemoteHalf,/; s/(Taken \{ next: self\.head\.(?:swap|load)\([^}]*)\}/$1, last: ptr::null_mut() }/g; s/let pool = NonNull::new\(self\.next\)\?;/if !self.last.is_null() { self.next = unsafe { &*self.last }.link.load(Ordering::Relaxed); } let pool = NonNull::new(self.next)?; self.last = self.next;/; s/self\.next = half\.link\.load\(Ordering::Relaxed\);//'
+break_by $remote "collect leaves the bits" 's/self\.0\.swap\(0, Ordering::Acquire\)/self.0.load(Ordering::Acquire)/'
+
+# The order of the calls, which pool_set.rs has like the models.
+world=tests/loom/world.rs
+break_by $world "the owner is read before the arrival" \
+    's/(match pool\.touch\(\|pool\| pool\.remote\.arrive)/let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed)); $1/; s/\n *\/\/ Relaxed: as in the product\.\n *let owner = pool\.touch\(\|pool\| pool\.tag\.load\(Ordering::Relaxed\)\);//'
+break_by $world "the count arrives before the bits are set" \
+    's/if !pool\.touch\(\|pool\| pool\.words\[word\]\.free\(mask\)\) \{.*?return;\n *\}\n *match pool\.touch\(\|pool\| pool\.remote\.arrive\(mask\.count_ones\(\)\)\) \{/let arrival = pool.touch(|pool| pool.remote.arrive(mask.count_ones())); let _ = pool.touch(|pool| pool.words[word].free(mask)); match arrival {/s'
+break_by $world "words are collected before the count" \
+    's/(let blocks = pool\.touch\(\|pool\| pool\.remote\.collect_count\(\)\);\n *assert_ne)/self.collect_words(pool); $1/; s/(fn collect_pool.*?)self\.collect_words\(pool\);/$1/s'
+break_by $world "bits decide when a pool is empty" \
+    's/if used == 0 && self\.unmaps/let _ = used; let free: u32 = pool.owned(|owned| owned.free.iter().map(|word| word.count_ones()).sum()); if free as usize == pool.blocks.len() \&\& self.unmaps/'
+break_by $world "a thief does not claim" \
+    's/ && pool\.touch\(\|pool\| pool\.remote\.claim\(\)\)//; s/collect_count\(\)\)\.wrapping_sub\(1\)/collect_count())/'
+break_by $world "a thief collects the count before it writes the owner" \
+    's/( *\/\/ Relaxed: as in the product\.\n *pool\.touch\(\|pool\| pool\.tag\.store\(thief, Ordering::Relaxed\)\);\n)(.*?wrapping_sub\(1\);\n)/$2$1/s'
+break_by $world "a thief does not take the victim's door" \
+    's/let mut guard = self\.sets\[victim\]\.door\.try_lock\(\)\?;\n *guard\.with\(/unsafe { self.sets[victim].door.with_held(/; s/(self\.steal_partial\(thief, own, theirs\)\n *\}\))/$1 }/'
+break_by $world "a bit that is set already goes unseen" 's/if !(pool\.touch\(\|pool\| pool\.words\[word\]\.free\(mask\)\)) \{/let _ = $1; if false {/'
+break_by $world "a block that is free already is put back unseen" 's/if owned\.free\[word\] & mask != 0/if false/'
+
+# The same for cache/ and heap.rs.
+poison=tests/loom/poison.rs
+break_by $poison "growing a magazine forgets the poison" \
+    's/(self\.top\.store\(SECOND_ARRAY, Ordering::Relaxed\);\s*)self\.set_bounds\(shape\);/$1let poisoned = core::mem::take(&mut shape.poisoned); self.set_bounds(shape); shape.poisoned = poisoned;/'
+break_by $poison "the fast path writes its ceiling" \
+    's/(        self\.top\.store\(top \+ 1, Ordering::Release\);)/let ceiling = self.ceiling.load(Ordering::Relaxed); self.ceiling.store(ceiling, Ordering::Relaxed); $1/'
+break_by $poison "the poison is set without the door" 's/self\.door\.lock\(\)\.with\(\|shape\| \{\s*(shape\.poisoned = poisoned;\s*self\.set_bounds\(shape\);\s*)\}\);/unsafe { self.door.with_held(|shape| { $1 }) }/'
+break_by $poison "a newcomer asks for the poison before it is registered" \
+    's/self\.register\(number\);\s*(self\.caches\[number\]\.door\.lock\(\)\.with\(\|poisoned\| \*poisoned =) self\.poisons\.load\(Ordering::Relaxed\) != 0\);/let poisons = self.poisons.load(Ordering::Relaxed) != 0; self.register(number); $1 poisons);/'
+break_by $poison "the poison is announced after the walk" \
+    's/(self\.state\.lock\(\)\.with\(\|\(\)\| self\.poisons\.store.*?\n)(\s*for cache in self\.sets\(\) \{.*?\n        \}\n)/$2$1/s'
+break_by $poison "who stops all doors does not look for newcomers" 's/if self\.sets\(\)\.first\(\).*?\{/if true {/'
