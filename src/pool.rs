@@ -21,11 +21,17 @@
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
 
 use core::cell::Cell;
+use core::iter::Rev;
 use core::ptr::{self, NonNull};
+use core::slice::Iter;
 
 use crate::bitmap::word_offset_bytes;
 use crate::config::WORD_BITS;
 use crate::size_class::SizeClass;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// A place that holds a block's address, or anything while it holds none.
+pub(crate) type Slot = AtomicPtr<u8>;
 
 /// The half of a pool's descriptor that only its owner touches.
 ///
@@ -177,50 +183,57 @@ impl Pool {
         self.used.set(self.used.get().wrapping_sub(blocks));
     }
 
-    /// Takes up to `wanted` free blocks, lowest address first, and hands their starts to `sink`; returns how many.
+    /// Takes free blocks, lowest address first, into `slots`, from its end on, until one of them has no more.
     #[inline]
-    pub(crate) fn take(&self, wanted: usize, mut sink: impl FnMut(NonNull<u8>)) -> usize {
+    pub(crate) fn take(&self, slots: &mut Rev<Iter<'_, Slot>>) {
         let block_bytes = self.class().block_bytes();
         let start = self.start.get();
         let mut summary = self.words_free.get();
-        let mut taken = 0;
-        let mut last = 0;
-        while taken < wanted && summary != 0 {
+        let (mut taken, mut end) = (0, 0);
+        while summary != 0 && slots.len() != 0 {
             let word = summary.trailing_zeros() as usize;
             let place = self.word(word);
-            let mut bits = place.get();
-            let mut room = wanted - taken;
-            while bits != 0 && room != 0 {
-                last = word * WORD_BITS + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                room -= 1;
-                // SAFETY: block `last` lies inside the pool, which is mapped and not null.
-                sink(unsafe { NonNull::new_unchecked(start.add(last * block_bytes)) });
-            }
-            taken = wanted - room;
-            place.set(bits);
-            if bits == 0 {
+            let all = place.get();
+            let word_start = start.wrapping_add(word * WORD_BITS * block_bytes);
+            let left = if all == u64::MAX && slots.len() >= WORD_BITS {
+                // All of a word: no bits to look for. The usual case while a heap grows.
+                for (number, slot) in slots.take(WORD_BITS).enumerate() {
+                    // Relaxed: slots are read by their thread, or under the door.
+                    slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
+                }
+                0
+            } else {
+                let mut bits = all;
+                while bits != 0
+                    && let Some(slot) = slots.next()
+                {
+                    let number = bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // Relaxed: as above.
+                    slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
+                }
+                bits
+            };
+            place.set(left);
+            let gone = all & !left;
+            taken += gone.count_ones();
+            end = (word * WORD_BITS + (WORD_BITS - gone.leading_zeros() as usize)) * block_bytes;
+            if left == 0 {
                 summary &= summary - 1;
             }
         }
         self.words_free.set(summary);
-        self.used.set(self.used.get().wrapping_add(taken as u32));
-        if taken != 0 {
-            let end = ((last + 1) * block_bytes) as u32;
-            self.touched_bytes.set(self.touched_bytes.get().max(end));
-        }
-        taken
+        self.used.set(self.used.get().wrapping_add(taken));
+        self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
     }
 
     /// Takes the free block with the lowest address.
     pub(crate) fn take_one(&self) -> Option<Block> {
         let touched = self.touched_bytes.get() as usize;
-        let mut block = None;
-        self.take(1, |start| {
-            let zeroed = start.as_ptr().addr() - self.start.get().addr() >= touched;
-            block = Some(Block { start, zeroed });
-        });
-        block
+        let slot = [Slot::new(ptr::null_mut())];
+        self.take(&mut slot.iter().rev());
+        let start = NonNull::new(slot[0].load(Ordering::Relaxed))?;
+        Some(Block { start, zeroed: start.addr().get() - self.start.get().addr() >= touched })
     }
 }
 

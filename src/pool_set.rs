@@ -35,13 +35,11 @@ use crate::config::{
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
 use crate::lock::Lock;
+pub(crate) use crate::pool::Slot;
 use crate::pool::{AlreadyFree, Block, Pool, PoolList, State};
 use crate::remote::{Arrival, Inbox};
-use crate::size_class::SizeClass;
-use crate::sync::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
-
-/// A place that holds a block's address, or anything while it holds none.
-pub(crate) type Slot = AtomicPtr<u8>;
+use crate::size_class::{Locator, Quotient, SizeClass};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The pools of one thread, or of a thread that ended.
 #[repr(C, align(64))]
@@ -153,6 +151,8 @@ struct Group {
     key: usize,
     word: usize,
     mask: u64,
+    /// Bits set in `mask`.
+    blocks: u32,
 }
 
 /// A pool set whose door the thread holds.
@@ -171,27 +171,18 @@ impl Inside<'_> {
     /// are such that popping them from the end gives ascending addresses within a pool.
     pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
-        let mut rest = slots.len();
-        while rest > 0 {
-            let Some(pool) = self.pool_with_free(class, rest == slots.len()) else {
-                break;
-            };
-            pool.take(rest, |start| {
-                rest -= 1;
-                // Relaxed: slots are read by their thread, or under the door.
-                if let Some(slot) = slots.get(rest) {
-                    slot.store(start.as_ptr(), Ordering::Relaxed);
-                }
-            });
+        let mut rest = slots.iter().rev();
+        while rest.len() > 0 {
+            let Some(pool) = self.pool_with_free(class, rest.len() == slots.len()) else { break };
+            pool.take(&mut rest);
             self.unlink_if_full(pool, class);
         }
+        let (rest, taken) = (rest.len(), slots.len() - rest.len());
         if rest > 0 {
-            for (to, from) in slots.iter().zip(slots.get(rest..).unwrap_or_default()) {
-                // Relaxed: as above.
-                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-            }
+            // SAFETY: both inside `slots`, which are cells that nobody reads without the door.
+            unsafe { ptr::copy(slots.as_ptr().add(rest), slots.as_ptr().cast_mut(), taken) };
         }
-        slots.len() - rest
+        taken
     }
 
     /// Takes one free block of `class`, and tells whether it is known to be zero.
@@ -295,33 +286,58 @@ impl Inside<'_> {
 
 impl Inside<'_> {
     /// Frees the blocks in `slots`, all of `class`, into their pools. Aborts on an impossible one.
+    ///
+    /// Neighbours in `slots` that share a bitmap word are freed together: often many, because programs free in the
+    /// order in which they allocated, or against it.
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
-        let mut group: Option<Group> = None;
-        for slot in slots {
-            // Relaxed: slots are read by their thread, or under the door.
-            let address = slot.load(Ordering::Relaxed).addr();
-            let Some(number) = class.block_at(address & (POOL_BYTES - 1)) else { self.diagnose(class, address) };
-            let (word, bit) = (number / WORD_BITS, 1 << (number % WORD_BITS));
-            match &mut group {
-                Some(group) if group.key == address >> POOL_SHIFT && group.word == word => {
-                    if group.mask & bit != 0 {
-                        impossible(Impossible::AlreadyFree, address, class.block_bytes());
-                    }
-                    group.mask |= bit;
-                }
-                _ => {
-                    if let Some(group) = &group {
-                        self.give_group(class, group);
-                    }
-                    let Some(arena) = self.heap.map.arena_of(address) else { self.diagnose(class, address) };
-                    let pool = PoolRef::at_offset(arena, address);
-                    group = Some(Group { pool, key: address >> POOL_SHIFT, word, mask: bit });
-                }
+        let locator = class.locator();
+        let mut rest = slots.iter();
+        // Relaxed (all loads of slots): they are read by their thread, or under the door.
+        while let Some(first) = rest.as_slice().first() {
+            let mut group = self.group_of(class, locator, first.load(Ordering::Relaxed).addr());
+            let range = locator.word_range(group.key << POOL_SHIFT, group.word);
+            let slots = rest.as_slice();
+            let mut joined = Quotient::EXACT;
+            // The hottest loop of a flush: what can be checked for all at once is.
+            while let Some(slot) = rest.as_slice().first()
+                && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
+            {
+                joined = joined.join(quotient);
+                group.mask |= quotient.bit();
+                rest.next();
+            }
+            group.blocks = (slots.len() - rest.len()) as u32;
+            if !joined.is_exact() || group.mask.count_ones() != group.blocks {
+                self.blame(class, slots);
+            }
+            self.give_group(class, &group);
+        }
+    }
+
+    /// The group, still empty, to which the block at `address` belongs.
+    #[inline]
+    fn group_of(&self, class: SizeClass, locator: Locator, address: usize) -> Group {
+        let number = locator.block_at(address & (POOL_BYTES - 1));
+        let (Some(number), Some(arena)) = (number, self.heap.map.arena_of(address)) else {
+            self.refuse(class, address, false)
+        };
+        let pool = PoolRef::at_offset(arena, address);
+        Group { pool, key: address >> POOL_SHIFT, word: number / WORD_BITS, mask: 0, blocks: 0 }
+    }
+
+    /// Finds the first of `slots` that is not a block's start, or was there before, and aborts.
+    #[cold]
+    #[inline(never)]
+    fn blame(&self, class: SizeClass, slots: &[Slot]) -> ! {
+        // Relaxed: as in `give`.
+        let address_of = |slot: &Slot| slot.load(Ordering::Relaxed).addr();
+        for (index, address) in slots.iter().map(address_of).enumerate() {
+            let is_twice = slots.iter().take(index).any(|before| address_of(before) == address);
+            if is_twice || class.block_at(address & (POOL_BYTES - 1)).is_none() {
+                self.refuse(class, address, is_twice);
             }
         }
-        if let Some(group) = &group {
-            self.give_group(class, group);
-        }
+        impossible(Impossible::NoBlockStart, 0, class.block_bytes())
     }
 
     #[inline]
@@ -334,7 +350,7 @@ impl Inside<'_> {
         } else if tag_class(tag) == Some(class) && !tag.is_null() {
             self.give_remote(class, group, tag);
         } else {
-            self.diagnose(class, self.address_of(class, group, group.mask));
+            self.refuse(class, self.address_of(class, group, group.mask), false);
         }
     }
 
@@ -350,7 +366,7 @@ impl Inside<'_> {
             let address = (group.key << POOL_SHIFT) + block * class.block_bytes();
             impossible(Impossible::AlreadyFree, address, class.block_bytes());
         }
-        pool.count_home(group.mask.count_ones());
+        pool.count_home(group.blocks);
         self.relink(pool, class);
     }
 
@@ -406,7 +422,7 @@ impl Inside<'_> {
 
     /// Frees blocks of another set's pool (see `remote`).
     fn give_remote(&mut self, class: SizeClass, group: &Group, tag: Tag) {
-        let blocks = group.mask.count_ones();
+        let blocks = group.blocks;
         if !group.pool.remote_word(group.word).free(group.mask) {
             let address = self.address_of(class, group, group.mask);
             impossible(Impossible::AlreadyFree, address, class.block_bytes());
@@ -451,8 +467,9 @@ impl Inside<'_> {
     /// Says what is impossible about `address` as a block of `class`, and aborts.
     #[cold]
     #[inline(never)]
-    fn diagnose(&self, class: SizeClass, address: usize) -> ! {
+    fn refuse(&self, class: SizeClass, address: usize, is_twice: bool) -> ! {
         let what = match self.heap.map.arena_of(address) {
+            _ if is_twice => Impossible::AlreadyFree,
             None => Impossible::NoArena,
             Some(arena) => {
                 // Relaxed: only to choose the message.

@@ -60,7 +60,7 @@ impl SizeClass {
     /// Blocks in a pool.
     #[inline(always)]
     pub(crate) const fn pool_blocks(self) -> usize {
-        POOL_BYTES / self.block_bytes()
+        POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
     }
 
     /// Words of a bitmap with one bit a block.
@@ -69,14 +69,96 @@ impl SizeClass {
         self.pool_blocks().div_ceil(WORD_BITS)
     }
 
+    /// What finds blocks of this class by their place.
+    #[inline(always)]
+    pub(crate) const fn locator(self) -> Locator {
+        let block_bytes = self.block_bytes() as u32;
+        let number = self.number() & (CLASS_COUNT - 1);
+        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks_bytes: POOL_BLOCKS[number] as u32 * block_bytes }
+    }
+
+    /// [`Locator::block_at`], for one block.
+    pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
+        self.locator().block_at(offset)
+    }
+}
+
+/// The numbers by which blocks of a class are found; loaded once for many blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Locator {
+    reciprocal: u32,
+    block_bytes: u32,
+    /// Bytes of all blocks of a pool: less than the pool's by the tail that no block fits into.
+    blocks_bytes: u32,
+}
+
+/// The blocks of one bitmap word, as a range of addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct WordRange {
+    start: usize,
+    bytes: usize,
+}
+
+impl Locator {
+    /// The blocks of word `word` of the pool that starts at `pool_start`.
+    #[inline(always)]
+    pub(crate) const fn word_range(self, pool_start: usize, word: usize) -> WordRange {
+        let skip_bytes = word * WORD_BITS * self.block_bytes as usize;
+        let rest_bytes = (self.blocks_bytes as usize).saturating_sub(skip_bytes);
+        let word_bytes = WORD_BITS * self.block_bytes as usize;
+        let bytes = if rest_bytes < word_bytes { rest_bytes } else { word_bytes };
+        WordRange { start: pool_start + skip_bytes, bytes }
+    }
+
+    /// The quotient of `address`'s offset in `range` by the block size; `None` if the address is outside.
+    #[inline(always)]
+    pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient> {
+        let offset = address.wrapping_sub(range.start);
+        if offset < range.bytes { Some(Quotient(offset as u64 * self.reciprocal as u64)) } else { None }
+    }
+
     /// The number of the block that starts `offset` bytes into its pool; `None` if no block does.
     ///
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let number =
-            ((offset as u64 * RECIPROCALS[self.number() & (CLASS_COUNT - 1)] as u64) >> RECIPROCAL_SHIFT) as usize;
-        if number * self.block_bytes() == offset && number < self.pool_blocks() { Some(number) } else { None }
+        let number = (offset as u64 * self.reciprocal as u64) >> RECIPROCAL_SHIFT;
+        if number as u32 * self.block_bytes == offset as u32 && (offset as u32) < self.blocks_bytes {
+            Some(number as usize)
+        } else {
+            None
+        }
+    }
+}
+
+/// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
+///
+/// The reciprocal is too large by less than one part in 2^19, and offsets are below 2^15: so the fraction of an exact
+/// quotient is below 2^15, and that of an inexact one at least `2^28 / 512 = 2^19`.
+#[derive(Clone, Copy)]
+pub(crate) struct Quotient(u64);
+
+impl Quotient {
+    /// A quotient that is exact.
+    pub(crate) const EXACT: Self = Self(0);
+    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << 19);
+
+    /// The bit of the block in its word.
+    #[inline(always)]
+    pub(crate) const fn bit(self) -> u64 {
+        1 << ((self.0 >> RECIPROCAL_SHIFT) & (WORD_BITS as u64 - 1))
+    }
+
+    /// A quotient that is exact only if both are.
+    #[inline(always)]
+    pub(crate) const fn join(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the address is a block's start.
+    #[inline(always)]
+    pub(crate) const fn is_exact(self) -> bool {
+        self.0 & Self::INEXACT_BITS == 0
     }
 }
 
@@ -89,6 +171,17 @@ static RECIPROCALS: [u32; CLASS_COUNT] = {
     while number < CLASS_COUNT {
         let bytes = SizeClass(number as u8).block_bytes() as u64;
         table[number] = (1_u64 << RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
+        number += 1;
+    }
+    table
+};
+
+/// Blocks in a pool, by class: a division saved on every refill and flush.
+static POOL_BLOCKS: [u16; CLASS_COUNT] = {
+    let mut table = [0; CLASS_COUNT];
+    let mut number = 0;
+    while number < CLASS_COUNT {
+        table[number] = (POOL_BYTES / SizeClass(number as u8).block_bytes()) as u16;
         number += 1;
     }
     table
@@ -143,6 +236,32 @@ mod tests {
                 let expected = offset.is_multiple_of(class.block_bytes()).then_some(offset / class.block_bytes());
                 let expected = expected.filter(|&n| n < class.pool_blocks());
                 assert_eq!(class.block_at(offset), expected, "{class:?} offset {offset}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_address_near_a_word_gives_its_bit_or_none() {
+        let pool_start = 7 * POOL_BYTES;
+        for class in SizeClass::all() {
+            let locator = class.locator();
+            for word in 0..class.bitmap_words() {
+                let range = locator.word_range(pool_start, word);
+                let first = word * WORD_BITS * class.block_bytes();
+                for offset in first.saturating_sub(9)..(first + WORD_BITS * class.block_bytes() + 9).min(POOL_BYTES + 9)
+                {
+                    let block = locator.block_at(offset).filter(|block| block / WORD_BITS == word);
+                    let inside = offset >= first && offset / class.block_bytes() / WORD_BITS == word;
+                    let inside = inside && offset / class.block_bytes() < class.pool_blocks();
+                    let quotient = locator.quotient_in(range, pool_start + offset);
+                    assert_eq!(quotient.is_some(), inside, "{class:?} offset {offset}");
+                    let Some(quotient) = quotient else { continue };
+                    assert_eq!(quotient.is_exact(), block.is_some(), "{class:?} offset {offset}");
+                    assert_eq!(quotient.join(Quotient::EXACT).is_exact(), block.is_some());
+                    if let Some(block) = block {
+                        assert_eq!(quotient.bit(), 1 << (block % WORD_BITS), "{class:?} offset {offset}");
+                    }
+                }
             }
         }
     }
