@@ -26,6 +26,7 @@
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
+use core::slice::Iter;
 
 use crate::arena::{PoolRef, Tag};
 use crate::config::{
@@ -293,49 +294,69 @@ impl Inside<'_> {
         let locator = class.locator();
         let mut rest = slots.iter();
         // Relaxed (all loads of slots): they are read by their thread, or under the door.
-        while let Some(first) = rest.as_slice().first() {
-            let mut group = self.group_of(class, locator, first.load(Ordering::Relaxed).addr());
-            let range = locator.word_range(group.key << POOL_SHIFT, group.word);
-            let slots = rest.as_slice();
-            let mut joined = Quotient::EXACT;
-            // The hottest loop of a flush: what can be checked for all at once is.
-            while let Some(slot) = rest.as_slice().first()
-                && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
+        while let Some(first) = rest.next() {
+            let address = first.load(Ordering::Relaxed).addr();
+            let mut group = self.group_of(class, locator, address);
+            if let Some(next) = rest.as_slice().first()
+                && locator.may_share_word(address, next.load(Ordering::Relaxed).addr())
             {
-                joined = joined.join(quotient);
-                group.mask |= quotient.bit();
-                rest.next();
-            }
-            group.blocks = (slots.len() - rest.len()) as u32;
-            if !joined.is_exact() || group.mask.count_ones() != group.blocks {
-                self.blame(class, slots);
+                self.gather(class, locator, &mut group, &mut rest);
             }
             self.give_group(class, &group);
         }
     }
 
-    /// The group, still empty, to which the block at `address` belongs.
-    #[inline]
+    /// The group that begins with the block at `address`.
+    #[inline(always)]
     fn group_of(&self, class: SizeClass, locator: Locator, address: usize) -> Group {
         let number = locator.block_at(address & (POOL_BYTES - 1));
         let (Some(number), Some(arena)) = (number, self.heap.map.arena_of(address)) else {
             self.refuse(class, address, false)
         };
-        let pool = PoolRef::at_offset(arena, address);
-        Group { pool, key: address >> POOL_SHIFT, word: number / WORD_BITS, mask: 0, blocks: 0 }
+        Group {
+            pool: PoolRef::at_offset(arena, address),
+            key: address >> POOL_SHIFT,
+            word: number / WORD_BITS,
+            mask: 1 << (number % WORD_BITS),
+            blocks: 1,
+        }
     }
 
-    /// Finds the first of `slots` that is not a block's start, or was there before, and aborts.
+    /// Adds the blocks at the front of `rest` to the group, as long as they share its word.
+    #[inline]
+    fn gather(&self, class: SizeClass, locator: Locator, group: &mut Group, rest: &mut Iter<'_, Slot>) {
+        let range = locator.word_range(group.key << POOL_SHIFT, group.word);
+        let slots = rest.as_slice();
+        let (mut mask, mut twice, mut joined) = (group.mask, 0, Quotient::EXACT);
+        // The hottest loop of a flush: what can be checked for all at once is.
+        while let Some(slot) = rest.as_slice().first()
+            && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
+        {
+            let bit = quotient.bit();
+            joined = joined.join(quotient);
+            twice |= mask & bit;
+            mask |= bit;
+            rest.next();
+        }
+        if !joined.is_exact() || twice != 0 {
+            self.blame(class, group, slots);
+        }
+        group.mask = mask;
+        group.blocks += (slots.len() - rest.len()) as u32;
+    }
+
+    /// Finds the first of `slots` that is no block's start, or is in the group already, and aborts.
     #[cold]
     #[inline(never)]
-    fn blame(&self, class: SizeClass, slots: &[Slot]) -> ! {
-        // Relaxed: as in `give`.
-        let address_of = |slot: &Slot| slot.load(Ordering::Relaxed).addr();
-        for (index, address) in slots.iter().map(address_of).enumerate() {
-            let is_twice = slots.iter().take(index).any(|before| address_of(before) == address);
-            if is_twice || class.block_at(address & (POOL_BYTES - 1)).is_none() {
-                self.refuse(class, address, is_twice);
+    fn blame(&self, class: SizeClass, group: &Group, slots: &[Slot]) -> ! {
+        let mut mask = group.mask;
+        for slot in slots {
+            let address = slot.load(Ordering::Relaxed).addr();
+            let bit = class.block_at(address & (POOL_BYTES - 1)).map_or(0, |number| 1 << (number % WORD_BITS));
+            if bit == 0 || mask & bit != 0 {
+                self.refuse(class, address, bit != 0);
             }
+            mask |= bit;
         }
         impossible(Impossible::NoBlockStart, 0, class.block_bytes())
     }

@@ -110,6 +110,13 @@ impl Locator {
         WordRange { start: pool_start + skip_bytes, bytes }
     }
 
+    /// Whether two blocks are near enough to share a bitmap word: cheap, and wrong only by saying yes.
+    #[inline(always)]
+    pub(crate) const fn may_share_word(self, one: usize, other: usize) -> bool {
+        let word_bytes = WORD_BITS * self.block_bytes as usize;
+        other.wrapping_sub(one).wrapping_add(word_bytes) < 2 * word_bytes
+    }
+
     /// The quotient of `address`'s offset in `range` by the block size; `None` if the address is outside.
     #[inline(always)]
     pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient> {
@@ -122,9 +129,9 @@ impl Locator {
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let number = (offset as u64 * self.reciprocal as u64) >> RECIPROCAL_SHIFT;
-        if number as u32 * self.block_bytes == offset as u32 && (offset as u32) < self.blocks_bytes {
-            Some(number as usize)
+        let quotient = Quotient(offset as u64 * self.reciprocal as u64);
+        if quotient.is_exact() && (offset as u32) < self.blocks_bytes {
+            Some((quotient.0 >> RECIPROCAL_SHIFT) as usize)
         } else {
             None
         }

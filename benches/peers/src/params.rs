@@ -1,0 +1,228 @@
+//! Every size, count and seed of every workload, frozen.
+//!
+//! Figures are comparable between two commits only while this file is the same on both. A run
+//! whose amount of work has to change is a new workload with a new name.
+
+/// How much work a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// About 0.3 to 1 second a process.
+    Full,
+    /// About a tenth of a second a process.
+    Quick,
+}
+
+/// An amount of work at either scale.
+#[derive(Clone, Copy, Debug)]
+pub struct Amount {
+    /// In a full run.
+    pub full: usize,
+    /// In a quick run.
+    pub quick: usize,
+}
+
+const fn amount(full: usize, quick: usize) -> Amount {
+    Amount { full, quick }
+}
+
+impl Scale {
+    /// The amount at this scale.
+    #[must_use]
+    pub const fn of(self, amount: Amount) -> usize {
+        match self {
+            Self::Full => amount.full,
+            Self::Quick => amount.quick,
+        }
+    }
+
+    /// The name on the worker's command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Quick => "quick",
+        }
+    }
+}
+
+/// A request this large or smaller is a small one.
+pub const SMALL_MAX_BYTES: usize = 512;
+/// The seed of every random sequence; threads add their number.
+pub const SEED: u64 = 0x5EED_0B10_C5A1_10C8;
+
+/// Request sizes of the mixed workloads, drawn evenly: mostly 16 to 64 bytes with a tail to
+/// 512, odd sizes included, as programs ask for them.
+pub const MIXED_BYTES: [usize; 64] = [
+    8, 8, 16, 16, 16, 16, 24, 24, 24, 24, 24, 24, 32, 32, 32, 32, 32, 32, 40, 40, 40, 40, 48, 48,
+    48, 48, 48, 56, 56, 56, 64, 64, 64, 64, 72, 72, 80, 80, 88, 96, 96, 104, 112, 120, 128, 128, 9,
+    13, 19, 27, 35, 51, 77, 144, 160, 176, 192, 208, 256, 288, 320, 384, 448, 512,
+];
+/// Their mean, rounded down.
+pub const MEAN_BYTES: usize = 89;
+/// Request sizes above the small ones.
+pub const LARGE_BYTES: [usize; 16] = [
+    520, 560, 600, 632, 700, 768, 900, 1_024, 1_200, 1_500, 2_048, 3_000, 4_096, 6_000, 8_192,
+    16_384,
+];
+
+// Loops of one thread.
+/// Pairs of one-size.
+pub const ONE_SIZE_PAIRS: Amount = amount(100_000_000, 12_000_000);
+/// Words of one-size's object: 48 bytes.
+pub const ONE_SIZE_WORDS: usize = 6;
+/// Pairs of mixed-sizes.
+pub const MIXED_SIZES_PAIRS: Amount = amount(60_000_000, 8_000_000);
+/// Pairs of over-aligned.
+pub const OVER_ALIGNED_PAIRS: Amount = amount(30_000_000, 2_500_000);
+/// Blocks live at once in lifo-10k and fifo-10k.
+pub const QUEUE_BLOCKS: usize = 10_000;
+/// Rounds of lifo-10k and fifo-10k, each of `QUEUE_BLOCKS` pairs.
+pub const QUEUE_ROUNDS: Amount = amount(3_000, 400);
+/// Blocks of shuffled-100k.
+pub const SHUFFLED_BLOCKS: usize = 100_000;
+/// Rounds of shuffled-100k.
+pub const SHUFFLED_ROUNDS: Amount = amount(120, 10);
+/// Pairs of replace-1k.
+pub const REPLACE_1K_PAIRS: Amount = amount(40_000_000, 5_000_000);
+/// Pairs of replace-100k.
+pub const REPLACE_100K_PAIRS: Amount = amount(15_000_000, 2_000_000);
+/// Pairs of replace-1m.
+pub const REPLACE_1M_PAIRS: Amount = amount(5_000_000, 500_000);
+/// Pairs of large-only.
+pub const LARGE_ONLY_PAIRS: Amount = amount(6_000_000, 1_000_000);
+/// Blocks live at once in large-only.
+pub const LARGE_ONLY_BLOCKS: usize = 1_000;
+
+// Data structures.
+/// Depth of one binary tree.
+pub const TREE_DEPTH: u32 = 16;
+/// Trees of trees-1, and of trees-4 (all threads together).
+pub const TREE_COUNT: Amount = amount(240, 36);
+/// Nodes of one linked list.
+pub const LIST_NODES: usize = 1_000;
+/// Lists of linked-lists.
+pub const LIST_COUNT: Amount = amount(30_000, 4_000);
+/// Lists alive at once in linked-lists.
+pub const LIST_LIVE: usize = 20;
+/// Vectors alive at once in growing-vectors.
+pub const VECTOR_LIVE: usize = 1_000;
+/// Most elements (of 8 bytes) of a vector: its buffer stays a small request.
+pub const VECTOR_MAX: usize = 64;
+/// Pushes of growing-vectors.
+pub const VECTOR_PUSHES: Amount = amount(60_000_000, 8_000_000);
+/// Strings alive at once in growing-strings.
+pub const STRING_LIVE: usize = 1_000;
+/// Pieces appended to a string before it starts again (of 1 to 12 bytes each).
+pub const STRING_MAX_PIECES: usize = 40;
+/// Appends of growing-strings.
+pub const STRING_APPENDS: Amount = amount(40_000_000, 5_000_000);
+
+// Memory.
+/// Bytes asked for in each density workload.
+pub const DENSITY_BYTES: Amount = amount(160 << 20, 64 << 20);
+/// Bytes asked for in growth-mixed.
+pub const GROWTH_BYTES: Amount = amount(512 << 20, 128 << 20);
+/// Bytes at the peak of peak-shrink and peak-free.
+pub const PEAK_BYTES: Amount = amount(256 << 20, 48 << 20);
+/// One block of this many survives in peak-shrink.
+pub const SURVIVOR_ONE_IN: usize = 100;
+/// Milliseconds between the last free and the reading of end RSS: allocators that give memory
+/// back after a delay get the chance to.
+pub const SETTLE_MILLIS: Amount = amount(1_500, 30);
+/// Blocks allocated and freed after that wait: some allocators look at the clock only when they
+/// have work to do off the fast path.
+pub const SETTLE_BLOCKS: usize = 10_000;
+
+// Threads.
+/// Threads of every workload that does not say otherwise.
+pub const THREADS: usize = 4;
+/// Blocks a thread holds in hand-over.
+pub const HAND_OVER_BLOCKS: usize = 1_000;
+/// Threads that hold the same blocks one after another in hand-over.
+pub const HAND_OVER_GENERATIONS: Amount = amount(60, 10);
+/// Replacements of one generation.
+pub const HAND_OVER_PAIRS: usize = 100_000;
+/// Blocks of one message between threads.
+pub const CHAIN_BLOCKS: usize = 100;
+/// Messages that a channel holds before the sender waits.
+pub const CHANNEL_MESSAGES: usize = 64;
+/// Messages of each producer-consumer workload.
+pub const MESSAGES: Amount = amount(120_000, 12_000);
+/// Pairs of each thread in the false-sharing workloads.
+pub const SHARING_PAIRS: Amount = amount(200_000, 25_000);
+/// Writes to a block before it is freed there.
+pub const SHARING_WRITES: usize = 1_000;
+/// Threads started by thread-storm.
+pub const STORM_THREADS: Amount = amount(16_000, 2_500);
+/// Threads alive at once in thread-storm.
+pub const STORM_ALIVE: usize = 8;
+/// Blocks each of them allocates.
+pub const STORM_BLOCKS: usize = 200;
+/// Jobs of pool-results.
+pub const POOL_JOBS: Amount = amount(60_000, 8_000);
+/// Blocks in the result of a job.
+pub const POOL_RESULT_BLOCKS: usize = 200;
+/// Rounds of fork-join.
+pub const FORK_ROUNDS: Amount = amount(700, 100);
+/// Levels of halving in fork-join: eight leaves.
+pub const FORK_LEVELS: usize = 3;
+/// Blocks a leaf of fork-join builds.
+pub const FORK_LEAF_BLOCKS: usize = 3_000;
+/// Blocks each thread holds in mixed-4.
+pub const MIXED_4_BLOCKS: usize = 10_000;
+/// Pairs of each thread in mixed-4.
+pub const MIXED_4_PAIRS: Amount = amount(8_000_000, 1_000_000);
+/// Programs started and ended by start-stop.
+pub const START_STOP_PROGRAMS: Amount = amount(300, 50);
+
+// Series.
+/// Pairs of a scaling run, all threads together.
+pub const SCALING_PAIRS: Amount = amount(48_000_000, 6_000_000);
+/// Blocks each thread of a scaling run holds.
+pub const SCALING_BLOCKS: usize = 1_000;
+/// Replacements of a live run, after the heap is filled.
+pub const LIVE_PAIRS: Amount = amount(4_000_000, 500_000);
+
+// Programs.
+/// Records of the JSON document.
+pub const JSON_RECORDS: usize = 1_000;
+/// Times it is parsed, changed and printed.
+pub const JSON_ROUNDS: Amount = amount(250, 40);
+/// Functions and types of the Rust source.
+pub const SYN_ITEMS: usize = 150;
+/// Times it is parsed.
+pub const SYN_ROUNDS: Amount = amount(50, 5);
+/// Times the set of regular expressions is compiled.
+pub const REGEX_ROUNDS: Amount = amount(60, 8);
+/// Keys of btree-churn and hashmap-churn.
+pub const MAP_KEYS: usize = 50_000;
+/// Operations of btree-churn and hashmap-churn.
+pub const MAP_OPERATIONS: Amount = amount(3_000_000, 400_000);
+/// Distinct words of interned.
+pub const INTERN_WORDS: usize = 100_000;
+/// Look-ups of interned.
+pub const INTERN_LOOKUPS: Amount = amount(4_000_000, 500_000);
+/// Times the script runs.
+pub const SCRIPT_ROUNDS: Amount = amount(300, 40);
+/// Tasks of async-tasks.
+pub const ASYNC_TASKS: Amount = amount(800_000, 100_000);
+/// Tasks alive at once.
+pub const ASYNC_ALIVE: usize = 1_000;
+/// Updates of persistent-map.
+pub const PERSISTENT_UPDATES: Amount = amount(500_000, 60_000);
+/// Old versions it keeps.
+pub const PERSISTENT_VERSIONS: usize = 100;
+/// Entries of the cache in lru-cache.
+pub const LRU_ENTRIES: usize = 50_000;
+/// Look-ups of lru-cache.
+pub const LRU_LOOKUPS: Amount = amount(1_500_000, 200_000);
+/// Rows of the table in csv-group.
+pub const CSV_ROWS: usize = 20_000;
+/// Times it is read and grouped.
+pub const CSV_ROUNDS: Amount = amount(120, 16);
+/// Documents of search-memory, 60 words each.
+pub const SEARCH_DOCUMENTS: usize = 1_000;
+/// Words that occur in them.
+pub const SEARCH_WORDS: usize = 4_000;
+/// Times they are indexed, searched and removed.
+pub const SEARCH_ROUNDS: Amount = amount(25, 3);

@@ -1,0 +1,157 @@
+//! Medians, ratios and geometric means.
+
+use crate::arguments::{Mode, Options};
+use crate::run::Runs;
+use peers::allocators::Allocator;
+use peers::catalog::{Entry, Theme};
+use peers::sample::Sample;
+
+/// A workload belongs to the small set if at least this share of its requests is small.
+const SMALL_SET_SHARE: f64 = 0.99;
+
+/// All results of one build mode.
+#[derive(Debug)]
+pub struct Board {
+    /// How the workers were built.
+    pub mode: Mode,
+    /// The columns, the baseline first.
+    pub allocators: Vec<&'static Allocator>,
+    /// The workloads that ran.
+    pub rows: Vec<Row>,
+    /// Runs behind each median.
+    pub rounds: usize,
+}
+
+/// The results of one workload.
+#[derive(Debug)]
+pub struct Row {
+    /// Which one.
+    pub workload: &'static Entry,
+    /// The share of its requests that are small, if it was counted.
+    pub small_share: Option<f64>,
+    /// Bytes asked for and live at the peak, if it was counted.
+    pub counted_live_bytes: Option<u64>,
+    /// Medians field by field, one for each allocator; `None` where it failed.
+    pub cells: Vec<Option<Sample>>,
+}
+
+/// What allocators are compared by: less is better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Nanoseconds an operation.
+    Time,
+    /// Highest RSS of the process.
+    PeakRss,
+    /// RSS of the process at the end.
+    EndRss,
+}
+
+impl Metric {
+    /// The figure of one sample.
+    pub fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::Time => sample.nanos as f64 / sample.operations.max(1) as f64,
+            Self::PeakRss => sample.peak_rss as f64,
+            Self::EndRss => sample.end_rss as f64,
+        }
+    }
+}
+
+impl Board {
+    /// The medians of all runs in that mode.
+    pub fn new(mode: Mode, options: &Options, runs: &Runs) -> Self {
+        let has_runs = |allocator: &&'static Allocator| {
+            runs.done.iter().any(|run| run.mode == mode && run.allocator.name == allocator.name)
+        };
+        let allocators: Vec<_> = options.allocators.iter().copied().filter(has_runs).collect();
+        let row = |&workload: &&'static Entry| {
+            let cell = |allocator: &&'static Allocator| {
+                let samples = runs.done.iter().filter(|run| {
+                    (run.mode, run.workload.name, run.allocator.name)
+                        == (mode, workload.name, allocator.name)
+                });
+                median_of_fields(samples.map(|run| run.sample.values()).collect())
+            };
+            let counted = runs.counted.get(workload.name);
+            Row {
+                workload,
+                small_share: counted
+                    .map(|count| count.small_requests as f64 / count.requests.max(1) as f64),
+                counted_live_bytes: counted.map(|count| count.counted_live_bytes),
+                cells: allocators.iter().map(cell).collect(),
+            }
+        };
+        let rows: Vec<Row> = options.workloads.iter().map(row).collect();
+        let has_cells = |row: &Row| row.cells.iter().any(Option::is_some);
+        let rows = rows.into_iter().filter(has_cells).collect();
+        Self { mode, allocators, rows, rounds: options.rounds }
+    }
+
+    /// The geometric mean of an allocator's ratios to the baseline over some rows, and the
+    /// number of rows: those where both came to an end.
+    pub fn mean_ratio(
+        &self,
+        column: usize,
+        metric: Metric,
+        include: impl Fn(&Row) -> bool,
+    ) -> Option<(f64, usize)> {
+        let rows = self.rows.iter().filter(|row| include(row));
+        let logarithms: Vec<f64> =
+            rows.filter_map(|row| row.ratio(column, metric)).map(f64::ln).collect();
+        let count = logarithms.len();
+        (count > 0).then(|| ((logarithms.iter().sum::<f64>() / count as f64).exp(), count))
+    }
+}
+
+impl Row {
+    /// An allocator's figure as a multiple of the baseline's.
+    pub fn ratio(&self, column: usize, metric: Metric) -> Option<f64> {
+        let figure = |cell: &Option<Sample>| cell.as_ref().map(|sample| metric.of(sample));
+        Some(figure(&self.cells[column])? / figure(&self.cells[0])?)
+    }
+
+    /// Whether the workload counts in overall means: the series would count many times over.
+    pub const fn is_single(&self) -> bool {
+        !matches!(self.workload.theme, Theme::Scaling | Theme::Live)
+    }
+
+    /// Whether it counts in the means of the small set.
+    pub fn is_in_small_set(&self) -> bool {
+        self.is_single() && self.small_share.is_some_and(|share| share >= SMALL_SET_SHARE)
+    }
+
+    /// RSS that the allocations took, per byte asked for: where the workload knows.
+    pub fn rss_per_byte(&self, column: usize) -> Option<f64> {
+        let sample = self.cells[column].as_ref()?;
+        let grown = sample.end_rss.saturating_sub(sample.start_rss);
+        (sample.live_bytes > 0).then(|| grown as f64 / sample.live_bytes as f64)
+    }
+}
+
+/// The median of each field on its own; of an even number of runs, the mean of the middle two.
+fn median_of_fields(samples: Vec<Vec<u64>>) -> Option<Sample> {
+    let fields = samples.first()?.len();
+    let median = |field: usize| {
+        let mut values: Vec<u64> = samples.iter().map(|values| values[field]).collect();
+        values.sort_unstable();
+        let (low, high) = (values[(values.len() - 1) / 2], values[values.len() / 2]);
+        low.midpoint(high)
+    };
+    Some(Sample::from_values(&(0..fields).map(median).collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median_of_fields;
+
+    #[test]
+    fn the_median_is_taken_field_by_field() {
+        let median = |samples: &[[u64; 2]]| {
+            median_of_fields(samples.iter().map(|sample| sample.to_vec()).collect())
+                .map(|sample| (sample.nanos, sample.operations))
+        };
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[[9, 1], [1, 5], [5, 9]]), Some((5, 5)));
+        assert_eq!(median(&[[2, 8], [4, 6]]), Some((3, 7)));
+    }
+}

@@ -1,0 +1,72 @@
+//! Compares pymalloc with other allocators: builds a worker for each, runs every workload in a
+//! process of its own, in rounds, and reports medians as a table, as CSV and as plots.
+
+mod arguments;
+mod board;
+mod build;
+mod files;
+mod native;
+mod plots;
+mod run;
+mod table;
+
+use arguments::{Command, Options};
+use board::Board;
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+use std::{env, fs, io};
+
+fn main() -> ExitCode {
+    let options = match arguments::parse(env::args().skip(1)) {
+        Ok(Command::Compare(options)) => options,
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(complaint) => {
+            eprintln!("{complaint}");
+            return ExitCode::from(2);
+        }
+    };
+    match compare(&options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(complaint) => {
+            eprintln!("{complaint}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all went well: no run of ours failed, and all checksums agree. A peer that could not
+/// be built, or crashed, is reported, but spoils nothing.
+fn compare(options: &Options) -> Result<bool, String> {
+    fs::create_dir_all(&options.out)
+        .map_err(|error| format!("cannot write to {}: {error}", options.out.display()))?;
+    let clock = Instant::now();
+    let workers = build::workers(options)?;
+    let build_seconds = clock.elapsed().as_secs();
+    let runs = run::all_rounds(options, &workers);
+    let run_seconds = clock.elapsed().as_secs() - build_seconds;
+    let boards: Vec<Board> =
+        options.modes.iter().map(|&mode| Board::new(mode, options, &runs)).collect();
+    // Files before the terminal: whoever reads it may stop reading.
+    files::write(options, &runs, &boards)
+        .and_then(|()| boards.iter().try_for_each(|board| plots::draw(&options.out, board)))
+        .map_err(|error| format!("cannot write the report: {error}"))?;
+    let mut text = String::new();
+    for failure in &runs.peer_failures {
+        text += &format!("failed: {failure}; left out of its medians\n");
+    }
+    let complaints = runs.complaints();
+    for complaint in &complaints {
+        text += &format!("error: {complaint}\n");
+    }
+    text.extend(boards.iter().map(table::render));
+    let out = options.out.display();
+    text += &format!("\nBuilt in {build_seconds} s, ran in {run_seconds} s. Report: {out}\n");
+    // A closed pipe is no failure.
+    let _ = io::stdout().write_all(text.as_bytes());
+    Ok(complaints.is_empty())
+}
