@@ -9,8 +9,11 @@
 //!   of a thread that is gone.
 //! - *Bounds*: `base <= top <= base + capacity`. Slots from `base` up to `top` hold free blocks of the class, whose
 //!   pools count them as used.
-//! - *Poison*: `floor` is `base`, `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the highest
-//!   address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
+//! - *Strangers*: until a thread has allocated from a class, what is in the magazine came from other threads, and
+//!   `floor` is the highest address: the first allocation takes the slow path and sends the strangers home. Else
+//!   threads that each free a neighbour of the others' blocks, and allocate, would share a cache line from then on.
+//! - *Poison*: else `floor` is `base`, and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
+//!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 
@@ -47,6 +50,8 @@ struct Shape {
     capacity: Cell<u16>,
     /// Slow calls so far, up to a few: magazines grow with use.
     slow_calls: Cell<u8>,
+    /// Whether the thread allocated from the class yet (*Strangers*).
+    allocated: Cell<bool>,
 }
 
 /// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
@@ -143,7 +148,8 @@ impl ThreadCache {
                     base: AtomicPtr::new(ptr::null_mut()),
                 }
             }; CLASS_COUNT],
-            shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0) } }; CLASS_COUNT],
+            shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0), allocated: Cell::new(false) } };
+                CLASS_COUNT],
             heap: Cell::new(None),
             poisoned: Cell::new(false),
             poisoned_calls: Cell::new(0),
@@ -238,10 +244,12 @@ impl ThreadCache {
         let magazine = self.magazine(class);
         // Relaxed (all): under the door; the fast path may see either value (*Poison*).
         let base = magazine.base.load(Ordering::Relaxed);
-        let (floor, ceiling) = if self.poisoned.get() {
-            (ptr::without_provenance_mut(usize::MAX), ptr::null_mut())
-        } else {
-            (base, base.wrapping_add(usize::from(self.shape(class).capacity.get())))
+        let shape = self.shape(class);
+        let highest = ptr::without_provenance_mut(usize::MAX);
+        let (floor, ceiling) = match (self.poisoned.get(), shape.allocated.get()) {
+            (true, _) => (highest, ptr::null_mut()),
+            (false, false) => (highest, base.wrapping_add(usize::from(shape.capacity.get()))),
+            (false, true) => (base, base.wrapping_add(usize::from(shape.capacity.get()))),
         };
         magazine.floor.store(floor, Ordering::Relaxed);
         magazine.ceiling.store(ceiling, Ordering::Relaxed);

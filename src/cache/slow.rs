@@ -3,6 +3,7 @@
 //! # Call tree
 //! ```text
 //! alloc_slow                   no block at hand
+//! ├─ send_strangers_home       the first of its class
 //! ├─ pop                       the magazine was only poisoned
 //! └─ refill                    half the magazine
 //!    ├─ grow                   a larger array for a magazine in use
@@ -38,12 +39,21 @@ impl ThreadCache {
         };
         self.set.enter(heap, |inside| {
             self.note_slow_call();
+            self.send_strangers_home(class, inside);
             if let Some(block) = self.pop(class) {
                 return block;
             }
             self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
         })
+    }
+
+    /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*). Door.
+    fn send_strangers_home(&self, class: SizeClass, inside: &mut Inside<'_>) {
+        if !self.shape(class).allocated.replace(true) {
+            self.flush(class, self.blocks(class).len(), inside);
+            self.set_bounds(class);
+        }
     }
 
     /// Fills half of an empty magazine. Door.
@@ -82,6 +92,7 @@ impl ThreadCache {
             None => slot::alloc_zeroed_without_cache(class),
             Some(heap) => self.set.enter(heap, |inside| {
                 self.note_slow_call();
+                self.send_strangers_home(class, inside);
                 if let Some(block) = self.pop(class).and_then(NonNull::new) {
                     return Some(Block { start: block, zeroed: false });
                 }
@@ -242,6 +253,8 @@ impl ThreadCache {
                 let first = &raw const self.first_slots[class.number() & (CLASS_COUNT - 1)];
                 self.set_array(class, first.cast::<Slot>().cast_mut(), MAGAZINE_SLOTS_MIN);
                 self.shape(class).slow_calls.set(0);
+                self.shape(class).allocated.set(false);
+                self.set_bounds(class);
                 self.free_array(class, old_array, old_capacity, heap);
             }
         });

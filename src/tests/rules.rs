@@ -143,6 +143,23 @@ fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {
 }
 
 #[test]
+fn threads_that_free_neighbours_get_blocks_of_their_own() {
+    let test = TestHeap::new();
+    let (giver, one, other) = (test.attach(), test.attach(), test.attach());
+    let mut gifts = fill(giver, 8, 16);
+    for cache in [one, other] {
+        gifts.pop().expect("a gift").free(cache);
+    }
+    let line = |block: &Live| block.start.addr() / crate::config::CACHE_LINE_BYTES;
+    let (first, second) = (alloc(one, class(8), 1).expect("memory"), alloc(other, class(8), 2).expect("memory"));
+    assert_ne!(line(&first), line(&second));
+    first.free(one);
+    second.free(other);
+    gifts.into_iter().for_each(|block| block.free(giver));
+    assert_eq!(test.check().blocks_live(), 0);
+}
+
+#[test]
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();
     let cache = test.attach();
