@@ -6,7 +6,8 @@
 
 use crate::config::{BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOLS_PER_ARENA};
 
-const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
+/// Words of a cache line.
+pub(crate) const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
 /// Rows of bitmap lines: what the class of the smallest blocks needs.
 const LINE_ROWS: usize = BITMAP_WORDS_MAX / WORDS_PER_LINE;
 

@@ -140,13 +140,17 @@ fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
     let class = pool.class();
     let mut bits = Bits { free: 0, remote: 0 };
     for word in 0..class.bitmap_words() {
-        let free = pool.word(word).get();
+        let free = pool.free_bits(word);
         let remote = place.remote_word(word).peek();
-        let blocks = class.pool_blocks() - word * WORD_BITS;
-        let beyond = if blocks >= WORD_BITS { 0 } else { u64::MAX << blocks };
-        ensure((free | remote) & beyond == 0, "a bitmap has a bit beyond the pool's blocks", start)?;
+        ensure((free | remote) & !class.full_word(word) == 0, "a bitmap has a bit beyond the pool's blocks", start)?;
         ensure(free & remote == 0, "a block is free twice", start)?;
-        ensure((pool.words_free() >> word & 1 == 1) == (free != 0), "a bitmap's summary is wrong", start)?;
+        let summary = pool.words_free() >> word & 1 == 1;
+        ensure(summary == (free != 0 && pool.is_open(word)), "a bitmap's summary is wrong", start)?;
+        ensure(
+            pool.is_open(word) || pool.has_free(),
+            "a pool has unopened words, but no open one with a free block",
+            start,
+        )?;
         bits.free += free.count_ones() as usize;
         bits.remote += remote.count_ones() as usize;
     }
@@ -219,7 +223,7 @@ fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
                 return Err(Corruption { message: "a cached block starts at no block's start", address });
             };
             let (word, bit) = (number / WORD_BITS, 1_u64 << (number % WORD_BITS));
-            let free = (place.pool().word(word).get() | place.remote_word(word).peek()) & bit != 0;
+            let free = (place.pool().free_bits(word) | place.remote_word(word).peek()) & bit != 0;
             ensure(!free, "a cached block is free in its pool", address)?;
         }
     }

@@ -12,7 +12,7 @@ use crate::arena_table::ArenaTable;
 use crate::config::ARENA_BYTES;
 use crate::lock::Lock;
 use crate::metadata::Metadata;
-use crate::os::MemorySource;
+use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::PoolSet;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
@@ -20,7 +20,9 @@ use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 ///
 /// The program has one, `GLOBAL`; tests make more, over memory sources that refuse and count.
 pub(crate) struct Heap {
-    source: &'static dyn MemorySource,
+    /// `None` stands for the system's memory: so the program's heap is all zero at the start, and takes no room in
+    /// its file.
+    source: Option<&'static dyn MemorySource>,
     pub(crate) map: ArenaMap,
     /// Every set ever made, newest first; sets are never unmapped.
     sets: AtomicPtr<PoolSet>,
@@ -60,7 +62,18 @@ struct Stopped {
 unsafe impl Send for Stopped {}
 
 impl Heap {
-    pub(crate) const fn new(source: &'static dyn MemorySource) -> Self {
+    /// A heap over the system's memory.
+    pub(crate) const fn new() -> Self {
+        Self::over(None)
+    }
+
+    /// A heap over a memory source of the caller's.
+    #[cfg(test)]
+    pub(crate) fn with_source(source: &'static dyn MemorySource) -> Self {
+        Self::over(Some(source))
+    }
+
+    const fn over(source: Option<&'static dyn MemorySource>) -> Self {
         Self {
             source,
             map: ArenaMap::new(),
@@ -81,7 +94,7 @@ impl Heap {
 
     /// Runs `body` on what the lock guards.
     pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
-        self.state.lock().with(|state| body(state, self.source))
+        self.state.lock().with(|state| body(state, self.source.unwrap_or(&SystemMemory)))
     }
 
     /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.

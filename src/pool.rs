@@ -17,7 +17,9 @@
 //! - *Balance*: `used` + set bits + remote bits = blocks of the pool + its remote count, while no thread is freeing
 //!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
 //!   used until that count is collected.)
-//! - *Summary*: bit `w` of `words_free` is set if and only if word `w` of the bitmap is not 0.
+//! - *Open words*: words from `words_open` on are not in use yet; all their blocks are free. So a pool that is not
+//!   used far needs no memory for the rest of its bitmap. There are such words only while `words_free` is not 0.
+//! - *Summary*: bit `w` of `words_free` is set if and only if word `w` is open and not 0.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
 
 use core::cell::Cell;
@@ -25,7 +27,7 @@ use core::iter::Rev;
 use core::ptr::{self, NonNull};
 use core::slice::Iter;
 
-use crate::bitmap::word_offset_bytes;
+use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
 use crate::config::WORD_BITS;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -45,6 +47,8 @@ pub(crate) struct Pool {
     /// Word 0 of the bitmap (see `bitmap`), in which a set bit is a free block.
     words: Cell<*const Cell<u64>>,
     words_free: Cell<u64>,
+    /// Words of the bitmap in use; the blocks of the others are free, and were never taken since `open`.
+    words_open: Cell<u8>,
     /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
     used: Cell<u32>,
     touched_bytes: Cell<u32>,
@@ -130,13 +134,19 @@ impl Pool {
     pub(crate) fn open(&self, class: SizeClass) {
         self.class.set(class.number() as u8);
         self.used.set(0);
-        let blocks = class.pool_blocks();
-        let words = class.bitmap_words();
-        for word in 0..words {
-            let bits = blocks - word * WORD_BITS;
-            self.word(word).set(if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 });
+        self.words_free.set(0);
+        self.words_open.set(0);
+        self.open_words();
+    }
+
+    /// Opens a further line of the bitmap, if there is one.
+    fn open_words(&self) {
+        let words = usize::from(self.words_open.get())..self.class().bitmap_words();
+        for word in words.take(WORDS_PER_LINE) {
+            self.word(word).set(self.class().full_word(word));
+            self.words_free.set(self.words_free.get() | 1 << word);
+            self.words_open.set(word as u8 + 1);
         }
-        self.words_free.set(if words == WORD_BITS { u64::MAX } else { (1 << words) - 1 });
     }
 
     /// Whether any block is free.
@@ -158,17 +168,27 @@ impl Pool {
         self.words_free.get()
     }
 
+    /// The free blocks of word `word`.
+    pub(crate) fn free_bits(&self, word: usize) -> u64 {
+        if self.is_open(word) { self.word(word).get() } else { self.class().full_word(word) }
+    }
+
+    /// Whether word `word` is in use.
+    pub(crate) fn is_open(&self, word: usize) -> bool {
+        word < usize::from(self.words_open.get())
+    }
+
     /// Free blocks by their bits.
     pub(crate) fn free_blocks(&self) -> usize {
         let words = self.class().bitmap_words();
-        (0..words).map(|word| self.word(word).get().count_ones() as usize).sum()
+        (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
     }
 
     /// Sets the bits of `mask` in word `word`.
     #[inline]
     pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
         let place = self.word(word);
-        let bits = place.get();
+        let bits = if self.is_open(word) { place.get() } else { u64::MAX };
         if bits & mask != 0 {
             return Err(AlreadyFree { block: word * WORD_BITS + (bits & mask).trailing_zeros() as usize });
         }
@@ -220,6 +240,11 @@ impl Pool {
             end = (word * WORD_BITS + (WORD_BITS - gone.leading_zeros() as usize)) * block_bytes;
             if left == 0 {
                 summary &= summary - 1;
+                if summary == 0 {
+                    self.words_free.set(0);
+                    self.open_words();
+                    summary = self.words_free.get();
+                }
             }
         }
         self.words_free.set(summary);

@@ -69,6 +69,12 @@ impl SizeClass {
         self.pool_blocks().div_ceil(WORD_BITS)
     }
 
+    /// Word `word` of a bitmap in which all blocks of a pool are set.
+    pub(crate) const fn full_word(self, word: usize) -> u64 {
+        let bits = self.pool_blocks() - word * WORD_BITS;
+        if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 }
+    }
+
     /// What finds blocks of this class by their place.
     #[inline(always)]
     pub(crate) const fn locator(self) -> Locator {

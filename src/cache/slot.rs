@@ -21,13 +21,13 @@ use core::ptr;
 use super::ThreadCache;
 use crate::fork;
 use crate::heap::Heap;
-use crate::os::{self, SystemMemory};
+use crate::os;
 use crate::pool::Block;
 use crate::pool_set::Slot;
 use crate::size_class::SizeClass;
 
 /// The program's heap.
-pub(crate) static GLOBAL: Heap = Heap::new(&SystemMemory);
+pub(crate) static GLOBAL: Heap = Heap::new();
 
 /// Stands in for the cache of a thread that has none yet.
 static UNATTACHED: ThreadCache = ThreadCache::stand_in();

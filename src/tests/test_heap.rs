@@ -102,7 +102,7 @@ impl TestHeap {
 
     pub(super) fn with_page_bytes(page_bytes: usize) -> Self {
         let memory: &'static TestMemory = Box::leak(Box::new(TestMemory::new(page_bytes)));
-        Self { heap: Box::leak(Box::new(Heap::new(memory))), memory }
+        Self { heap: Box::leak(Box::new(Heap::with_source(memory))), memory }
     }
 
     /// A cache as a thread would have it.
