@@ -38,6 +38,8 @@ struct OnPages<T>(T);
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.
     start: Cell<*mut u8>,
+    /// Whether huge pages were asked for. Heap lock.
+    pub(crate) huge: Cell<bool>,
     /// Pools that no set owns. Heap lock.
     pub(crate) free: Cell<u64>,
     /// Those of them with touched bytes. Heap lock.

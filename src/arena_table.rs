@@ -204,6 +204,13 @@ impl ArenaTable {
             }
             let Some(start) = NonNull::new(this.start().wrapping_add(first * POOL_BYTES)) else { continue };
             let bytes = (end - first) * POOL_BYTES;
+            if this.huge.replace(false)
+                && let Some(arena_start) = NonNull::new(this.start())
+            {
+                // Else the kernel would fill the hole again when it makes the arena a huge page anew.
+                // SAFETY: the arena's memory.
+                unsafe { source.advise_huge(arena_start, ARENA_BYTES, false) };
+            }
             // SAFETY: the arena's memory, in pools that no set owns.
             if unsafe { source.purge(start, bytes) } {
                 for index in first..end {

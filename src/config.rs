@@ -60,6 +60,10 @@ pub(crate) const SET_EMPTY_POOLS_MIN: usize = 2;
 /// Pools in a set's inbox from which on a thread that frees into it collects them itself.
 pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 
+/// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 32 MiB and
+/// more the one that is being filled weighs little.
+pub(crate) const HUGE_FROM_ARENAS: usize = 16;
+
 /// Wholly free arenas that stay mapped, whatever the heap's size.
 pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.

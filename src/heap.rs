@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
-use crate::config::ARENA_BYTES;
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS};
 use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
@@ -317,6 +317,13 @@ impl HeapState {
         // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
         unsafe { Arena::init(arena, start) };
         if map.set(address, arena.as_ptr()) {
+            if self.arenas.counts().mapped >= HUGE_FROM_ARENAS {
+                // SAFETY: metadata of ours, and memory mapped just now.
+                unsafe {
+                    arena.as_ref().huge.set(true);
+                    source.advise_huge(start, ARENA_BYTES, true);
+                }
+            }
             self.arenas.add(arena);
             return Some(());
         }

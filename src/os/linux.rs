@@ -89,6 +89,14 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
+pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+    let _errno = KeepErrno::new();
+    let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+    // A kernel without huge pages refuses: nothing is lost.
+    // SAFETY: advice on the size of pages changes no contents.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
+}
+
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
     let _errno = KeepErrno::new();
     // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.

@@ -48,6 +48,12 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
+    /// Asks for huge pages in the range, or (with `false`) that there be none from now on; a wish, no more.
+    ///
+    /// # Safety
+    /// The range was mapped by this source, in whole OS pages.
+    unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool);
+
     /// Makes every access to the range fault, as far as the OS can; used for guards beside metadata.
     ///
     /// # Safety
@@ -76,6 +82,11 @@ impl MemorySource for SystemMemory {
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::purge(start, bytes) }
+    }
+
+    unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::advise_huge(start, bytes, huge) }
     }
 
     unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {

@@ -21,6 +21,8 @@ pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
 
+pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool) {}
+
 pub(crate) unsafe fn guard(_start: NonNull<u8>, _bytes: usize) {}
 
 pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {

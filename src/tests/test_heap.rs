@@ -82,6 +82,12 @@ impl MemorySource for TestMemory {
         unsafe { SystemMemory.purge(start, bytes) }
     }
 
+    unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
+        self.assert_mapped(start.addr().get(), bytes);
+        // SAFETY: the caller's promise is the same.
+        unsafe { SystemMemory.advise_huge(start, bytes, huge) }
+    }
+
     unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
         self.assert_mapped(start.addr().get(), bytes);
         // SAFETY: the caller's promise is the same.
