@@ -12,6 +12,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{ALL_POOLS, Arena, PoolRef};
 use crate::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
+    PURGE_UNIT_BYTES,
 };
 use crate::os::MemorySource;
 
@@ -31,6 +32,17 @@ pub(crate) struct ArenaCounts {
 /// Pools `first..end` of an arena, as a mask; not empty.
 const fn run_mask(first: usize, end: usize) -> u64 {
     (u64::MAX >> (u64::BITS as usize - (end - first))) << first
+}
+
+/// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it makes
+/// the arena a huge page again.
+fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
+    if arena.huge.replace(false)
+        && let Some(start) = NonNull::new(arena.start())
+    {
+        // SAFETY: the arena's memory.
+        unsafe { source.advise_huge(start, ARENA_BYTES, false) };
+    }
 }
 
 /// The arenas by their free pools.
@@ -204,13 +216,7 @@ impl ArenaTable {
             }
             let Some(start) = NonNull::new(this.start().wrapping_add(first * POOL_BYTES)) else { continue };
             let bytes = (end - first) * POOL_BYTES;
-            if this.huge.replace(false)
-                && let Some(arena_start) = NonNull::new(this.start())
-            {
-                // Else the kernel would fill the hole again when it makes the arena a huge page anew.
-                // SAFETY: the arena's memory.
-                unsafe { source.advise_huge(arena_start, ARENA_BYTES, false) };
-            }
+            no_longer_huge(this, source);
             // SAFETY: the arena's memory, in pools that no set owns.
             if unsafe { source.purge(start, bytes) } {
                 for index in first..end {
@@ -221,6 +227,30 @@ impl ArenaTable {
                 self.bytes_given_back += bytes;
             }
         }
+    }
+
+    /// Purges parts (`PURGE_UNIT_BYTES` each) of a pool that the caller owns; returns those that were.
+    pub(crate) fn purge_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) -> u8 {
+        if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
+            return 0;
+        }
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        no_longer_huge(unsafe { pool.arena().as_ref() }, source);
+        let (mut rest, mut purged) = (parts, 0);
+        while rest != 0 {
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            let run = (u8::MAX >> (u8::BITS - count)) << first;
+            rest &= !run;
+            let start = pool.pool().start().wrapping_add(first as usize * PURGE_UNIT_BYTES);
+            let bytes = count as usize * PURGE_UNIT_BYTES;
+            // SAFETY: part of a pool, in which all blocks are free and the caller's.
+            if NonNull::new(start).is_some_and(|start| unsafe { source.purge(start, bytes) }) {
+                purged |= run;
+                self.bytes_given_back += bytes;
+            }
+        }
+        purged
     }
 
     /// Purges every free pool.

@@ -47,6 +47,8 @@ struct Found {
     partial: usize,
     empty: usize,
     outstanding: usize,
+    owned: usize,
+    used_bytes: usize,
     /// The owner found in the register last: the next pool's is mostly the same.
     owner: Option<NonNull<PoolSet>>,
 }
@@ -71,6 +73,8 @@ pub(crate) unsafe fn check(heap: &Heap) -> Checked<Stats> {
     }
     ensure(found.partial == listed.partial, "a partial pool is in no list", 0)?;
     ensure(found.empty == listed.empty, "an empty pool is in no list", 0)?;
+    ensure(found.owned == listed.owned, "the sets' pools are miscounted", 0)?;
+    ensure(found.used_bytes == listed.used_bytes, "the sets' bytes in use are miscounted", 0)?;
     ensure(found.outstanding == listed.outstanding, "a pool with blocks outstanding is in no inbox", 0)?;
     // SAFETY: the caller's promise is the same.
     Ok(unsafe { Stats::gather(heap) })
@@ -125,6 +129,11 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         _ => State::Full,
     };
     ensure(pool.state() == state, "a pool's state does not fit its blocks", start)?;
+    for part in 0..8 {
+        ensure(pool.purged() >> part & 1 == 0 || pool.is_part_free(part), "a purged part has blocks outside", start)?;
+    }
+    found.owned += 1;
+    found.used_bytes += used * pool.class().block_bytes();
     found.partial += usize::from(state == State::Partial);
     found.empty += usize::from(state == State::Empty);
     found.outstanding += usize::from(outstanding > 0);
@@ -164,6 +173,8 @@ fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Fou
     let empty = check_list(heap, set, pools.empty(), State::Empty, None)?;
     ensure(empty == pools.empty_count(), "a set's empty pools are miscounted", set.addr().get())?;
     listed.empty += empty;
+    listed.owned += pools.owned_count();
+    listed.used_bytes = listed.used_bytes.wrapping_add(pools.used_bytes());
     // SAFETY: the slow paths are stopped, so no thread pushes.
     for (remote, home) in unsafe { set.as_ref().inbox().peek_all() } {
         let Some(arena) = NonNull::new(home.cast()) else {

@@ -74,6 +74,16 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
+/// Bytes of a pool that are purged together when all blocks in them are free: an OS page, of the usual size.
+pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / 8;
+
+/// Bytes of a set's pools from which on the free parts of its partial pools are purged when few blocks are left.
+pub(crate) const SWEEP_MIN_BYTES: usize = 32 << 20;
+/// That happens when of all bytes of the set's pools one in so many is in use …
+pub(crate) const SWEEP_SHARE: usize = 32;
+/// … and again whenever so many times fewer are.
+pub(crate) const SWEEP_AGAIN: usize = 2;
+
 /// Sets, newest first, among which a thread looks for parked ones before it takes a new pool.
 pub(crate) const STEAL_SETS_MAX: usize = 16;
 

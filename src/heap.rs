@@ -123,6 +123,11 @@ impl Heap {
         });
     }
 
+    /// Purges parts of a pool that the caller owns, in which all blocks are free; returns those that were.
+    pub(crate) fn purge_parts(&self, pool: PoolRef, parts: u8) -> u8 {
+        self.with_state(|state, source| state.arenas.purge_parts(pool, parts, source))
+    }
+
     /// Gives back every free pool's memory and every free arena.
     pub(crate) fn purge_free(&self) {
         self.with_state(|state, source| {

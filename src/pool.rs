@@ -21,6 +21,7 @@
 //!   used far needs no memory for the rest of its bitmap. There are such words only while `words_free` is not 0.
 //! - *Summary*: bit `w` of `words_free` is set if and only if word `w` is open and not 0.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
+//! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
 
 use core::cell::Cell;
 use core::iter::Rev;
@@ -28,7 +29,7 @@ use core::ptr::{self, NonNull};
 use core::slice::Iter;
 
 use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
-use crate::config::WORD_BITS;
+use crate::config::{PURGE_UNIT_BYTES, WORD_BITS};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -53,6 +54,8 @@ pub(crate) struct Pool {
     used: Cell<u32>,
     touched_bytes: Cell<u32>,
     class: Cell<u8>,
+    /// Parts of the pool (`PURGE_UNIT_BYTES` each) that were purged since they were last used.
+    purged: Cell<u8>,
     state: Cell<State>,
 }
 
@@ -123,6 +126,42 @@ impl Pool {
     /// The pool was purged: all zero again.
     pub(crate) fn set_untouched(&self) {
         self.touched_bytes.set(0);
+        self.purged.set(0);
+    }
+
+    /// The parts that were purged, as a mask.
+    pub(crate) fn purged(&self) -> u8 {
+        self.purged.get()
+    }
+
+    /// The parts of `mask` were purged.
+    pub(crate) fn add_purged(&self, mask: u8) {
+        self.purged.set(self.purged.get() | mask);
+    }
+
+    /// The parts that may be other than zero, but hold free blocks only.
+    pub(crate) fn purgeable(&self) -> u8 {
+        let touched = self.touched_bytes().div_ceil(PURGE_UNIT_BYTES);
+        let touched = (0..touched).filter(|&part| self.purged.get() >> part & 1 == 0 && self.is_part_free(part));
+        touched.fold(0, |mask, part| mask | 1 << part)
+    }
+
+    /// Whether all blocks that reach into a part are free.
+    pub(crate) fn is_part_free(&self, part: usize) -> bool {
+        let block_bytes = self.class().block_bytes();
+        let first = part * PURGE_UNIT_BYTES / block_bytes;
+        let end = ((part + 1) * PURGE_UNIT_BYTES).div_ceil(block_bytes).min(self.class().pool_blocks());
+        (first / WORD_BITS..end.div_ceil(WORD_BITS)).all(|word| {
+            let start = word * WORD_BITS;
+            let mut wanted = self.class().full_word(word);
+            if first > start {
+                wanted &= u64::MAX << (first - start);
+            }
+            if end < start + WORD_BITS {
+                wanted &= (1 << (end - start)) - 1;
+            }
+            self.free_bits(word) & wanted == wanted
+        })
     }
 
     /// Bytes at the pool's start that may be other than zero.
@@ -210,6 +249,7 @@ impl Pool {
         let start = self.start.get();
         let mut summary = self.words_free.get();
         let (mut taken, mut end) = (0, 0);
+        let first = summary.trailing_zeros() as usize * WORD_BITS * block_bytes;
         while summary != 0 && slots.len() != 0 {
             let word = summary.trailing_zeros() as usize;
             let place = self.word(word);
@@ -250,16 +290,27 @@ impl Pool {
         self.words_free.set(summary);
         self.used.set(self.used.get().wrapping_add(taken));
         self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
+        if self.purged.get() != 0 {
+            self.purged.set(self.purged.get() & !parts_of(first, end));
+        }
     }
 
     /// Takes the free block with the lowest address.
     pub(crate) fn take_one(&self) -> Option<Block> {
-        let touched = self.touched_bytes.get() as usize;
+        let (touched, purged) = (self.touched_bytes.get() as usize, self.purged.get());
         let slot = [Slot::new(ptr::null_mut())];
         self.take(&mut slot.iter().rev());
         let start = NonNull::new(slot[0].load(Ordering::Relaxed))?;
-        Some(Block { start, zeroed: start.addr().get() - self.start.get().addr() >= touched })
+        let offset = start.addr().get() - self.start.get().addr();
+        let parts = parts_of(offset, offset + self.class().block_bytes());
+        Some(Block { start, zeroed: offset >= touched || purged & parts == parts })
     }
+}
+
+/// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
+fn parts_of(first: usize, end: usize) -> u8 {
+    let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(8));
+    if first < end { (u8::MAX >> (8 - (end - first))) << first } else { 0 }
 }
 
 /// A doubly linked list of pools; a pool is in at most one.

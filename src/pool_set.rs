@@ -15,6 +15,7 @@
 //! ├─ give_local                own pools: set bits; empty pools are kept or returned
 //! └─ give_remote               pools of other sets: remote bits, count, inbox
 //!    └─ knock                  collect for an owner that does not come
+//! sweep                        few blocks left: purge the free parts of partial pools
 //! ```
 //!
 //! # Invariants
@@ -31,7 +32,7 @@ use core::slice::Iter;
 use crate::arena::{PoolRef, Tag};
 use crate::config::{
     BITMAP_WORDS_MAX, CACHE_LINE_BYTES, CLASS_COUNT, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT,
-    SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, STEAL_SETS_MAX, WORD_BITS,
+    SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, STEAL_SETS_MAX, SWEEP_AGAIN, SWEEP_MIN_BYTES, SWEEP_SHARE, WORD_BITS,
 };
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
@@ -66,6 +67,12 @@ pub(crate) struct Pools {
     partial: [PoolList; CLASS_COUNT],
     empty: PoolList,
     empty_count: usize,
+    /// Pools that the set owns.
+    owned_count: usize,
+    /// Bytes of their blocks that are not home.
+    used_bytes: usize,
+    /// When fewer bytes than these are used, the free parts of partial pools are purged.
+    sweep_below_bytes: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
@@ -87,6 +94,9 @@ impl PoolSet {
                 partial: [const { PoolList::new() }; CLASS_COUNT],
                 empty: PoolList::new(),
                 empty_count: 0,
+                owned_count: 0,
+                used_bytes: 0,
+                sweep_below_bytes: 0,
             }),
         }
     }
@@ -143,6 +153,14 @@ impl Pools {
     pub(crate) fn empty_count(&self) -> usize {
         self.empty_count
     }
+
+    pub(crate) fn owned_count(&self) -> usize {
+        self.owned_count
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
 }
 
 /// Blocks of one word of one pool's bitmap, gathered by a flush to be freed together.
@@ -183,7 +201,17 @@ impl Inside<'_> {
             // SAFETY: both inside `slots`, which are cells that nobody reads without the door.
             unsafe { ptr::copy(slots.as_ptr().add(rest), slots.as_ptr().cast_mut(), taken) };
         }
+        self.note_taken(taken * class.block_bytes());
         taken
+    }
+
+    /// Counts bytes taken, and, when much is in use, says below what a sweep is worth its while.
+    fn note_taken(&mut self, bytes: usize) {
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_add(bytes);
+        let owned_bytes = self.pools.owned_count * POOL_BYTES;
+        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes > owned_bytes / 4 {
+            self.pools.sweep_below_bytes = owned_bytes / SWEEP_SHARE;
+        }
     }
 
     /// Takes one free block of `class`, and tells whether it is known to be zero.
@@ -191,6 +219,7 @@ impl Inside<'_> {
         let pool = self.pool_with_free(class, true)?;
         let block = pool.take_one();
         self.unlink_if_full(pool, class);
+        self.note_taken(class.block_bytes());
         block
     }
 
@@ -248,6 +277,7 @@ impl Inside<'_> {
         let Some(pool) = self.heap.take_pool(may_map) else {
             return false;
         };
+        self.pools.owned_count += 1;
         self.open(pool.pool(), class);
         true
     }
@@ -304,6 +334,7 @@ impl Inside<'_> {
             }
             self.give_group(class, &group);
         }
+        self.sweep_if_due();
     }
 
     /// The group that begins with the block at `address`.
@@ -387,8 +418,14 @@ impl Inside<'_> {
             let address = (group.key << POOL_SHIFT) + block * class.block_bytes();
             impossible(Impossible::AlreadyFree, address, class.block_bytes());
         }
-        pool.count_home(group.blocks);
+        self.count_home(pool, class, group.blocks);
         self.relink(pool, class);
+    }
+
+    #[inline]
+    fn count_home(&mut self, pool: &Pool, class: SizeClass, blocks: u32) {
+        pool.count_home(blocks);
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
     /// Puts a pool, into which blocks came home, where it belongs now.
@@ -432,6 +469,7 @@ impl Inside<'_> {
             let pool = pools.empty.last()?;
             pools.empty.remove(pool);
             pools.empty_count -= 1;
+            pools.owned_count -= 1;
             let address = pool.start().addr();
             let place = PoolRef::at_offset(heap.map.arena_of(address)?, address);
             pool.set_state(State::Unused);
@@ -508,6 +546,37 @@ impl Inside<'_> {
     }
 }
 
+// --- Purging the free parts of partial pools -------------------------------------------------------------------
+
+impl Inside<'_> {
+    #[inline]
+    fn sweep_if_due(&mut self) {
+        if self.pools.used_bytes < self.pools.sweep_below_bytes {
+            self.sweep();
+        }
+    }
+
+    /// Gives the free parts of all partial pools back to the OS.
+    ///
+    /// What is left of a peak is often scattered over all its pools, so that few are ever empty; CPython keeps such
+    /// memory. A sweep is due only when little is left, and again when much less is: so its cost, a look at each
+    /// partial pool, is paid for by the frees since the peak.
+    #[cold]
+    pub(crate) fn sweep(&mut self) {
+        self.pools.sweep_below_bytes = self.pools.used_bytes / SWEEP_AGAIN;
+        for class in SizeClass::all() {
+            for pool in self.pools.partial(class).iter() {
+                let parts = pool.purgeable();
+                if parts != 0
+                    && let Some(place) = self.place_of(pool)
+                {
+                    pool.add_purged(self.heap.purge_parts(place, parts));
+                }
+            }
+        }
+    }
+}
+
 // --- Collecting, stealing, parking ---------------------------------------------------------------------------
 
 impl Inside<'_> {
@@ -529,6 +598,7 @@ impl Inside<'_> {
             self.return_empty_pools(0);
             self.show_stealable();
         }
+        self.sweep_if_due();
     }
 
     /// Brings home the blocks of one pool, `blocks` by their count.
@@ -544,7 +614,7 @@ impl Inside<'_> {
                 impossible(Impossible::AlreadyFree, address, class.block_bytes());
             }
         }
-        pool.count_home(blocks);
+        self.count_home(pool, class, blocks);
         if pool.has_free() {
             self.relink(pool, class);
         }
@@ -582,27 +652,32 @@ impl Inside<'_> {
     }
 
     fn steal_partial(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
-        for pool in other.pools.partial(class).iter() {
-            let Some(place) = self.place_of(pool) else {
-                return false;
-            };
+        // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
+        let claimed = other.pools.partial(class).iter().find_map(|pool| {
+            let place = self.place_of(pool)?;
             // SAFETY: the pool has an owner, so it is mapped.
-            let remote = unsafe { place.remote().as_ref() };
-            // A pool that was freed into since the collection comes back by the inbox: leave it.
-            if remote.claim() {
-                // SAFETY: pools live in metadata, which is never unmapped.
-                let pool = unsafe { &*ptr::from_ref(pool) };
-                other.pools.partial(class).remove(pool);
-                // Relaxed: published by the Release of `collect_count`.
-                place.tag().store(self.set.tag(class), Ordering::Relaxed);
-                self.pools.partial(class).push_last(pool);
-                let blocks = remote.collect_count().wrapping_sub(1);
-                self.collect_pool(place, blocks);
-                // Unless its last blocks came home just now.
-                return pool.state() == State::Partial;
-            }
-        }
-        false
+            unsafe { place.remote().as_ref() }.claim().then_some(place)
+        });
+        let Some(place) = claimed else { return false };
+        let pool = place.pool();
+        other.pools.partial(class).remove(pool);
+        // Relaxed: published by the Release of `collect_count`.
+        place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        self.pools.partial(class).push_last(pool);
+        self.take_over(other, pool.used() as usize * class.block_bytes());
+        // SAFETY: as above.
+        let blocks = unsafe { place.remote().as_ref() }.collect_count().wrapping_sub(1);
+        self.collect_pool(place, blocks);
+        // Unless its last blocks came home just now.
+        pool.state() == State::Partial
+    }
+
+    /// Moves a pool with so many bytes in use from another set's account to this one's.
+    fn take_over(&mut self, other: &mut Inside<'_>, used_bytes: usize) {
+        other.pools.owned_count -= 1;
+        self.pools.owned_count += 1;
+        other.pools.used_bytes = other.pools.used_bytes.wrapping_sub(used_bytes);
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_add(used_bytes);
     }
 
     fn steal_empty(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
@@ -613,6 +688,7 @@ impl Inside<'_> {
         let pool = unsafe { &*ptr::from_ref(pool) };
         other.pools.empty.remove(pool);
         other.pools.empty_count -= 1;
+        self.take_over(other, 0);
         // All blocks are home, so nothing is outstanding, and no claim is needed.
         self.open(pool, class);
         true

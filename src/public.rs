@@ -82,6 +82,7 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
         unsafe { set.as_ref() }.enter(heap, |inside| {
             inside.collect();
             inside.return_empty_pools(0);
+            inside.sweep();
         });
     }
     heap.purge_free();

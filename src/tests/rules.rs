@@ -160,6 +160,30 @@ fn threads_that_free_neighbours_get_blocks_of_their_own() {
 }
 
 #[test]
+fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut kept, mut freed) = (Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
+    }
+    let before = test.heap.bytes_given_back();
+    freed.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back() - before;
+    assert!(given_back > 40 << 20, "{} MiB", given_back >> 20);
+    // What is used again is sound, and zeroed where that is asked for.
+    test.check();
+    let zeroed = |seed| super::test_heap::alloc_zeroed(cache, class(256), seed).expect("memory");
+    let again: Vec<_> = (0..10_000).map(zeroed).collect();
+    test.check();
+    kept.iter().for_each(Live::verify);
+    again.into_iter().chain(kept).for_each(|block| block.free(cache));
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();
     let cache = test.attach();
