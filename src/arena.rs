@@ -3,7 +3,6 @@
 //! An arena is [`ARENA_BYTES`] of blocks and nothing else; its metadata is a slot of a separate mapping between
 //! guards. In the slot, what is read together lies together, and what only frees from other threads touch (the
 //! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
-//!
 
 use core::cell::Cell;
 use core::ptr::NonNull;
@@ -47,8 +46,8 @@ pub(crate) struct Arena {
     /// Neighbours among the arenas with as many free pools. Heap lock.
     pub(crate) next: Cell<*const Arena>,
     pub(crate) previous: Cell<*const Arena>,
-    /// A tag a pool. Written by who holds the owner's door while nothing is outstanding or as claimer; read by any
-    /// thread that holds a block of the pool.
+    /// A tag a pool. Written by who holds the owner's door while no block of the pool is outside, or as claimer; read
+    /// by any thread that holds a block of the pool.
     tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
     /// Descriptors. The owner's door.
     pools: [Pool; POOLS_PER_ARENA],

@@ -18,7 +18,7 @@ pub(crate) struct Line<W>([W; WORDS_PER_LINE]);
 /// The bitmaps of all pools of an arena, by rows of lines.
 pub(crate) type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
 
-/// Bytes from word `word` of a pool's bitmap to its word 0.
+/// Bytes from word 0 of a pool's bitmap to its word `word`.
 #[inline(always)]
 pub(crate) const fn word_offset_bytes(word: usize) -> usize {
     let row_bytes = size_of::<[Line<u64>; POOLS_PER_ARENA]>();

@@ -64,12 +64,12 @@ pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 /// more the one that is being filled weighs little.
 pub(crate) const HUGE_FROM_ARENAS: usize = 16;
 
-/// Wholly free arenas that stay mapped, whatever the heap's size.
+/// Wholly free arenas that stay mapped; the larger of this and the share counts.
 pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.
 pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
 
-/// Touched bytes in pools that no thread owns, from which on further pools are purged.
+/// Touched pools that no set owns, from which on further ones are purged; the larger of this and the share counts.
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
@@ -87,7 +87,7 @@ pub(crate) const SWEEP_AGAIN: usize = 2;
 /// Sets, newest first, among which a thread looks for parked ones before it takes a new pool.
 pub(crate) const STEAL_SETS_MAX: usize = 16;
 
-/// Bytes of one mapping of metadata (guards not counted).
+/// Bytes of one mapping of metadata, at least (guards not counted).
 pub(crate) const METADATA_MAPPING_BYTES: usize = 1 << 20;
 
 /// Spins on a held lock before the thread sleeps.

@@ -1,8 +1,8 @@
 //! What all threads share: the arenas, the metadata, the address map, and the register of pool sets.
 //!
 //! # Locks
-//! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door takes other doors only by
-//! `try_lock`; a thread that holds `state` takes no other lock.
+//! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not `stop`, takes other
+//! doors only by `try_lock`; a thread that holds `state` takes no other lock.
 
 use core::ptr::{self, NonNull};
 
@@ -355,7 +355,8 @@ impl HeapState {
     /// Zeroes the metadata of an arena that is gone, and keeps it for the next.
     fn recycle(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) {
         let bytes = size_of::<Arena>();
-        // SAFETY: no thread uses the metadata of an arena without pools; whole OS pages (Metadata::alloc).
+        // SAFETY: no thread uses the metadata of an arena without pools; whole OS pages, since an
+        // arena's metadata is larger than one (Metadata::alloc).
         unsafe {
             if !source.purge(arena.cast(), bytes.next_multiple_of(source.page_bytes())) {
                 arena.cast::<u8>().write_bytes(0, bytes);

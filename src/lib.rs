@@ -13,7 +13,8 @@
 //! of the pools that the thread owns.
 //!
 //! # Layers
-//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, and `sync` asks `fork`.
+//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
+//! ask `fork`, `public` calls `check` and `stats`.
 //!
 //! | layer | files |
 //! |---|---|

@@ -242,7 +242,8 @@ impl Pool {
         self.used.set(self.used.get().wrapping_sub(blocks));
     }
 
-    /// Takes free blocks, lowest address first, into `slots`, from its end on, until one of them has no more.
+    /// Takes free blocks, lowest address first, and stores them from the last of `slots` to the first, until either
+    /// runs out.
     #[inline]
     pub(crate) fn take(&self, slots: &mut Rev<Iter<'_, Slot>>) {
         let block_bytes = self.class().block_bytes();

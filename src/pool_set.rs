@@ -620,10 +620,10 @@ impl Inside<'_> {
         }
     }
 
-    /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `or_empty`,
-    /// an empty one as well.
+    /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `any_parked`, looks
+    /// into each of them, whatever its hint says: what becomes empty by that goes to its arena.
     #[cold]
-    fn steal(&mut self, class: SizeClass, sets_max: usize, or_empty: bool) -> bool {
+    fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {
         let heap = self.heap;
         if heap.parked_count() == 0 {
             return false;
@@ -633,20 +633,20 @@ impl Inside<'_> {
             let other = unsafe { other.as_ref() };
             // Relaxed: a hint; the door is opened only where something may be had.
             let has_class = other.stealable.load(Ordering::Relaxed) & (1 << class.number()) != 0;
-            if !other.is_parked() || !(has_class || or_empty || !other.inbox.is_empty()) {
+            if !other.is_parked() || !(has_class || any_parked || !other.inbox.is_empty()) {
                 return false;
             }
             // Our own set is not parked.
-            other.try_enter(heap, |other| self.steal_from(other, class, or_empty)).unwrap_or(false)
+            other.try_enter(heap, |other| self.steal_from(other, class)).unwrap_or(false)
         })
     }
 
-    fn steal_from(&mut self, other: &mut Inside<'_>, class: SizeClass, or_empty: bool) -> bool {
+    fn steal_from(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
         if !other.set.is_parked() {
             return false;
         }
         other.collect();
-        let found = self.steal_partial(other, class) || or_empty && self.steal_empty(other, class);
+        let found = self.steal_partial(other, class);
         other.show_stealable();
         found
     }
@@ -678,20 +678,6 @@ impl Inside<'_> {
         self.pools.owned_count += 1;
         other.pools.used_bytes = other.pools.used_bytes.wrapping_sub(used_bytes);
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(used_bytes);
-    }
-
-    fn steal_empty(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
-        let Some(pool) = other.pools.empty.first() else {
-            return false;
-        };
-        // SAFETY: pools live in metadata, which is never unmapped.
-        let pool = unsafe { &*ptr::from_ref(pool) };
-        other.pools.empty.remove(pool);
-        other.pools.empty_count -= 1;
-        self.take_over(other, 0);
-        // All blocks are home, so nothing is outstanding, and no claim is needed.
-        self.open(pool, class);
-        true
     }
 
     /// Renews the hint for thieves.

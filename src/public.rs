@@ -7,8 +7,9 @@ use crate::stats::Stats;
 
 /// Counts what the heap holds.
 ///
-/// Any thread may call it at any time. Slow paths of other threads wait meanwhile; their fast paths run on, so the
-/// counts of blocks live and cached are a snapshot: exact for threads that do nothing meanwhile, and all others exact.
+/// Any thread may call it at any time, fork handlers included; signal handlers may not. Slow paths of other threads
+/// wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot, exact for threads that
+/// do nothing meanwhile; all other counts are exact.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

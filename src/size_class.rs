@@ -146,8 +146,8 @@ impl Locator {
 
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
-/// The reciprocal is too large by less than one part in 2^19, and offsets are below 2^15: so the fraction of an exact
-/// quotient is below 2^15, and that of an inexact one at least `2^28 / 512 = 2^19`.
+/// The reciprocal exceeds `2^28 / block_bytes` by less than 1, and offsets are below 2^15: so the fraction of an exact
+/// quotient is below 2^15, and that of any other at least `2^28 / 512 = 2^19`.
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient(u64);
 

@@ -1,4 +1,4 @@
-//! The slow path: a magazine is empty, full or poisoned. Everything here is cold.
+//! The slow path: a magazine is empty, full, poisoned, or not allocated from yet. Everything here is cold.
 //!
 //! # Call tree
 //! ```text
@@ -10,11 +10,16 @@
 //!    ├─ Inside::take
 //!    └─ flush_all, take again  no memory: what the other magazines hold
 //! alloc_zeroed_slow            one block, known to be zero or not
-//! └─ refill
+//! ├─ send_strangers_home
+//! ├─ pop                       the magazine was only poisoned
+//! ├─ Inside::take_one          or flush_all, and take_one again
+//! └─ refill                    the block was used before
 //! free_slow                    no room
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
 //! └─ Inside::give              a flush of the older half
+//! shrink                       the thread ends, or flushes its cache
+//! flush_if_parked              a purge, after a fork
 //! ```
 
 use core::ptr::NonNull;

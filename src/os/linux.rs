@@ -143,7 +143,7 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
         let made = unsafe { libc::pthread_key_create(&mut new, Some(ended)) == 0 };
         let wanted = if made { new as usize } else { KEY_REFUSED };
         // Release: the key is made before another thread sees its number. Acquire: as above.
-        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::AcqRel, Ordering::Acquire) {
+        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::Release, Ordering::Acquire) {
             Ok(_) => key = wanted,
             Err(first) => {
                 key = first;
@@ -168,7 +168,8 @@ pub(crate) fn on_fork(
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
 }
 
-/// Has a function of the crate called when the program is loaded, before `main` and most constructors.
+/// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
+/// of shared libraries ran earlier).
 macro_rules! at_start {
     ($function:ident) => {
         #[used]
