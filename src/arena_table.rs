@@ -34,6 +34,17 @@ const fn run_mask(first: usize, end: usize) -> u64 {
     (u64::MAX >> (u64::BITS as usize - (end - first))) << first
 }
 
+/// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where these
+/// hold several pools. An OS page with a pool in use is left out.
+fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
+    let wanted = arena.dirty.get() & mask;
+    if page_pools == 1 {
+        return wanted;
+    }
+    let pages = (0..POOLS_PER_ARENA).step_by(page_pools).map(|first| run_mask(first, first + page_pools));
+    pages.filter(|page| wanted & page != 0 && arena.free.get() & page == *page).fold(0, |all, page| all | page)
+}
+
 /// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it makes
 /// the arena a huge page again.
 fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
@@ -203,17 +214,13 @@ impl ArenaTable {
     fn purge_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
         let this = unsafe { arena.as_ref() };
-        let page_pools = source.page_bytes().div_ceil(POOL_BYTES);
-        let mut rest = this.dirty.get() & mask;
+        let mut rest = purgeable(this, mask, source.page_bytes().div_ceil(POOL_BYTES));
         while rest != 0 {
             // A run of neighbours goes back in one call.
             let first = rest.trailing_zeros() as usize;
             let end = first + (rest >> first).trailing_ones() as usize;
-            rest &= !run_mask(first, end);
-            let (first, end) = (first.next_multiple_of(page_pools), end - end % page_pools);
-            if first >= end {
-                continue;
-            }
+            let run = run_mask(first, end);
+            rest &= !run;
             let Some(start) = NonNull::new(this.start().wrapping_add(first * POOL_BYTES)) else { continue };
             let bytes = (end - first) * POOL_BYTES;
             no_longer_huge(this, source);
@@ -222,8 +229,8 @@ impl ArenaTable {
                 for index in first..end {
                     PoolRef::at_index(arena, index).pool().set_untouched();
                 }
-                this.dirty.set(this.dirty.get() & !run_mask(first, end));
-                self.dirty_pools -= end - first;
+                self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
+                this.dirty.set(this.dirty.get() & !run);
                 self.bytes_given_back += bytes;
             }
         }

@@ -11,6 +11,8 @@
 //! - *child*: lets go, then parks the sets of the threads that do not exist here. Their magazines stay filled: the
 //!   thread that adopts a set uses them on, and `purge` empties them.
 //!
+//! A handler of others that itself forks, in between, finds the slow paths stopped; they stay so until the outer fork ends.
+//!
 //! What is lost in the child: blocks that other threads' programs held, as with any allocator; and a block that
 //! another thread was just moving between a magazine and its program, one a thread at most.
 //!
@@ -56,14 +58,35 @@ pub(crate) fn watch() {
     }
 }
 
+/// Forks that another's handler began after our `prepare` of the outer fork; the forking thread's own number.
+static NESTED: AtomicU32 = AtomicU32::new(0);
+
 unsafe extern "C" fn prepare() {
+    if this_thread_forks() {
+        // Relaxed: as in `this_thread_forks`.
+        NESTED.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
     let stopped = GLOBAL.stop_slow_paths();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
 }
 
+/// Whether it was a nested fork that ended: the outer one holds the locks on, in its parent and in its child.
+fn ends_nested() -> bool {
+    // Relaxed (both): as in `this_thread_forks`.
+    let nested = NESTED.load(Ordering::Relaxed);
+    if nested != 0 {
+        NESTED.store(nested - 1, Ordering::Relaxed);
+    }
+    nested != 0
+}
+
 unsafe extern "C" fn in_parent() {
+    if ends_nested() {
+        return;
+    }
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
@@ -71,6 +94,9 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
+    if ends_nested() {
+        return;
+    }
     // SAFETY: the same as in the parent: the locks are ours in this copy of the memory too.
     unsafe { in_parent() };
     // Threads may have been between parking a set and saying so: start the list of parked sets anew.

@@ -88,6 +88,17 @@ pub(crate) struct Block {
     pub(crate) zeroed: bool,
 }
 
+impl Block {
+    /// The block, of `class`, with all bytes zero; written only if they are not known to be.
+    pub(crate) fn into_zeroed(self, class: SizeClass) -> *mut u8 {
+        if !self.zeroed {
+            // SAFETY: a block of the class, in our hands.
+            unsafe { self.start.write_bytes(0, class.block_bytes()) };
+        }
+        self.start.as_ptr()
+    }
+}
+
 impl Pool {
     pub(crate) fn state(&self) -> State {
         self.state.get()

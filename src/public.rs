@@ -15,7 +15,9 @@ use crate::stats::Stats;
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::stats().blocks_live();
 /// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+/// # if !cfg!(feature = "bypass") {
 /// assert!(pymalloc::stats().blocks_live() >= before + 1000);
+/// # }
 /// # drop(boxes);
 /// ```
 pub fn stats() -> Stats {

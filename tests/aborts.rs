@@ -1,4 +1,5 @@
 //! Misuse that a flush can see ends the process, with one line that says what it was.
+#![cfg(not(feature = "bypass"))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The busy paths of crates that know nothing of this allocator, against independent results.
+#![cfg(not(feature = "bypass"))]
 
 mod common;
 

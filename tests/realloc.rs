@@ -1,4 +1,5 @@
 //! What a realloc keeps: the address within a class, the contents always.
+#![cfg(not(feature = "bypass"))]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Free blocks in the partly used pools of ended threads serve the threads that live on.
+#![cfg(not(feature = "bypass"))]
 
 mod common;
 

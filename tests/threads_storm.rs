@@ -1,4 +1,5 @@
 //! Threads start and end all the time and hand blocks to each other.
+#![cfg(not(feature = "bypass"))]
 
 mod common;
 

@@ -92,10 +92,10 @@ pub(super) fn alloc_without_cache(class: SizeClass) -> *mut u8 {
     }
 }
 
-pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> Option<Block> {
+pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
     match attach() {
-        Some(cache) => cache.set.enter(&GLOBAL, |inside| inside.take_one(class)),
-        None => take_spare(class),
+        Some(cache) => cache.alloc_zeroed(class),
+        None => take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class)),
     }
 }
 

@@ -93,32 +93,23 @@ impl ThreadCache {
     #[cold]
     #[inline(never)]
     fn alloc_zeroed_slow(&self, class: SizeClass) -> *mut u8 {
-        let block = match self.heap.get() {
-            None => slot::alloc_zeroed_without_cache(class),
-            Some(heap) => self.set.enter(heap, |inside| {
-                self.note_slow_call();
-                self.send_strangers_home(class, inside);
-                if let Some(block) = self.pop(class).and_then(NonNull::new) {
-                    return Some(Block { start: block, zeroed: false });
-                }
-                let block = inside.take_one(class).or_else(|| {
-                    self.flush_all(inside);
-                    inside.take_one(class)
-                })?;
-                if !block.zeroed {
-                    self.refill(class, heap, inside);
-                }
-                Some(block)
-            }),
-        };
-        let Some(block) = block else {
-            return core::ptr::null_mut();
-        };
-        if !block.zeroed {
-            // SAFETY: a block of the class, in our hands.
-            unsafe { block.start.write_bytes(0, class.block_bytes()) };
-        }
-        block.start.as_ptr()
+        let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class) };
+        let block = self.set.enter(heap, |inside| {
+            self.note_slow_call();
+            self.send_strangers_home(class, inside);
+            if let Some(block) = self.pop(class).and_then(NonNull::new) {
+                return Some(Block { start: block, zeroed: false });
+            }
+            let block = inside.take_one(class).or_else(|| {
+                self.flush_all(inside);
+                inside.take_one(class)
+            })?;
+            if !block.zeroed {
+                self.refill(class, heap, inside);
+            }
+            Some(block)
+        });
+        block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class))
     }
 
     #[cold]

@@ -144,7 +144,10 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
         let wanted = if made { new as usize } else { KEY_REFUSED };
         // Release: the key is made before another thread sees its number. Acquire: as above.
         match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::Release, Ordering::Acquire) {
-            Ok(_) => key = wanted,
+            Ok(_) => {
+                key = wanted;
+                stay_loaded();
+            }
             Err(first) => {
                 key = first;
                 if made {
@@ -156,6 +159,23 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
     }
     // SAFETY: a key that was created and never deleted.
     key != KEY_REFUSED && unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value.cast()) == 0 }
+}
+
+/// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left
+/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program.
+fn stay_loaded() {
+    // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a library
+    // that is loaded already runs nothing.
+    #[cfg(not(target_feature = "crt-static"))]
+    unsafe {
+        let mut info: libc::Dl_info = core::mem::zeroed();
+        let here: fn() = stay_loaded;
+        let found = libc::dladdr(here as *const libc::c_void, &mut info) != 0;
+        let program_start = libc::getauxval(libc::AT_PHDR) as usize & !4095;
+        if found && info.dli_fbase.addr() != program_start {
+            libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+        }
+    }
 }
 
 /// Has the three functions called around every `fork` of the process.

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, POOL_BYTES};
+use crate::config::ARENA_BYTES;
 use crate::pool_set::Slot;
 
 #[test]
@@ -172,7 +172,6 @@ fn os_pages_of_16_and_64_kib_work() {
             cache.shrink();
             let purged = test.purge();
             assert!(purged >= 2 * ARENA_BYTES, "{purged}");
-            assert!(POOL_BYTES >= page_bytes || test.memory.purges.load(Relaxed) == 0 || page_bytes > POOL_BYTES);
             let zeroed: Vec<_> = (0..100).map(|seed| alloc_zeroed(cache, class(200), seed).expect("memory")).collect();
             zeroed.into_iter().for_each(|block| block.free(cache));
         }
@@ -197,4 +196,29 @@ fn a_purge_reaches_every_free_pool_although_unmapping_is_refused() {
     assert_eq!(test.memory.purges.load(Relaxed), purges);
     test.memory.refuse_unmap.store(false, Relaxed);
     cache.release();
+}
+
+#[test]
+fn pools_smaller_than_an_os_page_are_purged_by_whole_os_pages() {
+    let test = TestHeap::with_page_bytes(64 << 10);
+    let cache = test.attach();
+    let live: Vec<_> =
+        (0..2 * ARENA_BYTES / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
+    let os_page_of = |block: &Live| block.start.addr() / (64 << 10);
+    // Of every fourth OS page one block stays, so both arenas do.
+    let mut seen = std::collections::BTreeSet::new();
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        live.into_iter().partition(|block| os_page_of(block) % 4 == 0 && seen.insert(os_page_of(block)));
+    freed.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    let purged = test.purge();
+    let whole_os_pages = 2 * ARENA_BYTES / (64 << 10) * 3 / 4;
+    assert!(purged >= whole_os_pages * (64 << 10), "{purged}");
+    kept.iter().for_each(Live::verify);
+    test.check();
+    let zeroed: Vec<_> = (0..4000).map(|seed| alloc_zeroed(cache, class(504), seed).expect("memory")).collect();
+    kept.into_iter().chain(zeroed).for_each(|block| block.free(cache));
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
 }
