@@ -2,7 +2,7 @@
 //!
 //! # What runs
 //! `remote.rs` and `lock.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
-//! loom's types: no line of either is typed again. What lies around them in `pool_set.rs` and `cache/` names half
+//! loom's types: no line of either is typed again. What lies around them in `pool_set/` and `cache/` names half
 //! the crate, so `world` and `poison` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!

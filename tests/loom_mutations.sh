@@ -98,7 +98,7 @@ break_by $remote "the link is read after the count was collected" \
     's/next: \*mut RemoteHalf,/next: *mut RemoteHalf, last: *mut RemoteHalf,/; s/(Taken \{ next: self\.head\.(?:swap|load)\([^}]*)\}/$1, last: ptr::null_mut() }/g; s/let pool = NonNull::new\(self\.next\)\?;/if !self.last.is_null() { self.next = unsafe { &*self.last }.link.load(Ordering::Relaxed); } let pool = NonNull::new(self.next)?; self.last = self.next;/; s/self\.next = half\.link\.load\(Ordering::Relaxed\);//'
 break_by $remote "collect leaves the bits" 's/self\.0\.swap\(0, Ordering::Acquire\)/self.0.load(Ordering::Acquire)/'
 
-# The order of the calls, which pool_set.rs has like the models.
+# The order of the calls, which pool_set/ has like the models.
 world=tests/loom/world.rs
 break_by $world "the owner is read before the arrival" \
     's/(match pool\.touch\(\|pool\| pool\.remote\.arrive)/let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed)); $1/; s/\n *\/\/ Relaxed: as in the product\.\n *let owner = pool\.touch\(\|pool\| pool\.tag\.load\(Ordering::Relaxed\)\);//'

@@ -1,6 +1,6 @@
 //! A heap in small: pool sets with doors and inboxes, pools with two bitmap words, and blocks with contents.
 //!
-//! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set.rs`, call by call:
+//! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set/`, call by call:
 //! `give_remote` ([`World::free`]), `collect` and `collect_pool`, `steal_from` and `steal_partial`
 //! ([`World::steal`]), `knock`, `take` of one block, `park` and `adopt` with the heap's list of parked sets.
 //!

@@ -1,0 +1,144 @@
+//! What passes between threads: collecting what others freed, stealing from parked sets, parking and adopting.
+
+use core::ptr::NonNull;
+
+use super::Inside;
+use crate::arena::PoolRef;
+use crate::config::BITMAP_WORDS_MAX;
+use crate::fatal::{Impossible, impossible};
+use crate::pool::{AlreadyFree, State};
+use crate::size_class::SizeClass;
+use crate::sync::Ordering;
+
+impl Inside<'_> {
+    /// Brings home what other threads freed into the set's pools.
+    pub(crate) fn collect(&mut self) {
+        // SAFETY: the door is held, and every pool's count is collected below.
+        for (remote, home) in unsafe { self.set.inbox.take_all() } {
+            let Some(arena) = NonNull::new(home.cast()) else {
+                continue;
+            };
+            // SAFETY: the pusher left the arena of the pool whose remote half it pushed.
+            let place = unsafe { PoolRef::from_remote(arena, remote) };
+            // SAFETY: mapped while the count is not 0.
+            let blocks = unsafe { remote.as_ref() }.collect_count();
+            self.collect_pool(place, blocks);
+        }
+        if self.set.is_parked() {
+            // Nobody will come for the empty ones.
+            self.return_empty_pools(0);
+            self.show_stealable();
+        }
+        self.sweep_if_due();
+    }
+
+    /// Brings home the blocks of one pool, `blocks` by their count.
+    fn collect_pool(&mut self, place: PoolRef, blocks: u32) {
+        let pool = place.pool();
+        let class = pool.class();
+        for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
+            let mask = place.remote_word(word).collect();
+            if mask != 0
+                && let Err(AlreadyFree { block }) = pool.put_back(word, mask)
+            {
+                let address = pool.start().addr() + block * class.block_bytes();
+                impossible(Impossible::AlreadyFree, address, class.block_bytes());
+            }
+        }
+        self.count_home(pool, class, blocks);
+        if pool.has_free() {
+            self.relink(pool, class);
+        }
+    }
+
+    /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `any_parked`, looks
+    /// into each of them, whatever its hint says: what becomes empty by that goes to its arena.
+    #[cold]
+    pub(super) fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {
+        let heap = self.heap;
+        if heap.parked_count() == 0 {
+            return false;
+        }
+        heap.sets().take(sets_max).any(|other| {
+            // SAFETY: sets are never unmapped.
+            let other = unsafe { other.as_ref() };
+            // Relaxed: a hint; the door is opened only where something may be had.
+            let has_class = other.stealable.load(Ordering::Relaxed) & (1 << class.number()) != 0;
+            if !other.is_parked() || !(has_class || any_parked || !other.inbox.is_empty()) {
+                return false;
+            }
+            // Our own set is not parked.
+            other.try_enter(heap, |other| self.steal_from(other, class)).unwrap_or(false)
+        })
+    }
+
+    fn steal_from(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+        if !other.set.is_parked() {
+            return false;
+        }
+        other.collect();
+        let found = self.steal_partial(other, class);
+        other.show_stealable();
+        found
+    }
+
+    fn steal_partial(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+        // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
+        let claimed = other.pools.partial(class).iter().find_map(|pool| {
+            let place = self.place_of(pool)?;
+            // SAFETY: the pool has an owner, so it is mapped.
+            unsafe { place.remote().as_ref() }.claim().then_some(place)
+        });
+        let Some(place) = claimed else { return false };
+        let pool = place.pool();
+        other.pools.partial(class).remove(pool);
+        // Relaxed: published by the Release of `collect_count`.
+        place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        self.pools.partial(class).push_last(pool);
+        self.take_over(other, pool.used() as usize * class.block_bytes());
+        // SAFETY: as above.
+        let blocks = unsafe { place.remote().as_ref() }.collect_count().wrapping_sub(1);
+        self.collect_pool(place, blocks);
+        // Unless its last blocks came home just now.
+        pool.state() == State::Partial
+    }
+
+    /// Moves a pool with so many bytes in use from another set's account to this one's.
+    fn take_over(&mut self, other: &mut Inside<'_>, used_bytes: usize) {
+        other.pools.owned_count -= 1;
+        self.pools.owned_count += 1;
+        other.pools.used_bytes = other.pools.used_bytes.wrapping_sub(used_bytes);
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_add(used_bytes);
+    }
+
+    /// Renews the hint for thieves.
+    fn show_stealable(&self) {
+        let mut classes = 0;
+        if self.set.is_parked() {
+            for class in SizeClass::all() {
+                classes |= u64::from(!self.pools.partial(class).is_empty()) << class.number();
+            }
+        }
+        // Relaxed: a hint.
+        self.set.stealable.store(classes, Ordering::Relaxed);
+    }
+
+    /// The set's thread ended: brings home what can be, returns empty pools, and opens the set to thieves.
+    pub(crate) fn park(&mut self) {
+        // Relaxed: a hint, or ordered by the door.
+        self.set.parked.store(1, Ordering::Relaxed);
+        self.collect();
+    }
+
+    /// A thread took over the set.
+    pub(crate) fn adopt(&mut self) {
+        // Relaxed: a hint, or ordered by the door.
+        self.set.parked.store(0, Ordering::Relaxed);
+        self.show_stealable();
+    }
+
+    /// Whether the set is parked.
+    pub(crate) fn is_parked(&self) -> bool {
+        self.set.is_parked()
+    }
+}

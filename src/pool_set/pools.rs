@@ -1,0 +1,137 @@
+//! A pool's way through a set: opened for a class, full and partial in turn, empty, and back to its arena.
+
+use core::ptr;
+
+use super::Inside;
+use crate::arena::PoolRef;
+use crate::config::{EMPTY_POOLS_BUDGET, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
+use crate::pool::{Pool, State};
+use crate::size_class::SizeClass;
+use crate::sync::Ordering;
+
+impl Inside<'_> {
+    /// Makes an empty pool of the set one of `class`.
+    pub(super) fn open_empty(&mut self, class: SizeClass) -> bool {
+        let Some(pool) = self.pools.empty.first() else {
+            return false;
+        };
+        // SAFETY: pools live in metadata, which is never unmapped.
+        let pool = unsafe { &*ptr::from_ref(pool) };
+        self.pools.empty.remove(pool);
+        self.pools.empty_count -= 1;
+        self.open(pool, class);
+        true
+    }
+
+    /// Makes a pool of the heap one of the set's, of `class`.
+    pub(super) fn open_new(&mut self, class: SizeClass, may_map: bool) -> bool {
+        let Some(pool) = self.heap.take_pool(may_map) else {
+            return false;
+        };
+        self.pools.owned_count += 1;
+        self.open(pool.pool(), class);
+        true
+    }
+
+    fn open(&mut self, pool: &Pool, class: SizeClass) {
+        pool.open(class);
+        pool.set_state(State::Partial);
+        if let Some(place) = self.place_of(pool) {
+            // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
+            place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        }
+        self.pools.partial(class).push_last(pool);
+    }
+
+    /// The pool's place in its arena.
+    pub(super) fn place_of(&self, pool: &Pool) -> Option<PoolRef> {
+        let address = pool.start().addr();
+        Some(PoolRef::at_offset(self.heap.map.arena_of(address)?, address))
+    }
+
+    #[inline]
+    pub(super) fn count_home(&mut self, pool: &Pool, class: SizeClass, blocks: u32) {
+        pool.count_home(blocks);
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
+    }
+
+    /// Puts a pool, into which blocks came home, where it belongs now.
+    #[inline]
+    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass) {
+        if pool.used() == 0 {
+            self.retire(pool, class);
+        } else if pool.state() == State::Full {
+            pool.set_state(State::Partial);
+            self.pools.partial(class).push_last(pool);
+        }
+    }
+
+    /// Takes a pool whose blocks are all home out of its class.
+    #[cold]
+    fn retire(&mut self, pool: &Pool, class: SizeClass) {
+        if pool.state() == State::Partial {
+            self.pools.partial(class).remove(pool);
+        }
+        pool.set_state(State::Empty);
+        self.pools.empty.push_first(pool);
+        self.pools.empty_count += 1;
+        // The budget is the heap's: many threads keep few each.
+        let keep = (EMPTY_POOLS_BUDGET / (self.heap.set_count() + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
+        if self.pools.empty_count > keep {
+            self.return_empty_pools(keep / 2);
+        }
+    }
+
+    /// Gives the set's empty pools back to their arenas, but for `keep` of them.
+    pub(crate) fn return_empty_pools(&mut self, keep: usize) {
+        if self.pools.empty_count <= keep {
+            return;
+        }
+        let (heap, pools) = (self.heap, &mut *self.pools);
+        heap.give_pools(core::iter::from_fn(|| {
+            if pools.empty_count <= keep {
+                return None;
+            }
+            // The longest empty first: the others may still be in the CPU's caches.
+            let pool = pools.empty.last()?;
+            pools.empty.remove(pool);
+            pools.empty_count -= 1;
+            pools.owned_count -= 1;
+            let address = pool.start().addr();
+            let place = PoolRef::at_offset(heap.map.arena_of(address)?, address);
+            pool.set_state(State::Unused);
+            // Relaxed: no block of the pool is outside, so no thread reads the tag.
+            place.tag().store(ptr::null_mut(), Ordering::Relaxed);
+            Some(place)
+        }));
+    }
+}
+
+impl Inside<'_> {
+    #[inline]
+    pub(super) fn sweep_if_due(&mut self) {
+        if self.pools.used_bytes < self.pools.sweep_below_bytes {
+            self.sweep();
+        }
+    }
+
+    /// Gives the free parts of all partial pools back to the OS.
+    ///
+    /// What is left of a peak is often scattered over all its pools, so that few are ever empty; CPython keeps such
+    /// memory. A sweep is due only when little is left, and again when much less is: so its cost, a look at each
+    /// partial pool, is paid for by the frees since the peak.
+    #[cold]
+    pub(crate) fn sweep(&mut self) {
+        self.pools.sweep_below_bytes = self.pools.used_bytes / SWEEP_AGAIN;
+        for class in SizeClass::all() {
+            for pool in self.pools.partial(class).iter() {
+                let parts = pool.purgeable();
+                if parts != 0
+                    && let Some(place) = self.place_of(pool)
+                {
+                    pool.add_purged(self.heap.purge_parts(place, parts));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Taking blocks, for a refill: from the set's partial pools, and where a further pool comes from.
+
+use core::ptr::{self, NonNull};
+
+use super::{Inside, Slot};
+use crate::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_MIN_BYTES, SWEEP_SHARE};
+use crate::pool::{Block, Pool, State};
+use crate::size_class::SizeClass;
+
+impl Inside<'_> {
+    /// Fills `slots` from the front with free blocks of `class`; returns how many.
+    ///
+    /// Fewer than asked for if getting more would take a new pool, none only when there is no memory. The blocks
+    /// are such that popping them from the end gives ascending addresses within a pool.
+    pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
+        // Filled from the back, because blocks come in ascending order.
+        let mut rest = slots.iter().rev();
+        while rest.len() > 0 {
+            let Some(pool) = self.pool_with_free(class, rest.len() == slots.len()) else { break };
+            pool.take(&mut rest);
+            self.unlink_if_full(pool, class);
+        }
+        let (rest, taken) = (rest.len(), slots.len() - rest.len());
+        if rest > 0 {
+            // SAFETY: both inside `slots`, which are cells that nobody reads without the door.
+            unsafe { ptr::copy(slots.as_ptr().add(rest), slots.as_ptr().cast_mut(), taken) };
+        }
+        self.note_taken(taken * class.block_bytes());
+        taken
+    }
+
+    /// Counts bytes taken, and, when much is in use, says below what a sweep is worth its while.
+    fn note_taken(&mut self, bytes: usize) {
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_add(bytes);
+        let owned_bytes = self.pools.owned_count * POOL_BYTES;
+        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes > owned_bytes / 4 {
+            self.pools.sweep_below_bytes = owned_bytes / SWEEP_SHARE;
+        }
+    }
+
+    /// Takes one free block of `class`, and tells whether it is known to be zero.
+    pub(crate) fn take_one(&mut self, class: SizeClass) -> Option<Block> {
+        let pool = self.pool_with_free(class, true)?;
+        let block = pool.take_one();
+        self.unlink_if_full(pool, class);
+        self.note_taken(class.block_bytes());
+        block
+    }
+
+    #[inline]
+    fn unlink_if_full(&self, pool: &Pool, class: SizeClass) {
+        if !pool.has_free() {
+            self.pools.partial(class).remove(pool);
+            pool.set_state(State::Full);
+        }
+    }
+
+    /// A partial pool of `class`; a new one only if `needed`.
+    #[inline]
+    fn pool_with_free<'heap>(&mut self, class: SizeClass, needed: bool) -> Option<&'heap Pool> {
+        if self.pools.partial(class).is_empty() && !self.find_pool(class, needed) {
+            return None;
+        }
+        // SAFETY: pools live in metadata, which is never unmapped.
+        self.pools.partial(class).first().map(|pool| unsafe { &*ptr::from_ref(pool) })
+    }
+
+    /// Sees to it that the set has a partial pool of `class`.
+    #[cold]
+    fn find_pool(&mut self, class: SizeClass, needed: bool) -> bool {
+        if !self.set.inbox.is_empty() {
+            self.collect();
+            if !self.pools.partial(class).is_empty() {
+                return true;
+            }
+        }
+        needed
+            && (self.steal(class, STEAL_SETS_MAX, false)
+                || self.open_empty(class)
+                || self.open_new(class, false)
+                || self.steal(class, usize::MAX, true)
+                || self.open_new(class, true)
+                || self.scrape(class))
+    }
+
+    /// The last resort before null: whatever other sets can spare.
+    fn scrape(&mut self, class: SizeClass) -> bool {
+        let own = NonNull::from(self.set);
+        for other in self.heap.sets().filter(|&other| other != own) {
+            // SAFETY: sets are never unmapped.
+            let other = unsafe { other.as_ref() };
+            other.try_enter(self.heap, |other| {
+                other.collect();
+                other.return_empty_pools(0);
+            });
+        }
+        self.open_new(class, true)
+    }
+}
