@@ -60,9 +60,9 @@ pub(crate) const SET_EMPTY_POOLS_MIN: usize = 2;
 /// Pools in a set's inbox from which on a thread that frees into it collects them itself.
 pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 
-/// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 32 MiB and
+/// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 16 MiB and
 /// more the one that is being filled weighs little.
-pub(crate) const HUGE_FROM_ARENAS: usize = 16;
+pub(crate) const HUGE_FROM_ARENAS: usize = 8;
 
 /// Wholly free arenas that stay mapped; the larger of this and the share counts.
 pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
