@@ -10,7 +10,7 @@
 
 use core::ptr::{self, NonNull};
 
-use crate::arena::Arena;
+use crate::arena::{Arena, PoolRef};
 use crate::config::ARENA_SHIFT;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -43,6 +43,12 @@ impl ArenaMap {
         // SAFETY: leaves are never unmapped.
         let leaf = unsafe { leaf.as_ref()? };
         NonNull::new(leaf.0[number & ((1 << LEAF_BITS) - 1)].load(Ordering::Acquire))
+    }
+
+    /// The pool that holds `address`, if an arena does.
+    #[inline(always)]
+    pub(crate) fn pool_of(&self, address: usize) -> Option<PoolRef> {
+        Some(PoolRef::at_offset(self.arena_of(address)?, address))
     }
 
     /// Whether `address` needs a leaf before [`set`](Self::set); the caller holds the heap's lock.

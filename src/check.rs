@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_table::ArenaTable;
 use crate::cache::ThreadCache;
-use crate::config::{POOL_BYTES, POOLS_PER_ARENA, WORD_BITS};
+use crate::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
 use crate::heap::Heap;
 use crate::pool::{Pool, PoolList, State};
 use crate::pool_set::{PoolSet, Pools, tag_class, tag_set};
@@ -129,7 +129,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         _ => State::Full,
     };
     ensure(pool.state() == state, "a pool's state does not fit its blocks", start)?;
-    for part in 0..8 {
+    for part in 0..PURGE_PARTS {
         ensure(pool.purged() >> part & 1 == 0 || pool.is_part_free(part), "a purged part has blocks outside", start)?;
     }
     found.owned += 1;
@@ -202,10 +202,9 @@ fn check_list(
         let start = pool.start().addr();
         ensure(pool.state() == state, "a listed pool is in another state", start)?;
         ensure(class.is_none_or(|class| class == pool.class()), "a listed pool is of another class", start)?;
-        let Some(arena) = heap.map.arena_of(start) else {
+        let Some(place) = heap.map.pool_of(start) else {
             return Err(Corruption { message: "a listed pool is in no arena", address: start });
         };
-        let place = PoolRef::at_offset(arena, start);
         ensure(ptr::eq(place.pool(), pool), "a listed pool's start is another's", start)?;
         // Relaxed: the slow paths are stopped.
         let owner = tag_set(place.tag().load(Ordering::Relaxed));
@@ -220,10 +219,9 @@ fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
         for slot in cache.blocks(class) {
             // Relaxed: a snapshot if the thread runs; every value ever stored is a block of the class.
             let address = slot.load(Ordering::Relaxed).addr();
-            let Some(arena) = heap.map.arena_of(address) else {
+            let Some(place) = heap.map.pool_of(address) else {
                 return Err(Corruption { message: "a cached block is in no arena", address });
             };
-            let place = PoolRef::at_offset(arena, address);
             // Relaxed: the slow paths are stopped.
             ensure(
                 tag_class(place.tag().load(Ordering::Relaxed)) == Some(class),

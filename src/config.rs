@@ -75,11 +75,15 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
 /// Bytes of a pool that are purged together when all blocks in them are free: an OS page, of the usual size.
-pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / 8;
+pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
+/// Such parts in a pool: the bits of a byte.
+pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;
 
 /// Bytes of a set's pools from which on the free parts of its partial pools are purged when few blocks are left.
 pub(crate) const SWEEP_MIN_BYTES: usize = 32 << 20;
-/// That happens when of all bytes of the set's pools one in so many is in use …
+/// Sweeps are prepared for when more than one byte in so many of the set's pools is in use.
+pub(crate) const SWEEP_ARM_SHARE: usize = 4;
+/// A sweep is due when of all bytes of the set's pools one in so many is in use …
 pub(crate) const SWEEP_SHARE: usize = 32;
 /// … and again whenever so many times fewer are.
 pub(crate) const SWEEP_AGAIN: usize = 2;

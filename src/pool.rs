@@ -29,7 +29,7 @@ use core::ptr::{self, NonNull};
 use core::slice::Iter;
 
 use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
-use crate::config::{PURGE_UNIT_BYTES, WORD_BITS};
+use crate::config::{PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -321,8 +321,8 @@ impl Pool {
 
 /// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
 fn parts_of(first: usize, end: usize) -> u8 {
-    let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(8));
-    if first < end { (u8::MAX >> (8 - (end - first))) << first } else { 0 }
+    let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(PURGE_PARTS));
+    if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
 }
 
 /// A doubly linked list of pools; a pool is in at most one.

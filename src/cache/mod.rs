@@ -174,8 +174,7 @@ impl ThreadCache {
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
             for class in SizeClass::all() {
-                let slots = &raw const cache.first_slots[class.number() & (CLASS_COUNT - 1)];
-                cache.set_array(class, slots.cast::<Slot>().cast_mut(), MAGAZINE_SLOTS_MIN);
+                cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN);
             }
             place.cast()
         })?;
@@ -202,6 +201,11 @@ impl ThreadCache {
     /// `set` is in `heap`'s register.
     pub(crate) unsafe fn of_set(heap: &Heap, set: NonNull<PoolSet>) -> Option<NonNull<Self>> {
         (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
+    }
+
+    /// The magazine's array inside the cache.
+    fn first_array(&self, class: SizeClass) -> *mut Slot {
+        (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut()
     }
 
     /// Gives `class` an empty magazine of `capacity` slots at `base`. Door, or before the cache is published.

@@ -25,7 +25,7 @@
 use core::ptr::NonNull;
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
-use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN};
+use crate::config::MAGAZINE_SLOTS_MIN;
 use crate::heap::Heap;
 use crate::pool::Block;
 use crate::pool_set::{Inside, Slot};
@@ -219,7 +219,7 @@ impl ThreadCache {
     pub(crate) fn flush_if_parked(&self, heap: &Heap) {
         if self.set.is_parked() {
             self.set.enter(heap, |inside| {
-                if inside.is_parked() {
+                if self.set.is_parked() {
                     self.flush_all(inside);
                 }
             });
@@ -228,9 +228,8 @@ impl ThreadCache {
 
     /// Gives an array that a magazine had back, unless it is the one inside the cache.
     fn free_array(&self, class: SizeClass, array: *const Slot, capacity: usize, heap: &'static Heap) {
-        let first = (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>();
         if let Some(array) = NonNull::new(array.cast_mut())
-            && !core::ptr::eq(array.as_ptr(), first)
+            && array.as_ptr() != self.first_array(class)
         {
             let bytes = capacity * size_of::<Slot>();
             // SAFETY: allocated with that size; the magazine has another array now, and walkers need the door.
@@ -246,11 +245,9 @@ impl ThreadCache {
             for class in SizeClass::all() {
                 let old = self.array(class);
                 let (old_array, old_capacity) = (old.as_ptr(), old.len());
-                let first = &raw const self.first_slots[class.number() & (CLASS_COUNT - 1)];
-                self.set_array(class, first.cast::<Slot>().cast_mut(), MAGAZINE_SLOTS_MIN);
                 self.shape(class).slow_calls.set(0);
                 self.shape(class).allocated.set(false);
-                self.set_bounds(class);
+                self.set_array(class, self.first_array(class), MAGAZINE_SLOTS_MIN);
                 self.free_array(class, old_array, old_capacity, heap);
             }
         });

@@ -6,7 +6,6 @@ use super::{Inside, PoolSet, Slot, Tag, tag_class, tag_set};
 use crate::arena::PoolRef;
 use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT, WORD_BITS};
 use crate::fatal::{Impossible, impossible};
-use crate::pool::AlreadyFree;
 use crate::remote::Arrival;
 use crate::size_class::{Locator, Quotient, SizeClass};
 use crate::sync::Ordering;
@@ -48,16 +47,10 @@ impl Inside<'_> {
     #[inline(always)]
     fn group_of(&self, class: SizeClass, locator: Locator, address: usize) -> Group {
         let number = locator.block_at(address & (POOL_BYTES - 1));
-        let (Some(number), Some(arena)) = (number, self.heap.map.arena_of(address)) else {
+        let (Some(number), Some(pool)) = (number, self.heap.map.pool_of(address)) else {
             self.refuse(class, address, false)
         };
-        Group {
-            pool: PoolRef::at_offset(arena, address),
-            key: address >> POOL_SHIFT,
-            word: number / WORD_BITS,
-            mask: 1 << (number % WORD_BITS),
-            blocks: 1,
-        }
+        Group { pool, key: address >> POOL_SHIFT, word: number / WORD_BITS, mask: 1 << (number % WORD_BITS), blocks: 1 }
     }
 
     /// Adds the blocks at the front of `rest` to the group, as long as they share its word.
@@ -121,10 +114,7 @@ impl Inside<'_> {
     #[inline]
     fn give_local(&mut self, class: SizeClass, group: &Group) {
         let pool = group.pool.pool();
-        if let Err(AlreadyFree { block }) = pool.put_back(group.word, group.mask) {
-            let address = (group.key << POOL_SHIFT) + block * class.block_bytes();
-            impossible(Impossible::AlreadyFree, address, class.block_bytes());
-        }
+        self.put_back(pool, class, group.word, group.mask);
         self.count_home(pool, class, group.blocks);
         self.relink(pool, class);
     }
@@ -177,12 +167,12 @@ impl Inside<'_> {
     #[cold]
     #[inline(never)]
     fn refuse(&self, class: SizeClass, address: usize, is_twice: bool) -> ! {
-        let what = match self.heap.map.arena_of(address) {
+        let what = match self.heap.map.pool_of(address) {
             _ if is_twice => Impossible::AlreadyFree,
             None => Impossible::NoArena,
-            Some(arena) => {
+            Some(pool) => {
                 // Relaxed: only to choose the message.
-                let tag = PoolRef::at_offset(arena, address).tag().load(Ordering::Relaxed);
+                let tag = pool.tag().load(Ordering::Relaxed);
                 if tag.is_null() {
                     Impossible::NoPool
                 } else if tag_class(tag) != Some(class) {

@@ -5,8 +5,7 @@ use core::ptr::NonNull;
 use super::Inside;
 use crate::arena::PoolRef;
 use crate::config::BITMAP_WORDS_MAX;
-use crate::fatal::{Impossible, impossible};
-use crate::pool::{AlreadyFree, State};
+use crate::pool::State;
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
 
@@ -38,11 +37,8 @@ impl Inside<'_> {
         let class = pool.class();
         for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
             let mask = place.remote_word(word).collect();
-            if mask != 0
-                && let Err(AlreadyFree { block }) = pool.put_back(word, mask)
-            {
-                let address = pool.start().addr() + block * class.block_bytes();
-                impossible(Impossible::AlreadyFree, address, class.block_bytes());
+            if mask != 0 {
+                self.put_back(pool, class, word, mask);
             }
         }
         self.count_home(pool, class, blocks);
@@ -78,7 +74,9 @@ impl Inside<'_> {
         }
         other.collect();
         let found = self.steal_partial(other, class);
-        other.show_stealable();
+        if found {
+            other.show_stealable();
+        }
         found
     }
 
@@ -135,10 +133,5 @@ impl Inside<'_> {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(0, Ordering::Relaxed);
         self.show_stealable();
-    }
-
-    /// Whether the set is parked.
-    pub(crate) fn is_parked(&self) -> bool {
-        self.set.is_parked()
     }
 }

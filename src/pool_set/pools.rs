@@ -5,7 +5,8 @@ use core::ptr;
 use super::Inside;
 use crate::arena::PoolRef;
 use crate::config::{EMPTY_POOLS_BUDGET, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
-use crate::pool::{Pool, State};
+use crate::fatal::{Impossible, impossible};
+use crate::pool::{AlreadyFree, Pool, State};
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
 
@@ -45,8 +46,16 @@ impl Inside<'_> {
 
     /// The pool's place in its arena.
     pub(super) fn place_of(&self, pool: &Pool) -> Option<PoolRef> {
-        let address = pool.start().addr();
-        Some(PoolRef::at_offset(self.heap.map.arena_of(address)?, address))
+        self.heap.map.pool_of(pool.start().addr())
+    }
+
+    /// Sets the free bits of `mask` in word `word`; aborts if one of the blocks is free already.
+    #[inline]
+    pub(super) fn put_back(&self, pool: &Pool, class: SizeClass, word: usize, mask: u64) {
+        if let Err(AlreadyFree { block }) = pool.put_back(word, mask) {
+            let address = pool.start().addr() + block * class.block_bytes();
+            impossible(Impossible::AlreadyFree, address, class.block_bytes());
+        }
     }
 
     #[inline]
@@ -97,8 +106,7 @@ impl Inside<'_> {
             pools.empty.remove(pool);
             pools.empty_count -= 1;
             pools.owned_count -= 1;
-            let address = pool.start().addr();
-            let place = PoolRef::at_offset(heap.map.arena_of(address)?, address);
+            let place = heap.map.pool_of(pool.start().addr())?;
             pool.set_state(State::Unused);
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             place.tag().store(ptr::null_mut(), Ordering::Relaxed);
@@ -111,6 +119,7 @@ impl Inside<'_> {
     #[inline]
     pub(super) fn sweep_if_due(&mut self) {
         if self.pools.used_bytes < self.pools.sweep_below_bytes {
+            self.pools.sweep_below_bytes = self.pools.used_bytes / SWEEP_AGAIN;
             self.sweep();
         }
     }
@@ -122,7 +131,6 @@ impl Inside<'_> {
     /// partial pool, is paid for by the frees since the peak.
     #[cold]
     pub(crate) fn sweep(&mut self) {
-        self.pools.sweep_below_bytes = self.pools.used_bytes / SWEEP_AGAIN;
         for class in SizeClass::all() {
             for pool in self.pools.partial(class).iter() {
                 let parts = pool.purgeable();

@@ -3,7 +3,7 @@
 use core::ptr::{self, NonNull};
 
 use super::{Inside, Slot};
-use crate::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_MIN_BYTES, SWEEP_SHARE};
+use crate::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
 use crate::pool::{Block, Pool, State};
 use crate::size_class::SizeClass;
 
@@ -33,7 +33,7 @@ impl Inside<'_> {
     fn note_taken(&mut self, bytes: usize) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(bytes);
         let owned_bytes = self.pools.owned_count * POOL_BYTES;
-        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes > owned_bytes / 4 {
+        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes > owned_bytes / SWEEP_ARM_SHARE {
             self.pools.sweep_below_bytes = owned_bytes / SWEEP_SHARE;
         }
     }

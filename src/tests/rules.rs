@@ -184,6 +184,24 @@ fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
 }
 
 #[test]
+fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live = fill(cache, 256, 4 << 20);
+    test.purge();
+    let purges = test.memory.purges.load(std::sync::atomic::Ordering::Relaxed);
+    let (mut kept, mut freed) = (Vec::new(), Vec::new());
+    for (index, block) in live.into_iter().enumerate() {
+        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    assert_eq!(test.memory.purges.load(std::sync::atomic::Ordering::Relaxed), purges);
+    assert!(test.purge() > 1 << 20);
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();
     let cache = test.attach();
