@@ -216,7 +216,7 @@ fn check_list(
 
 fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
     for class in SizeClass::all() {
-        for slot in cache.blocks(class) {
+        for slot in cache.all_blocks(class) {
             // Relaxed: a snapshot if the thread runs; every value ever stored is a block of the class.
             let address = slot.load(Ordering::Relaxed).addr();
             let Some(place) = heap.map.pool_of(address) else {

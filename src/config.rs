@@ -49,6 +49,11 @@ pub(crate) const MAGAZINE_SLOTS_MAX: usize = 256;
 /// A magazine grows only while all its slots together stand for at most so many bytes of blocks.
 pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
+/// Most bytes of blocks in a thread's depots.
+pub(crate) const DEPOT_BYTES_MAX: usize = 512 << 10;
+/// Bytes of blocks that all threads' depots together may hold; shared out evenly.
+pub(crate) const DEPOTS_BUDGET_BYTES: usize = 4 << 20;
+
 /// Empty pools that all pool sets together may keep for their threads' next need, rather than return them to their
 /// arenas; shared out evenly.
 pub(crate) const EMPTY_POOLS_BUDGET: usize = 512;

@@ -143,7 +143,7 @@ impl Stats {
             self.caches_live += 1;
         }
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
-            entry.blocks_cached += cache.blocks(class).len();
+            entry.blocks_cached += cache.all_blocks(class).count();
         }
     }
 }

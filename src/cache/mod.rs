@@ -2,7 +2,7 @@
 //!
 //! A magazine is an array of block addresses used as a stack. `alloc` pops, `free` pushes; neither reads or writes
 //! the block, its pool or any lock. Magazines are Bonwick's (Bonwick and Adams, USENIX 2001), with a thread in
-//! place of a CPU and flushes by half in place of a depot.
+//! place of a CPU; behind each is a depot (see `depot`).
 //!
 //! # Invariants
 //! - *Owner*: `top` is written by the cache's thread only, and, under the door of its set, by who recovers the cache
@@ -17,6 +17,7 @@
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 
+mod depot;
 mod slot;
 mod slow;
 
@@ -28,6 +29,7 @@ use crate::heap::Heap;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
+use depot::Depot;
 
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
 
@@ -61,6 +63,9 @@ pub(crate) struct ThreadCache {
     pub(crate) set: PoolSet,
     magazines: [Magazine; CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
+    depots: [Depot; CLASS_COUNT],
+    /// Bytes of all blocks in the depots. Door.
+    depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
     /// Whether the magazines are poisoned. Door.
@@ -150,6 +155,8 @@ impl ThreadCache {
             }; CLASS_COUNT],
             shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0), allocated: Cell::new(false) } };
                 CLASS_COUNT],
+            depots: [const { Depot::new() }; CLASS_COUNT],
+            depot_bytes: Cell::new(0),
             heap: Cell::new(None),
             poisoned: Cell::new(false),
             poisoned_calls: Cell::new(0),
@@ -267,6 +274,13 @@ impl ThreadCache {
     #[cfg(test)]
     pub(crate) fn poisoned_calls(&self) -> u64 {
         self.poisoned_calls.get()
+    }
+
+    /// All slots that hold a free block of `class`, magazine first, then chunk by chunk of the depot. Door.
+    ///
+    /// As exact as [`blocks`](Self::blocks).
+    pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
+        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten()
     }
 
     /// The slots of the magazine that hold a block. Door.

@@ -63,6 +63,9 @@ impl ThreadCache {
 
     /// Fills half of an empty magazine. Door.
     fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        if self.unstow(class) {
+            return;
+        }
         self.grow(class, heap);
         let slots = self.array(class);
         let refill = slots.get(..slots.len() / 2).unwrap_or_default();
@@ -125,7 +128,9 @@ impl ThreadCache {
             }
             self.grow(class, heap);
             if !self.push(class, block) {
-                self.flush(class, self.array(class).len() / 2, inside);
+                if !self.stow(class, heap, inside) {
+                    self.flush(class, self.array(class).len() / 2, inside);
+                }
                 self.push(class, block);
             }
         });
@@ -138,7 +143,7 @@ impl ThreadCache {
     }
 
     /// All slots of the magazine. Door.
-    fn array(&self, class: SizeClass) -> &[Slot] {
+    pub(super) fn array(&self, class: SizeClass) -> &[Slot] {
         // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
@@ -177,8 +182,9 @@ impl ThreadCache {
         self.magazine(class).set_top(rest.len());
     }
 
-    /// Empties all magazines. Door.
+    /// Empties all magazines and depots. Door.
     pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
+        self.flush_depots(inside);
         for class in SizeClass::all() {
             self.flush(class, self.blocks(class).len(), inside);
         }
@@ -249,6 +255,7 @@ impl ThreadCache {
                 self.shape(class).allocated.set(false);
                 self.set_array(class, self.first_array(class), MAGAZINE_SLOTS_MIN);
                 self.free_array(class, old_array, old_capacity, heap);
+                self.free_chunks(class, heap);
             }
         });
     }
@@ -256,7 +263,7 @@ impl ThreadCache {
 
 impl Magazine {
     /// Sets the number of blocks. Door.
-    fn set_top(&self, blocks: usize) {
+    pub(super) fn set_top(&self, blocks: usize) {
         // Relaxed: under the door. Release: as on the fast path.
         let base = self.base.load(Ordering::Relaxed);
         self.top.store(base.wrapping_add(blocks), Ordering::Release);

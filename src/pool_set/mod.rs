@@ -36,7 +36,9 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use crate::arena::Tag;
-use crate::config::{CACHE_LINE_BYTES, CLASS_COUNT};
+use crate::config::{
+    CACHE_LINE_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, POOL_BYTES, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES,
+};
 use crate::heap::Heap;
 use crate::lock::Lock;
 use crate::pool::PoolList;
@@ -170,4 +172,16 @@ pub(crate) struct Inside<'door> {
     heap: &'door Heap,
     set: &'door PoolSet,
     pools: &'door mut Pools,
+}
+
+impl Inside<'_> {
+    /// Bytes of blocks that the thread may keep in depots: its share of a budget, but nothing of a large heap of which
+    /// little is left, where each of them may hold an OS page that a sweep could give back.
+    pub(crate) fn depot_bytes_max(&self) -> usize {
+        let owned_bytes = self.pools.owned_count * POOL_BYTES;
+        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes < owned_bytes / SWEEP_ARM_SHARE {
+            return 0;
+        }
+        (DEPOTS_BUDGET_BYTES / (self.heap.set_count() + 1)).min(DEPOT_BYTES_MAX)
+    }
 }

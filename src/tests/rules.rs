@@ -2,7 +2,10 @@
 
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX};
+use crate::config::{
+    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, MAGAZINE_BYTES_MAX, POOL_BYTES, POOLS_PER_ARENA,
+    SET_EMPTY_POOLS_MAX,
+};
 
 fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
@@ -40,10 +43,55 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides those kept, the ones with the empty pools that the thread keeps.
-        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2, "{stats}");
+        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot.
+        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES), "{stats}");
         assert!(stats.pools_empty <= SET_EMPTY_POOLS_MAX, "{stats}");
     }
+    cache.release();
+}
+
+/// Blocks in magazines and depots, as the self-check counts them.
+fn blocks_cached(test: &TestHeap) -> usize {
+    test.check().classes.iter().map(|class| class.blocks_cached).sum()
+}
+
+#[test]
+fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let bytes = DEPOT_BYTES_MAX / 2;
+    fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!(cached >= bytes - MAGAZINE_BYTES_MAX, "{cached} of {bytes} bytes");
+    let mut before = Vec::new();
+    for _ in 0..3 {
+        let live = fill(cache, 64, bytes);
+        let mut addresses: Vec<_> = live.iter().map(|block| block.start.addr()).collect();
+        addresses.sort_unstable();
+        assert!(before.is_empty() || addresses == before, "other blocks than those in the depot");
+        before = addresses;
+        test.check();
+        live.into_iter().for_each(|block| block.free(cache));
+    }
+    cache.release();
+    assert_eq!(blocks_cached(&test), 0);
+}
+
+#[test]
+fn depots_are_bounded_and_a_large_heap_that_shrinks_has_none() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut live = fill(cache, 64, 40 * ARENA_BYTES);
+    live.drain(..live.len() / 2).for_each(|block| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!((DEPOT_BYTES_MAX / 2..=DEPOT_BYTES_MAX + MAGAZINE_BYTES_MAX).contains(&cached), "{cached}");
+    // Of each pool one block stays, so that no pool is given back.
+    let (keep, free): (Vec<_>, Vec<_>) =
+        live.into_iter().enumerate().partition(|(number, _)| number % (POOL_BYTES / 64) == 0);
+    free.into_iter().for_each(|(_, block)| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!(cached <= MAGAZINE_BYTES_MAX, "{cached}");
+    keep.into_iter().for_each(|(_, block)| block.free(cache));
     cache.release();
 }
 
