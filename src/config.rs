@@ -69,6 +69,10 @@ pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 /// more the one that is being filled weighs little.
 pub(crate) const HUGE_FROM_ARENAS: usize = 8;
 
+/// Pools of a class that a thread has, from which on a further one gets its memory at once rather than an OS page at
+/// a time; only where there are no huge pages. On average half a pool of so many is not used.
+pub(crate) const FAULT_IN_FROM_POOLS: u32 = 16;
+
 /// Wholly free arenas that stay mapped; the larger of this and the share counts.
 pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.

@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS};
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES};
 use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
@@ -98,7 +98,9 @@ impl Heap {
     }
 
     /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.
-    pub(crate) fn take_pool(&self, may_map: bool) -> Option<PoolRef> {
+    ///
+    /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
+    pub(crate) fn take_pool(&self, may_map: bool) -> Option<(PoolRef, bool)> {
         self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !may_map {
@@ -108,8 +110,21 @@ impl Heap {
             }
             let pool = state.arenas.take_pool()?;
             pool.set_up();
-            Some(pool)
+            // SAFETY: metadata is never unmapped.
+            let huge = unsafe { pool.arena().as_ref() }.huge.get();
+            Some((pool, !huge && !pool.pool().is_touched()))
         })
+    }
+
+    /// Gives a whole pool, which the caller owns, memory in one call.
+    pub(crate) fn fault_in(&self, pool: PoolRef) {
+        let source = self.source.unwrap_or(&SystemMemory);
+        if POOL_BYTES.is_multiple_of(source.page_bytes())
+            && let Some(start) = NonNull::new(pool.pool().start())
+        {
+            // SAFETY: a pool's memory, whole OS pages.
+            unsafe { source.populate(start, POOL_BYTES) };
+        }
     }
 
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.

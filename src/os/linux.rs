@@ -97,6 +97,13 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
 }
 
+pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+    let _errno = KeepErrno::new();
+    // A kernel before 5.14 refuses, and so does one that is short of memory: pages come at the first access then.
+    // SAFETY: contents stay as they are.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+}
+
 pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
     let _errno = KeepErrno::new();
     // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.

@@ -54,6 +54,12 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool);
 
+    /// Gives the range memory now, in one call, rather than at the first access to each OS page; a wish, no more.
+    ///
+    /// # Safety
+    /// The range was mapped by this source, in whole OS pages.
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
+
     /// Makes every access to the range fault, as far as the OS can; used for guards beside metadata.
     ///
     /// # Safety
@@ -87,6 +93,11 @@ impl MemorySource for SystemMemory {
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::advise_huge(start, bytes, huge) }
+    }
+
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::populate(start, bytes) }
     }
 
     unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {

@@ -93,6 +93,8 @@ impl Inside<'_> {
         // Relaxed: published by the Release of `collect_count`.
         place.tag().store(self.set.tag(class), Ordering::Relaxed);
         self.pools.partial(class).push_last(pool);
+        *other.pools.of_class_mut(class) -= 1;
+        *self.pools.of_class_mut(class) += 1;
         self.take_over(other, pool.used() as usize * class.block_bytes());
         // SAFETY: as above.
         let blocks = unsafe { place.remote().as_ref() }.collect_count().wrapping_sub(1);

@@ -71,6 +71,8 @@ pub(crate) struct Pools {
     partial: [PoolList; CLASS_COUNT],
     empty: PoolList,
     empty_count: usize,
+    /// Partial and full pools of each class.
+    of_class: [u32; CLASS_COUNT],
     /// Pools that the set owns.
     owned_count: usize,
     /// Bytes of their blocks that are not home.
@@ -98,6 +100,7 @@ impl PoolSet {
                 partial: [const { PoolList::new() }; CLASS_COUNT],
                 empty: PoolList::new(),
                 empty_count: 0,
+                of_class: [0; CLASS_COUNT],
                 owned_count: 0,
                 used_bytes: 0,
                 sweep_below_bytes: 0,
@@ -148,6 +151,15 @@ pub(crate) fn tag_set(tag: Tag) -> Option<NonNull<PoolSet>> {
 impl Pools {
     pub(crate) fn partial(&self, class: SizeClass) -> &PoolList {
         &self.partial[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    /// Partial and full pools of a class.
+    pub(crate) fn of_class(&self, class: SizeClass) -> u32 {
+        self.of_class[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    fn of_class_mut(&mut self, class: SizeClass) -> &mut u32 {
+        &mut self.of_class[class.number() & (CLASS_COUNT - 1)]
     }
 
     pub(crate) fn empty(&self) -> &PoolList {

@@ -4,7 +4,7 @@ use core::ptr;
 
 use super::Inside;
 use crate::arena::PoolRef;
-use crate::config::{EMPTY_POOLS_BUDGET, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
+use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
 use crate::fatal::{Impossible, impossible};
 use crate::pool::{AlreadyFree, Pool, State};
 use crate::size_class::SizeClass;
@@ -26,11 +26,14 @@ impl Inside<'_> {
 
     /// Makes a pool of the heap one of the set's, of `class`.
     pub(super) fn open_new(&mut self, class: SizeClass, may_map: bool) -> bool {
-        let Some(pool) = self.heap.take_pool(may_map) else {
+        let Some((place, by_page)) = self.heap.take_pool(may_map) else {
             return false;
         };
+        if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {
+            self.heap.fault_in(place);
+        }
         self.pools.owned_count += 1;
-        self.open(pool.pool(), class);
+        self.open(place.pool(), class);
         true
     }
 
@@ -42,6 +45,7 @@ impl Inside<'_> {
             place.tag().store(self.set.tag(class), Ordering::Relaxed);
         }
         self.pools.partial(class).push_last(pool);
+        *self.pools.of_class_mut(class) += 1;
     }
 
     /// The pool's place in its arena.
@@ -82,6 +86,7 @@ impl Inside<'_> {
             self.pools.partial(class).remove(pool);
         }
         pool.set_state(State::Empty);
+        *self.pools.of_class_mut(class) -= 1;
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
         // The budget is the heap's: many threads keep few each.

@@ -1,10 +1,12 @@
 //! The rules by which memory moves, one test a rule.
 
+use std::sync::atomic::Ordering;
+
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::cache::ThreadCache;
 use crate::config::{
-    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, MAGAZINE_BYTES_MAX, POOL_BYTES, POOLS_PER_ARENA,
-    SET_EMPTY_POOLS_MAX,
+    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, FAULT_IN_FROM_POOLS, MAGAZINE_BYTES_MAX, POOL_BYTES,
+    POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
 };
 
 fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
@@ -75,6 +77,26 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
     }
     cache.release();
     assert_eq!(blocks_cached(&test), 0);
+}
+
+#[test]
+fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_not() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let populates = || test.memory.populates.load(Ordering::Relaxed);
+    let mut live = Vec::new();
+    for block_bytes in [64, 128, 512] {
+        live.extend(fill(cache, block_bytes, FAULT_IN_FROM_POOLS as usize * POOL_BYTES));
+    }
+    assert_eq!(populates(), 0);
+    live.extend(fill(cache, 64, 8 * POOL_BYTES));
+    assert!((7..=9).contains(&populates()), "{}", populates());
+    // Pools that have their memory are not asked for it again.
+    live.into_iter().for_each(|block| block.free(cache));
+    let before = populates();
+    fill(cache, 64, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    assert_eq!(populates(), before);
+    cache.release();
 }
 
 #[test]
@@ -237,13 +259,13 @@ fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards
     let cache = test.attach();
     let live = fill(cache, 256, 4 << 20);
     test.purge();
-    let purges = test.memory.purges.load(std::sync::atomic::Ordering::Relaxed);
+    let purges = test.memory.purges.load(Ordering::Relaxed);
     let (mut kept, mut freed) = (Vec::new(), Vec::new());
     for (index, block) in live.into_iter().enumerate() {
         if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
     }
     freed.into_iter().for_each(|block| block.free(cache));
-    assert_eq!(test.memory.purges.load(std::sync::atomic::Ordering::Relaxed), purges);
+    assert_eq!(test.memory.purges.load(Ordering::Relaxed), purges);
     assert!(test.purge() > 1 << 20);
     kept.into_iter().for_each(|block| block.free(cache));
     cache.release();

@@ -22,6 +22,7 @@ pub(super) struct TestMemory {
     pub(super) refuse_purge: AtomicBool,
     pub(super) refuse_unmap: AtomicBool,
     pub(super) purges: AtomicUsize,
+    pub(super) populates: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, usize>>,
 }
 
@@ -34,6 +35,7 @@ impl TestMemory {
             refuse_purge: AtomicBool::new(false),
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
+            populates: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
         }
     }
@@ -86,6 +88,13 @@ impl MemorySource for TestMemory {
         self.assert_mapped(start.addr().get(), bytes);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.advise_huge(start, bytes, huge) }
+    }
+
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        self.assert_mapped(start.addr().get(), bytes);
+        self.populates.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the same.
+        unsafe { SystemMemory.populate(start, bytes) }
     }
 
     unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
