@@ -73,6 +73,17 @@ pub(crate) enum State {
     Empty,
 }
 
+/// What the return of blocks makes of their pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Home {
+    /// It is partial, and was.
+    Partial,
+    /// It is no longer full.
+    NoLongerFull,
+    /// All its blocks are home.
+    Empty,
+}
+
 /// A block that was free already when it was freed.
 #[derive(Debug)]
 pub(crate) struct AlreadyFree {
@@ -234,15 +245,40 @@ impl Pool {
         (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
     }
 
-    /// Sets the bits of `mask` in word `word`.
-    #[inline]
-    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+    /// Takes `blocks` blocks home, the bits of `mask` in word `word`.
+    #[inline(always)]
+    pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<Home, AlreadyFree> {
         let place = self.word(word);
-        let bits = if self.is_open(word) { place.get() } else { u64::MAX };
-        if bits & mask != 0 {
-            return Err(AlreadyFree { block: word * WORD_BITS + (bits & mask).trailing_zeros() as usize });
+        let bits = place.get();
+        if !self.is_open(word) || bits & mask != 0 {
+            return Err(self.already_free(word, mask));
         }
         place.set(bits | mask);
+        let summary = self.words_free.get();
+        self.words_free.set(summary | 1 << word);
+        let used = self.used.get().wrapping_sub(blocks);
+        self.used.set(used);
+        Ok(match used {
+            0 => Home::Empty,
+            _ if summary == 0 => Home::NoLongerFull,
+            _ => Home::Partial,
+        })
+    }
+
+    /// The first block of `mask` in word `word` that is free.
+    #[cold]
+    fn already_free(&self, word: usize, mask: u64) -> AlreadyFree {
+        AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
+    }
+
+    /// Sets the bits of `mask` in word `word`; their blocks are still counted as used.
+    #[inline]
+    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        if self.free_bits(word) & mask != 0 {
+            return Err(self.already_free(word, mask));
+        }
+        let place = self.word(word);
+        place.set(place.get() | mask);
         self.words_free.set(self.words_free.get() | 1 << word);
         Ok(())
     }

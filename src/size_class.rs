@@ -80,7 +80,7 @@ impl SizeClass {
     pub(crate) const fn locator(self) -> Locator {
         let block_bytes = self.block_bytes() as u32;
         let number = self.number() & (CLASS_COUNT - 1);
-        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks_bytes: POOL_BLOCKS[number] as u32 * block_bytes }
+        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks: POOL_BLOCKS[number] as u32 }
     }
 
     /// [`Locator::block_at`], for one block.
@@ -94,8 +94,8 @@ impl SizeClass {
 pub(crate) struct Locator {
     reciprocal: u32,
     block_bytes: u32,
-    /// Bytes of all blocks of a pool: less than the pool's by the tail that no block fits into.
-    blocks_bytes: u32,
+    /// Blocks in a pool.
+    blocks: u32,
 }
 
 /// The blocks of one bitmap word, as a range of addresses.
@@ -110,7 +110,7 @@ impl Locator {
     #[inline(always)]
     pub(crate) const fn word_range(self, pool_start: usize, word: usize) -> WordRange {
         let skip_bytes = word * WORD_BITS * self.block_bytes as usize;
-        let rest_bytes = (self.blocks_bytes as usize).saturating_sub(skip_bytes);
+        let rest_bytes = (self.blocks as usize * self.block_bytes as usize).saturating_sub(skip_bytes);
         let word_bytes = WORD_BITS * self.block_bytes as usize;
         let bytes = if rest_bytes < word_bytes { rest_bytes } else { word_bytes };
         WordRange { start: pool_start + skip_bytes, bytes }
@@ -135,12 +135,8 @@ impl Locator {
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let quotient = Quotient(offset as u64 * self.reciprocal as u64);
-        if quotient.is_exact() && (offset as u32) < self.blocks_bytes {
-            Some((quotient.0 >> RECIPROCAL_SHIFT) as usize)
-        } else {
-            None
-        }
+        let number = Quotient(offset as u64 * self.reciprocal as u64).number_or_more();
+        if number < self.blocks { Some(number as usize) } else { None }
     }
 }
 
@@ -154,7 +150,14 @@ pub(crate) struct Quotient(u64);
 impl Quotient {
     /// A quotient that is exact.
     pub(crate) const EXACT: Self = Self(0);
-    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << 19);
+    const INEXACT_SHIFT: u32 = 19;
+    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << Self::INEXACT_SHIFT);
+
+    /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
+    #[inline(always)]
+    const fn number_or_more(self) -> u32 {
+        ((self.0 >> Self::INEXACT_SHIFT) as u32).rotate_right(RECIPROCAL_SHIFT - Self::INEXACT_SHIFT)
+    }
 
     /// The bit of the block in its word.
     #[inline(always)]

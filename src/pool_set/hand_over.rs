@@ -37,11 +37,14 @@ impl Inside<'_> {
         let class = pool.class();
         for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
             let mask = place.remote_word(word).collect();
-            if mask != 0 {
-                self.put_back(pool, class, word, mask);
+            if mask != 0
+                && let Err(twice) = pool.put_back(word, mask)
+            {
+                self.refuse_twice(pool, class, twice);
             }
         }
-        self.count_home(pool, class, blocks);
+        pool.count_home(blocks);
+        self.note_home(blocks, class);
         if pool.has_free() {
             self.relink(pool, class);
         }

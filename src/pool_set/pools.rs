@@ -53,18 +53,17 @@ impl Inside<'_> {
         self.heap.map.pool_of(pool.start().addr())
     }
 
-    /// Sets the free bits of `mask` in word `word`; aborts if one of the blocks is free already.
-    #[inline]
-    pub(super) fn put_back(&self, pool: &Pool, class: SizeClass, word: usize, mask: u64) {
-        if let Err(AlreadyFree { block }) = pool.put_back(word, mask) {
-            let address = pool.start().addr() + block * class.block_bytes();
-            impossible(Impossible::AlreadyFree, address, class.block_bytes());
-        }
+    /// Says that a block of the set's own pool is free already, and aborts.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refuse_twice(&self, pool: &Pool, class: SizeClass, twice: AlreadyFree) -> ! {
+        let address = pool.start().addr() + twice.block * class.block_bytes();
+        impossible(Impossible::AlreadyFree, address, class.block_bytes())
     }
 
+    /// Counts the bytes of blocks that are home now.
     #[inline]
-    pub(super) fn count_home(&mut self, pool: &Pool, class: SizeClass, blocks: u32) {
-        pool.count_home(blocks);
+    pub(super) fn note_home(&mut self, blocks: u32, class: SizeClass) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
