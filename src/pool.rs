@@ -24,9 +24,7 @@
 //! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
 
 use core::cell::Cell;
-use core::iter::Rev;
 use core::ptr::{self, NonNull};
-use core::slice::Iter;
 
 use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
 use crate::config::{PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
@@ -290,31 +288,35 @@ impl Pool {
     }
 
     /// Takes free blocks, lowest address first, and stores them from the last of `slots` to the first, until either
-    /// runs out.
+    /// runs out; returns the slots that are left.
     #[inline]
-    pub(crate) fn take(&self, slots: &mut Rev<Iter<'_, Slot>>) {
+    pub(crate) fn take<'slots>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
         let block_bytes = self.class().block_bytes();
         let start = self.start.get();
         let mut summary = self.words_free.get();
         let (mut taken, mut end) = (0, 0);
         let first = summary.trailing_zeros() as usize * WORD_BITS * block_bytes;
-        while summary != 0 && slots.len() != 0 {
+        while summary != 0 && !slots.is_empty() {
             let word = summary.trailing_zeros() as usize;
             let place = self.word(word);
             let all = place.get();
             let word_start = start.wrapping_add(word * WORD_BITS * block_bytes);
-            let left = if all == u64::MAX && slots.len() >= WORD_BITS {
+            let left = if all == u64::MAX
+                && let Some((others, word_slots)) = slots.split_last_chunk::<WORD_BITS>()
+            {
                 // All of a word: no bits to look for. The usual case while a heap grows.
-                for (number, slot) in slots.take(WORD_BITS).enumerate() {
+                for (number, slot) in word_slots.iter().rev().enumerate() {
                     // Relaxed: slots are read by their thread, or under the door.
                     slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
                 }
+                slots = others;
                 0
             } else {
                 let mut bits = all;
                 while bits != 0
-                    && let Some(slot) = slots.next()
+                    && let Some((slot, others)) = slots.split_last()
                 {
+                    slots = others;
                     let number = bits.trailing_zeros() as usize;
                     bits &= bits - 1;
                     // Relaxed: as above.
@@ -341,13 +343,14 @@ impl Pool {
         if self.purged.get() != 0 {
             self.purged.set(self.purged.get() & !parts_of(first, end));
         }
+        slots
     }
 
     /// Takes the free block with the lowest address.
     pub(crate) fn take_one(&self) -> Option<Block> {
         let (touched, purged) = (self.touched_bytes.get() as usize, self.purged.get());
         let slot = [Slot::new(ptr::null_mut())];
-        self.take(&mut slot.iter().rev());
+        self.take(&slot);
         let start = NonNull::new(slot[0].load(Ordering::Relaxed))?;
         let offset = start.addr().get() - self.start.get().addr();
         let parts = parts_of(offset, offset + self.class().block_bytes());

@@ -53,26 +53,21 @@ impl Inside<'_> {
         let (pool, number) = self.locate(class, locator, address);
         let (word, first) = (number / WORD_BITS, 1 << (number % WORD_BITS));
         let range = locator.word_range(address & !(POOL_BYTES - 1), word);
-        let (mut mask, mut twice, mut joined) = (first, 0, Quotient::EXACT);
-        let mut rest = others.iter();
+        let (mut mask, mut blocks, mut joined) = (first, 1, Quotient::EXACT);
         // The hottest loop of a flush: what can be checked for all at once is.
-        while let Some(slot) = rest.as_slice().first()
-            && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
-        {
-            let bit = quotient.bit();
+        for slot in others {
+            let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr()) else { break };
+            mask |= quotient.bit();
             joined = joined.join(quotient);
-            twice |= mask & bit;
-            mask |= bit;
-            rest.next();
+            blocks += 1;
         }
-        if !joined.is_exact() || twice != 0 {
+        if !joined.is_exact() || mask.count_ones() != blocks {
             self.blame(class, first, others);
         }
-        let blocks = slots.len() - rest.len();
-        if self.give_blocks(class, pool, word, mask, blocks as u32) {
-            self.note_home(blocks as u32, class);
+        if self.give_blocks(class, pool, word, mask, blocks) {
+            self.note_home(blocks, class);
         }
-        blocks
+        blocks as usize
     }
 
     /// Frees `blocks` blocks, those of `mask` in word `word`; returns whether they came home to a pool of this

@@ -14,10 +14,10 @@ impl Inside<'_> {
     /// are such that popping them from the end gives ascending addresses within a pool.
     pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
-        let mut rest = slots.iter().rev();
-        while rest.len() > 0 {
+        let mut rest = slots;
+        while !rest.is_empty() {
             let Some(pool) = self.pool_with_free(class, rest.len() == slots.len()) else { break };
-            pool.take(&mut rest);
+            rest = pool.take(rest);
             self.unlink_if_full(pool, class);
         }
         let (rest, taken) = (rest.len(), slots.len() - rest.len());
