@@ -84,7 +84,9 @@ pub(crate) unsafe fn check(heap: &Heap) -> Checked<Stats> {
     ensure(found.used_bytes == listed.used_bytes, "the sets' bytes in use are miscounted", 0)?;
     ensure(found.outstanding == listed.outstanding, "a pool with blocks outstanding is in no inbox", 0)?;
     // SAFETY: the caller's promise is the same.
-    Ok(unsafe { Stats::gather(heap) })
+    let stats = unsafe { Stats::gather(heap) };
+    ensure(stats.bytes.sum() == stats.bytes.arenas, "the bytes of the arenas don't add up", 0)?;
+    Ok(stats)
 }
 
 fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {

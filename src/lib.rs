@@ -24,7 +24,7 @@
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `fork` |
-//! | beside | `stats`, `check` |
+//! | beside | `stats/`, `check` |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
@@ -62,6 +62,7 @@ mod tests;
 pub use allocator::Pymalloc;
 pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
-pub use public::{flush_thread_cache, purge, self_check, stats};
-pub use size_class::class_bytes;
-pub use stats::{ClassStats, Stats};
+pub use os::SystemMalloc;
+pub use public::{allocated_blocks, flush_thread_cache, purge, self_check, stats, thread_caches};
+pub use size_class::{class_bytes, class_number, usable_size};
+pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};

@@ -243,6 +243,11 @@ impl Pool {
         (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
     }
 
+    /// Free blocks of a pool in use that lie wholly in memory never touched.
+    pub(crate) fn uncarved_blocks(&self) -> usize {
+        self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
+    }
+
     /// Takes `blocks` blocks home, the bits of `mask` in word `word`.
     #[inline(always)]
     pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<Home, AlreadyFree> {

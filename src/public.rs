@@ -3,26 +3,78 @@
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::check::{Corruption, check};
 use crate::heap::Heap;
-use crate::stats::Stats;
+use crate::os::system_malloc;
+use crate::stats::{CacheStats, Stats, gather_caches, live_blocks};
 
 /// Counts what the heap holds.
 ///
-/// Any thread may call it at any time, fork handlers included; signal handlers may not. Slow paths of other threads
-/// wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot, exact for threads that
-/// do nothing meanwhile; all other counts are exact.
+/// Any thread may call it at any time, fork handlers included; signal handlers may not. It allocates nothing. Slow paths
+/// of other threads wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot, exact
+/// for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion to the
+/// number of pools.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::stats().blocks_live();
 /// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
 /// # if !cfg!(feature = "bypass") {
-/// assert!(pymalloc::stats().blocks_live() >= before + 1000);
+/// let stats = pymalloc::stats();
+/// assert!(stats.blocks_live() >= before + 1000);
+/// assert_eq!(stats.bytes.sum(), stats.arenas_mapped * pymalloc::ARENA_BYTES);
 /// # }
 /// # drop(boxes);
 /// ```
 pub fn stats() -> Stats {
     // SAFETY: `stopped` stops the slow paths.
-    stopped(&GLOBAL, || unsafe { Stats::gather(&GLOBAL) })
+    let mut stats = stopped(&GLOBAL, || unsafe { Stats::gather(&GLOBAL) });
+    // Its lock is not one of ours: asked when none of ours is held.
+    stats.system = system_malloc();
+    stats
+}
+
+/// Blocks in the program's hands: Python's `sys.getallocatedblocks()`.
+///
+/// Counts small blocks, as [`stats`] does and with the same exactness, in less time, because it looks at no bitmap.
+/// Growth from one run of a task to the next says that the task leaks.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let before = pymalloc::allocated_blocks();
+/// let kept: Vec<Box<u64>> = (0..100).map(Box::new).collect();
+/// # if !cfg!(feature = "bypass") {
+/// assert!(pymalloc::allocated_blocks() >= before + 100);
+/// # }
+/// # drop(kept);
+/// ```
+pub fn allocated_blocks() -> usize {
+    // SAFETY: `stopped` stops the slow paths.
+    stopped(&GLOBAL, || unsafe { live_blocks(&GLOBAL) })
+}
+
+/// Counts each thread cache: those of running threads, those parked by ended ones, and the spare set; newest first.
+///
+/// As [`stats`], but the list itself is allocated.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::CacheUse;
+/// let caches = pymalloc::thread_caches();
+/// # if !cfg!(feature = "bypass") {
+/// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
+/// # }
+/// ```
+pub fn thread_caches() -> Vec<CacheStats> {
+    let mut wanted = GLOBAL.set_count() + 8;
+    loop {
+        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        let mut found = Vec::with_capacity(wanted);
+        // SAFETY: `stopped` stops the slow paths.
+        let count = stopped(&GLOBAL, || unsafe { gather_caches(&GLOBAL, &mut found) });
+        if count <= found.len() {
+            return found;
+        }
+        wanted = count + count / 2;
+    }
 }
 
 /// Checks every arena, pool, bitmap, list, inbox and thread cache, and counts what the heap holds.

@@ -220,6 +220,41 @@ pub const fn class_bytes(layout: Layout) -> Option<usize> {
     }
 }
 
+/// The number of the size class that serves `layout`, or `None` when `layout` goes to the large allocator.
+///
+/// It is the index of the class in [`Stats::classes`](crate::Stats::classes).
+///
+/// ```
+/// use std::alloc::Layout;
+/// assert_eq!(pymalloc::class_number(Layout::new::<u64>()), Some(0));
+/// assert_eq!(pymalloc::class_number(Layout::new::<[u8; 20]>()), Some(2));
+/// assert_eq!(pymalloc::class_number(Layout::new::<[u8; 513]>()), None);
+/// ```
+pub const fn class_number(layout: Layout) -> Option<usize> {
+    match SizeClass::of(layout) {
+        Some(class) => Some(class.number()),
+        None => None,
+    }
+}
+
+/// Bytes that a block for `layout` takes: its class's, or, of a large request, at least the bytes asked for.
+///
+/// The layout alone decides, so there is no pointer to pass. To *use* the bytes beyond the layout's size, ask for them:
+/// a layout of the usable size gets the same class, at the same cost. (The compiler takes `alloc` at its word, and may
+/// treat an access beyond the size that was asked for as undefined.)
+///
+/// ```
+/// use std::alloc::Layout;
+/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 20]>()), 24);
+/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 1000]>()), 1000);
+/// ```
+pub const fn usable_size(layout: Layout) -> usize {
+    match SizeClass::of(layout) {
+        Some(class) => class.block_bytes(),
+        None => layout.size(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

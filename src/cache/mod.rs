@@ -274,6 +274,11 @@ impl ThreadCache {
         &self.shapes[class.number() & (CLASS_COUNT - 1)]
     }
 
+    /// Slots of the magazine's array. Door.
+    pub(crate) fn slots(&self, class: SizeClass) -> usize {
+        usize::from(self.shape(class).capacity.get())
+    }
+
     /// Calls that took the slow path because of the poison. Door.
     #[cfg(test)]
     pub(crate) fn poisoned_calls(&self) -> u64 {

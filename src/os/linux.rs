@@ -206,6 +206,28 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// Asks the C library's `malloc`; `None` if it has no `mallinfo2`, or the program is linked statically.
+pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
+    #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
+    {
+        let _errno = KeepErrno::new();
+        // By its name, because the program must start where the function is missing (before glibc 2.33).
+        // SAFETY: a name that ends in a zero byte; RTLD_DEFAULT is always valid.
+        let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) };
+        if function.is_null() {
+            return None;
+        }
+        // SAFETY: the function of that name has that type.
+        let info = unsafe {
+            let function: extern "C" fn() -> libc::mallinfo2 = core::mem::transmute(function);
+            function()
+        };
+        Some(super::SystemMalloc { bytes_live: info.uordblks + info.hblkhd, bytes_free: info.fordblks })
+    }
+    #[cfg(not(all(target_env = "gnu", not(target_feature = "crt-static"))))]
+    None
+}
+
 pub(crate) fn write_stderr(bytes: &[u8]) {
     // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };

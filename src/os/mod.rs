@@ -16,11 +16,22 @@ mod unsupported;
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
-pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
+pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, system_malloc, write_stderr};
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// feature `bypass` (for valgrind and the sanitizers, which then see each block).
 pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;
+
+/// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SystemMalloc {
+    /// In blocks in use, their headers included.
+    pub bytes_live: usize,
+    /// Taken from the OS and free.
+    pub bytes_free: usize,
+}
 
 /// Where arenas and metadata come from.
 ///

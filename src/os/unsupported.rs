@@ -52,6 +52,10 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
+    None
+}
+
 pub(crate) fn write_stderr(_bytes: &[u8]) {}
 
 pub(crate) fn abort() -> ! {

@@ -8,7 +8,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
 use crate::cache::ThreadCache;
-use crate::config::CLASS_COUNT;
+use crate::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::size_class::SizeClass;
 
 /// Threads that a program plays.
@@ -199,7 +199,12 @@ impl World {
         }
         for (number, class) in stats.classes.iter().enumerate() {
             assert_eq!(class.blocks_live, live[number], "live blocks of {} bytes", class.block_bytes);
+            let pool_blocks = SizeClass::from_number(number).expect("in range").pool_blocks();
+            assert_eq!(class.blocks(), class.pools * pool_blocks, "blocks of {} bytes", class.block_bytes);
         }
+        let live_bytes: usize = self.live.values().map(|block| block.class.block_bytes()).sum();
+        assert_eq!(stats.bytes.live, live_bytes);
+        assert_eq!(stats.bytes.sum(), stats.arenas_mapped * ARENA_BYTES, "{stats}");
     }
 
     /// Frees everything; what is left is nothing.
