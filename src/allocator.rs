@@ -4,6 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use crate::cache::current;
+use crate::observe;
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -90,6 +91,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match small(layout) {
             Some(class) => current().alloc(class),
             // SAFETY: the caller keeps the same contract.
+            None if observe::is_wanted() => unsafe { self.alloc_observed(layout) },
+            // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.alloc(layout) },
         }
     }
@@ -100,6 +103,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
             // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
             Some(class) => unsafe { current().free(class, ptr) },
             // SAFETY: the caller keeps the same contract.
+            None if observe::is_wanted() => unsafe { self.dealloc_observed(ptr, layout) },
+            // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.dealloc(ptr, layout) },
         }
     }
@@ -108,6 +113,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
             Some(class) => current().alloc_zeroed(class),
+            // SAFETY: the caller keeps the same contract.
+            None if observe::is_wanted() => unsafe { self.alloc_zeroed_observed(layout) },
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.alloc_zeroed(layout) },
         }
@@ -121,6 +128,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (small(layout), small(new_layout)) {
             (Some(old), Some(new)) if old == new => ptr,
+            // SAFETY: the caller keeps the same contract.
+            (None, None) if observe::is_wanted() => unsafe { self.realloc_observed(ptr, layout, new_size) },
             // SAFETY: the caller keeps the same contract.
             (None, None) => unsafe { self.large.realloc(ptr, layout, new_size) },
             _ => {
@@ -146,5 +155,57 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             }
             new
         }
+    }
+}
+
+// --- Large requests while somebody looks on ------------------------------------------------------------------------
+
+// Never inlined, and called last: else the fast path, in the same function, would have to save registers.
+impl<L: GlobalAlloc> Pymalloc<L> {
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc(layout) };
+        observe::allocated_wanted(block, layout.size());
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc_zeroed(layout) };
+        observe::allocated_wanted(block, layout.size());
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`; the block is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
+        observe::freed_wanted(ptr, layout.size());
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) };
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`; the block is large, before and after.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.realloc(ptr, layout, new_size) };
+        if !block.is_null() {
+            // In this order: as if in place, since whether the large allocator held both at once it does not say.
+            observe::freed_wanted(ptr, layout.size());
+            observe::allocated_wanted(block, new_size);
+        }
+        block
     }
 }

@@ -14,6 +14,7 @@ use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::PoolSet;
+use crate::report;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// A heap: everything that the thread caches on top of it share.
@@ -345,6 +346,7 @@ impl HeapState {
                 }
             }
             self.arenas.add(arena);
+            report::arena_mapped();
             return Some(());
         }
         // No memory for a leaf, or an address beyond the map.

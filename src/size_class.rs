@@ -42,6 +42,9 @@ impl SizeClass {
         (0..CLASS_COUNT as u8).map(Self)
     }
 
+    /// The class with the smallest blocks.
+    pub(crate) const SMALLEST: Self = Self(0);
+
     /// The class with the largest blocks.
     pub(crate) const LARGEST: Self = Self(CLASS_COUNT as u8 - 1);
 

@@ -69,8 +69,10 @@ pub(crate) struct ThreadCache {
     depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Whether the magazines are poisoned. Door.
+    /// Whether the magazines are poisoned, as those of all caches are. Door.
     poisoned: Cell<bool>,
+    /// Whether the magazines are poisoned, for a reason of this thread's own. Door.
+    own_poison: Cell<bool>,
     /// Calls on the slow path while poisoned. Door.
     poisoned_calls: Cell<u64>,
     /// The first arrays of the magazines.
@@ -163,6 +165,7 @@ impl ThreadCache {
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
             poisoned: Cell::new(false),
+            own_poison: Cell::new(false),
             poisoned_calls: Cell::new(0),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
         }
@@ -175,6 +178,7 @@ impl ThreadCache {
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
+                cache.own_poison.set(false);
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -255,13 +259,24 @@ impl ThreadCache {
         }
     }
 
+    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
+    pub(crate) fn set_own_poison(&self, poisoned: bool) {
+        self.own_poison.set(poisoned);
+        self.set_poison(self.poisoned.get());
+    }
+
+    /// Whether the magazines are poisoned, for whatever reason. Door.
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.get() || self.own_poison.get()
+    }
+
     fn set_bounds(&self, class: SizeClass) {
         let magazine = self.magazine(class);
         // Relaxed (all): under the door; the fast path may see either value (*Poison*).
         let base = magazine.base.load(Ordering::Relaxed);
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
-        let (floor, ceiling) = match (self.poisoned.get(), shape.allocated.get()) {
+        let (floor, ceiling) = match (self.is_poisoned(), shape.allocated.get()) {
             (true, _) => (highest, ptr::null_mut()),
             (false, false) => (highest, base.wrapping_add(usize::from(shape.capacity.get()))),
             (false, true) => (base, base.wrapping_add(usize::from(shape.capacity.get()))),

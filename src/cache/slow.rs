@@ -27,6 +27,7 @@ use core::ptr::NonNull;
 use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
 use crate::heap::Heap;
+use crate::observe;
 use crate::pool::Block;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
@@ -42,7 +43,7 @@ impl ThreadCache {
         let Some(heap) = self.heap.get() else {
             return slot::alloc_without_cache(class);
         };
-        self.set.enter(heap, |inside| {
+        let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
             self.send_strangers_home(class, inside);
             if let Some(block) = self.pop(class) {
@@ -50,7 +51,9 @@ impl ThreadCache {
             }
             self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
-        })
+        });
+        observe::allocated(block, class.block_bytes());
+        block
     }
 
     /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*). Door.
@@ -112,7 +115,9 @@ impl ThreadCache {
             }
             Some(block)
         });
-        block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class))
+        let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
+        observe::allocated(block, class.block_bytes());
+        block
     }
 
     #[cold]
@@ -121,6 +126,7 @@ impl ThreadCache {
         let Some(heap) = self.heap.get() else {
             return slot::free_without_cache(class, block);
         };
+        observe::freed(block, class.block_bytes());
         self.set.enter(heap, |inside| {
             self.note_slow_call();
             if self.push(class, block) {
@@ -137,7 +143,7 @@ impl ThreadCache {
     }
 
     fn note_slow_call(&self) {
-        if self.poisoned.get() {
+        if self.is_poisoned() {
             self.poisoned_calls.set(self.poisoned_calls.get().wrapping_add(1));
         }
     }

@@ -1,5 +1,6 @@
 //! Linux: `mmap`, `madvise`, futexes, pthread keys and `pthread_atfork`.
 
+use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -206,6 +207,48 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
+pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a string of the environment, which ends in a zero byte, and stays.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+}
+
+/// Has `function` called when the program exits, by `exit` or the end of `main`.
+pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: a function that lives as long as the program.
+    unsafe { libc::atexit(function) == 0 }
+}
+
+/// The number of a signal that programs use for their own purposes, by its name without `SIG`.
+pub(crate) fn signal_number(name: &[u8]) -> Option<libc::c_int> {
+    match name {
+        b"USR1" => Some(libc::SIGUSR1),
+        b"USR2" => Some(libc::SIGUSR2),
+        b"QUIT" => Some(libc::SIGQUIT),
+        b"HUP" => Some(libc::SIGHUP),
+        _ => None,
+    }
+}
+
+/// Has `function` called on a signal, and interrupted system calls go on.
+pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int)) -> bool {
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = function as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &action, ptr::null_mut()) == 0
+    }
+}
+
+/// The number of this process; not 0.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::getpid() }.cast_unsigned()
+}
+
 /// Asks the C library's `malloc`; `None` if it has no `mallinfo2`, or the program is linked statically.
 pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
     #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
@@ -229,8 +272,19 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
 }
 
 pub(crate) fn write_stderr(bytes: &[u8]) {
-    // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.
-    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    let _errno = KeepErrno::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // SAFETY: a readable buffer of that length.
+        let written = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
+        match usize::try_from(written) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            // SAFETY: libc's own thread-local.
+            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+            // Nobody is left to tell.
+            Err(_) => return,
+        }
+    }
 }
 
 pub(crate) fn abort() -> ! {

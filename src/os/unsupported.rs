@@ -52,6 +52,26 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+pub(crate) fn environment(_name: &core::ffi::CStr) -> Option<&'static [u8]> {
+    None
+}
+
+pub(crate) fn on_exit(_function: extern "C" fn()) -> bool {
+    false
+}
+
+pub(crate) fn signal_number(_name: &[u8]) -> Option<i32> {
+    None
+}
+
+pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
+    false
+}
+
+pub(crate) fn process_id() -> u32 {
+    1
+}
+
 pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
     None
 }

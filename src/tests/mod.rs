@@ -3,5 +3,5 @@
 mod faults;
 mod programs;
 mod rules;
-mod test_heap;
+pub(crate) mod test_heap;
 mod threads;

@@ -14,15 +14,15 @@ use crate::size_class::SizeClass;
 use crate::stats::Stats;
 
 /// The system's memory with faults on request, and an account of what is mapped.
-pub(super) struct TestMemory {
+pub(crate) struct TestMemory {
     page_bytes: usize,
     /// Maps that still succeed.
-    pub(super) maps_left: AtomicUsize,
-    pub(super) maps: AtomicUsize,
-    pub(super) refuse_purge: AtomicBool,
-    pub(super) refuse_unmap: AtomicBool,
-    pub(super) purges: AtomicUsize,
-    pub(super) populates: AtomicUsize,
+    pub(crate) maps_left: AtomicUsize,
+    pub(crate) maps: AtomicUsize,
+    pub(crate) refuse_purge: AtomicBool,
+    pub(crate) refuse_unmap: AtomicBool,
+    pub(crate) purges: AtomicUsize,
+    pub(crate) populates: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, usize>>,
 }
 
@@ -105,28 +105,28 @@ impl MemorySource for TestMemory {
 }
 
 /// A heap with its memory; everything it mapped goes when it is dropped.
-pub(super) struct TestHeap {
-    pub(super) heap: &'static Heap,
-    pub(super) memory: &'static TestMemory,
+pub(crate) struct TestHeap {
+    pub(crate) heap: &'static Heap,
+    pub(crate) memory: &'static TestMemory,
 }
 
 impl TestHeap {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_page_bytes(4096)
     }
 
-    pub(super) fn with_page_bytes(page_bytes: usize) -> Self {
+    pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
         let memory: &'static TestMemory = Box::leak(Box::new(TestMemory::new(page_bytes)));
         Self { heap: Box::leak(Box::new(Heap::with_source(memory))), memory }
     }
 
     /// A cache as a thread would have it.
-    pub(super) fn attach(&self) -> &'static ThreadCache {
+    pub(crate) fn attach(&self) -> &'static ThreadCache {
         ThreadCache::acquire(self.heap).expect("memory for a cache")
     }
 
     /// The self-check; panics on what it finds.
-    pub(super) fn check(&self) -> Stats {
+    pub(crate) fn check(&self) -> Stats {
         assert!(self.heap.stop_slow_paths());
         // SAFETY: stopped, by this thread.
         let checked = unsafe { check(self.heap) };
@@ -135,7 +135,7 @@ impl TestHeap {
         checked.unwrap_or_else(|corruption| panic!("{corruption}"))
     }
 
-    pub(super) fn purge(&self) -> usize {
+    pub(crate) fn purge(&self) -> usize {
         purge_heap(self.heap)
     }
 }
@@ -155,9 +155,9 @@ impl Drop for TestHeap {
 
 /// A live block, filled with a pattern of its own.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) start: *mut u8,
-    pub(super) class: SizeClass,
+pub(crate) struct Live {
+    pub(crate) start: *mut u8,
+    pub(crate) class: SizeClass,
     seed: u64,
 }
 
@@ -166,7 +166,7 @@ unsafe impl Send for Live {}
 
 impl Live {
     /// Takes over a block and fills it.
-    pub(super) fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
+    pub(crate) fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
         let live = Self { start, class, seed };
         for index in 0..class.block_bytes() / 8 {
             // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
@@ -185,14 +185,14 @@ impl Live {
     }
 
     /// Panics unless the contents are as they were left.
-    pub(super) fn verify(&self) {
+    pub(crate) fn verify(&self) {
         for (index, &word) in self.words().iter().enumerate() {
             assert_eq!(word, self.pattern(index), "contents of a block of {} changed", self.class.block_bytes());
         }
     }
 
     /// Verifies the block and frees it by `cache`.
-    pub(super) fn free(self, cache: &ThreadCache) {
+    pub(crate) fn free(self, cache: &ThreadCache) {
         self.verify();
         // SAFETY: the block is ours, and is given up.
         unsafe { cache.free(self.class, self.start) };
@@ -200,13 +200,13 @@ impl Live {
 }
 
 /// Allocates by `cache`; `None` when there is no memory.
-pub(super) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
     let start = cache.alloc(class);
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
-pub(super) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
     let start = cache.alloc_zeroed(class);
     if start.is_null() {
         return None;
@@ -218,6 +218,6 @@ pub(super) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> 
 }
 
 /// The class with blocks of so many bytes.
-pub(super) fn class(block_bytes: usize) -> SizeClass {
+pub(crate) fn class(block_bytes: usize) -> SizeClass {
     SizeClass::of_size_align(block_bytes, 1).expect("a small size")
 }
