@@ -3,6 +3,7 @@
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::check::{Corruption, check};
 use crate::heap::Heap;
+use crate::heap_map::HeapMap;
 use crate::os::system_malloc;
 use crate::stats::{CacheStats, Stats, gather_caches, live_blocks};
 
@@ -74,6 +75,32 @@ pub fn thread_caches() -> Vec<CacheStats> {
             return found;
         }
         wanted = count + count / 2;
+    }
+}
+
+/// Maps every pool of the heap, for a picture: [`HeapMap::to_svg`], [`HeapMap::to_html`].
+///
+/// As [`stats`], but the map itself is allocated, a little more than a KiB an arena.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let boxes: Vec<Box<u64>> = (0..10_000).map(Box::new).collect();
+/// let map = pymalloc::heap_map().with_title("Ten thousand boxes");
+/// assert_eq!(map.arenas.len(), map.stats.arenas_mapped);
+/// std::fs::write(std::env::temp_dir().join("heap.svg"), map.to_svg())?;
+/// # drop(boxes);
+/// # std::io::Result::Ok(())
+/// ```
+pub fn heap_map() -> HeapMap {
+    let mut wanted = 16;
+    loop {
+        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        let mut arenas = Vec::with_capacity(wanted);
+        // SAFETY: `stopped` stops the slow paths.
+        match stopped(&GLOBAL, || unsafe { HeapMap::gather(&GLOBAL, &mut arenas) }) {
+            Ok(stats) => return HeapMap { title: String::new(), arenas, stats },
+            Err(count) => wanted = count + count / 8 + 4,
+        }
     }
 }
 

@@ -55,7 +55,9 @@ fn assert_reports(text: &str, running: usize, at_exit: usize) {
     }
 }
 
-fn grow(bytes: usize) -> Vec<Box<[u64; 8]>> {
+type Node = Box<[u64; 8]>;
+
+fn grow(bytes: usize) -> Vec<Node> {
     (0..bytes / 64).map(|n| black_box(Box::new([n as u64; 8]))).collect()
 }
 

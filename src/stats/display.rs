@@ -248,7 +248,7 @@ Total                              =            8,388,608
         assert_eq!(value["system"]["bytes_free"], 380);
         value["classes"].as_array_mut().expect("an array").pop();
         let refusal = serde_json::from_value::<Stats>(value).expect_err("a class is missing").to_string();
-        assert!(refusal.contains("63") && refusal.contains("64 size classes"), "{refusal}");
+        assert!(refusal.contains("63") && refusal.contains("64 entries"), "{refusal}");
     }
 
     #[test]

@@ -14,7 +14,7 @@
 mod caches;
 mod display;
 #[cfg(feature = "serde")]
-mod serial;
+pub(crate) mod serial;
 
 use crate::arena::PoolRef;
 use crate::cache::ThreadCache;

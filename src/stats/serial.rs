@@ -1,17 +1,19 @@
-//! The table of classes for serde, which knows arrays up to 32 entries only.
+//! Tables of fixed length for serde, which knows arrays up to 32 entries only.
 
 use serde::de::{Deserialize, Deserializer, Error};
-use serde::ser::Serializer;
+use serde::ser::{Serialize, Serializer};
 
-use super::ClassStats;
-use crate::config::CLASS_COUNT;
-
-pub(super) fn serialize<S: Serializer>(classes: &[ClassStats; CLASS_COUNT], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(classes)
+pub(crate) fn serialize<T: Serialize, S: Serializer, const N: usize>(
+    table: &[T; N],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(table)
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[ClassStats; CLASS_COUNT], D::Error> {
-    let classes = Vec::<ClassStats>::deserialize(deserializer)?;
-    let count = classes.len();
-    classes.try_into().map_err(|_| D::Error::invalid_length(count, &"an entry for each of the 64 size classes"))
+pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>, const N: usize>(
+    deserializer: D,
+) -> Result<[T; N], D::Error> {
+    let entries = Vec::<T>::deserialize(deserializer)?;
+    let count = entries.len();
+    entries.try_into().map_err(|_| D::Error::invalid_length(count, &"64 entries, one a size class or pool"))
 }

@@ -97,6 +97,14 @@ impl Block {
         self.layout.size()
     }
 
+    pub(crate) const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.start.addr().get()
+    }
+
     /// Whether it came from a pool.
     pub(crate) fn is_small(&self) -> bool {
         pymalloc::class_bytes(self.layout).is_some()
