@@ -14,7 +14,8 @@
 //!
 //! # Layers
 //! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
-//! ask `fork`, `public` calls `check` and `stats`.
+//! ask `fork`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache` and `allocator` tell `observe`
+//! and `report`.
 //!
 //! | layer | files |
 //! |---|---|
@@ -24,7 +25,7 @@
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `fork` |
-//! | beside | `stats/`, `check` |
+//! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report` |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then

@@ -1,5 +1,7 @@
 //! `measure` against programs whose allocations are known exactly.
 
+mod common;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, realloc};
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -7,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::thread;
 
+use common::{Block, Rng};
 use pymalloc::{Measured, Pymalloc, measure, usable_size};
 
 #[global_allocator]
@@ -102,6 +105,63 @@ fn a_block_that_is_reallocated_counts_by_the_way_it_goes() {
     }
     assert_eq!(live(measured), (0, 0));
     assert_eq!(measured.bytes_peak, 50_000);
+}
+
+/// What a model of the allocator counts.
+#[derive(Default)]
+struct Model {
+    measured: Measured,
+}
+
+impl Model {
+    fn bytes(layout: Layout) -> usize {
+        if cfg!(feature = "bypass") { layout.size() } else { usable_size(layout) }
+    }
+
+    fn alloc(&mut self, layout: Layout) {
+        let seen = &mut self.measured;
+        seen.blocks_allocated += 1;
+        seen.bytes_allocated += Self::bytes(layout);
+        seen.blocks_live += 1;
+        seen.bytes_live += Self::bytes(layout).cast_signed();
+        seen.blocks_peak = seen.blocks_peak.max(seen.blocks_live.max(0).cast_unsigned());
+        seen.bytes_peak = seen.bytes_peak.max(seen.bytes_live.max(0).cast_unsigned());
+    }
+
+    fn free(&mut self, layout: Layout) {
+        self.measured.blocks_live -= 1;
+        self.measured.bytes_live -= Self::bytes(layout).cast_signed();
+    }
+}
+
+#[test]
+fn programs_of_operations_are_counted_as_a_model_counts_them() {
+    for seed in 0..20 {
+        let mut rng = Rng::new(seed);
+        // Some from before, which the program frees, too.
+        let mut blocks: Vec<Block> = Vec::with_capacity(4000);
+        blocks.extend((0..100).map(|serial| Block::random(serial, &mut rng)));
+        let mut model = Model::default();
+        let ((), measured) = measure(|| {
+            for serial in 0..3000 {
+                if rng.below(5) < 3 || blocks.is_empty() {
+                    let block = Block::random(serial, &mut rng);
+                    model.alloc(block.layout());
+                    blocks.push(block);
+                } else {
+                    let block = blocks.swap_remove(rng.below(blocks.len()));
+                    model.free(block.layout());
+                    drop(block);
+                }
+                if cfg!(not(feature = "bypass")) && rng.below(500) == 0 {
+                    // Neither changes what the program holds.
+                    pymalloc::flush_thread_cache();
+                    pymalloc::purge();
+                }
+            }
+        });
+        assert_eq!(measured, model.measured, "seed {seed}");
+    }
 }
 
 #[test]

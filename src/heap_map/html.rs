@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use super::layout::{Grid, POOLS_PER_ROW};
-use super::svg::{Escaped, draw};
+use super::svg::{Escaped, draw, title_of};
 use super::{HeapMap, PoolUse};
 
 const STYLE: &str = include_str!("page.css");
@@ -17,13 +17,12 @@ pub(super) fn page(map: &HeapMap) -> String {
 }
 
 fn write_page(map: &HeapMap, out: &mut String) -> fmt::Result {
-    let title = if map.title.is_empty() { "The heap" } else { &map.title };
     write!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
          <main>\n{}</main>\n<div id=\"tip\" hidden></div>\n<details><summary>The same as text</summary><pre>{}</pre></details>\n\
          <script>\n\"use strict\";\nconst grid = ",
-        Escaped(title),
+        Escaped(title_of(map)),
         draw(map),
         map.stats,
     )?;

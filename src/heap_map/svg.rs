@@ -77,6 +77,11 @@ impl fmt::Display for Percent {
     }
 }
 
+/// The title of a map's pictures.
+pub(super) fn title_of(map: &HeapMap) -> &str {
+    if map.title.is_empty() { "The heap" } else { &map.title }
+}
+
 /// The drawing; writing to a `String` can't fail.
 pub(super) fn draw(map: &HeapMap) -> String {
     let mut text = String::new();
@@ -99,8 +104,9 @@ impl Drawing<'_> {
         writeln!(
             self.out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-             height=\"{height}\" font-family=\"'DejaVu Sans', 'Segoe UI', 'Helvetica Neue', sans-serif\" \
-             font-size=\"11\" fill=\"{INK}\">\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>"
+             height=\"{height}\" role=\"img\" font-family=\"'DejaVu Sans', 'Segoe UI', 'Helvetica Neue', sans-serif\" \
+             font-size=\"11\" fill=\"{INK}\">\n<title>{}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>",
+            Escaped(title_of(self.map))
         )?;
         self.title()?;
         self.arenas()?;
@@ -111,7 +117,7 @@ impl Drawing<'_> {
 
     fn title(&mut self) -> fmt::Result {
         let stats = &self.map.stats;
-        let title = if self.map.title.is_empty() { "The heap" } else { &self.map.title };
+        let title = title_of(self.map);
         writeln!(
             self.out,
             "<text x=\"{MARGIN}\" y=\"40\" font-size=\"20\" font-weight=\"bold\">{}</text>\n\
