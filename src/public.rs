@@ -26,11 +26,17 @@ use crate::stats::{CacheStats, Stats, gather_caches, live_blocks};
 /// # drop(boxes);
 /// ```
 pub fn stats() -> Stats {
+    let mut stats = Stats::ZERO;
+    add_stats(&mut stats);
+    stats
+}
+
+/// [`stats`] into counts that are zero so far.
+pub(crate) fn add_stats(stats: &mut Stats) {
     // SAFETY: `stopped` stops the slow paths.
-    let mut stats = stopped(&GLOBAL, || unsafe { Stats::gather(&GLOBAL) });
+    stopped(&GLOBAL, || unsafe { stats.add(&GLOBAL) });
     // Its lock is not one of ours: asked when none of ours is held.
     stats.system = system_malloc();
-    stats
 }
 
 /// Blocks in the program's hands: Python's `sys.getallocatedblocks()`.

@@ -6,18 +6,21 @@
 //! next slow call or large request of any thread prints, at a point where it holds none of the heap's locks.
 //!
 //! # How
-//! Nothing is allocated: the counts and a buffer are on the stack, and go out by `write`. If another thread is printing,
-//! the report stays due. A forked child starts anew: the printing thread may not exist there.
+//! Nothing is allocated: the counts are in a static, because stacks may be small, and the text goes out by `write`, a
+//! buffer at a time. If another thread is printing, the report stays due. A forked child starts anew: the printing thread
+//! may not exist there.
 //!
 //! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the allocator,
 //! which no program may call there anyway, would wait for itself.
 
+use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::observe::{self, REPORT};
 use crate::os::{self, process_id};
-use crate::public::stats;
+use crate::public::add_stats;
+use crate::stats::Stats;
 
 /// The variable that asks for reports.
 const VARIABLE: &core::ffi::CStr = c"PYMALLOC_STATS";
@@ -30,6 +33,14 @@ static ASKED: AtomicU32 = AtomicU32::new(0);
 
 /// The process of the thread that prints; 0 or a former process if there is none.
 static PRINTING: AtomicU32 = AtomicU32::new(0);
+
+/// What is printed; the printing thread's.
+static COUNTS: Counts = Counts(UnsafeCell::new(Stats::ZERO));
+
+struct Counts(UnsafeCell<Stats>);
+
+// SAFETY: touched by the thread that took `PRINTING` from no thread of its process, until it gives it back.
+unsafe impl Sync for Counts {}
 
 os::at_start!(read_variable);
 
@@ -109,10 +120,10 @@ pub(crate) fn arena_mapped() {
     }
 }
 
-/// Has the next slow call or large request of any thread print [`stats`] to stderr, once.
+/// Has the next slow call or large request of any thread print [`stats`](crate::stats()) to stderr, once.
 ///
 /// For signal handlers of the program's own: it only sets a flag. A program that wants to print at once prints
-/// [`stats`] itself.
+/// [`stats`](crate::stats()) itself.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -134,28 +145,34 @@ pub(crate) fn print_if_due() {
 /// Prints a report; `false` if another thread is printing.
 fn print(when: &str) -> bool {
     let process = process_id();
-    // Relaxed (all): a flag alone. What is printed is read under the heap's locks.
+    // Relaxed: compared, and not followed.
     let before = PRINTING.load(Ordering::Relaxed);
-    if before == process || PRINTING.compare_exchange(before, process, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+    // Acquire: pairs with the Release below, for what the last report left in `COUNTS`. Relaxed on failure: nothing was taken.
+    if before == process || PRINTING.compare_exchange(before, process, Ordering::Acquire, Ordering::Relaxed).is_err() {
         return false;
     }
+    // SAFETY: this thread alone is printing.
+    let counts = unsafe { &mut *COUNTS.0.get() };
+    *counts = Stats::ZERO;
+    add_stats(counts);
     let mut text = Text::new();
     // Nobody is left to tell if it fails.
-    let _ = write!(text, "pymalloc: statistics of process {process}, {when}\n{}\n", stats());
+    let _ = write!(text, "pymalloc: statistics of process {process}, {when}\n{counts}\n");
     text.flush();
-    PRINTING.store(0, Ordering::Relaxed);
+    // Release: see above.
+    PRINTING.store(0, Ordering::Release);
     true
 }
 
 /// Text on its way to stderr, a buffer at a time.
 struct Text {
-    bytes: [u8; 1024],
+    bytes: [u8; 512],
     used: usize,
 }
 
 impl Text {
     const fn new() -> Self {
-        Self { bytes: [0; 1024], used: 0 }
+        Self { bytes: [0; 512], used: 0 }
     }
 
     fn flush(&mut self) {

@@ -168,6 +168,34 @@ fn reports_of_several_threads_do_not_mix() {
     assert_reports(&text, running, 1);
 }
 
+/// Runs `body` on a thread with the smallest stack that the system allows.
+fn on_a_small_stack(body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void) {
+    // SAFETY: the attributes are initialised before use, the thread is joined, and its function takes no argument.
+    unsafe {
+        let least = usize::try_from(libc::sysconf(libc::_SC_THREAD_STACK_MIN)).unwrap_or(0);
+        let mut attributes: libc::pthread_attr_t = std::mem::zeroed();
+        assert_eq!(libc::pthread_attr_init(&raw mut attributes), 0);
+        assert_eq!(libc::pthread_attr_setstacksize(&raw mut attributes, least.max(16 << 10)), 0);
+        let mut thread: libc::pthread_t = std::mem::zeroed();
+        assert_eq!(libc::pthread_create(&raw mut thread, &raw const attributes, body, std::ptr::null_mut()), 0);
+        assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+    }
+}
+
+#[test]
+fn a_report_needs_little_stack() {
+    extern "C" fn report(_: *mut libc::c_void) -> *mut libc::c_void {
+        pymalloc::request_report();
+        drop(grow(1 << 16));
+        std::ptr::null_mut()
+    }
+    if is_child() {
+        on_a_small_stack(report);
+        return;
+    }
+    assert_reports(&printed("a_report_needs_little_stack", ""), 1, 0);
+}
+
 #[test]
 fn exit_on_a_thread_while_others_allocate_prints_and_ends() {
     if is_child() {

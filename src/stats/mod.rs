@@ -141,7 +141,8 @@ pub struct Stats {
 }
 
 impl Stats {
-    const ZERO: Self = Self {
+    /// Of no heap.
+    pub(crate) const ZERO: Self = Self {
         classes: {
             let zero = ClassStats {
                 block_bytes: 0,
@@ -197,31 +198,40 @@ impl Stats {
     pub(crate) unsafe fn gather(heap: &Heap) -> Self {
         let mut stats = Self::ZERO;
         // SAFETY: the caller's promise is the same.
+        unsafe { stats.add(heap) };
+        stats
+    }
+
+    /// [`gather`](Self::gather) into counts that are zero so far.
+    ///
+    /// # Safety
+    /// As for [`Heap::with_stopped_state`].
+    pub(crate) unsafe fn add(&mut self, heap: &Heap) {
+        // SAFETY: the caller's promise is the same.
         unsafe {
             heap.with_stopped_state(|state| {
                 let counts = state.arenas.counts();
-                stats.arenas_mapped = counts.mapped;
-                stats.arenas_ever = counts.ever;
-                stats.arenas_peak = counts.peak;
-                stats.arenas_returned = counts.returned;
-                stats.bytes.metadata = state.metadata.mapped_bytes();
-                stats.bytes.returned = state.arenas.bytes_given_back();
+                self.arenas_mapped = counts.mapped;
+                self.arenas_ever = counts.ever;
+                self.arenas_peak = counts.peak;
+                self.arenas_returned = counts.returned;
+                self.bytes.metadata = state.metadata.mapped_bytes();
+                self.bytes.returned = state.arenas.bytes_given_back();
                 for arena in state.arenas.iter() {
                     for index in 0..POOLS_PER_ARENA {
-                        stats.count_pool(PoolRef::at_index(arena, index));
+                        self.count_pool(PoolRef::at_index(arena, index));
                     }
                 }
             });
         }
-        for_each_cache(heap, |cache| stats.count_cache(cache));
-        for (class, entry) in SizeClass::all().zip(&mut stats.classes) {
+        for_each_cache(heap, |cache| self.count_cache(cache));
+        for (class, entry) in SizeClass::all().zip(&mut self.classes) {
             entry.settle(class);
-            stats.bytes.count_class(class, entry);
+            self.bytes.count_class(class, entry);
         }
-        stats.bytes.arenas = stats.arenas_mapped * ARENA_BYTES;
-        stats.bytes.empty_pools = stats.pools_empty * POOL_BYTES;
-        stats.bytes.unused_pools = stats.pools_unused * POOL_BYTES;
-        stats
+        self.bytes.arenas = self.arenas_mapped * ARENA_BYTES;
+        self.bytes.empty_pools = self.pools_empty * POOL_BYTES;
+        self.bytes.unused_pools = self.pools_unused * POOL_BYTES;
     }
 
     /// Counts a pool. Of a class, `blocks_live` is what is outside until the class is settled.
