@@ -136,7 +136,7 @@ pub struct Stats {
     /// Where the bytes are.
     pub bytes: ByteStats,
     /// What the C library's `malloc` holds, if it tells: the large requests, if the large allocator is `System`, and
-    /// what C code of the program allocated.
+    /// what C code of the program allocated. Always `None` from [`self_check`](crate::self_check).
     pub system: Option<SystemMalloc>,
 }
 
