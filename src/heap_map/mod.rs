@@ -141,7 +141,7 @@ impl HeapMap {
         // In place.
         arenas.sort_unstable_by_key(|arena| arena.address);
         for_each_cache(heap, |cache| {
-            for slot in SizeClass::all().flat_map(|class| cache.blocks(class)) {
+            for slot in SizeClass::all().flat_map(|class| cache.all_blocks(class)) {
                 // Relaxed: a snapshot if the thread runs.
                 count_cached(arenas, slot.load(Ordering::Relaxed).addr());
             }
