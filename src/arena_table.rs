@@ -34,6 +34,14 @@ const fn run_mask(first: usize, end: usize) -> u64 {
     (u64::MAX >> (u64::BITS as usize - (end - first))) << first
 }
 
+/// The highest `count` bits of `mask`, or all if there are fewer.
+const fn highest_bits(mut mask: u64, count: usize) -> u64 {
+    while mask.count_ones() as usize > count {
+        mask &= mask - 1;
+    }
+    mask
+}
+
 /// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where these
 /// hold several pools. An OS page with a pool in use is left out.
 fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
@@ -271,6 +279,34 @@ impl ArenaTable {
                 next = unsafe { arena.as_ref() }.next.get();
             }
         }
+    }
+
+    /// Purges dirty pools as long as more than `keep` are left, in at most so many arenas, the emptiest first: from the
+    /// fullest, pools will be taken again soon. `false` if none was purged.
+    pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
+        let mut arenas = 0;
+        for free in (1..=POOLS_PER_ARENA).rev() {
+            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
+            // SAFETY: arenas in the table are live metadata.
+            while let Some(this) = unsafe { next.as_ref() } {
+                let before = self.dirty_pools;
+                if arenas == arenas_max || before <= keep {
+                    return arenas > 0;
+                }
+                if this.dirty.get() != 0 {
+                    // Purging moves no arena between the lists.
+                    self.purge_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    arenas += usize::from(self.dirty_pools < before);
+                }
+                next = this.next.get();
+            }
+        }
+        arenas > 0
+    }
+
+    /// Arenas whose pools are all free.
+    pub(crate) fn empty_count(&self) -> usize {
+        self.empty
     }
 
     /// A wholly free arena, if there is one.

@@ -58,6 +58,15 @@ pub(crate) fn watch() {
     }
 }
 
+/// Forks between the first process and this one.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A number that differs between a process and each of its forked ancestors.
+pub(crate) fn generation() -> u32 {
+    // Relaxed: changes only in a child that has one thread.
+    GENERATION.load(Ordering::Relaxed)
+}
+
 /// Forks that another's handler began after our `prepare` of the outer fork; the forking thread's own number.
 static NESTED: AtomicU32 = AtomicU32::new(0);
 
@@ -94,6 +103,8 @@ unsafe extern "C" fn in_parent() {
 }
 
 unsafe extern "C" fn in_child() {
+    // Relaxed: as in `generation`.
+    GENERATION.fetch_add(1, Ordering::Relaxed);
     if ends_nested() {
         return;
     }

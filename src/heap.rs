@@ -48,6 +48,8 @@ pub(crate) struct HeapState {
     spare_arenas: *const Arena,
     /// Parked sets, linked by `next_parked`.
     parked: *const PoolSet,
+    /// Pools ever taken.
+    pools_taken: u64,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
@@ -89,6 +91,7 @@ impl Heap {
                 arenas: ArenaTable::new(),
                 spare_arenas: ptr::null(),
                 parked: ptr::null(),
+                pools_taken: 0,
             }),
         }
     }
@@ -110,6 +113,7 @@ impl Heap {
                 state.map_arena(&self.map, source)?;
             }
             let pool = state.arenas.take_pool()?;
+            state.pools_taken += 1;
             pool.set_up();
             // SAFETY: metadata is never unmapped.
             let huge = unsafe { pool.arena().as_ref() }.huge.get();
@@ -154,6 +158,28 @@ impl Heap {
             }
             state.arenas.purge_all(source);
         });
+    }
+
+    /// Pools ever taken: who asks twice learns whether any was in between.
+    pub(crate) fn pools_taken(&self) -> u64 {
+        self.with_state(|state, _| state.pools_taken)
+    }
+
+    /// Gives some free memory beyond `keep_bytes` back, an arena's worth at most, so that nobody waits long for the
+    /// lock; `false` if there is none, or somebody took a pool since [`pools_taken`](Self::pools_taken) was `taken`.
+    pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
+        self.with_state(|state, source| {
+            if state.pools_taken != taken {
+                return false;
+            }
+            if state.arenas.empty_count() * ARENA_BYTES > keep_bytes
+                && let Some(arena) = state.arenas.empty_arena()
+                && state.unmap_arena(arena, &self.map, source)
+            {
+                return true;
+            }
+            state.arenas.purge_beyond(keep_bytes / POOL_BYTES, 1, source)
+        })
     }
 
     /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.

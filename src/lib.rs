@@ -24,7 +24,7 @@
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `public`, `fork` |
+//! | the program | `allocator`, `public`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report` |
 //!
 //! # Where it works
@@ -48,6 +48,7 @@ mod fatal;
 mod fork;
 mod heap;
 mod heap_map;
+mod idle;
 mod lock;
 mod measure;
 mod metadata;
@@ -56,6 +57,7 @@ mod os;
 mod pool;
 mod pool_set;
 mod public;
+mod purge_thread;
 mod remote;
 mod report;
 mod size_class;
@@ -71,6 +73,7 @@ pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 pub use measure::{Measured, measure};
 pub use os::SystemMalloc;
 pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
+pub use purge_thread::{PurgeConfig, PurgeThread};
 pub use report::request_report;
 pub use size_class::{class_bytes, class_number, usable_size};
 pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};

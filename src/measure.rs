@@ -169,7 +169,7 @@ mod tests {
             // SAFETY: a block of the class, ours.
             unsafe { current().free(class, block) };
         };
-        let slow_calls = || with_thread(ThreadCache::poisoned_calls).expect("the thread has a cache");
+        let slow_calls = || with_thread(ThreadCache::slow_calls).expect("the thread has a cache");
         pair();
         let before = slow_calls();
         pair();
@@ -191,9 +191,9 @@ mod tests {
         let test = TestHeap::new();
         let cache = test.attach();
         let calls_of_a_pair = || {
-            let before = cache.poisoned_calls();
+            let before = cache.slow_calls();
             alloc(cache, SizeClass::LARGEST, 1).expect("memory").free(cache);
-            cache.poisoned_calls() - before
+            cache.slow_calls() - before
         };
         let set_own = |on| cache.set.enter(test.heap, |_| cache.set_own_poison(on));
         set_own(true);

@@ -156,15 +156,7 @@ pub fn purge() -> usize {
 /// [`purge`] without the calling thread's cache.
 pub(crate) fn purge_heap(heap: &Heap) -> usize {
     let before = heap.bytes_given_back();
-    // The caches of threads that a forked child does not have may still be filled. All of them first, because
-    // their blocks go to other sets' inboxes too.
-    for set in heap.sets() {
-        // SAFETY: a registered set.
-        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
-            // SAFETY: caches are never unmapped.
-            unsafe { cache.as_ref() }.flush_if_parked(heap);
-        }
-    }
+    flush_parked(heap);
     for set in heap.sets() {
         // SAFETY: sets are never unmapped.
         unsafe { set.as_ref() }.enter(heap, |inside| {
@@ -175,6 +167,18 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
     }
     heap.purge_free();
     heap.bytes_given_back().wrapping_sub(before)
+}
+
+/// Empties the magazines that are still filled of threads that a forked child does not have. To be done before sets are
+/// collected, because their blocks go to other sets' inboxes too.
+pub(crate) fn flush_parked(heap: &Heap) {
+    for set in heap.sets() {
+        // SAFETY: a registered set.
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            unsafe { cache.as_ref() }.flush_if_parked(heap);
+        }
+    }
 }
 
 /// Empties the calling thread's magazines into their pools, and makes them small again.

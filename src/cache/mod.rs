@@ -18,6 +18,7 @@
 //!   A zeroed magazine is poisoned, too.
 
 mod depot;
+mod idle;
 mod slot;
 mod slow;
 
@@ -31,6 +32,7 @@ use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
 use depot::Depot;
+use idle::Seen;
 
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
 
@@ -73,8 +75,10 @@ pub(crate) struct ThreadCache {
     poisoned: Cell<bool>,
     /// Whether the magazines are poisoned, for a reason of this thread's own. Door.
     own_poison: Cell<bool>,
-    /// Calls on the slow path while poisoned. Door.
-    poisoned_calls: Cell<u64>,
+    /// Calls on the slow path so far. Door.
+    slow_calls: Cell<u64>,
+    /// What a purge thread saw last. Door.
+    seen: Seen,
     /// The first arrays of the magazines.
     first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
 }
@@ -166,7 +170,8 @@ impl ThreadCache {
             heap: Cell::new(None),
             poisoned: Cell::new(false),
             own_poison: Cell::new(false),
-            poisoned_calls: Cell::new(0),
+            slow_calls: Cell::new(0),
+            seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
         }
     }
@@ -294,10 +299,10 @@ impl ThreadCache {
         usize::from(self.shape(class).capacity.get())
     }
 
-    /// Calls that took the slow path because of the poison. Door.
+    /// Calls that took the slow path. Door.
     #[cfg(test)]
-    pub(crate) fn poisoned_calls(&self) -> u64 {
-        self.poisoned_calls.get()
+    pub(crate) fn slow_calls(&self) -> u64 {
+        self.slow_calls.get()
     }
 
     /// All slots that hold a free block of `class`, magazine first, then chunk by chunk of the depot. Door.

@@ -143,9 +143,7 @@ impl ThreadCache {
     }
 
     fn note_slow_call(&self) {
-        if self.is_poisoned() {
-            self.poisoned_calls.set(self.poisoned_calls.get().wrapping_add(1));
-        }
+        self.slow_calls.set(self.slow_calls.get().wrapping_add(1));
     }
 
     /// All slots of the magazine. Door.

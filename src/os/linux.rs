@@ -196,6 +196,21 @@ pub(crate) fn on_fork(
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
 }
 
+/// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: plain data, of which zero is a valid value.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
+    // SAFETY: both write to what is ours.
+    unsafe {
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+    }
+    let result = body();
+    // SAFETY: the mask from before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut()) };
+    result
+}
+
 /// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
 /// of shared libraries ran earlier).
 macro_rules! at_start {

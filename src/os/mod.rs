@@ -16,7 +16,7 @@ mod unsupported;
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
-pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
+pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc};
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the

@@ -45,6 +45,10 @@ pub(crate) fn on_fork(
     false
 }
 
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
 macro_rules! at_start {
     ($function:ident) => {
         const _: extern "C" fn() = $function;

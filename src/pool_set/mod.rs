@@ -187,6 +187,11 @@ pub(crate) struct Inside<'door> {
 }
 
 impl Inside<'_> {
+    /// Bytes of the set's blocks that are not home.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.pools.used_bytes
+    }
+
     /// Bytes of blocks that the thread may keep in depots: its share of a budget, but nothing of a large heap of which
     /// little is left, where each of them may hold an OS page that a sweep could give back.
     pub(crate) fn depot_bytes_max(&self) -> usize {

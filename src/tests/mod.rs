@@ -1,6 +1,7 @@
 //! Tests of the whole heap from inside: heaps of their own, over memory that refuses and counts.
 
 mod faults;
+mod idle;
 mod programs;
 mod rules;
 pub(crate) mod test_heap;
