@@ -26,6 +26,7 @@
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report` |
+//! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
@@ -52,6 +53,7 @@ mod idle;
 mod lock;
 mod measure;
 mod metadata;
+pub mod object_pool;
 mod observe;
 mod os;
 mod pool;
@@ -71,6 +73,7 @@ pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
 pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 pub use measure::{Measured, measure};
+pub use object_pool::{LocalPool, ObjectPool, Pooled};
 pub use os::SystemMalloc;
 pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
 pub use purge_thread::{PurgeConfig, PurgeThread};

@@ -5,6 +5,9 @@
 
 use core::ptr::NonNull;
 
+mod barrier;
+pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
+
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod linux;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
