@@ -23,7 +23,7 @@
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `public`, `fork` |
+//! | the program | `allocator`, `public`, `raw`, `fork` |
 //! | beside | `stats`, `check` |
 //!
 //! # Where it works
@@ -52,6 +52,9 @@ mod os;
 mod pool;
 mod pool_set;
 mod public;
+#[cfg(feature = "raw")]
+#[doc(hidden)]
+pub mod raw;
 mod remote;
 mod size_class;
 mod stats;
