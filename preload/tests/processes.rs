@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{child, is_child, library, on_library, output_of};
+use common::{child, is_child, library, on_library, on_library_with, output_of};
 use libc::{free, malloc};
 
 /// An address that goes to other threads.
@@ -154,9 +154,8 @@ fn forks_amid_busy_threads() {
 
 /// One thread flushes all streams, which takes the list of streams and then each stream; another reads lines, which holds a
 /// stream and allocates; a third forks.
-#[test]
-fn forks_amid_busy_streams() {
-    on_library("forks_amid_busy_streams", || {
+fn fork_amid_busy_streams(test: &str, hardened: &str) {
+    on_library_with(test, &[("PYMALLOC_HARDENED", hardened)], || {
         let stop = AtomicBool::new(false);
         let deadline = Instant::now() + Duration::from_secs(3);
         thread::scope(|scope| {
@@ -206,6 +205,17 @@ fn forks_amid_busy_streams() {
             assert!(forks > 10, "{forks} forks");
         });
     });
+}
+
+#[test]
+fn forks_amid_busy_streams() {
+    fork_amid_busy_streams("forks_amid_busy_streams", "0");
+}
+
+/// Each call takes a lock then: what can hang does.
+#[test]
+fn forks_amid_busy_streams_without_caches() {
+    fork_amid_busy_streams("forks_amid_busy_streams_without_caches", "1");
 }
 
 #[test]
@@ -270,7 +280,7 @@ fn opened_at_run_time_and_closed() {
             let malloc: unsafe extern "C" fn(usize) -> *mut c_void =
                 std::mem::transmute(libc::dlsym(handle, c"malloc".as_ptr()));
             let free: unsafe extern "C" fn(*mut c_void) = std::mem::transmute(libc::dlsym(handle, c"free".as_ptr()));
-            assert_ne!(malloc as usize, libc::malloc as usize);
+            assert_ne!(malloc as usize, libc::malloc as *const () as usize);
             let use_it = move || {
                 let blocks: Vec<_> = (1..700).map(|bytes| malloc(bytes).addr()).collect();
                 blocks.into_iter().for_each(|block| free(ptr::with_exposed_provenance_mut(block)));

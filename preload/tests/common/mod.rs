@@ -90,11 +90,11 @@ pub(crate) fn preloaded(command: &mut Command) -> (Output, Vec<String>) {
     (output, lines)
 }
 
-/// The blocks that a line of a report counts.
-pub(crate) fn blocks_in(line: &str) -> usize {
+/// Whether a line of a report shows that the library served the process: no pool is opened but for a request.
+pub(crate) fn served(line: &str) -> bool {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let place = words.iter().position(|&word| word == "blocks").expect("a line of a report");
-    words[place - 1].parse().expect("a number")
+    let place = words.iter().position(|&word| word == "pools,").expect("a line of a report");
+    words[place - 1].parse::<usize>().expect("a number") > 0
 }
 
 pub(crate) fn is_child() -> bool {
@@ -113,11 +113,16 @@ pub(crate) fn child(test: &str) -> Command {
 /// # Panics
 /// When the body fails there, or the library did not serve it.
 pub(crate) fn on_library(test: &str, body: impl FnOnce()) {
+    on_library_with(test, &[], body);
+}
+
+/// [`on_library`] with variables in the child's environment.
+pub(crate) fn on_library_with(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
     if is_child() {
         assert_served();
         return body();
     }
-    let (output, report) = preloaded(&mut child(test));
+    let (output, report) = preloaded(child(test).envs(variables.iter().copied()));
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(
         output.status.success() && printed.contains("1 passed"),
@@ -125,7 +130,7 @@ pub(crate) fn on_library(test: &str, body: impl FnOnce()) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    assert!(report.iter().any(|line| blocks_in(line) > 0), "the library did not serve the child: {report:?}");
+    assert!(report.iter().any(|line| served(line)), "the library did not serve the child: {report:?}");
 }
 
 /// Checks that this process's malloc is the library's: its blocks have other sizes than glibc's.
