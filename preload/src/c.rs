@@ -6,8 +6,8 @@ use core::ptr;
 use pymalloc_core::raw::{self, Class};
 
 use crate::large::{
-    __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_pvalloc, __libc_realloc, __libc_valloc, Next,
-    usable_bytes,
+    __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_pvalloc, __libc_realloc, __libc_valloc,
+    Function, usable_bytes,
 };
 use crate::start;
 
@@ -290,16 +290,16 @@ pub(crate) unsafe extern "C-unwind" fn malloc_usable_size(start: *mut c_void) ->
 /// None.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn malloc_trim(pad_bytes: usize) -> c_int {
-    static NEXT: Next = Next::new(c"malloc_trim");
+    static TRIM: Function = Function::of_libc(c"malloc_trim");
     let purged_bytes = pymalloc_core::purge();
-    let next = NEXT.address();
-    let trimmed = if next.is_null() {
+    let trim = TRIM.address();
+    let trimmed = if trim.is_null() {
         0
     } else {
         // SAFETY: the C library's function of that name and type.
         unsafe {
-            let next: unsafe extern "C-unwind" fn(usize) -> c_int = core::mem::transmute(next);
-            next(pad_bytes)
+            let trim: unsafe extern "C-unwind" fn(usize) -> c_int = core::mem::transmute(trim);
+            trim(pad_bytes)
         }
     };
     c_int::from(purged_bytes != 0 || trimmed != 0)

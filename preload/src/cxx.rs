@@ -14,7 +14,7 @@ use core::ptr;
 use pymalloc_core::raw::{self, Class};
 
 use crate::c::{allocate, allocate_aligned, release, release_class};
-use crate::large::Next;
+use crate::large::Function;
 use crate::start::{free_is_ours, operators_are_ours};
 
 /// `std::nothrow_t const&`.
@@ -37,7 +37,7 @@ macro_rules! next {
         #[cold]
         #[inline(never)]
         unsafe fn next($($argument: $type),*) -> $result {
-            static NEXT: Next = Next::new($name);
+            static NEXT: Function = Function::next($name);
             let next = NEXT.address();
             if next.is_null() {
                 return $otherwise;

@@ -15,15 +15,23 @@ unsafe extern "C" {
     pub(crate) fn __libc_pvalloc(bytes: usize) -> *mut c_void;
 }
 
-/// The definition of a symbol that would have been used without this library. Looked up once it is needed.
-pub(crate) struct Next {
+/// A function of another library, looked up once it is needed.
+pub(crate) struct Function {
     name: &'static CStr,
+    of_libc: bool,
     found: AtomicPtr<c_void>,
 }
 
-impl Next {
-    pub(crate) const fn new(name: &'static CStr) -> Self {
-        Self { name, found: AtomicPtr::new(ptr::null_mut()) }
+impl Function {
+    /// The definition that would have been used without this library.
+    pub(crate) const fn next(name: &'static CStr) -> Self {
+        Self { name, of_libc: false, found: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The C library's own definition, even if another allocator stands before it in the link chain: what the functions
+    /// above return is glibc's, always.
+    pub(crate) const fn of_libc(name: &'static CStr) -> Self {
+        Self { name, of_libc: true, found: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Its address, if it was looked up before; else null.
@@ -37,36 +45,38 @@ impl Next {
     #[inline(never)]
     pub(crate) fn address(&self) -> *mut c_void {
         // Relaxed (both): code, which does not change; looking it up twice does no harm.
-        let known = self.found.load(Ordering::Relaxed);
+        let known = self.known();
         if !known.is_null() {
             return known;
         }
-        // SAFETY: names are C strings.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-        let found = if found.is_null() { self.in_local_libraries() } else { found };
+        let found = if self.of_libc { self.in_library(c"libc.so.6") } else { self.after_this_library() };
         self.found.store(found, Ordering::Relaxed);
         found
     }
 
     /// C++'s library is out of `RTLD_NEXT`'s sight where a plug-in brought it with it, as for CPython's extensions.
-    fn in_local_libraries(&self) -> *mut c_void {
+    fn after_this_library(&self) -> *mut c_void {
+        // SAFETY: a C string.
+        let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
         for library in [c"libstdc++.so.6", c"libc++abi.so.1", c"libc++.so.1"] {
-            // SAFETY: C strings; nothing is loaded, and the handle need not be closed: it is of a library in use.
-            unsafe {
-                let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
-                if !handle.is_null() {
-                    let found = libc::dlsym(handle, self.name.as_ptr());
-                    if !found.is_null() {
-                        return found;
-                    }
-                }
+            if found.is_null() {
+                found = self.in_library(library);
             }
         }
-        ptr::null_mut()
+        found
+    }
+
+    /// The definition in a library, if that is loaded.
+    fn in_library(&self, library: &CStr) -> *mut c_void {
+        // SAFETY: C strings; nothing is loaded, and the handle need not be closed: it is of a library in use.
+        unsafe {
+            let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if handle.is_null() { ptr::null_mut() } else { libc::dlsym(handle, self.name.as_ptr()) }
+        }
     }
 }
 
-static USABLE_SIZE: Next = Next::new(c"malloc_usable_size");
+static USABLE_SIZE: Function = Function::of_libc(c"malloc_usable_size");
 
 /// Looks up what must not be looked up while a block is freed or moved.
 pub(crate) fn look_ahead() {

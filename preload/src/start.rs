@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use pymalloc_core::raw;
 
-use crate::large::{self, Next};
+use crate::large::{self, Function};
 use crate::report;
 
 unsafe extern "C" {
@@ -96,11 +96,14 @@ extern "C" fn start() {
 static AT_START: extern "C" fn() = start;
 
 /// glibc's functions to lock the list of streams, unlock it, and, in a child, make its lock anew.
-static STREAMS: [Next; 3] =
-    [Next::new(c"_IO_list_lock"), Next::new(c"_IO_list_unlock"), Next::new(c"_IO_list_resetlock")];
+static STREAMS: [Function; 3] = [
+    Function::of_libc(c"_IO_list_lock"),
+    Function::of_libc(c"_IO_list_unlock"),
+    Function::of_libc(c"_IO_list_resetlock"),
+];
 
 fn call(function: usize) {
-    let found = STREAMS.iter().map(Next::known);
+    let found = STREAMS.iter().map(Function::known);
     if found.clone().any(|address| address.is_null()) {
         return;
     }
