@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn every_request_of_c_gets_room_and_alignment() {
         for align in (0..=12).map(|shift| 1_usize << shift) {
-            for bytes in 0..=1100 {
+            for bytes in 0..=1100_usize {
                 let rounded = bytes.max(1).next_multiple_of(align);
                 match Class::of_size_align(bytes, align) {
                     None => assert!(rounded > SMALL_MAX_BYTES, "{bytes} {align}"),
@@ -140,7 +140,7 @@ mod tests {
                 }
             }
         }
-        for align in [1, 16, 4096, 1 << 63] {
+        for align in [1_usize, 16, 4096, 1 << 63] {
             assert_eq!(Class::of_size_align(usize::MAX, align), None);
         }
         assert_eq!(Class::of_size(usize::MAX), None);

@@ -136,8 +136,10 @@ macro_rules! deletes {
                     }
                 };
             }
-            // SAFETY (inside): without a C++ library every block is ours or glibc's.
-            next!($name, (start: *mut c_void $(, $argument: $type)*) -> (), unsafe { release(start) })
+            next!($name, (start: *mut c_void $(, $argument: $type)*) -> (), {
+                // SAFETY: the caller's promise; without a C++ library every block is ours or glibc's.
+                unsafe { release(start) }
+            })
         }
     )+ };
     (@served basic) => { true };
