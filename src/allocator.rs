@@ -145,6 +145,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     ///
     /// # Safety
     /// As for `GlobalAlloc::realloc`.
+    #[inline(never)]
     unsafe fn realloc_by_copy(&self, ptr: *mut u8, layout: Layout, new_layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
         unsafe {

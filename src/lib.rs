@@ -24,7 +24,7 @@
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `public`, `idle`, `purge_thread`, `fork` |
+//! | the program | `allocator`, `public`, `raw`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
@@ -60,6 +60,9 @@ mod pool;
 mod pool_set;
 mod public;
 mod purge_thread;
+#[cfg(feature = "raw")]
+#[doc(hidden)]
+pub mod raw;
 mod remote;
 mod report;
 mod size_class;

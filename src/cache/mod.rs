@@ -21,6 +21,7 @@ mod depot;
 mod idle;
 mod slot;
 mod slow;
+mod tls;
 
 use core::cell::Cell;
 use core::hint::assert_unchecked;
@@ -34,6 +35,8 @@ use crate::sync::{AtomicPtr, Ordering};
 use depot::Depot;
 use idle::Seen;
 
+#[cfg(feature = "raw")]
+pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
 
 /// The free blocks of one class that a thread has at hand.
@@ -101,12 +104,18 @@ impl ThreadCache {
     /// A free block of `class`, or null when there is no memory.
     #[inline(always)]
     pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
+        self.alloc_or(class, || self.alloc_slow(class))
+    }
+
+    /// A block of `class` from its magazine, or what `slow` returns if there is none.
+    #[inline(always)]
+    pub(crate) fn alloc_or(&self, class: SizeClass, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
         // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
         if top <= magazine.floor.load(Ordering::Relaxed) {
-            return self.alloc_slow(class);
+            return slow();
         }
         // SAFETY: `top` is above `base` (*Bounds*).
         let slot = unsafe { top.sub(1) };

@@ -170,11 +170,12 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
 }
 
 /// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left
-/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program.
+/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program; and with
+/// the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
 fn stay_loaded() {
     // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a library
     // that is loaded already runs nothing.
-    #[cfg(not(target_feature = "crt-static"))]
+    #[cfg(not(any(target_feature = "crt-static", feature = "raw")))]
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
         let here: fn() = stay_loaded;
