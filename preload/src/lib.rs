@@ -14,7 +14,7 @@
 //! | `cxx` | `operator new` and `operator delete` in all their forms |
 //! | `large` | glibc's own functions, and definitions that come after ours in the link chain |
 //! | `start` | what runs when the library is loaded: environment, fork handlers |
-//! | `report` | what runs when the program exits, if `PYMALLOC_STATS` asks for it |
+//! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
 
 #[cfg(not(all(
     target_os = "linux",

@@ -1,4 +1,4 @@
-//! `PYMALLOC_STATS`: what the heap held when the program exited.
+//! `PYMALLOC_REPORT`: what the heap held when the program exited.
 //!
 //! `1` writes the whole table to stderr. A path (it begins with `/`) has one line a process appended to that file: that
 //! disturbs nobody's output, and shows which processes ran on the library. A process that ends by `_exit`, `exec`
@@ -20,7 +20,7 @@ static STDERR: AtomicI32 = AtomicI32::new(-1);
 const STDERR_COPY_MIN: c_int = 200;
 
 pub(crate) fn prepare() {
-    if variable(c"PYMALLOC_STATS") == Some(c"1") {
+    if variable(c"PYMALLOC_REPORT") == Some(c"1") {
         // SAFETY: duplicates a descriptor, if it is open.
         let copy = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, STDERR_COPY_MIN) };
         // Relaxed: a number, read at exit.
@@ -29,7 +29,7 @@ pub(crate) fn prepare() {
 }
 
 extern "C" fn at_exit() {
-    match variable(c"PYMALLOC_STATS") {
+    match variable(c"PYMALLOC_REPORT") {
         Some(value) if value == c"1" => report(&mut Descriptor::new(STDERR.load(Ordering::Relaxed)), true),
         Some(path) if path.to_bytes().starts_with(b"/") => {
             let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;

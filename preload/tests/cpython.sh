@@ -38,7 +38,7 @@ run() {
 "$python" --version
 for kind in malloc malloc_debug; do
     run "$kind-without" "PYTHONMALLOC=$kind"
-    run "$kind-with" "PYTHONMALLOC=$kind" "LD_PRELOAD=$library" "PYMALLOC_STATS=$folder/$kind.report"
+    run "$kind-with" "PYTHONMALLOC=$kind" "LD_PRELOAD=$library" "PYMALLOC_REPORT=$folder/$kind.report"
 done
 
 "$python" - "$folder" <<'PYTHON'

@@ -122,7 +122,7 @@ for name in "${names[@]}"; do
         continue
     fi
     once "$name" without PLAIN=1
-    once "$name" with "LD_PRELOAD=$library" "PYMALLOC_STATS=$folder/$name.report"
+    once "$name" with "LD_PRELOAD=$library" "PYMALLOC_REPORT=$folder/$name.report"
     served=$(grep -vc ' 0 pools' "$folder/$name.report" || true)
     own=$(grep -v ' 0 pools' "$folder/$name.report" | grep -cF "(${name:0:15}" || true)
     if cmp -s "$folder/$name.without" "$folder/$name.with" &&

@@ -112,7 +112,7 @@ impl Inside<'_> {
         let is_of_class = tag_class(tag) == Some(class) && !tag.is_null();
         if !is_of_class || !pool.remote_word(word).free(mask) {
             let number = word * WORD_BITS + mask.trailing_zeros() as usize;
-            self.refuse(class, pool.pool().start().addr() + number * class.block_bytes(), is_of_class);
+            self.refuse(class, pool.start().addr() + number * class.block_bytes(), is_of_class);
         }
         let remote = pool.remote();
         // SAFETY: blocks of ours are still counted as used, so the pool is mapped.

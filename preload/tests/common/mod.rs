@@ -85,7 +85,7 @@ pub(crate) fn output_of(command: &mut Command) -> Output {
 /// Runs a command on the library; the output, and the lines that its processes wrote when they exited.
 pub(crate) fn preloaded(command: &mut Command) -> (Output, Vec<String>) {
     let report = Scratch::new("report");
-    let output = output_of(command.env("LD_PRELOAD", library()).env("PYMALLOC_STATS", &report.0));
+    let output = output_of(command.env("LD_PRELOAD", library()).env("PYMALLOC_REPORT", &report.0));
     let lines = fs::read_to_string(&report.0).unwrap_or_default().lines().map(str::to_owned).collect();
     (output, lines)
 }

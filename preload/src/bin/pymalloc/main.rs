@@ -55,7 +55,7 @@ fn run(run: Run) -> Result<std::convert::Infallible, String> {
         if stats != "1" && !PathBuf::from(&stats).is_absolute() {
             return Err(format!("--stats: {} is not an absolute path", stats.display()));
         }
-        command.env("PYMALLOC_STATS", stats);
+        command.env("PYMALLOC_REPORT", stats);
     }
     if run.hardened {
         command.env("PYMALLOC_HARDENED", "1");
