@@ -74,6 +74,8 @@ pub(crate) struct ArenaTable {
     free_pools: usize,
     /// Those of them that have touched bytes.
     dirty_pools: usize,
+    /// Dirty pools that were to stay when they were last too many, or more of late.
+    keep_before: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
 }
@@ -89,6 +91,7 @@ impl ArenaTable {
             empty: 0,
             free_pools: 0,
             dirty_pools: 0,
+            keep_before: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
         }
@@ -193,8 +196,8 @@ impl ArenaTable {
         Some(PoolRef::at_index(arena, index))
     }
 
-    /// Takes back a pool whose blocks are all home; returns its arena if that is wholly free and one too many.
-    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> Option<NonNull<Arena>> {
+    /// Takes back a pool whose blocks are all home; returns whether its arena is wholly free now.
+    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
         self.unlink(arena);
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
@@ -207,15 +210,32 @@ impl ArenaTable {
             self.dirty_pools += 1;
         }
         self.link(arena);
-        let in_use = self.counts.mapped - self.empty;
         if this.free.get() == ALL_POOLS {
-            return (self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE)).then_some(arena);
+            return true;
         }
         let pools_in_use = self.counts.mapped * POOLS_PER_ARENA - self.free_pools;
-        if self.dirty_pools > DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE) {
+        let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
+        if self.dirty_pools > keep {
             self.purge_pools(arena, bit, source);
+            self.purge_if_halved(keep, source);
         }
-        None
+        false
+    }
+
+    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are too
+    /// many by then. So rarely, because it looks at every arena.
+    fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
+        if keep <= self.keep_before / 2 {
+            self.purge_beyond(keep, usize::MAX, source);
+            self.keep_before = keep;
+        }
+        self.keep_before = self.keep_before.max(keep);
+    }
+
+    /// A wholly free arena, if there are more than are to stay mapped.
+    pub(crate) fn surplus_arena(&self) -> Option<NonNull<Arena>> {
+        let in_use = self.counts.mapped - self.empty;
+        if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
     }
 
     /// Gives the memory of the free, touched pools among `mask` back to the OS, as far as it is whole OS pages.

@@ -136,9 +136,13 @@ impl Heap {
     pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| {
             for pool in pools {
-                if let Some(arena) = state.arenas.give_pool(pool, source) {
-                    state.unmap_arena(arena, &self.map, source);
+                if !state.arenas.give_pool(pool, source) {
+                    continue;
                 }
+                // Those kept while more arenas were in use are too many, too, when fewer are.
+                while let Some(arena) = state.arenas.surplus_arena()
+                    && state.unmap_arena(arena, &self.map, source)
+                {}
             }
         });
     }

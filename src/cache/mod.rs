@@ -90,7 +90,7 @@ pub(crate) struct ThreadCache {
 unsafe impl Sync for ThreadCache {}
 
 /// Most slots of a magazine of `class`.
-const fn capacity_max(class: SizeClass) -> usize {
+pub(crate) const fn capacity_max(class: SizeClass) -> usize {
     let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
     let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
     if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }

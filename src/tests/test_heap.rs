@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::cache::ThreadCache;
 use crate::check::check;
+use crate::config::ARENA_BYTES;
 use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
 use crate::public::purge_heap;
@@ -38,6 +39,21 @@ impl TestMemory {
             populates: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// Bytes of arenas that are resident, as the kernel says.
+    pub(super) fn resident_bytes(&self) -> usize {
+        let os_page_bytes = SystemMemory.page_bytes();
+        let mapped = self.mapped.lock().expect("no test panicked with it");
+        let arenas = mapped.iter().filter(|&(_, &bytes)| bytes == ARENA_BYTES);
+        let resident = |start: usize| {
+            let mut os_pages = vec![0_u8; ARENA_BYTES / os_page_bytes];
+            let start = std::ptr::with_exposed_provenance_mut(start);
+            // SAFETY: a mapping of that length, and a byte for each of its OS pages.
+            assert_eq!(unsafe { libc::mincore(start, ARENA_BYTES, os_pages.as_mut_ptr()) }, 0);
+            os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * os_page_bytes
+        };
+        arenas.map(|(&start, _)| resident(start)).sum()
     }
 
     /// Panics unless the range lies in one live mapping and is made of whole OS pages.
