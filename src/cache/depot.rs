@@ -87,14 +87,16 @@ impl ThreadCache {
         &self.depots[class.number() & (CLASS_COUNT - 1)]
     }
 
-    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk. Door.
+    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
+    /// the class: strangers go home. Door.
     pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         let (bytes, bytes_max) = (self.depot_bytes.get(), inside.depot_bytes_max());
         if bytes > bytes_max {
             self.flush_depots(inside);
         }
         let slots = self.blocks(class);
-        if bytes + chunk_bytes(class) > bytes_max || slots.len() < capacity_max(class) {
+        let fits = bytes + chunk_bytes(class) <= bytes_max && slots.len() == capacity_max(class);
+        if !fits || !self.shape(class).allocated.get() {
             return false;
         }
         let depot = self.depot(class);
