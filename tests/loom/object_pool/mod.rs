@@ -263,18 +263,42 @@ fn a_thread_that_ends_while_another_stops_it_leaves_every_object() {
     });
 }
 
-/// Three owners, room for two: whoever comes last takes the others' reservations back, and then finds two idle, or room.
+/// The only two objects come back to two threads, while the place for one of them is reserved for a third.
 #[test]
-fn an_object_is_dropped_only_when_so_many_are_idle_as_may_be() {
+fn no_object_is_dropped_for_a_place_that_is_reserved_and_empty() {
     check_bounded(2, || {
-        let stock = new_stock(2, usize::MAX);
-        let users = [(); 3].map(|()| User::new(&stock));
-        let objects = [(); 3].map(|()| users[0].take(true).expect("may be created"));
-        let threads = users.into_iter().zip(objects).map(|(user, object)| thread::spawn(move || user.put(object)));
-        let threads: Vec<_> = threads.collect();
-        let kept = threads.into_iter().map(|thread| usize::from(thread.join().unwrap())).sum::<usize>();
+        let stock = new_stock(2, 2);
+        let third = User::new(&stock);
+        let object = third.take(true).expect("may be created");
+        assert!(third.put(object));
+        let objects = [(); 2].map(|()| third.take(true).expect("idle, or may be created"));
+        assert_eq!(third.magazine.slack(), 1);
+        let threads = objects.map(|object| {
+            let user = User::new(&stock);
+            thread::spawn(move || user.put(object))
+        });
+        let here = third.take(false).is_none_or(|object| third.put(object));
+        assert!(threads.into_iter().fold(here, |all, thread| all & thread.join().unwrap()));
         stock.self_check();
-        assert_eq!((kept, stock.counts().idle, stock.counts().dropped), (2, 2, 1));
+        assert_eq!(stock.counts().idle, 2);
+    });
+}
+
+#[test]
+fn who_only_looks_does_not_let_objects_past_who_waits() {
+    check(|| {
+        let (stock, owner) = one_in_a_magazine(1);
+        let object = owner.take(false).expect("put there");
+        let waiter = User::new(&stock);
+        let thread = thread::spawn(move || {
+            let object = waiter.wait();
+            assert!(waiter.put(object));
+        });
+        assert!(matches!(stock.take(None, false), Taken::Nothing));
+        assert!(owner.put(object));
+        thread.join().unwrap();
+        stock.self_check();
+        assert_eq!(stock.counts().idle, 1);
     });
 }
 
