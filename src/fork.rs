@@ -23,6 +23,7 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::debug;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -67,6 +68,7 @@ unsafe extern "C" fn prepare() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
+    debug::stop_all();
     let stopped = GLOBAL.stop_slow_paths();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
@@ -90,7 +92,10 @@ unsafe extern "C" fn in_parent() {
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
-    unsafe { GLOBAL.restart_slow_paths() };
+    unsafe {
+        GLOBAL.restart_slow_paths();
+        debug::restart_all();
+    }
 }
 
 unsafe extern "C" fn in_child() {

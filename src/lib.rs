@@ -14,17 +14,17 @@
 //!
 //! # Layers
 //! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
-//! ask `fork`, `public` calls `check` and `stats`.
+//! ask `fork`, which asks `debug`, `public` calls `check` and `stats`.
 //!
 //! | layer | files |
 //! |---|---|
 //! | numbers | `config`, `size_class` |
-//! | the system | `os/`, `fatal`, `sync`, `lock` |
+//! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `fork` |
-//! | beside | `stats`, `check` |
+//! | beside | `stats`, `check`, `debug/` |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
@@ -43,6 +43,7 @@ mod bitmap;
 mod cache;
 mod check;
 mod config;
+mod debug;
 mod fatal;
 mod fork;
 mod heap;
@@ -58,10 +59,12 @@ mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
+pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
 pub use public::{flush_thread_cache, purge, self_check, stats};
 pub use size_class::class_bytes;
 pub use stats::{ClassStats, Stats};

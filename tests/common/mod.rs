@@ -6,6 +6,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -260,4 +261,22 @@ pub(crate) fn run_child(test: &str) -> Output {
         std::thread::sleep(Duration::from_millis(2));
     }
     child.wait_with_output().expect("our own child")
+}
+
+/// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
+///
+/// In the child, this does not return.
+pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
+    if is_child() {
+        let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid limit.
+        let error = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) };
+        assert_eq!(error, 0);
+        misuse();
+        // Not reached, or else the parent sees this status.
+        std::process::exit(0);
+    }
+    let output = run_child(test);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
 }
