@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS};
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
@@ -39,6 +39,17 @@ pub(crate) struct Heap {
     state: Lock<HeapState>,
 }
 
+/// Whether a need may be met by mapping an arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// From the arenas there are.
+    No,
+    /// Unless the limit is near: then others are to give up what they can spare first.
+    Soft,
+    /// Up to the limit.
+    Hard,
+}
+
 /// The part of a heap under its lock.
 pub(crate) struct HeapState {
     pub(crate) metadata: Metadata,
@@ -47,6 +58,8 @@ pub(crate) struct HeapState {
     spare_arenas: *const Arena,
     /// Parked sets, linked by `next_parked`.
     parked: *const PoolSet,
+    /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
+    arenas_forbidden: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
@@ -88,6 +101,7 @@ impl Heap {
                 arenas: ArenaTable::new(),
                 spare_arenas: ptr::null(),
                 parked: ptr::null(),
+                arenas_forbidden: 0,
             }),
         }
     }
@@ -97,11 +111,11 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source.unwrap_or(&SystemMemory)))
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.
-    pub(crate) fn take_pool(&self, may_map: bool) -> Option<PoolRef> {
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
+    pub(crate) fn take_pool(&self, growth: Growth) -> Option<PoolRef> {
         self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
-                if !may_map {
+                if !state.may_map(growth) {
                     return None;
                 }
                 state.map_arena(&self.map, source)?;
@@ -138,6 +152,14 @@ impl Heap {
             }
             state.arenas.purge_all(source);
         });
+    }
+
+    /// Lets at most so many arenas be mapped from now on; returns whether that many or more are.
+    pub(crate) fn set_arena_limit(&self, arenas: usize) -> bool {
+        self.with_state(|state, _| {
+            state.arenas_forbidden = usize::MAX - arenas;
+            state.arenas.counts().mapped >= arenas
+        })
     }
 
     /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.
@@ -298,6 +320,17 @@ impl Heap {
 }
 
 impl HeapState {
+    /// Whether one arena more may be mapped.
+    fn may_map(&self, growth: Growth) -> bool {
+        let limit = usize::MAX - self.arenas_forbidden;
+        let limit = match growth {
+            Growth::No => 0,
+            Growth::Soft => limit - limit / SOFT_LIMIT_SHARE,
+            Growth::Hard => limit,
+        };
+        self.arenas.counts().mapped < limit
+    }
+
     fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
             Some(spare) => spare,

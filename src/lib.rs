@@ -65,6 +65,6 @@ pub use allocator::Pymalloc;
 pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
 pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
-pub use public::{flush_thread_cache, purge, self_check, stats};
+pub use public::{flush_thread_cache, purge, self_check, set_limit, stats};
 pub use size_class::class_bytes;
 pub use stats::{ClassStats, Stats};

@@ -39,6 +39,8 @@ enum Op {
     Refuse { purge: bool, unmap: bool },
     /// So many further maps succeed.
     Maps { left: u8 },
+    /// At most so many arenas from now on, or as many as there is memory for.
+    Limit { arenas: u8 },
     /// The self-check, in the middle.
     Check,
 }
@@ -64,6 +66,7 @@ impl Arbitrary for Op {
             27 => Self::Poison { on: bool::arbitrary(g) },
             28 => Self::Purge,
             29 => Self::Refuse { purge: bool::arbitrary(g), unmap: bool::arbitrary(g) },
+            30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
             _ => Self::Check,
         }
@@ -184,6 +187,11 @@ impl World {
                 // Mostly plenty: else most programs would soon be out of memory for good.
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
                 self.test.memory.maps_left.store(left, std::sync::atomic::Ordering::Relaxed);
+            }
+            Op::Limit { arenas } => {
+                // Mostly none, as above.
+                let arenas = if arenas < 64 { usize::from(arenas) % 8 } else { usize::MAX };
+                self.test.heap.set_arena_limit(arenas);
             }
             Op::Check => self.check(),
         }

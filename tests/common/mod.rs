@@ -94,6 +94,10 @@ impl Block {
         self.serial
     }
 
+    pub(crate) const fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     pub(crate) const fn bytes(&self) -> usize {
         self.layout.size()
     }
@@ -142,6 +146,11 @@ pub(crate) fn rss_bytes() -> usize {
 /// Mapped bytes of this process.
 pub(crate) fn mapped_bytes() -> usize {
     statm_bytes(0)
+}
+
+/// Private writable bytes of this process, stacks included.
+pub(crate) fn data_bytes() -> usize {
+    statm_bytes(5)
 }
 
 fn statm_bytes(field: usize) -> usize {
