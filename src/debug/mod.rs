@@ -42,7 +42,7 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 
 /// An allocator with debug hooks: checks each block of `A` when it is freed or reallocated, and all of them on request.
 ///
-/// For tests and for hunting a bug; a block costs 32 bytes more (and up to its alignment), about 100 bytes in the table,
+/// For tests and for hunting a bug; a block costs 32 bytes more (or 16 and its alignment), 50 to 110 in the table,
 /// and each call takes a lock of the whole allocator. Technique: CPython's `_PyMem_DebugMalloc`, with the records moved
 /// out of band and a quarantine added.
 ///
