@@ -1,9 +1,9 @@
 //! Fork: the child of a program with many threads can allocate and free at once, and fork again.
 //!
 //! # Protocol
-//! - *prepare* (in the forking thread): stops the slow paths of the whole heap, that is takes every lock in the
-//!   documented order. No pool, list, inbox or arena is then half changed anywhere, and no remote free is under way,
-//!   because threads free into foreign pools only while they hold a door of their own (or the spare set's).
+//! - *prepare* (in the forking thread): takes the debug hooks' locks, then stops the slow paths of the whole heap, that
+//!   is takes every lock in the documented order. No pool, list, inbox or arena is then half changed anywhere, and no
+//!   remote free is under way, because threads free into foreign pools only while they hold a door of their own (or the spare set's).
 //! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
 //!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
 //!   handlers registered even earlier run in between.
@@ -23,6 +23,7 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::debug;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -76,6 +77,7 @@ unsafe extern "C" fn prepare() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
+    debug::stop_all();
     let stopped = GLOBAL.stop_slow_paths();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
@@ -99,7 +101,10 @@ unsafe extern "C" fn in_parent() {
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
-    unsafe { GLOBAL.restart_slow_paths() };
+    unsafe {
+        GLOBAL.restart_slow_paths();
+        debug::restart_all();
+    }
 }
 
 unsafe extern "C" fn in_child() {

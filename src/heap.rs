@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES};
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
@@ -40,6 +40,17 @@ pub(crate) struct Heap {
     state: Lock<HeapState>,
 }
 
+/// Whether a need may be met by mapping an arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// From the arenas there are.
+    No,
+    /// Unless the limit is near: then others are to give up what they can spare first.
+    Soft,
+    /// Up to the limit.
+    Hard,
+}
+
 /// The part of a heap under its lock.
 pub(crate) struct HeapState {
     pub(crate) metadata: Metadata,
@@ -50,6 +61,8 @@ pub(crate) struct HeapState {
     parked: *const PoolSet,
     /// Pools ever taken.
     pools_taken: u64,
+    /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
+    arenas_forbidden: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
@@ -92,6 +105,7 @@ impl Heap {
                 spare_arenas: ptr::null(),
                 parked: ptr::null(),
                 pools_taken: 0,
+                arenas_forbidden: 0,
             }),
         }
     }
@@ -101,13 +115,13 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source.unwrap_or(&SystemMemory)))
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
-    pub(crate) fn take_pool(&self, may_map: bool) -> Option<(PoolRef, bool)> {
+    pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
         self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
-                if !may_map {
+                if !state.may_map(growth) {
                     return None;
                 }
                 state.map_arena(&self.map, source)?;
@@ -183,6 +197,14 @@ impl Heap {
                 return true;
             }
             state.arenas.purge_beyond(keep_bytes / POOL_BYTES, 1, source)
+        })
+    }
+
+    /// Lets at most so many arenas be mapped from now on; returns whether that many or more are.
+    pub(crate) fn set_arena_limit(&self, arenas: usize) -> bool {
+        self.with_state(|state, _| {
+            state.arenas_forbidden = usize::MAX - arenas;
+            state.arenas.counts().mapped >= arenas
         })
     }
 
@@ -344,6 +366,17 @@ impl Heap {
 }
 
 impl HeapState {
+    /// Whether one arena more may be mapped.
+    fn may_map(&self, growth: Growth) -> bool {
+        let limit = usize::MAX - self.arenas_forbidden;
+        let limit = match growth {
+            Growth::No => 0,
+            Growth::Soft => limit - limit / SOFT_LIMIT_SHARE,
+            Growth::Hard => limit,
+        };
+        self.arenas.counts().mapped < limit
+    }
+
     fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
             Some(spare) => spare,

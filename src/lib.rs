@@ -14,18 +14,18 @@
 //!
 //! # Layers
 //! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
-//! ask `fork`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache` and `allocator` tell `observe`
-//! and `report`.
+//! ask `fork`, which asks `debug`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache` and
+//! `allocator` tell `observe` and `report`.
 //!
 //! | layer | files |
 //! |---|---|
 //! | numbers | `config`, `size_class` |
-//! | the system | `os/`, `fatal`, `sync`, `lock` |
+//! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `raw`, `idle`, `purge_thread`, `fork` |
-//! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report` |
+//! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
@@ -45,6 +45,7 @@ mod bitmap;
 mod cache;
 mod check;
 mod config;
+mod debug;
 mod fatal;
 mod fork;
 mod heap;
@@ -70,15 +71,17 @@ mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
+pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
 pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 pub use measure::{Measured, measure};
 pub use object_pool::{LocalPool, ObjectPool, Pooled};
 pub use os::SystemMalloc;
-pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
+pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches};
 pub use purge_thread::{PurgeConfig, PurgeThread};
 pub use report::request_report;
 pub use size_class::{class_bytes, class_number, usable_size};

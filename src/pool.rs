@@ -364,7 +364,7 @@ impl Pool {
 }
 
 /// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
-fn parts_of(first: usize, end: usize) -> u8 {
+pub(crate) fn parts_of(first: usize, end: usize) -> u8 {
     let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(PURGE_PARTS));
     if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
 }

@@ -80,7 +80,10 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
     None
 }
 
-pub(crate) fn write_stderr(_bytes: &[u8]) {}
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    // Unbuffered, and does not allocate. Nobody is left to tell if it fails.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
+}
 
 pub(crate) fn abort() -> ! {
     std::process::abort()

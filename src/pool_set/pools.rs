@@ -6,6 +6,7 @@ use super::Inside;
 use crate::arena::PoolRef;
 use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
 use crate::fatal::{Impossible, impossible};
+use crate::heap::Growth;
 use crate::pool::{AlreadyFree, Pool, State};
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
@@ -25,8 +26,8 @@ impl Inside<'_> {
     }
 
     /// Makes a pool of the heap one of the set's, of `class`.
-    pub(super) fn open_new(&mut self, class: SizeClass, may_map: bool) -> bool {
-        let Some((place, by_page)) = self.heap.take_pool(may_map) else {
+    pub(super) fn open_new(&mut self, class: SizeClass, growth: Growth) -> bool {
+        let Some((place, by_page)) = self.heap.take_pool(growth) else {
             return false;
         };
         if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {

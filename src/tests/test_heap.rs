@@ -20,6 +20,8 @@ pub(crate) struct TestMemory {
     /// Maps that still succeed.
     pub(crate) maps_left: AtomicUsize,
     pub(crate) maps: AtomicUsize,
+    /// The number of the map, from 0, that fails although others succeed.
+    pub(crate) fail_once: AtomicUsize,
     pub(crate) refuse_purge: AtomicBool,
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
@@ -33,6 +35,7 @@ impl TestMemory {
             page_bytes,
             maps_left: AtomicUsize::new(usize::MAX),
             maps: AtomicUsize::new(0),
+            fail_once: AtomicUsize::new(usize::MAX),
             refuse_purge: AtomicBool::new(false),
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
@@ -72,7 +75,9 @@ impl MemorySource for TestMemory {
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
-        self.maps.fetch_add(1, Ordering::Relaxed);
+        if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
+            return None;
+        }
         self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         let start = SystemMemory.map(bytes, align.max(self.page_bytes))?;
         self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), bytes);
