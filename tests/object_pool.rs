@@ -30,7 +30,8 @@ struct Ledger {
 impl Ledger {
     // SeqCst here and below: the ledger is no part of what is tested, and must not be in doubt.
     fn live(&self) -> usize {
-        self.made.load(Ordering::SeqCst) - self.dropped.load(Ordering::SeqCst)
+        // Others may drop some between the two.
+        self.made.load(Ordering::SeqCst).saturating_sub(self.dropped.load(Ordering::SeqCst))
     }
 
     fn trip(flag: &AtomicBool, place: &str) {
@@ -431,9 +432,11 @@ fn a_storm_on_a_bounded_pool_never_exceeds_it_and_ends() {
         let ledger = Arc::new(Ledger::default());
         let pool = ledger.pool().max_idle(max_idle).max_total(max_total).build().unwrap();
         let start = Barrier::new(THREADS);
+        // A detached object does not count any more, and lives until it is dropped.
+        let (detached, dropped) = (AtomicUsize::new(0), AtomicUsize::new(0));
         thread::scope(|scope| {
             for number in 0..THREADS {
-                let (pool, ledger, start) = (&pool, &ledger, &start);
+                let (pool, ledger, start, detached, dropped) = (&pool, &ledger, &start, &detached, &dropped);
                 scope.spawn(move || {
                     start.wait();
                     for round in 0..2000 {
@@ -442,9 +445,15 @@ fn a_storm_on_a_bounded_pool_never_exceeds_it_and_ends() {
                             1 => pool.acquire_timeout(Duration::from_micros(50)).ok(),
                             _ => Some(pool.acquire()),
                         };
-                        assert!(ledger.live() <= max_total);
+                        let dropped_before = dropped.load(Ordering::SeqCst);
+                        let live = ledger.live();
+                        assert!(live <= max_total + detached.load(Ordering::SeqCst) - dropped_before);
                         match (guard, (round * 7 + number) % 31) {
-                            (Some(guard), 0) => drop(Pooled::detach(guard)),
+                            (Some(guard), 0) => {
+                                detached.fetch_add(1, Ordering::SeqCst);
+                                drop(Pooled::detach(guard));
+                                dropped.fetch_add(1, Ordering::SeqCst);
+                            }
                             (guard, _) => drop(guard),
                         }
                     }
