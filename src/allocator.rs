@@ -91,9 +91,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match small(layout) {
             Some(class) => current().alloc(class),
             // SAFETY: the caller keeps the same contract.
-            None if observe::is_wanted() => unsafe { self.alloc_observed(layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.alloc(layout) },
+            None => unsafe { self.alloc_large(layout) },
         }
     }
 
@@ -103,9 +101,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
             // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
             Some(class) => unsafe { current().free(class, ptr) },
             // SAFETY: the caller keeps the same contract.
-            None if observe::is_wanted() => unsafe { self.dealloc_observed(ptr, layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.dealloc(ptr, layout) },
+            None => unsafe { self.dealloc_large(ptr, layout) },
         }
     }
 
@@ -114,9 +110,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match small(layout) {
             Some(class) => current().alloc_zeroed(class),
             // SAFETY: the caller keeps the same contract.
-            None if observe::is_wanted() => unsafe { self.alloc_zeroed_observed(layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.alloc_zeroed(layout) },
+            None => unsafe { self.alloc_zeroed_large(layout) },
         }
     }
 
@@ -129,9 +123,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match (small(layout), small(new_layout)) {
             (Some(old), Some(new)) if old == new => ptr,
             // SAFETY: the caller keeps the same contract.
-            (None, None) if observe::is_wanted() => unsafe { self.realloc_observed(ptr, layout, new_size) },
-            // SAFETY: the caller keeps the same contract.
-            (None, None) => unsafe { self.large.realloc(ptr, layout, new_size) },
+            (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
             _ => {
                 // SAFETY: `new_size` is not 0, and `ptr` is a block of `layout`.
                 unsafe { self.realloc_by_copy(ptr, layout, new_layout) }
@@ -159,10 +151,23 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     }
 }
 
-// --- Large requests while somebody looks on ------------------------------------------------------------------------
+// --- Large requests ------------------------------------------------------------------------------------------------
 
-// Never inlined, and called last: else the fast path, in the same function, would have to save registers.
+// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save for
+// these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its address.
 impl<L: GlobalAlloc> Pymalloc<L> {
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc(layout) }
+    }
+
     /// # Safety
     /// As for `GlobalAlloc::alloc`; the request is large.
     #[cold]
@@ -172,6 +177,18 @@ impl<L: GlobalAlloc> Pymalloc<L> {
         let block = unsafe { self.large.alloc(layout) };
         observe::allocated_wanted(block, layout.size());
         block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_zeroed_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_zeroed_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc_zeroed(layout) }
     }
 
     /// # Safety
@@ -186,7 +203,19 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     }
 
     /// # Safety
-    /// As for `GlobalAlloc::dealloc`; the block is large.
+    /// As for `GlobalAlloc::dealloc`; the request is large.
+    #[inline(never)]
+    unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.dealloc_observed(ptr, layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`; the request is large.
     #[cold]
     #[inline(never)]
     unsafe fn dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
@@ -196,7 +225,19 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     }
 
     /// # Safety
-    /// As for `GlobalAlloc::realloc`; the block is large, before and after.
+    /// As for `GlobalAlloc::realloc`; the request is large.
+    #[inline(never)]
+    unsafe fn realloc_large(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.realloc_observed(ptr, layout, new_size) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.realloc(ptr, layout, new_size) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`; the request is large.
     #[cold]
     #[inline(never)]
     unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {

@@ -343,23 +343,43 @@ impl Pool {
             }
         }
         self.words_free.set(summary);
-        self.used.set(self.used.get().wrapping_add(taken));
-        self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
-        if self.purged.get() != 0 {
-            self.purged.set(self.purged.get() & !parts_of(first, end));
-        }
+        self.note_taken(taken, first, end);
         slots
     }
 
     /// Takes the free block with the lowest address.
     pub(crate) fn take_one(&self) -> Option<Block> {
-        let (touched, purged) = (self.touched_bytes.get() as usize, self.purged.get());
-        let slot = [Slot::new(ptr::null_mut())];
-        self.take(&slot);
-        let start = NonNull::new(slot[0].load(Ordering::Relaxed))?;
-        let offset = start.addr().get() - self.start.get().addr();
-        let parts = parts_of(offset, offset + self.class().block_bytes());
-        Some(Block { start, zeroed: offset >= touched || purged & parts == parts })
+        let summary = self.words_free.get();
+        if summary == 0 {
+            return None;
+        }
+        let word = summary.trailing_zeros() as usize;
+        let bits = self.word(word).get();
+        let left = bits & (bits - 1);
+        self.word(word).set(left);
+        if left == 0 {
+            self.words_free.set(summary & (summary - 1));
+            if self.words_free.get() == 0 {
+                self.open_words();
+            }
+        }
+        let block_bytes = self.class().block_bytes();
+        let offset = (word * WORD_BITS + bits.trailing_zeros() as usize) * block_bytes;
+        let end = offset + block_bytes;
+        let parts = parts_of(offset, end);
+        let zeroed = offset >= self.touched_bytes() || self.purged.get() & parts == parts;
+        self.note_taken(1, offset, end);
+        NonNull::new(self.start.get().wrapping_add(offset)).map(|start| Block { start, zeroed })
+    }
+
+    /// Counts blocks that were taken, all inside `first..end`, in bytes from the pool's start.
+    #[inline]
+    fn note_taken(&self, blocks: u32, first: usize, end: usize) {
+        self.used.set(self.used.get().wrapping_add(blocks));
+        self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
+        if self.purged.get() != 0 {
+            self.purged.set(self.purged.get() & !parts_of(first, end));
+        }
     }
 }
 
