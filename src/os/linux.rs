@@ -19,24 +19,37 @@ pub(crate) fn page_bytes() -> usize {
     bytes
 }
 
-fn map_anywhere(bytes: usize) -> Option<NonNull<u8>> {
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+fn map_anywhere(bytes: usize, access: libc::c_int) -> Option<NonNull<u8>> {
     // SAFETY: a new private anonymous mapping at an address of the kernel's choice disturbs nothing.
-    let start = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    map_with(bytes, align, READ_WRITE)
+}
+
+pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
-    let start = map_anywhere(bytes)?;
+    let all_bytes = bytes.checked_add(2 * guard_bytes)?;
+    let guard = map_with(all_bytes, guard_bytes, libc::PROT_NONE)?;
+    // SAFETY: inside the mapping just made; opening what lies between the guards is one call less than closing two.
+    unsafe {
+        let start = guard.add(guard_bytes);
+        if libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 {
+            return Some(start);
+        }
+        // The kernel's limit on mappings: less protection then, no harm.
+        unmap(guard, all_bytes);
+        Some(map(all_bytes, guard_bytes)?.add(guard_bytes))
+    }
+}
+
+fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u8>> {
+    let _errno = KeepErrno::new();
+    let start = map_anywhere(bytes, access)?;
     if start.addr().get().is_multiple_of(align) {
         return Some(start);
     }
@@ -44,7 +57,7 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     unsafe { unmap(start, bytes) };
     // More than is needed, then cut at both ends: works whatever the kernel chooses.
     let wide_bytes = bytes.checked_add(align)?;
-    let wide = map_anywhere(wide_bytes)?;
+    let wide = map_anywhere(wide_bytes, access)?;
     let head_bytes = wide.addr().get().next_multiple_of(align) - wide.addr().get();
     // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole
     // OS pages, because start, `bytes` and `align` are. A rest that the kernel keeps is address space lost, no more.
@@ -103,13 +116,6 @@ pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
     // A kernel before 5.14 refuses, and so does one that is short of memory: pages come at the first access then.
     // SAFETY: contents stay as they are.
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
-}
-
-pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
-    let _errno = KeepErrno::new();
-    // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.
-    // SAFETY: nothing uses the range, says the caller.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) };
 }
 
 /// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.

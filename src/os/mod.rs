@@ -50,6 +50,12 @@ pub(crate) trait MemorySource: Sync {
     /// `bytes` is a multiple of the OS page, `align` a power of two.
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
+    /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that; every
+    /// access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
+    ///
+    /// Both are multiples of the OS page, `guard_bytes` a power of two.
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>>;
+
     /// Gives the range back; `false` (and the range stays mapped) when the OS refuses.
     ///
     /// # Safety
@@ -74,12 +80,6 @@ pub(crate) trait MemorySource: Sync {
     /// # Safety
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
-
-    /// Makes every access to the range fault, as far as the OS can; used for guards beside metadata.
-    ///
-    /// # Safety
-    /// The range was mapped by this source, in whole OS pages, and nothing uses it.
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize);
 }
 
 /// The running system's memory.
@@ -93,6 +93,10 @@ impl MemorySource for SystemMemory {
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         platform::map(bytes, align)
+    }
+
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        platform::map_guarded(bytes, guard_bytes)
     }
 
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
@@ -113,10 +117,5 @@ impl MemorySource for SystemMemory {
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::populate(start, bytes) }
-    }
-
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { platform::guard(start, bytes) }
     }
 }

@@ -13,6 +13,10 @@ pub(crate) fn map(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
     None
 }
 
+pub(crate) fn map_guarded(_bytes: usize, _guard_bytes: usize) -> Option<NonNull<u8>> {
+    None
+}
+
 pub(crate) unsafe fn unmap(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
@@ -24,8 +28,6 @@ pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
 pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool) {}
 
 pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
-
-pub(crate) unsafe fn guard(_start: NonNull<u8>, _bytes: usize) {}
 
 pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
     core::hint::spin_loop();

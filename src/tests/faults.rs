@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
 use crate::cache::ThreadCache;
 use crate::config::ARENA_BYTES;
+use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::Slot;
 
 #[test]
@@ -340,4 +341,25 @@ fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
     cache.release();
     test.purge();
     assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn what_is_mapped_between_guards_has_no_access_on_either_side() {
+    let (bytes, guard_bytes) = (1 << 16, SystemMemory.page_bytes());
+    let start = SystemMemory.map_guarded(bytes, guard_bytes).expect("memory");
+    let (first, end) = (start.addr().get(), start.addr().get() + bytes);
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    let access = |is_it: &dyn Fn(usize, usize) -> bool| {
+        let line = maps.lines().find(|line| {
+            let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+            let number = |text| usize::from_str_radix(text, 16).expect("an address");
+            is_it(number(from), number(to))
+        });
+        line.and_then(|line| line.split(' ').nth(1)).expect("a mapping")
+    };
+    assert_eq!(access(&|_, to| to == first), "---p");
+    assert_eq!(access(&|from, to| from == first && to == end), "rw-p");
+    assert_eq!(access(&|from, _| from == end), "---p");
+    // SAFETY: mapped above, not used.
+    assert!(unsafe { SystemMemory.unmap(start, bytes) });
 }

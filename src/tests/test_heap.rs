@@ -84,6 +84,16 @@ impl MemorySource for TestMemory {
         Some(start)
     }
 
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
+        self.maps.fetch_add(1, Ordering::Relaxed);
+        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        let start = SystemMemory.map_guarded(bytes, guard_bytes)?;
+        let guard = start.addr().get() - guard_bytes;
+        self.mapped.lock().expect("no test panicked with it").insert(guard, bytes + 2 * guard_bytes);
+        Some(start)
+    }
+
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
         self.assert_mapped(start.addr().get(), bytes);
         if self.refuse_unmap.load(Ordering::Relaxed) {
@@ -116,12 +126,6 @@ impl MemorySource for TestMemory {
         self.populates.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.populate(start, bytes) }
-    }
-
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
-        self.assert_mapped(start.addr().get(), bytes);
-        // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.guard(start, bytes) }
     }
 }
 
