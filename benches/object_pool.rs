@@ -29,6 +29,8 @@ const BUFFER_BYTES: usize = 4096;
 /// What is made, used and made fit for use again.
 trait Object: Send + Sync + 'static {
     const NAME: &'static str;
+    /// Whether there is anything to clean; a pool without a reset calls none.
+    const HAS_RESET: bool = false;
     fn make() -> Self;
     fn work(&mut self);
     /// What a pool's reset does.
@@ -54,6 +56,7 @@ struct Buffer(Vec<u8>);
 
 impl Object for Buffer {
     const NAME: &'static str = "buffer of 4 KiB";
+    const HAS_RESET: bool = true;
     fn make() -> Self {
         Self(Vec::with_capacity(BUFFER_BYTES))
     }
@@ -208,7 +211,7 @@ fn shared<T: Object>(c: &mut Criterion, at_once: usize, boxes: bool) {
     for threads in [1, 2, 4] {
         let row = &mut Row { group: &mut group, threads, at_once };
         let pool = ObjectPool::builder(T::make).prefill(PREFILL);
-        let pool = if std::mem::needs_drop::<T>() { pool.reset(T::clean) } else { pool }.build().expect("valid");
+        let pool = if T::HAS_RESET { pool.reset(T::clean) } else { pool }.build().expect("valid");
         row.run("pymalloc", || pool.acquire(), |guard| guard.work());
         drop(pool);
 
@@ -249,7 +252,7 @@ fn shared<T: Object>(c: &mut Criterion, at_once: usize, boxes: bool) {
 fn local<T: Object>(c: &mut Criterion) {
     let mut group = c.benchmark_group(format!("{}, local pool", T::NAME));
     let pool = LocalPool::builder(T::make).prefill(PREFILL);
-    let pool = if std::mem::needs_drop::<T>() { pool.reset(T::clean) } else { pool }.build().expect("valid");
+    let pool = if T::HAS_RESET { pool.reset(T::clean) } else { pool }.build().expect("valid");
     group.bench_function("pymalloc", |b| b.iter(|| pool.acquire().work()));
     let pool: opool::LocalPool<_, T> = opool::LocalPool::new_prefilled(PREFILL, Policy);
     group.bench_function("opool", |b| b.iter(|| pool.get().work()));

@@ -12,7 +12,7 @@ use std::task::Wake;
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::objects::Core;
+use super::objects::{Core, discard};
 use super::pooled::Pooled;
 use super::waiters::Ticket;
 
@@ -61,7 +61,7 @@ impl<T: Send + 'static> Future for Acquire<'_, T> {
 impl<T: Send + 'static> Drop for Acquire<'_, T> {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            drop(self.core.stock.give_up(ticket));
+            self.core.stock.give_up(ticket).into_iter().for_each(discard);
         }
     }
 }

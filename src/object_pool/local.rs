@@ -27,10 +27,13 @@ pub struct LocalPool<'f, T> {
     core: Rc<Core<'f, T>>,
 }
 
+type Factory<'f, T> = Box<dyn Fn() -> T + 'f>;
+type Reset<'f, T> = Box<dyn Fn(&mut T) + 'f>;
+
 struct Core<'f, T> {
     idle: Idle<Box<Node<'f, T>>>,
-    factory: Box<dyn Fn() -> T + 'f>,
-    reset: Option<Box<dyn Fn(&mut T) + 'f>>,
+    factory: Factory<'f, T>,
+    reset: Option<Reset<'f, T>>,
     counts: Cell<PoolStats>,
 }
 
@@ -41,15 +44,26 @@ struct Node<'f, T> {
 }
 
 /// A stack of idle objects.
+///
+/// # Invariants
+/// *limit*: `limit` is at most the stack's capacity and at most `max`; so one comparison tells that an object may be
+/// pushed and needs no memory.
 struct Idle<I> {
     stack: UnsafeCell<Vec<I>>,
-    /// 0 once the pool was dropped.
-    max: Cell<usize>,
+    limit: Cell<usize>,
     /// Acquisitions served from here.
     reused: Cell<u64>,
+    /// 0 once the pool was dropped.
+    max: Cell<usize>,
 }
 
 impl<I> Idle<I> {
+    fn new(max: usize, prefill: usize) -> Self {
+        let stack = Vec::with_capacity(prefill);
+        let limit = Cell::new(stack.capacity().min(max));
+        Self { stack: UnsafeCell::new(stack), limit, reused: Cell::new(0), max: Cell::new(max) }
+    }
+
     #[inline(always)]
     fn pop(&self) -> Option<I> {
         // SAFETY: the type is not `Sync`, and no user's code runs while the reference lives.
@@ -60,12 +74,29 @@ impl<I> Idle<I> {
 
     #[inline(always)]
     fn push(&self, item: I) -> Result<(), I> {
+        // SAFETY: as in `pop`.
+        let stack = unsafe { &mut *self.stack.get() };
+        if stack.len() >= self.limit.get() {
+            return self.push_slow(item);
+        }
+        // SAFETY: *limit*: there is room in the stack's memory.
+        unsafe {
+            stack.as_mut_ptr().add(stack.len()).write(item);
+            stack.set_len(stack.len() + 1);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_slow(&self, item: I) -> Result<(), I> {
         // SAFETY: as in `pop`; an allocator that grows the stack must not use this pool.
         let stack = unsafe { &mut *self.stack.get() };
         if stack.len() >= self.max.get() {
             return Err(item);
         }
         stack.push(item);
+        self.limit.set(stack.capacity().min(self.max.get()));
         Ok(())
     }
 
@@ -77,6 +108,7 @@ impl<I> Idle<I> {
     /// Ends the pool: all objects, and no more are taken.
     fn close(&self) -> Vec<I> {
         self.max.set(0);
+        self.limit.set(0);
         // SAFETY: as in `pop`.
         core::mem::take(unsafe { &mut *self.stack.get() })
     }
@@ -179,8 +211,8 @@ impl<T> RefUnwindSafe for LocalPool<'_, T> {}
 /// Describes a [`LocalPool`]; made by [`LocalPool::builder`].
 #[must_use = "a builder builds nothing by itself"]
 pub struct LocalPoolBuilder<'f, T> {
-    factory: Box<dyn Fn() -> T + 'f>,
-    reset: Option<Box<dyn Fn(&mut T) + 'f>>,
+    factory: Factory<'f, T>,
+    reset: Option<Reset<'f, T>>,
     max_idle: usize,
     prefill: usize,
 }
@@ -210,11 +242,7 @@ impl<'f, T> LocalPoolBuilder<'f, T> {
     /// If there are to be more objects to start with than may be idle.
     pub fn build(self) -> Result<LocalPool<'f, T>, PoolConfigError> {
         check_prefill(self.prefill, self.max_idle)?;
-        let idle = Idle {
-            stack: UnsafeCell::new(Vec::with_capacity(self.prefill)),
-            max: Cell::new(self.max_idle),
-            reused: Cell::new(0),
-        };
+        let idle = Idle::new(self.max_idle, self.prefill);
         let core = Core { idle, factory: self.factory, reset: self.reset, counts: Cell::default() };
         let pool = LocalPool { core: Rc::new(core) };
         for _ in 0..self.prefill {

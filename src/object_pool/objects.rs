@@ -101,7 +101,7 @@ impl<T: Send + 'static> Core<T> {
     /// Creates an object that is idle at once; there is room for it, as was checked.
     pub(super) fn prefill(self: &Arc<Self>) {
         if self.stock.reserve() {
-            drop(self.stock.put(None, self.create()));
+            self.stock.put(None, self.create()).into_iter().for_each(discard);
         }
     }
 
@@ -132,15 +132,10 @@ pub(super) fn give_back<T: Send + 'static>(item: Item<T>) {
 
 /// Resets an object that comes back. If that panics, the object is dropped.
 fn reset<T: Send + 'static>(item: Item<T>) -> Item<T> {
-    /// Drops the object for good if the reset panics.
     struct Spoilt<T: Send + 'static>(Option<Item<T>>);
     impl<T: Send + 'static> Drop for Spoilt<T> {
         fn drop(&mut self) {
-            if let Some(item) = self.0.take() {
-                let core = item.core.clone();
-                drop(item);
-                core.stock.lose(Loss::Dropped);
-            }
+            self.0.take().into_iter().for_each(discard);
         }
     }
     let mut spoilt = Spoilt(Some(item));
@@ -156,8 +151,21 @@ fn reset<T: Send + 'static>(item: Item<T>) -> Item<T> {
 fn put<T: Send + 'static>(item: Item<T>) {
     // The object may be taken by another thread before the stock's lock is free again.
     let core = item.core.clone();
-    let refused = core.stock.put(core.own_or_join(), item);
-    drop(refused);
+    if let Some(item) = core.stock.put(core.own_or_join(), item) {
+        discard(item);
+    }
+}
+
+/// Drops an object of the pool, and then gives up its place, whether or not the drop panics.
+pub(super) fn discard<T: Send + 'static>(item: Item<T>) {
+    struct Place<T: Send + 'static>(Arc<Core<T>>);
+    impl<T: Send + 'static> Drop for Place<T> {
+        fn drop(&mut self) {
+            self.0.stock.lose(Loss::Dropped);
+        }
+    }
+    let _place = Place(item.core.clone());
+    drop(item);
 }
 
 impl<T: Send + 'static> Home for Core<T> {

@@ -41,7 +41,7 @@ pub(super) enum Loss {
     NotCreated,
     /// The user took it out.
     Detached,
-    /// It was dropped: its reset panicked.
+    /// It was dropped: there was no room for it, or its reset panicked. Counted after the drop, for until then it exists.
     Dropped,
 }
 
@@ -182,7 +182,8 @@ impl<I> Stock<I> {
         grant
     }
 
-    /// Gives a ticket up. What was granted to it goes on; an object that nobody wants is returned, to be dropped.
+    /// Gives a ticket up. What was granted to it goes on; an object that there is no room for is returned, as by
+    /// [`put`](Self::put).
     pub(super) fn give_up(&self, ticket: Ticket) -> Option<I> {
         let mut state = self.lock();
         let grant = state.waiters.collect(ticket);
@@ -199,7 +200,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Takes back an object of the pool; one that there is no room for is returned, to be dropped.
+    /// Takes back an object of the pool; one that there is no room for is returned, to be dropped and then [lost](Self::lose).
     pub(super) fn put(&self, own: Option<Own<'_, I>>, item: I) -> Option<I> {
         let mut state = self.lock();
         self.reopen_in_time(&mut state);
@@ -210,12 +211,7 @@ impl<I> Stock<I> {
                 waker.wake();
                 None
             }
-            Placed::Refused(item) => {
-                // Nobody waits: the object would have been handed over. (A closed pool has no one left to wait.)
-                state.counts.total -= 1;
-                state.counts.dropped += 1;
-                Some(item)
-            }
+            Placed::Refused(item) => Some(item),
         }
     }
 
@@ -282,8 +278,11 @@ impl<I> Stock<I> {
         self.stop(&mut state);
         state.closed = true;
         let idle = core::mem::take(&mut state.idle);
-        state.counts.total -= idle.len();
-        state.counts.dropped += idle.len() as u64;
+        // Tickets left are those of futures that were leaked: others borrow the pool.
+        let (objects, rights) = state.waiters.granted();
+        state.counts.total -= idle.len() + objects + rights;
+        state.counts.dropped += (idle.len() + objects) as u64;
+        state.counts.created -= rights as u64;
         Rest { _idle: idle, _waiters: core::mem::replace(&mut state.waiters, Waiters::new()) }
     }
 

@@ -76,6 +76,12 @@ impl<I> Waiters<I> {
         self.waiting.remove(place).map(|(_, waker)| waker)
     }
 
+    /// How many objects, and how many rights to create one, lie under tickets.
+    pub(super) fn granted(&self) -> (usize, usize) {
+        let objects = self.granted.iter().filter(|(_, grant)| matches!(grant, Grant::Idle(_))).count();
+        (objects, self.granted.len() - objects)
+    }
+
     fn place(&self, ticket: Ticket) -> Option<usize> {
         self.waiting.binary_search_by_key(&ticket, |(waiting, _)| *waiting).ok()
     }

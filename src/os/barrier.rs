@@ -41,7 +41,9 @@ pub(crate) fn heavy_fence() {
     #[cfg(all(target_os = "linux", not(miri)))]
     {
         let fenced = || kernel::membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-        if !fenced() && !(fences_work() && fenced()) {
+        // A second try, in case this is a forked child to which the first preparation does not count.
+        let fenced = fenced() || (fences_work() && fenced());
+        if !fenced {
             super::write_stderr(b"pymalloc: the kernel no longer allows membarrier, which object pools began to use\n");
             super::abort();
         }

@@ -251,7 +251,10 @@ impl World {
         let place = usize::from(place) % self.waiting.len();
         let Waiting { ticket, granted, .. } = self.waiting.remove(place).expect("in range");
         let live = self.live.load(Ordering::Relaxed);
-        let dropped = self.stock.give_up(ticket).is_some();
+        let dropped = self.stock.give_up(ticket).map(drop).is_some();
+        if dropped {
+            self.stock.lose(Loss::Dropped);
+        }
         if granted {
             self.granted -= 1;
             let handed = self.hand_over();
@@ -283,7 +286,10 @@ impl World {
                 Err(back) => item = back,
             }
         }
-        let refused = self.stock.put(own, item).is_some();
+        let refused = self.stock.put(own, item).map(drop).is_some();
+        if refused {
+            self.stock.lose(Loss::Dropped);
+        }
         if self.hand_over() {
             assert!(!refused);
         } else {
@@ -347,9 +353,10 @@ impl World {
         assert_eq!(self.live.load(Ordering::Relaxed), late, "idle and granted objects are dropped, once");
         for item in self.in_use.drain(..) {
             assert!(self.stock.put(None, item).is_some(), "a closed stock keeps nothing");
+            self.stock.lose(Loss::Dropped);
         }
         assert_eq!(self.live.load(Ordering::Relaxed), 0);
-        assert_eq!(self.stock.counts().idle, 0);
+        assert_eq!((self.stock.counts().idle, self.stock.counts().total), (0, 0));
     }
 }
 

@@ -84,7 +84,14 @@ impl User {
         let own = unsafe { self.magazine.own() };
         match own.push(self.stock.gate(), object.used()) {
             Ok(()) => true,
-            Err(object) => self.stock.put(Some(own), object).is_none(),
+            Err(object) => match self.stock.put(Some(own), object) {
+                None => true,
+                Some(object) => {
+                    drop(object.used());
+                    self.stock.lose(Loss::Dropped);
+                    false
+                }
+            },
         }
     }
 
