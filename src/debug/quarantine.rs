@@ -96,7 +96,7 @@ mod tests {
                 next_out += 1;
             }
             assert_eq!(queue.len() as u64, next_in - next_out);
-            assert_eq!(queue.bytes() as u64, (next_out..next_in).sum());
+            assert_eq!(queue.bytes() as u64, (next_out..next_in).sum::<u64>());
         }
     }
 }
