@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync` and `fork` have twins in `src/`.
-const MODULES: [&str; 17] = [
+const MODULES: [&str; 18] = [
     "arena",
     "arena_map",
     "arena_table",
@@ -15,6 +15,7 @@ const MODULES: [&str; 17] = [
     "check",
     "config",
     "fatal",
+    "hardened",
     "heap",
     "lock",
     "metadata",

@@ -4,6 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use crate::cache::current;
+use crate::hardened;
 use crate::observe;
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
@@ -121,7 +122,10 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (small(layout), small(new_layout)) {
-            (Some(old), Some(new)) if old == new => ptr,
+            (Some(old), Some(new)) if old == new => {
+                hardened::check_live(current(), old, ptr);
+                ptr
+            }
             // SAFETY: the caller keeps the same contract.
             (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
             _ => {
@@ -206,6 +210,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     /// As for `GlobalAlloc::dealloc`; the request is large.
     #[inline(never)]
     unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+        hardened::check_large(ptr);
         if observe::is_wanted() {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.dealloc_observed(ptr, layout) };
@@ -228,6 +233,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     /// As for `GlobalAlloc::realloc`; the request is large.
     #[inline(never)]
     unsafe fn realloc_large(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        hardened::check_large(ptr);
         if observe::is_wanted() {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.realloc_observed(ptr, layout, new_size) };

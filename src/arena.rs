@@ -9,6 +9,8 @@ use core::ptr::NonNull;
 
 use crate::bitmap::{Bitmaps, Line, word_offset_bytes};
 use crate::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
+#[cfg(feature = "hardened")]
+use crate::hardened::{StateRow, States};
 use crate::pool::Pool;
 use crate::remote::{RemoteHalf, RemoteWord};
 use crate::size_class::SizeClass;
@@ -57,6 +59,9 @@ pub(crate) struct Arena {
     remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
     /// Any thread that holds a block.
     remote_bits: OnPages<Bitmaps<RemoteWord>>,
+    /// Whoever holds a block, that block's.
+    #[cfg(feature = "hardened")]
+    states: OnPages<States>,
 }
 
 /// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
@@ -165,6 +170,14 @@ impl PoolRef {
             let line = (&raw const (*self.arena.as_ptr()).remote_bits).cast::<Line<RemoteWord>>().add(self.index);
             &*line.byte_add(word_offset_bytes(word)).cast::<RemoteWord>()
         }
+    }
+
+    /// The first row of the states of the pool's blocks; the others lie further on, by as many as an arena has pools.
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn states(self) -> *const StateRow {
+        // SAFETY: as in `pool`.
+        unsafe { (&raw const (*self.arena.as_ptr()).states).cast::<StateRow>().add(self.index) }
     }
 
     /// Blocks of a pool of `class` whose remote bits are set: a snapshot.

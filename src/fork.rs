@@ -24,6 +24,7 @@ use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
 use crate::debug;
+use crate::hardened;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -115,6 +116,7 @@ unsafe extern "C" fn in_child() {
     }
     // SAFETY: the same as in the parent: the locks are ours in this copy of the memory too.
     unsafe { in_parent() };
+    hardened::forked();
     // Threads may have been between parking a set and saying so: start the list of parked sets anew.
     GLOBAL.forget_parked();
     let own = core::ptr::from_ref(&current().set);

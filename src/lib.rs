@@ -23,7 +23,7 @@
 //! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
-//! | one thread | `pool_set`, `cache/` |
+//! | one thread | `pool_set`, `cache/`, `hardened/` |
 //! | the program | `allocator`, `public`, `raw`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
@@ -48,6 +48,7 @@ mod config;
 mod debug;
 mod fatal;
 mod fork;
+mod hardened;
 mod heap;
 mod heap_map;
 mod idle;

@@ -4,6 +4,8 @@
 //! same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
+#[cfg(feature = "hardened")]
+pub(crate) use core::sync::atomic::AtomicU8;
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 pub(crate) use crate::config::LOCK_SPINS;

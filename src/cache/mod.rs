@@ -28,6 +28,7 @@ use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::hardened::{self, PerThread};
 use crate::heap::Heap;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
@@ -84,6 +85,8 @@ pub(crate) struct ThreadCache {
     seen: Seen,
     /// The first arrays of the magazines.
     first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
+    /// What the feature `hardened` adds.
+    pub(crate) hardened: PerThread,
 }
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
@@ -127,7 +130,7 @@ impl ThreadCache {
         // Spares the caller its test for null.
         // SAFETY: slots below `top` hold blocks (*Bounds*).
         unsafe { assert_unchecked(!block.is_null()) };
-        block
+        hardened::handed_out(self, class, block)
     }
 
     /// Takes back a block of `class`.
@@ -136,6 +139,14 @@ impl ThreadCache {
     /// `block` is a block of `class` in the caller's hands (what can be checked is, when it returns to its pool).
     #[inline(always)]
     pub(crate) unsafe fn free(&self, class: SizeClass, block: *mut u8) {
+        if let Some(block) = hardened::freed(self, class, block) {
+            self.put(class, block);
+        }
+    }
+
+    /// Puts a free block of `class` into its magazine.
+    #[inline(always)]
+    fn put(&self, class: SizeClass, block: *mut u8) {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
@@ -182,6 +193,7 @@ impl ThreadCache {
             slow_calls: Cell::new(0),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
+            hardened: PerThread::new(),
         }
     }
 
@@ -190,6 +202,7 @@ impl ThreadCache {
         if let Some(set) = heap.unpark() {
             // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
             let cache = unsafe { set.cast::<Self>().as_ref() };
+            cache.hardened.attach();
             cache.set.enter(heap, |inside| {
                 inside.adopt();
                 cache.own_poison.set(false);
@@ -209,6 +222,7 @@ impl ThreadCache {
         })?;
         // SAFETY: caches are never unmapped.
         let cache = unsafe { cache.as_ref() };
+        cache.hardened.attach();
         // Poisoning may have begun before the cache was in the register, where it is found from now on.
         cache.set.enter(heap, |_| cache.set_poison(heap.poisons()));
         Some(cache)
@@ -271,6 +285,7 @@ impl ThreadCache {
         for class in SizeClass::all() {
             self.set_bounds(class);
         }
+        self.hardened.set_quarantine(!self.is_poisoned());
     }
 
     /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
@@ -303,6 +318,12 @@ impl ThreadCache {
         &self.shapes[class.number() & (CLASS_COUNT - 1)]
     }
 
+    /// Its heap; `None` in the stand-ins.
+    #[cfg(feature = "hardened")]
+    pub(crate) fn heap(&self) -> Option<&'static Heap> {
+        self.heap.get()
+    }
+
     /// Slots of the magazine's array. Door.
     pub(crate) fn slots(&self, class: SizeClass) -> usize {
         usize::from(self.shape(class).capacity.get())
@@ -314,11 +335,11 @@ impl ThreadCache {
         self.slow_calls.get()
     }
 
-    /// All slots that hold a free block of `class`, magazine first, then chunk by chunk of the depot. Door.
+    /// All slots that hold a free block of `class`: magazine, depot chunk by chunk, quarantine. Door.
     ///
     /// As exact as [`blocks`](Self::blocks).
     pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
-        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten()
+        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten().chain(self.hardened.held(class))
     }
 
     /// The slots of the magazine that hold a block. Door.

@@ -19,6 +19,7 @@ use core::ptr;
 
 use super::{ThreadCache, tls};
 use crate::fork;
+use crate::hardened;
 use crate::heap::Heap;
 use crate::os;
 use crate::pool::Block;
@@ -113,13 +114,14 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
-    GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class))
+    let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class))?;
+    hardened::handed_out_spare(class, block.start.as_ptr());
+    Some(block)
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
     match attach() {
-        // SAFETY: the caller's promise is the same.
-        Some(cache) => unsafe { cache.free(class, block) },
+        Some(cache) => cache.put(class, block),
         None => GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)])),
     }
 }

@@ -26,6 +26,7 @@ use core::ptr::NonNull;
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
+use crate::hardened;
 use crate::heap::Heap;
 use crate::observe;
 use crate::pool::Block;
@@ -52,6 +53,7 @@ impl ThreadCache {
             self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
         });
+        let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes());
         block
     }
@@ -77,6 +79,7 @@ impl ThreadCache {
             self.flush_all(inside);
             taken = inside.take(class, refill);
         }
+        self.hardened.shuffle(slots.get(..taken).unwrap_or_default());
         self.magazine(class).set_top(taken);
     }
 
@@ -87,8 +90,10 @@ impl ThreadCache {
         // Relaxed (both): as in `alloc`.
         if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
             let block = self.alloc(class);
-            // SAFETY: a block of the class, in our hands.
-            unsafe { block.write_bytes(0, class.block_bytes()) };
+            if !hardened::FREE_BLOCKS_ARE_ZERO {
+                // SAFETY: a block of the class, in our hands.
+                unsafe { block.write_bytes(0, class.block_bytes()) };
+            }
             return block;
         }
         self.alloc_zeroed_slow(class)
@@ -116,6 +121,7 @@ impl ThreadCache {
             Some(block)
         });
         let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
+        let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes());
         block
     }
@@ -189,6 +195,7 @@ impl ThreadCache {
     /// Empties all magazines and depots. Door.
     pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
         self.flush_depots(inside);
+        self.hardened.flush(inside);
         for class in SizeClass::all() {
             self.flush(class, self.blocks(class).len(), inside);
         }

@@ -293,6 +293,25 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
     None
 }
 
+/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before the
+/// kernel has gathered any randomness, or where it refuses.
+#[cfg(feature = "hardened")]
+pub(crate) fn random_number() -> u64 {
+    let _errno = KeepErrno::new();
+    let mut number = [0_u8; 8];
+    // SAFETY: writable, of that length. By the system call's number: C libraries before glibc 2.25 have no function for it.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, number.as_mut_ptr(), number.len(), libc::GRND_NONBLOCK) };
+    if got == 8 {
+        return u64::from_ne_bytes(number);
+    }
+    // SAFETY: no preconditions; where the kernel gives an address, 16 bytes are there for as long as the process lives.
+    let of_process = unsafe {
+        let place = ptr::with_exposed_provenance::<[u8; 8]>(libc::getauxval(libc::AT_RANDOM) as usize);
+        place.as_ref().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    };
+    of_process ^ ((&raw const number).addr() as u64).rotate_left(32)
+}
+
 pub(crate) fn write_stderr(bytes: &[u8]) {
     let _errno = KeepErrno::new();
     let mut rest = bytes;

@@ -19,6 +19,8 @@ mod unsupported;
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
+#[cfg(feature = "hardened")]
+pub(crate) use platform::random_number;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc};
 

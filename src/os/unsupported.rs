@@ -35,6 +35,11 @@ pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
 
 pub(crate) fn futex_wake(_word: &AtomicU32) {}
 
+#[cfg(feature = "hardened")]
+pub(crate) fn random_number() -> u64 {
+    0
+}
+
 pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _value: *const ()) -> bool {
     false
 }

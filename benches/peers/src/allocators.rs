@@ -39,6 +39,7 @@ pub const COUNTING: Allocator =
 /// All that are compared, the baseline first.
 pub const ALLOCATORS: &[Allocator] = &[
     allocator(BASELINE, "alloc-pymalloc", "this crate, larger requests to the system"),
+    allocator("hardened", "alloc-pymalloc-hardened", "this crate with its feature `hardened`"),
     native("py+mi3", "alloc-pymalloc-mimalloc", "this crate, larger requests to mimalloc 3"),
     allocator("glibc", "alloc-system", "std::alloc::System"),
     native("mimalloc3", "alloc-mimalloc3", "crate mimalloc 0.1.52: C 3.3.2"),
