@@ -8,9 +8,11 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::bitmap::{Bitmaps, Line, word_offset_bytes};
+#[cfg(feature = "hardened")]
+use crate::config::CLASS_STEP_BYTES;
 use crate::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
 #[cfg(feature = "hardened")]
-use crate::hardened::{StateRow, States};
+use crate::hardened::{States, state::BlockState};
 use crate::pool::Pool;
 use crate::remote::{RemoteHalf, RemoteWord};
 use crate::size_class::SizeClass;
@@ -86,6 +88,15 @@ impl Arena {
     /// First byte of the arena's memory.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.get()
+    }
+
+    /// The state of the block that starts `offset` bytes into `arena`, if one does; `offset` is below [`ARENA_BYTES`].
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, offset: usize) -> &'heap BlockState {
+        let index = (offset & (ARENA_BYTES - 1)) / CLASS_STEP_BYTES;
+        // SAFETY: metadata is never unmapped, and the index is in range.
+        unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
     }
 
     /// Pools that no set owns.
@@ -170,14 +181,6 @@ impl PoolRef {
             let line = (&raw const (*self.arena.as_ptr()).remote_bits).cast::<Line<RemoteWord>>().add(self.index);
             &*line.byte_add(word_offset_bytes(word)).cast::<RemoteWord>()
         }
-    }
-
-    /// The first row of the states of the pool's blocks; the others lie further on, by as many as an arena has pools.
-    #[cfg(feature = "hardened")]
-    #[inline(always)]
-    pub(crate) fn states(self) -> *const StateRow {
-        // SAFETY: as in `pool`.
-        unsafe { (&raw const (*self.arena.as_ptr()).states).cast::<StateRow>().add(self.index) }
     }
 
     /// Blocks of a pool of `class` whose remote bits are set: a snapshot.

@@ -6,9 +6,9 @@ use super::quarantine::Quarantine;
 use super::random::Random;
 use super::state::{BlockState, FREED, LIVE, NEVER};
 use super::zero;
-use crate::arena::PoolRef;
+use crate::arena::Arena;
 use crate::cache::{GLOBAL, ThreadCache};
-use crate::config::{BITMAP_WORDS_MAX, POOL_BYTES, POOLS_PER_ARENA, WORD_BITS};
+use crate::config::{ARENA_BYTES, CLASS_STEP_BYTES, POOL_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
 use crate::os::BYPASS;
@@ -80,12 +80,11 @@ fn heap_of(cache: &ThreadCache) -> &'static Heap {
     if cfg!(test) { cache.heap().unwrap_or(&GLOBAL) } else { &GLOBAL }
 }
 
-/// The state of the block of `class` at `address`; `None` if none can start there.
+/// The state of the block at `address`; `None` if none can start there.
 #[inline(always)]
-fn state_at(heap: &'static Heap, class: SizeClass, address: usize) -> Option<&'static BlockState> {
-    let pool = heap.map.pool_of(address)?;
-    let number = class.block_at(address & (POOL_BYTES - 1))?;
-    Some(pool.block_state(number))
+fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
+    let arena = heap.map.arena_of(address)?;
+    address.is_multiple_of(CLASS_STEP_BYTES).then(|| Arena::block_state(arena, address))
 }
 
 /// A block that leaves its magazine for the program.
@@ -109,7 +108,7 @@ fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
     }
     // SAFETY: a block that leaves a magazine or a pool: what is put there was found in the map before, and an arena
     // with a block outside stays there (*Known*).
-    let state = unsafe { state_at(heap, class, block.addr()).unwrap_unchecked() };
+    let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
     let before = state.hand_out(class.number() as u8);
     // What was never handed out is as it was mapped: don't touch it before the program does.
     if before != NEVER {
@@ -139,7 +138,7 @@ fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
 pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
     if CHECKS {
         let heap = heap_of(cache);
-        let Some(state) = state_at(heap, class, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
+        let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
         if let Err(before) = state.free(class.number() as u8) {
             refuse(heap, class, block.addr(), before);
         }
@@ -162,7 +161,7 @@ pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) 
         return;
     }
     let heap = heap_of(cache);
-    let found = state_at(heap, class, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
+    let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
     if let Err(now) = found {
         refuse(heap, class, block.addr(), now);
     }
@@ -206,25 +205,8 @@ pub(crate) fn forked() {
     crate::cache::with_thread(|cache| cache.hardened.random.seed());
 }
 
-// --- Where the states are ------------------------------------------------------------------------------------------
-
-/// Bytes of states of a pool that lie side by side: those of one of the classes of 64 bytes and more.
-const ROW: usize = 512;
-const ROWS: usize = BITMAP_WORDS_MAX * WORD_BITS / ROW;
-
-/// A pool's states in one row.
-pub(crate) type StateRow = [BlockState; ROW];
-/// The states of an arena's blocks, by rows, as its bitmaps are (see `bitmap`): most classes need one.
-pub(crate) type States = [[StateRow; POOLS_PER_ARENA]; ROWS];
-
-impl PoolRef {
-    /// The state of block `number`, which is below the blocks of a pool of any class.
-    #[inline(always)]
-    fn block_state<'heap>(self, number: usize) -> &'heap BlockState {
-        // SAFETY: metadata is never unmapped. Row and number are in range: a block's number is below
-        // `POOL_BYTES / CLASS_STEP_BYTES`, which is `ROWS * ROW`.
-        unsafe { &*self.states().add(number / ROW * POOLS_PER_ARENA).cast::<BlockState>().add(number % ROW) }
-    }
-}
-
-const _: () = assert!(ROWS * ROW * crate::config::CLASS_STEP_BYTES == POOL_BYTES);
+/// The states of an arena's blocks, each at its block's start: a byte for every place where a block may start.
+///
+/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of a
+/// block is not live, and need not be told from it.
+pub(crate) type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];

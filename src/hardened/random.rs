@@ -35,7 +35,7 @@ impl Random {
 
     /// A number below `limit`, which is at most 2^32; all are equally likely but for one part in 2^32 / `limit`.
     fn below(&self, limit: usize) -> usize {
-        self.bits::<32>() * limit >> 32
+        (self.bits::<32>() * limit) >> 32
     }
 
     /// Puts what the slots hold in random order, each as likely as another (Fisher and Yates).

@@ -1,17 +1,24 @@
 //! A byte a block: whether the program has it.
 //!
 //! # Protocol
-//! - Who hands a block out holds it alone, and says so with a plain store ([`BlockState::hand_out`]).
-//! - Who frees it exchanges the byte ([`BlockState::free`]): of several frees of one block, whichever threads they come
-//!   from and however close together, exactly one finds it live.
+//! - Who hands a block out holds it alone: [`BlockState::hand_out`] reads what it was and stores that it is live.
+//! - Who frees it reads that it is live, and stores that it is free: [`BlockState::free`].
 //! - A block goes from the thread that freed it to the one that hands it out next by a magazine of its own, by a door, or
-//!   by the remote bits and their count. Each of these orders the exchange before the next store: so no ordering is
-//!   needed here, and no store of `hand_out` can be overwritten by the exchange of an earlier, good free.
+//!   by the remote bits and their count. Each of these orders the free before the next `hand_out`: so plain accesses will do,
+//!   in a program that frees each block once, and no order is needed here.
+//!
+//! Reading and storing are two steps, not one exchange: on x86-64 an exchange waits for all stores before it, which took
+//! more time than everything else here together. So of two frees of one block *at the same instant* both may find it live.
+//! The block is then in two caches, and the second of them that hands it out finds that it is live already; or it comes
+//! home twice, which the pool finds.
 //!
 //! # Invariants
-//! - *One winner*: between two calls of `hand_out` for a block, at most one call of `free` returns what is live.
-//! - A byte of a pool that no set owns is not live. So when the pool is opened for another class, whose blocks have other
-//!   bytes, none of these is live, and what is left in them says at most that a block of another class was freed.
+//! - *No false alarm*: in a program that frees each block once, `free` finds the block live, and `hand_out` finds it free.
+//! - *One at a time*: of two calls of `free` for a block that are ordered, the second is refused, unless the block was handed
+//!   out in between; of two calls of `hand_out`, alike.
+//! - *Start*: what is live is the start of a block of that class, in a pool of that class: only such are handed out. When a
+//!   pool is opened for another class, all its blocks are free; what is left in the bytes says at most that a block that
+//!   started there was freed.
 
 use crate::sync::{AtomicU8, Ordering};
 
@@ -36,20 +43,19 @@ impl BlockState {
     /// The block of class `class` goes to the program; returns what it was.
     #[inline(always)]
     pub(crate) fn hand_out(&self, class: u8) -> u8 {
-        // Relaxed (both): the caller holds the block, and its way here ordered the last exchange before this.
+        // Relaxed (both): the caller holds the block, and its way here ordered the last free before this.
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(LIVE | class, Ordering::Relaxed);
         before
     }
 
-    /// The block of class `class` comes from the program; returns whether it was there, or else what it was.
+    /// The block of class `class` comes from the program; or else returns what it was.
     #[inline(always)]
     pub(crate) fn free(&self, class: u8) -> Result<(), u8> {
-        // Relaxed: an exchange alone decides between two frees; the block's contents are ordered by its way (above).
-        match self.0.swap(FREED, Ordering::Relaxed) {
-            before if before == LIVE | class => Ok(()),
-            before => Err(before),
-        }
+        self.check(class)?;
+        // Relaxed: the block's way to its next holder orders this before the next `hand_out`.
+        self.0.store(FREED, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether the program has the block, as one of class `class`; else what it is.

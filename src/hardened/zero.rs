@@ -4,6 +4,9 @@ use core::ptr::NonNull;
 
 use crate::size_class::SizeClass;
 
+/// Words that are looked at together.
+const GROUP: usize = 4;
+
 /// Clears a block of `class`.
 ///
 /// # Safety
@@ -20,11 +23,28 @@ pub(crate) unsafe fn clear(block: NonNull<u8>, class: SizeClass) {
 /// It is the caller's, and every byte of it was written, or is as it was mapped.
 #[inline(always)]
 pub(crate) unsafe fn joined(block: NonNull<u8>, class: SizeClass) -> u64 {
-    let words = block.cast::<u64>();
+    // Class number `n` has `n + 1` words.
+    let (words, last) = (block.cast::<u64>(), class.number());
     let mut joined = 0;
-    for index in 0..=class.number() {
-        // SAFETY: class number `n` has `n + 1` words, aligned to 8 bytes, as all blocks are.
-        joined |= unsafe { words.add(index).read() };
+    let mut index = 0;
+    // SAFETY: up to the last word; aligned to 8 bytes, as all blocks are.
+    let word = |index: usize| unsafe { words.add(index).read() };
+    while index + GROUP <= last {
+        for number in 0..GROUP {
+            joined |= word(index + number);
+        }
+        index += GROUP;
+    }
+    // The last words, some perhaps again: fewer branches than counting the rest.
+    if last >= GROUP - 1 {
+        for number in 0..GROUP {
+            joined |= word(last - number);
+        }
+        return joined;
+    }
+    while index <= last {
+        joined |= word(index);
+        index += 1;
     }
     joined
 }
