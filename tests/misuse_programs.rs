@@ -1,6 +1,6 @@
 //! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate: each runs in a
 //! process of its own, on the plain allocator and on the debug hooks, and what became of it must be what the table in
-//! `docs/misuse.md` says.
+//! `docs/misuse.md` says; with the feature `hardened`, what its column says.
 //!
 //! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.
 #![cfg(not(feature = "bypass"))]
@@ -324,15 +324,15 @@ fn run_here(pattern: Pattern, is_debug: bool) -> ! {
     std::process::exit(if prevented { PREVENTED } else { 0 });
 }
 
-/// The rows of the table: pattern, plain, debug.
-fn table() -> BTreeMap<String, [String; 2]> {
+/// The rows of the table: pattern, plain, hardened, debug.
+fn table() -> BTreeMap<String, [String; 3]> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/misuse.md");
     let text = std::fs::read_to_string(path).expect("the table");
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, .., plain, debug] = cells[..] else { panic!("{row:?} has too few cells") };
-        (name.trim_matches('`').to_owned(), [plain.to_owned(), debug.to_owned()])
+        let [name, .., plain, hardened, debug] = cells[..] else { panic!("{row:?} has too few cells") };
+        (name.trim_matches('`').to_owned(), [plain.to_owned(), hardened.to_owned(), debug.to_owned()])
     })
     .collect()
 }
@@ -347,7 +347,9 @@ fn every_pattern_ends_as_the_table_says() {
     let table = table();
     let mut wrong = Vec::new();
     for (name, _) in PATTERNS {
-        for (column, allocator) in ["plain", "debug"].into_iter().enumerate() {
+        // Without the debug hooks, the allocator is what the feature makes of it.
+        let own = if cfg!(feature = "hardened") { (1, "hardened") } else { (0, "plain") };
+        for (column, allocator) in [own, (2, "debug")] {
             let output = Command::new(env::current_exe().expect("an executable"))
                 .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
                 .envs([(PATTERN, name), (ALLOCATOR, &allocator)])

@@ -115,7 +115,7 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
 
 fn take_spare(class: SizeClass) -> Option<Block> {
     let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class))?;
-    hardened::handed_out_spare(class, block.start.as_ptr());
+    hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr());
     Some(block)
 }
 

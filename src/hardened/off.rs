@@ -1,11 +1,16 @@
 //! The hooks of a build without the feature: nothing.
 
 use crate::cache::ThreadCache;
+use crate::heap::Heap;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
 
 /// Whether free blocks are known to be zero.
 pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = false;
+
+/// Most blocks of a class in a thread's quarantine.
+#[cfg(test)]
+pub(crate) const QUARANTINE_SLOTS: usize = 0;
 
 /// What a thread cache has more.
 pub(crate) struct PerThread;
@@ -34,7 +39,10 @@ pub(crate) fn handed_out(_cache: &ThreadCache, _class: SizeClass, block: *mut u8
 }
 
 #[inline(always)]
-pub(crate) fn handed_out_spare(_class: SizeClass, _block: *mut u8) {}
+pub(crate) fn handed_out_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
+
+#[cfg(test)]
+pub(crate) fn freed_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
 
 #[inline(always)]
 pub(crate) fn freed(_cache: &ThreadCache, _class: SizeClass, block: *mut u8) -> Option<*mut u8> {

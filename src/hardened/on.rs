@@ -26,6 +26,10 @@ const CLEARS: bool = !cfg!(pymalloc_without = "zero");
 /// Whether free blocks are known to be zero (*Clean*).
 pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = CLEARS && CHECKS;
 
+/// Most blocks of a class in a thread's quarantine.
+#[cfg(test)]
+pub(crate) const QUARANTINE_SLOTS: usize = super::quarantine::SLOTS;
+
 /// What a thread cache has more. Zeroed memory is a valid value.
 pub(crate) struct PerThread {
     random: Random,
@@ -97,8 +101,8 @@ pub(crate) fn handed_out(cache: &ThreadCache, class: SizeClass, block: *mut u8) 
 }
 
 /// The same in a thread without a cache.
-pub(crate) fn handed_out_spare(class: SizeClass, block: *mut u8) {
-    hand_out(&GLOBAL, class, block);
+pub(crate) fn handed_out_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    hand_out(heap, class, block);
 }
 
 #[inline(always)]
@@ -136,8 +140,23 @@ fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
 /// Checks a free, and clears the block; returns the block that goes to the magazine, if any: not as a rule the same.
 #[inline(always)]
 pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+    take_back(heap_of(cache), class, block);
+    if !QUARANTINES || !cache.hardened.quarantine.is_on() {
+        return Some(block);
+    }
+    let block = cache.hardened.quarantine.exchange(class, block, &cache.hardened.random);
+    (!block.is_null()).then_some(block)
+}
+
+/// The same in a thread without a cache; what it frees goes to its pool.
+#[cfg(test)]
+pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    take_back(heap, class, block);
+}
+
+#[inline(always)]
+fn take_back(heap: &'static Heap, class: SizeClass, block: *mut u8) {
     if CHECKS {
-        let heap = heap_of(cache);
         let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
         if let Err(before) = state.free(class.number() as u8) {
             refuse(heap, class, block.addr(), before);
@@ -147,11 +166,6 @@ pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Op
         // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
         unsafe { zero::clear(NonNull::new_unchecked(block), class) };
     }
-    if !QUARANTINES || !cache.hardened.quarantine.is_on() {
-        return Some(block);
-    }
-    let block = cache.hardened.quarantine.exchange(class, block, &cache.hardened.random);
-    (!block.is_null()).then_some(block)
 }
 
 /// Aborts unless the program has the block.

@@ -8,8 +8,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::cache::ThreadCache;
 use crate::check::check;
 use crate::config::ARENA_BYTES;
+use crate::hardened;
 use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
+use crate::pool::Block;
+use crate::pool_set::Slot;
 use crate::public::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -222,6 +225,20 @@ impl Live {
         // SAFETY: the block is ours, and is given up.
         unsafe { cache.free(self.class, self.start) };
     }
+}
+
+/// Frees a block as a thread without a cache does.
+pub(crate) fn free_by_spare_set(heap: &'static Heap, block: Live) {
+    block.verify();
+    hardened::freed_spare(heap, block.class, block.start);
+    heap.spare.enter(heap, |inside| inside.give(block.class, &[Slot::new(block.start)]));
+}
+
+/// Takes a block as a thread without a cache does.
+pub(crate) fn take_by_spare_set(heap: &'static Heap, class: SizeClass) -> Option<Block> {
+    let block = heap.spare.enter(heap, |inside| inside.take_one(class))?;
+    hardened::handed_out_spare(heap, class, block.start.as_ptr());
+    Some(block)
 }
 
 /// Allocates by `cache`; `None` when there is no memory.
