@@ -1,8 +1,8 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `remote.rs` and `lock.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
-//! loom's types: no line of either is typed again. What lies around them in `pool_set/` and `cache/` names half
+//! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
+//! loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names half
 //! the crate, so `world` and `poison` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!
@@ -20,6 +20,8 @@
 //! most so many preemptions (a thread that blocks or ends is no preemption).
 #![cfg(pymalloc_loom)]
 
+#[path = "../src/hardened/state.rs"]
+mod block_state;
 #[path = "../src/lock.rs"]
 mod lock;
 #[path = "../src/remote.rs"]
@@ -37,6 +39,8 @@ mod owners;
 mod poison;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
+#[path = "loom/states.rs"]
+mod states;
 #[path = "loom/world.rs"]
 mod world;
 

@@ -6,8 +6,8 @@
 use loom::sync::Arc;
 use loom::thread;
 
+use crate::block_state::{BlockState, FREED, LIVE, NEVER};
 use crate::check;
-use crate::hardened::state::{BlockState, FREED, LIVE, NEVER};
 use crate::lock::Lock;
 use crate::remote::{Arrival, RemoteHalf, RemoteWord};
 use crate::sync::{Ordering, UnsafeCell};
