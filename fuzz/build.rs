@@ -21,7 +21,7 @@ const MODULES: [&str; 19] = [
     "metadata",
     "pool",
     "pool_set",
-    "purge",
+    "purging",
     "remote",
     "size_class",
     "stats",

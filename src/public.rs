@@ -6,7 +6,7 @@ use crate::config::ARENA_BYTES;
 use crate::heap::Heap;
 use crate::heap_map::HeapMap;
 use crate::os::system_malloc;
-use crate::purge::purge_heap;
+use crate::purging::purge_heap;
 use crate::stats::{CacheStats, Stats, gather_caches, live_blocks};
 
 /// Counts what the heap holds.

@@ -12,7 +12,7 @@ use crate::idle::Ticker;
 use crate::os;
 use crate::pool_set::Slot;
 use crate::program::{Op, Program};
-use crate::purge::purge_heap;
+use crate::purging::purge_heap;
 use crate::scheduler::{self, THREADS, Trace};
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
