@@ -245,7 +245,10 @@ fn a_forked_child_chooses_differently_from_its_parent_and_its_heap_is_sound() {
     let mut status = 0;
     // SAFETY: as many bytes as the array has; our own child.
     unsafe {
-        assert_eq!(libc::read(ends[0], theirs.as_mut_ptr().cast(), size_of_val(&theirs)), size_of_val(&theirs) as isize);
+        assert_eq!(
+            libc::read(ends[0], theirs.as_mut_ptr().cast(), size_of_val(&theirs)),
+            size_of_val(&theirs) as isize
+        );
         libc::waitpid(child, &mut status, 0);
     }
     assert_eq!(status, 0);

@@ -13,7 +13,7 @@ use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool::Block;
 use crate::pool_set::Slot;
-use crate::public::purge_heap;
+use crate::purging::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
 
