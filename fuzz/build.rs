@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
-const MODULES: [&str; 20] = [
+const MODULES: [&str; 21] = [
     "arena",
     "arena_map",
     "arena_table",
@@ -19,6 +19,7 @@ const MODULES: [&str; 20] = [
     "heap",
     "idle",
     "lock",
+    "marks",
     "metadata",
     "pool",
     "pool_set",

@@ -5,6 +5,7 @@ use std::alloc::System;
 
 use crate::cache::current;
 use crate::hardened;
+use crate::marks::{self, PAD_BYTES};
 use crate::observe;
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
@@ -77,10 +78,10 @@ impl<L> Pymalloc<L> {
     }
 }
 
-/// The class that serves `layout`; `None` for the large allocator.
+/// The class that serves `layout`; `None` for the large allocator. (`PAD_BYTES` is 0 unless a tool is told of blocks.)
 #[inline(always)]
 const fn small(layout: Layout) -> Option<SizeClass> {
-    if BYPASS { None } else { SizeClass::of(layout) }
+    if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, layout.align()) }
 }
 
 // SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
@@ -90,7 +91,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc(class),
+            Some(class) => marks::allocated(current().alloc(class), layout.size()),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_large(layout) },
         }
@@ -99,8 +100,11 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         match small(layout) {
-            // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
-            Some(class) => unsafe { current().free(class, ptr) },
+            Some(class) => {
+                marks::freed(ptr, layout.size());
+                // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
+                unsafe { current().free(class, ptr) }
+            }
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.dealloc_large(ptr, layout) },
         }
@@ -109,6 +113,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
+            // SAFETY: the caller keeps the same contract.
+            Some(_) if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
             Some(class) => current().alloc_zeroed(class),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_zeroed_large(layout) },
@@ -124,6 +130,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match (small(layout), small(new_layout)) {
             (Some(old), Some(new)) if old == new => {
                 hardened::check_live(current(), old, ptr);
+                marks::resized(ptr, layout.size(), new_size);
                 ptr
             }
             // SAFETY: the caller keeps the same contract.
@@ -137,6 +144,22 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
 }
 
 impl<L: GlobalAlloc> Pymalloc<L> {
+    /// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
+    ///
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`.
+    #[inline(never)]
+    unsafe fn alloc_and_clear(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
+        unsafe {
+            let block = self.alloc(layout);
+            if !block.is_null() {
+                block.write_bytes(0, layout.size());
+            }
+            block
+        }
+    }
+
     /// Moves a block to another class, or between pools and the large allocator.
     ///
     /// # Safety

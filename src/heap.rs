@@ -11,6 +11,7 @@ use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
 use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
+use crate::marks;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::PoolSet;
@@ -401,6 +402,7 @@ impl HeapState {
         // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
         unsafe { Arena::init(arena, start) };
         if map.set(address, arena.as_ptr()) {
+            marks::fresh(start.as_ptr(), ARENA_BYTES);
             if self.arenas.counts().mapped >= HUGE_FROM_ARENAS {
                 // SAFETY: metadata of ours, and memory mapped just now.
                 unsafe {
@@ -421,13 +423,16 @@ impl HeapState {
     /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
     fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> bool {
         // SAFETY: metadata is never unmapped.
-        let address = unsafe { arena.as_ref() }.start().addr();
+        let start = unsafe { arena.as_ref() }.start();
+        let address = start.addr();
         map.set(address, ptr::null_mut());
         self.arenas.remove(arena);
+        marks::gone(start, ARENA_BYTES);
         if self.arenas.unmap(arena, source) {
             self.recycle(arena, source);
             return true;
         }
+        marks::fresh(start, ARENA_BYTES);
         map.set(address, arena.as_ptr());
         false
     }

@@ -23,7 +23,7 @@
 //! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
-//! | one thread | `pool_set`, `cache/`, `hardened/` |
+//! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
 //! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
@@ -53,6 +53,7 @@ mod heap;
 mod heap_map;
 mod idle;
 mod lock;
+mod marks;
 mod measure;
 mod metadata;
 pub mod object_pool;

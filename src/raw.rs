@@ -8,6 +8,7 @@ use core::ffi::c_void;
 use crate::cache::{self, GLOBAL, current};
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
+use crate::hardened;
 use crate::os::BYPASS;
 use crate::pool_set::tag_class;
 use crate::size_class::SizeClass;
@@ -94,6 +95,12 @@ pub fn allocate_zeroed(class: Class) -> *mut c_void {
 pub unsafe fn free(class: Class, block: *mut c_void) {
     // SAFETY: the caller's promise is the same.
     unsafe { current().free(class.0, block.cast()) }
+}
+
+/// With the feature `hardened`: aborts, with a line that says why, unless the program has the block.
+#[inline(always)]
+pub fn check_live(class: Class, block: *mut c_void) {
+    hardened::check_live(current(), class.0, block.cast());
 }
 
 /// Aborts, with a line that says why, unless a block starts at `address`, which lies in an arena.

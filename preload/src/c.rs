@@ -143,6 +143,7 @@ unsafe fn reallocate(start: *mut c_void, bytes: usize) -> *mut c_void {
     // CPython's rule: a block that shrinks by less than a quarter stays. Blocks are found by their address, so it may.
     let old_bytes = old.block_bytes();
     if bytes <= old_bytes && 4 * bytes > 3 * old_bytes {
+        raw::check_live(old, start);
         return start;
     }
     // SAFETY: the caller's promise is the same.
@@ -162,6 +163,7 @@ unsafe fn move_small(start: *mut c_void, old: Class, bytes: usize) -> *mut c_voi
             return ptr::null_mut();
         }
         if Class::of_size(bytes) == Some(old) {
+            raw::check_live(old, start);
             return start;
         }
         let new = allocate(bytes);

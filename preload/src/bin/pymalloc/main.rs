@@ -30,7 +30,8 @@ struct Run {
     /// path)
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     stats: Option<OsString>,
-    /// Check every free at its call rather than when the block returns to its pool (slower)
+    /// Check every free at its call rather than when the block returns to its pool: by the hardened library if it was
+    /// built, else by doing without caches (slow in threads)
     #[arg(long)]
     hardened: bool,
     /// The library, if it is not beside this command
@@ -42,7 +43,7 @@ struct Run {
 }
 
 fn run(run: Run) -> Result<std::convert::Infallible, String> {
-    let library = library::find(run.library)?;
+    let library = library::find(run.library, run.hardened)?;
     let Some((name, arguments)) = run.command.split_first() else {
         return Err("no program".into());
     };
