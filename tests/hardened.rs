@@ -154,7 +154,7 @@ ends_at_the_call! {
         free(victim);
         // SAFETY: the misuse is the test.
         unsafe { place(victim).add(BYTES - 1).write_volatile(1) };
-        blocks(100_000);
+        churn(100_000);
     }
     written_after_the_free_and_flushed: "a free block was written into" => {
         let victim = block();

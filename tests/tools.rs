@@ -67,8 +67,10 @@ const BEYOND: &[&str] = &["use-after-poison", "0 bytes after a block of size 20"
 const BEFORE: &[&str] = &["use-after-poison", "1 bytes before a block of size 20"];
 const REALLOC: &[&str] = &["use-after-poison", "0 bytes after a block of size 18"];
 
-/// Bug, and what one tool or the other says of it.
-const BUGS: &[(&str, fn(), &[&str])] = &[
+/// A bug's name, the bug, and what one tool or the other says of it.
+type Bug = (&'static str, fn(), &'static [&'static str]);
+
+const BUGS: &[Bug] = &[
     (
         "a_read_after_the_free",
         || {

@@ -265,8 +265,8 @@ impl ThreadCache {
     /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
     /// undo all that the other did.
     ///
-    /// The seam for tracing and hardening, which cost nothing while they are off.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]
+    /// The seam for tracing, which costs nothing while it is off.
+    #[cfg_attr(not(test), expect(dead_code, reason = "tracing will use it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {
