@@ -62,13 +62,11 @@ fn no_misuse() {
     pymalloc::purge();
 }
 
-const USE_AFTER_FREE: &[&str] = &["use-after-poison", "inside a block of size 20 free'd"];
-const BEYOND: &[&str] = &["use-after-poison", "0 bytes after a block of size 20"];
-const BEFORE: &[&str] = &["use-after-poison", "1 bytes before a block of size 20"];
-const REALLOC: &[&str] = &["use-after-poison", "0 bytes after a block of size 18"];
+/// What the tools call an access to closed bytes: AddressSanitizer, memcheck.
+const CLOSED: [&str; 2] = ["use-after-poison", "Invalid read of size 1"];
 
-/// A bug's name, the bug, and what one tool or the other says of it.
-type Bug = (&'static str, fn(), &'static [&'static str]);
+/// A name, what is done, and whether a tool must report it.
+type Bug = (&'static str, fn(), bool);
 
 const BUGS: &[Bug] = &[
     (
@@ -78,10 +76,10 @@ const BUGS: &[Bug] = &[
             free(block);
             read(block, 3);
         },
-        USE_AFTER_FREE,
+        true,
     ),
-    ("a_read_beyond_the_end", || read(victim(), 20), BEYOND),
-    ("a_read_before_the_start", || read(victim(), -1), BEFORE),
+    ("a_read_beyond_the_end", || read(victim(), 20), true),
+    ("a_read_before_the_start", || read(victim(), -1), true),
     (
         "a_read_beyond_a_block_that_was_made_shorter",
         || {
@@ -89,9 +87,9 @@ const BUGS: &[Bug] = &[
             let block = unsafe { GLOBAL.realloc(victim(), LAYOUT, 18) };
             read(block, 18);
         },
-        REALLOC,
+        true,
     ),
-    ("no_misuse", no_misuse, &[]),
+    ("no_misuse", no_misuse, false),
 ];
 
 /// The binary on the tool, doing `bug`; `None` if there is no tool.
@@ -124,10 +122,10 @@ fn the_tool_sees_each_planted_bug() {
         let (_, bug, _) = BUGS.iter().find(|(known, ..)| *known == name).expect("a bug");
         return bug();
     }
-    for (name, _, said) in BUGS {
+    for &(name, _, is_reported) in BUGS {
         let Some(output) = on_tool(name) else { return };
         let printed = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.success(), said.is_empty(), "{name}: {printed}");
-        assert!(said.is_empty() || said.iter().any(|said| printed.contains(said)), "{name}: {printed}");
+        assert_eq!(output.status.success(), !is_reported, "{name}: {printed}");
+        assert_eq!(CLOSED.iter().any(|said| printed.contains(said)), is_reported, "{name}: {printed}");
     }
 }

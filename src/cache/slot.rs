@@ -114,9 +114,8 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
-    let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class))?;
-    hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr());
-    Some(block)
+    let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class));
+    block.inspect(|block| hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr()))
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
