@@ -49,11 +49,14 @@ impl Heap {
 
     /// A block with others of its size on both sides, so that its pool stays in use whatever happens to it.
     fn victim(self, layout: Layout) -> *mut u8 {
-        let first = self.alloc(layout);
-        let victim = self.alloc(layout);
-        self.alloc(layout);
-        black_box(first);
-        victim
+        self.three(layout)[1]
+    }
+
+    /// Three blocks, by their addresses: the feature `hardened` hands them out in no order.
+    fn three(self, layout: Layout) -> [*mut u8; 3] {
+        let mut blocks = [(); 3].map(|()| self.alloc(layout));
+        blocks.sort_unstable();
+        black_box(blocks)
     }
 }
 
@@ -246,7 +249,7 @@ const PATTERNS: &[(&str, Pattern)] = &[
     ("overflow_large_1_byte", |heap| overflow(heap, LARGE, 1)),
     ("overflow_large_8_bytes", |heap| overflow(heap, LARGE, 8)),
     ("overflow_jumps_over_the_pad", |heap| {
-        let victim = heap.victim(SMALL);
+        let [.., victim] = heap.three(SMALL);
         write(victim, 64 + 200, 8);
         heap.free(victim, SMALL);
         false
