@@ -4,6 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use crate::cache::current;
+use crate::observer::{self, Request};
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -88,7 +89,9 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc(class),
+            Some(class) => current().alloc(class, Request::of(layout)),
+            // SAFETY: the caller keeps the same contract.
+            None if observer::is_on() => unsafe { self.large_alloc_observed(layout) },
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.alloc(layout) },
         }
@@ -100,6 +103,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
             // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
             Some(class) => unsafe { current().free(class, ptr) },
             // SAFETY: the caller keeps the same contract.
+            None if observer::is_on() => unsafe { self.large_dealloc_observed(ptr, layout) },
+            // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.dealloc(ptr, layout) },
         }
     }
@@ -107,7 +112,9 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc_zeroed(class),
+            Some(class) => current().alloc_zeroed(class, Request::of(layout)),
+            // SAFETY: the caller keeps the same contract.
+            None if observer::is_on() => unsafe { self.large_alloc_zeroed_observed(layout) },
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.large.alloc_zeroed(layout) },
         }
@@ -121,6 +128,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (small(layout), small(new_layout)) {
             (Some(old), Some(new)) if old == new => ptr,
+            // SAFETY: the caller keeps the same contract.
+            (None, None) if observer::is_on() => unsafe { self.large_realloc_observed(ptr, layout, new_size) },
             // SAFETY: the caller keeps the same contract.
             (None, None) => unsafe { self.large.realloc(ptr, layout, new_size) },
             _ => {
@@ -146,5 +155,57 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             }
             new
         }
+    }
+}
+
+// While an observer is on. A block is known only between its allocation and its free: so the observer hears of it
+// after the one and before the other, when nobody else can have its address.
+impl<L: GlobalAlloc> Pymalloc<L> {
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn large_alloc_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc(layout) };
+        observer::allocated(block, Request::of(layout));
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn large_alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc_zeroed(layout) };
+        observer::allocated(block, Request::of(layout));
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn large_dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
+        observer::freed(ptr);
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) };
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`.
+    #[cold]
+    #[inline(never)]
+    unsafe fn large_realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let old = observer::moving(ptr);
+        // SAFETY: the caller keeps the same contract.
+        let new = unsafe { self.large.realloc(ptr, layout, new_size) };
+        if new.is_null() {
+            observer::not_moved(ptr, old);
+        } else {
+            observer::allocated(new, Request::of_bytes(new_size));
+        }
+        new
     }
 }

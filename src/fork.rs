@@ -23,6 +23,7 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::observer;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -67,10 +68,12 @@ unsafe extern "C" fn prepare() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
+    observer::before_stop();
     let stopped = GLOBAL.stop_slow_paths();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
+    observer::after_stop();
 }
 
 /// Whether it was a nested fork that ended: the outer one holds the locks on, in its parent and in its child.
@@ -90,7 +93,11 @@ unsafe extern "C" fn in_parent() {
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
-    unsafe { GLOBAL.restart_slow_paths() };
+    unsafe {
+        observer::before_restart();
+        GLOBAL.restart_slow_paths();
+        observer::after_restart();
+    }
 }
 
 unsafe extern "C" fn in_child() {

@@ -24,7 +24,7 @@
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
 //! | the program | `allocator`, `public`, `fork` |
-//! | beside | `stats`, `check` |
+//! | beside | `stats`, `check`; `observer`, and with the feature `trace` the tracer behind it, `trace/` |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
@@ -48,6 +48,7 @@ mod fork;
 mod heap;
 mod lock;
 mod metadata;
+mod observer;
 mod os;
 mod pool;
 mod pool_set;
@@ -58,6 +59,8 @@ mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;

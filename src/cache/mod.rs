@@ -25,6 +25,7 @@ use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::heap::Heap;
+use crate::observer::Request;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -86,15 +87,15 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory.
+    /// A free block of `class`, or null when there is no memory. The slow path tells the observer of `request`.
     #[inline(always)]
-    pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
+    pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
         // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
         if top <= magazine.floor.load(Ordering::Relaxed) {
-            return self.alloc_slow(class);
+            return self.alloc_slow(class, request);
         }
         // SAFETY: `top` is above `base` (*Bounds*).
         let slot = unsafe { top.sub(1) };
@@ -223,7 +224,7 @@ impl ThreadCache {
     /// undo all that the other did.
     ///
     /// The seam for tracing and hardening, which cost nothing while they are off.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]
+    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "tracing and hardening use it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {

@@ -21,6 +21,7 @@ use core::ptr;
 use super::ThreadCache;
 use crate::fork;
 use crate::heap::Heap;
+use crate::observer::{self, Request};
 use crate::os;
 use crate::pool::Block;
 use crate::pool_set::Slot;
@@ -85,18 +86,22 @@ unsafe extern "C" fn thread_ended(_value: *mut c_void) {
     });
 }
 
-pub(super) fn alloc_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr()),
+pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
+    observer::allocated(block, request);
+    block
 }
 
-pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc_zeroed(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class)),
+pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc_zeroed(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
+    observer::allocated(block, request);
+    block
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
@@ -104,9 +109,11 @@ fn take_spare(class: SizeClass) -> Option<Block> {
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
-    match attach() {
+    if let Some(cache) = attach() {
         // SAFETY: the caller's promise is the same.
-        Some(cache) => unsafe { cache.free(class, block) },
-        None => GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)])),
+        return unsafe { cache.free(class, block) };
     }
+    // Before the block can be anybody else's.
+    observer::freed(block);
+    GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)]));
 }

@@ -18,6 +18,10 @@ use unsupported as platform;
 pub(crate) use platform::at_start;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
 
+/// Whether the platform gives memory, locks and fork handlers at all.
+#[cfg(feature = "trace")]
+pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
+
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// feature `bypass` (for valgrind and the sanitizers, which then see each block).
 pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;

@@ -1,5 +1,6 @@
 //! A heap for one test, its memory source, and the caches on top of it.
 
+use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::cache::ThreadCache;
 use crate::check::check;
 use crate::heap::Heap;
+use crate::observer::Request;
 use crate::os::{MemorySource, SystemMemory};
 use crate::public::purge_heap;
 use crate::size_class::SizeClass;
@@ -190,15 +192,20 @@ impl Live {
     }
 }
 
+/// A request that fills a block.
+fn request(class: SizeClass) -> Request {
+    Request::of(Layout::from_size_align(class.block_bytes(), 1).expect("a small size"))
+}
+
 /// Allocates by `cache`; `None` when there is no memory.
 pub(super) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc(class);
+    let start = cache.alloc(class, request(class));
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
 pub(super) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc_zeroed(class);
+    let start = cache.alloc_zeroed(class, request(class));
     if start.is_null() {
         return None;
     }
