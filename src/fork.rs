@@ -70,10 +70,11 @@ unsafe extern "C" fn prepare() {
     }
     observer::before_stop();
     let stopped = GLOBAL.stop_slow_paths();
+    // Before the locks admit this thread, whoever holds them.
+    observer::after_stop();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
-    observer::after_stop();
 }
 
 /// Whether it was a nested fork that ended: the outer one holds the locks on, in its parent and in its child.

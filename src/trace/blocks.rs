@@ -152,8 +152,8 @@ impl Shard {
     }
 
     fn insert(&mut self, hash: Hash, address: usize, block: Block) -> Option<()> {
-        // At most 3/4 full: linear probing slows down beyond.
-        if (self.used + 1) * 4 > self.entries.len() * 3 {
+        // At most 7/8 full: linear probing slows down beyond.
+        if (self.used + 1) * 8 > self.entries.len() * 7 {
             self.grow()?;
         }
         self.place(hash, Entry { address, block });

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::config::Config;
 use super::filter::Filter;
 use super::hook::Busy;
-use super::modules::{self, Module};
+use super::modules::Module;
 use super::session::{self, Raw};
 use super::stacks::StackId;
 use super::symbols::{self, Symbols};
@@ -181,7 +181,7 @@ fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
         build.add(numbers[&block.stack()], block.bytes(), count);
     }
     Snapshot {
-        modules: modules::all(),
+        modules: symbols::modules(),
         interval: raw.config.interval_bytes(),
         frames: raw.config.frames,
         lost: raw.lost,

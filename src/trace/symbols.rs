@@ -2,12 +2,14 @@
 //!
 //! # Fork
 //! `SYMBOLS` is held during each single look-up, so that a fork never leaves the debug information half read in the
-//! child; it waits for one look-up at most.
+//! child; it waits for one look-up at most. It is also held while the loader's list of modules is walked, because glibc
+//! does not free the lock of that list in a child.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::modules::{self, Module};
 use super::traceback::Frame;
 use crate::lock::Lock;
 
@@ -74,6 +76,11 @@ impl Symbols {
         let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
         library.map_or(&*file, |(_, file)| file).to_owned()
     }
+}
+
+/// The modules of the program.
+pub(super) fn modules() -> Vec<Module> {
+    SYMBOLS.lock().with(|_| modules::all())
 }
 
 /// Gives back the debug information read so far, by far the most of the tracer's memory; the names found stay known.
