@@ -283,11 +283,11 @@ impl<'text> Writer<'text> {
             });
         }
         for (number, module) in snapshot.modules.iter().enumerate() {
+            let own = |place: &&Place| (module.start..module.end).contains(&place.address);
             // A reader looks names up itself where a module's are said to be missing.
-            let named = |place: &Place| {
-                !(module.start..module.end).contains(&place.address) || place.frames.iter().any(|frame| frame.line > 0)
-            };
-            let has_names = snapshot.places.iter().all(named);
+            let has_functions = snapshot.places.iter().filter(own).any(|place| !place.frames.is_empty());
+            let has_lines =
+                snapshot.places.iter().filter(own).any(|place| place.frames.iter().any(|frame| frame.line > 0));
             profile.mapping.push(Mapping {
                 id: number as u64 + 1,
                 memory_start: module.start,
@@ -295,10 +295,10 @@ impl<'text> Writer<'text> {
                 file_offset: module.file_offset,
                 filename: self.number(&module.file),
                 build_id: self.number(&module.build_id),
-                has_functions: has_names,
-                has_filenames: has_names,
-                has_line_numbers: has_names,
-                has_inline_frames: has_names,
+                has_functions,
+                has_filenames: has_lines,
+                has_line_numbers: has_lines,
+                has_inline_frames: has_lines,
             });
         }
         let mut strings = self.strings;
