@@ -1,5 +1,6 @@
 //! The tracer against programs whose every allocation is known.
 #![cfg(feature = "trace")]
+#![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;
 
@@ -8,7 +9,7 @@ use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{alone, one_at_a_time};
+use common::one_at_a_time;
 use pymalloc::Pymalloc;
 use pymalloc::trace::{self, By, Config, Filter, NotTracing, Snapshot, StartError, Statistic};
 
@@ -148,39 +149,6 @@ fn statistics_by_file_function_and_traceback_sum_the_same_blocks() {
 }
 
 #[test]
-fn traced_memory_is_exact_and_has_a_peak_that_can_be_reset() {
-    alone("traced_memory_is_exact_and_has_a_peak_that_can_be_reset", || {
-        assert_eq!(trace::traced_memory(), (0, 0));
-        let session = Session::start(Config::new());
-        let (start, _) = trace::traced_memory();
-        let above = || {
-            let (current, peak) = trace::traced_memory();
-            (current - start, peak - start)
-        };
-        let large = black_box(vec![1_u8; 1 << 20]);
-        assert_eq!(above(), (1 << 20, 1 << 20));
-        drop(large);
-        assert_eq!(above(), (0, 1 << 20));
-        trace::reset_peak();
-        assert_eq!(above(), (0, 0));
-        let small: Vec<Box<u32>> = (0..100).map(Box::new).collect();
-        assert_eq!(above(), (100 * 12, 100 * 12));
-        drop(small);
-        assert_eq!(above(), (0, 100 * 12));
-        let kept = black_box(Box::new(5));
-        trace::clear();
-        assert_eq!(trace::traced_memory(), (0, 0));
-        assert!(trace::is_tracing());
-        assert_eq!(trace::traceback_of(&raw const *kept), None);
-        drop(kept);
-        assert_eq!(trace::traced_memory(), (0, 0), "a block that was cleared is freed unnoticed");
-        drop(session);
-        assert_eq!(trace::traced_memory(), (0, 0));
-        assert_eq!(trace::overhead(), 0, "the tracer gives all of its memory back");
-    });
-}
-
-#[test]
 fn configurations_out_of_range_are_refused_and_change_nothing() {
     let _one = one_at_a_time();
     let refused = |config, error| {
@@ -250,6 +218,91 @@ fn a_trace_has_as_many_frames_as_were_asked_for() {
         assert!(frames < 30 || calls >= frames - 10, "{calls} of {frames}");
         drop(session);
     }
+}
+
+/// Goes down `path`: each step is a function with another kind of frame. At the end it allocates.
+fn descend(path: &[u8]) -> Box<u64> {
+    match path.split_first() {
+        None => Box::new(1),
+        Some((0, rest)) => plain(rest),
+        Some((1, rest)) => aligned_to_64(rest),
+        Some((2, rest)) => aligned_to_512(rest),
+        Some((3, rest)) => wide(rest),
+        Some((_, rest)) => by_closure(rest),
+    }
+}
+
+#[inline(never)]
+fn plain(rest: &[u8]) -> Box<u64> {
+    black_box(descend(rest))
+}
+
+#[repr(align(64))]
+struct To64([u8; 64]);
+
+/// The size of a frame with such a local depends on where the caller's ends.
+#[inline(never)]
+fn aligned_to_64(rest: &[u8]) -> Box<u64> {
+    let local = black_box(To64([rest.len() as u8; 64]));
+    let block = descend(rest);
+    black_box(&local.0);
+    block
+}
+
+#[repr(align(512))]
+struct To512([u8; 512]);
+
+#[inline(never)]
+fn aligned_to_512(rest: &[u8]) -> Box<u64> {
+    let local = black_box(To512([rest.len() as u8; 512]));
+    let block = descend(rest);
+    black_box(&local.0);
+    block
+}
+
+#[inline(never)]
+fn wide(rest: &[u8]) -> Box<u64> {
+    let local = black_box([rest.len(); 700]);
+    let block = descend(rest);
+    black_box(&local);
+    block
+}
+
+#[inline(never)]
+fn by_closure(rest: &[u8]) -> Box<u64> {
+    let call: &dyn Fn() -> Box<u64> = &|| descend(rest);
+    black_box(black_box(call)())
+}
+
+const STEPS: [&str; 5] =
+    ["trace::plain", "trace::aligned_to_64", "trace::aligned_to_512", "trace::wide", "trace::by_closure"];
+
+#[test]
+fn every_stack_is_right_whatever_its_frames_are_like() {
+    let _one = one_at_a_time();
+    let session = Session::start(Config::new().frames(200));
+    let mut rng = common::Rng::new(5);
+    for round in 0..4000 {
+        let path: Vec<u8> = (0..rng.below(20)).map(|_| rng.below(STEPS.len()) as u8).collect();
+        let descend = || black_box(descend(&path));
+        // Threads have stacks of their own.
+        let block = if round % 50 == 0 {
+            std::thread::scope(|scope| scope.spawn(descend).join().expect("no panic"))
+        } else {
+            descend()
+        };
+        let traceback = trace::traceback_of(&raw const *block).expect("traced");
+        let steps: Vec<&str> = traceback
+            .frames()
+            .iter()
+            .rev()
+            .map(pymalloc::trace::Frame::function)
+            .filter(|name| STEPS.contains(name))
+            .collect();
+        let expected: Vec<&str> = path.iter().map(|&step| STEPS[usize::from(step)]).collect();
+        assert_eq!(steps, expected, "round {round}:\n{traceback}");
+    }
+    drop(session);
 }
 
 #[test]
@@ -370,28 +423,6 @@ fn a_sample_estimates_sizes_and_counts_within_its_stated_error() {
     assert!(rows[0].to_string().contains(" ± "), "{rows}");
     drop((blocks, large));
     assert_eq!(session.own().count(), 0, "every sampled block's free was seen");
-}
-
-#[test]
-fn what_the_tracer_allocates_is_overhead_and_not_traced() {
-    alone("what_the_tracer_allocates_is_overhead_and_not_traced", || {
-        let session = Session::start(Config::new());
-        let known = black_box(known());
-        let bytes = trace::traced_memory();
-        let overhead = trace::overhead();
-        let mut heard = Vec::new();
-        let snapshot = trace::take_snapshot_with(|done, total| heard.push((done, total))).expect("tracing");
-        assert_eq!(trace::traced_memory(), bytes, "neither the snapshot nor its progress is traced");
-        assert!(heard.len() > 1 && heard.last().is_some_and(|&(done, total)| done == total), "{heard:?}");
-        let names: usize = snapshot.statistics(By::Line).iter().map(|row| row.to_string().len()).sum();
-        assert!(trace::overhead() > overhead + names as u64, "names and the snapshot are overhead");
-        let with_snapshot = trace::overhead();
-        drop(snapshot);
-        assert!(trace::overhead() < with_snapshot, "a snapshot is overhead while it lives");
-        drop(known);
-        drop(session);
-        assert_eq!(trace::overhead(), 0);
-    });
 }
 
 const HELD_BYTES: usize = 12_345;

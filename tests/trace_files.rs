@@ -1,6 +1,7 @@
 //! Snapshots as files: saved and loaded, read by other programs' readers, damaged, foreign, and in places that can't
 //! be written.
 #![cfg(feature = "trace")]
+#![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The leak helper: finds what grows, and only that.
 #![cfg(feature = "trace")]
+#![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! The tracer while other threads allocate, start, end and fork.
 #![cfg(feature = "trace")]
+#![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;
 

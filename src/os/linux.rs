@@ -199,6 +199,23 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// The addresses of the calling thread's stack. May allocate.
+#[cfg(feature = "trace")]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    let _errno = KeepErrno::new();
+    // SAFETY: the attributes are written before they are read, and destroyed once.
+    unsafe {
+        let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let (mut start, mut bytes) = (ptr::null_mut(), 0);
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes) == 0;
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        known.then(|| (start.addr(), start.addr() + bytes))
+    }
+}
+
 pub(crate) fn write_stderr(bytes: &[u8]) {
     // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.
     unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };

@@ -16,6 +16,8 @@ mod unsupported;
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
+#[cfg(feature = "trace")]
+pub(crate) use platform::stack_bounds;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
 
 /// Whether the platform gives memory, locks and fork handlers at all.

@@ -73,6 +73,8 @@ static TABLE: [Padded; SHARDS] =
 /// How many blocks of the table have each hash, as far as a byte counts; written under the lock of the hash's shard.
 static FILTER: [AtomicU8; SHARDS << FILTER_BITS] = [const { AtomicU8::new(0) }; SHARDS << FILTER_BITS];
 
+pub(super) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
+
 /// Bytes of the program's traced blocks, or their estimate.
 static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
 static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);

@@ -3,6 +3,7 @@
 use core::mem::MaybeUninit;
 
 use super::memory::Filled;
+use super::rules::{Frame, Stack};
 
 /// Most frames of a trace.
 pub(super) const FRAMES_MAX: usize = 256;
@@ -19,18 +20,51 @@ pub(super) const fn buffer() -> Buffer {
 /// The return addresses of at most `frames` callers of the function that `marker`, a local variable, is in;
 /// innermost first, and as many as may be the allocator's own more.
 ///
-/// Allocates nothing and takes no lock of this crate.
+/// Takes no lock of this crate; the system's unwinder may allocate on a thread's first walk.
 #[inline(never)]
-pub(super) fn capture(buffer: &mut Buffer, frames: usize, marker: *const u8) -> &[usize] {
+pub(super) fn capture<'buffer>(
+    buffer: &'buffer mut Buffer,
+    frames: usize,
+    marker: *const u8,
+    stack: &Stack,
+) -> &'buffer [usize] {
     let limit = frames.saturating_add(ALLOCATOR_FRAMES).min(buffer.len());
     let mut filled = Filled::new(&mut buffer[..limit]);
+    let mut here = Frame { pc: 0, sp: 0, bp: 0 };
+    frame_of_caller(&mut here);
+    if !stack.walk(here, marker.addr(), &mut filled) {
+        filled.clear();
+        unwind(marker.addr(), &mut filled);
+    }
+    filled.into_slice()
+}
+
+/// The walk of the system's unwinder.
+fn unwind(marker: usize, filled: &mut Filled<'_, usize>) {
     // SAFETY: the closure neither unwinds nor uses the crate's symbol cache, which is what the synchronised twin guards.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             // The stack grows down: below the marker, and at it, are the tracer and the slow path.
-            let inside = frame.sp().addr() <= marker.addr();
-            inside || frame.ip().is_null() || (filled.push(frame.ip().addr()) && !filled.is_full())
+            let inside = frame.sp().addr() <= marker;
+            inside || frame.ip().is_null() || filled.push(frame.ip().addr())
         });
     }
-    filled.into_slice()
 }
+
+/// The frame of the function that calls this, as it is after the return.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+extern "C" fn frame_of_caller(frame: &mut Frame) {
+    core::arch::naked_asm!(
+        "mov rax, [rsp]",
+        "mov [rdi], rax",
+        "lea rax, [rsp + 8]",
+        "mov [rdi + 8], rax",
+        "mov [rdi + 16], rbp",
+        "ret",
+    )
+}
+
+/// Elsewhere the unwinder does every walk.
+#[cfg(not(target_arch = "x86_64"))]
+fn frame_of_caller(_frame: &mut Frame) {}

@@ -20,6 +20,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::blocks::{self, Block};
 use super::capture;
+use super::rules::Stack;
 use super::sampling::Sampler;
 use super::session;
 use super::stacks::{self, StackId};
@@ -54,10 +55,11 @@ pub(super) struct Thread {
     /// Whether the tracer runs on this thread.
     busy: Cell<bool>,
     sampler: Sampler,
+    stack: Stack,
 }
 
 thread_local! {
-    static THREAD: Thread = const { Thread { busy: Cell::new(false), sampler: Sampler::new() } };
+    static THREAD: Thread = const { Thread { busy: Cell::new(false), sampler: Sampler::new(), stack: Stack::new() } };
 }
 
 /// While it lives, the calling thread's allocations are the tracer's.
@@ -123,7 +125,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) {
         let _busy = Busy::enter();
         let mut buffer = capture::buffer();
         // Relaxed: as above.
-        let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker);
+        let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker, &thread.stack);
         Some(stacks::intern(session, frames))
     }) else {
         return;

@@ -120,8 +120,8 @@ impl<'buffer, T: Copy> Filled<'buffer, T> {
         true
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.len == self.buffer.len()
+    pub(super) fn clear(&mut self) {
+        self.len = 0;
     }
 
     pub(super) fn into_slice(self) -> &'buffer [T] {

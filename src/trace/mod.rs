@@ -45,7 +45,7 @@
 //! | layer | files |
 //! |---|---|
 //! | memory of its own | `memory` |
-//! | inside the allocator's calls | `hook`, `sampling`, `capture`, `stacks`, `blocks` |
+//! | inside the allocator's calls | `hook`, `sampling`, `capture`, `rules`, `stacks`, `blocks` |
 //! | sessions | `config`, `session` |
 //! | names | `symbols`, `modules`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
@@ -61,6 +61,7 @@ pub(crate) mod hook;
 mod memory;
 mod modules;
 mod pprof;
+mod rules;
 mod sampling;
 mod session;
 mod snapshot;

@@ -2,6 +2,8 @@
 
 use core::ffi::{CStr, c_int, c_void};
 
+use super::rules::Code;
+
 /// A file's code, where it is mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Module {
@@ -72,6 +74,64 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
             build_id: build_id.clone(),
         }
     }));
+    0
+}
+
+/// The code whose frames may be walked by rules kept from the debug information: of the modules that stay mapped for ever,
+/// which are the program's own file, the one that this crate is in, and the C library.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(super) fn code() -> Vec<Code> {
+    let mut code: Vec<Code> = Vec::new();
+    // SAFETY: `visit_code` gets `code` as its data, which lives as long as the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit_code), (&raw mut code).cast()) };
+    let own: fn() -> Vec<Code> = self::code;
+    let of_libc: unsafe extern "C" fn() -> libc::pid_t = libc::getpid;
+    let wanted = [own as usize, of_libc as usize];
+    let mut number = 0;
+    // The program comes first.
+    code.retain(|code| {
+        number += 1;
+        number == 1 || wanted.iter().any(|address| (code.start..code.end).contains(address))
+    });
+    code
+}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(super) fn code() -> Vec<Code> {
+    Vec::new()
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+unsafe extern "C" fn visit_code(info: *mut libc::dl_phdr_info, _bytes: usize, data: *mut c_void) -> c_int {
+    // SAFETY: as in `visit`.
+    let (info, modules, headers) = unsafe {
+        let info = &*info;
+        let headers = if info.dlpi_phdr.is_null() {
+            &[][..]
+        } else {
+            core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
+        };
+        (info, &mut *data.cast::<Vec<Code>>(), headers)
+    };
+    let range = |header: &libc::Elf64_Phdr| {
+        let start = info.dlpi_addr.wrapping_add(header.p_vaddr) as usize;
+        (start, start + header.p_memsz as usize)
+    };
+    let of_type = |kind| headers.iter().filter(move |header| header.p_type == kind);
+    let code = of_type(libc::PT_LOAD).find(|header| header.p_flags & libc::PF_X != 0).map(range);
+    let table = of_type(libc::PT_GNU_EH_FRAME).map(range).next();
+    let mapped = of_type(libc::PT_LOAD)
+        .map(range)
+        .find(|&(start, end)| table.is_some_and(|(table_start, table_end)| start <= table_start && table_end <= end));
+    let (start, end) = code.unwrap_or_default();
+    let table = match (table, mapped) {
+        // SAFETY: in a segment that is mapped as long as the module is, and only read.
+        (Some((start, end)), Some(_)) => unsafe {
+            core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start), end - start)
+        },
+        _ => &[],
+    };
+    modules.push(Code { start, end, table, mapped: mapped.unwrap_or_default() });
     0
 }
 

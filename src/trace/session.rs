@@ -1,8 +1,9 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then those of the heap, then the shards' (`blocks`, `stacks`). A fork takes all of them.
-//! `CONTROL` and `SYMBOLS` are held while the tracer allocates; no call inside the allocator asks for them.
+//! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A fork
+//! takes all of them. The first three are held while the tracer allocates. No call inside the allocator asks for the first
+//! two; it asks for `CODE` outside of all locks of the heap, and does not wait for it.
 
 use core::sync::atomic::Ordering;
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use super::capture::FRAMES_MAX;
 use super::config::{Config, StartError};
 use super::hook::{Busy, FRAMES, INTERVAL_BYTES, SESSION};
 use super::stacks::{self, StackId};
-use super::{memory, symbols};
+use super::{memory, modules, rules, symbols};
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::lock::Lock;
 use crate::os;
@@ -40,6 +41,7 @@ pub(super) fn start(config: Config) -> Result<(), StartError> {
         // Relaxed (both): published by the session's number.
         FRAMES.store(config.frames as u32, Ordering::Relaxed);
         INTERVAL_BYTES.store(interval, Ordering::Relaxed);
+        rules::begin(modules::code());
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
@@ -77,7 +79,9 @@ pub(super) fn clear() {
 
 /// Bytes of memory that the tracer uses.
 pub(super) fn overhead() -> u64 {
-    memory::mapped_bytes() as u64 + blocks::tracer_bytes()
+    // Relaxed: a reading.
+    let tables = if SESSION.load(Ordering::Relaxed) == 0 { 0 } else { rules::TABLE_BYTES + blocks::FILTER_BYTES };
+    (tables + memory::mapped_bytes()) as u64 + blocks::tracer_bytes()
 }
 
 /// The tables, copied: blocks by stack and size, and the stacks' return addresses.
@@ -128,19 +132,21 @@ fn stack(id: StackId) -> Vec<usize> {
     frames[..len].to_vec()
 }
 
-/// Takes `CONTROL` and `SYMBOLS`, for a fork.
+/// Takes `CONTROL`, `SYMBOLS` and `CODE`, for a fork.
 pub(super) fn acquire() {
     let _acquired = CONTROL.acquire();
     symbols::acquire();
+    rules::acquire();
 }
 
-/// Frees both.
+/// Frees all three.
 ///
 /// # Safety
 /// After [`acquire`], on the same thread or in its forked child.
 pub(super) unsafe fn release() {
     // SAFETY: the caller took them.
     unsafe {
+        rules::release();
         symbols::release();
         CONTROL.release();
     }
