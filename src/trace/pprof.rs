@@ -133,8 +133,6 @@ struct Function {
     id: u64,
     #[prost(int64, tag = "2")]
     name: i64,
-    #[prost(int64, tag = "3")]
-    system_name: i64,
     #[prost(int64, tag = "4")]
     filename: i64,
 }
@@ -268,7 +266,8 @@ impl<'text> Writer<'text> {
                 let next = functions.len() as u64 + 1;
                 let id = *functions.entry((&frame.function, &frame.file)).or_insert_with(|| {
                     let (name, filename) = (self.number(&frame.function), self.number(&frame.file));
-                    profile.function.push(Function { id: next, name, system_name: name, filename });
+                    // Without a name of the linker's, `pprof` shows the name as it is; else it cuts `<…>` off.
+                    profile.function.push(Function { id: next, name, filename });
                     next
                 });
                 Line { function_id: id, line: i64::from(frame.line) }
