@@ -282,7 +282,7 @@ fn every_stack_is_right_whatever_its_frames_are_like() {
     let _one = one_at_a_time();
     let session = Session::start(Config::new().frames(200));
     let mut rng = common::Rng::new(5);
-    for round in 0..4000 {
+    for round in 0..1500 {
         let path: Vec<u8> = (0..rng.below(20)).map(|_| rng.below(STEPS.len()) as u8).collect();
         let descend = || black_box(descend(&path));
         // Threads have stacks of their own.
