@@ -59,24 +59,13 @@ impl Frame {
     }
 }
 
-/// The crate of a demangled path.
+/// The crate of a demangled path: the first name that `::` follows. `<&mut [T] as Trait>` begins with the type; one of
+/// the language itself is in no crate, its trait is.
 fn crate_of(function: &str) -> &str {
-    // `<&mut [T] as Trait>` begins with the type; one of the language itself is in no crate, its trait is.
-    let path = |text: &str| -> Option<usize> {
-        let start = text.find(|character: char| character.is_alphanumeric() || character == '_')?;
-        let name = text[start..].find(|character: char| !(character.is_alphanumeric() || character == '_'))?;
-        text[start + name..].starts_with("::").then_some(start)
-    };
-    let start = function
-        .split_inclusive(" as ")
-        .scan(0, |offset, part| {
-            let start = *offset;
-            *offset += part.len();
-            Some(start)
-        })
-        .find_map(|offset| path(&function[offset..]).map(|start| offset + start));
-    let Some(name) = start.and_then(|start| function.get(start..)) else { return "" };
-    name.split("::").next().unwrap_or_default()
+    let is_name = |character: char| character.is_alphanumeric() || character == '_';
+    let before = function.match_indices("::").map(|(end, _)| &function[..end]);
+    let names = before.map(|before| &before[before.trim_end_matches(is_name).len()..]);
+    names.into_iter().find(|name| !name.is_empty()).unwrap_or_default()
 }
 
 /// As tracemalloc shows a frame: `src/main.rs:12`.
