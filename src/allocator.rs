@@ -4,7 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use crate::cache::current;
-use crate::observer::{self, Request};
+use crate::observe::{self, Request};
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -89,11 +89,9 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc(class, Request::of(layout)),
+            Some(class) => current().alloc(class, Request::of_bytes(layout.size())),
             // SAFETY: the caller keeps the same contract.
-            None if observer::is_on() => unsafe { self.large_alloc_observed(layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.alloc(layout) },
+            None => unsafe { self.alloc_large(layout) },
         }
     }
 
@@ -103,20 +101,16 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
             // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
             Some(class) => unsafe { current().free(class, ptr) },
             // SAFETY: the caller keeps the same contract.
-            None if observer::is_on() => unsafe { self.large_dealloc_observed(ptr, layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.dealloc(ptr, layout) },
+            None => unsafe { self.dealloc_large(ptr, layout) },
         }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc_zeroed(class, Request::of(layout)),
+            Some(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
             // SAFETY: the caller keeps the same contract.
-            None if observer::is_on() => unsafe { self.large_alloc_zeroed_observed(layout) },
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.large.alloc_zeroed(layout) },
+            None => unsafe { self.alloc_zeroed_large(layout) },
         }
     }
 
@@ -129,9 +123,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match (small(layout), small(new_layout)) {
             (Some(old), Some(new)) if old == new => ptr,
             // SAFETY: the caller keeps the same contract.
-            (None, None) if observer::is_on() => unsafe { self.large_realloc_observed(ptr, layout, new_size) },
-            // SAFETY: the caller keeps the same contract.
-            (None, None) => unsafe { self.large.realloc(ptr, layout, new_size) },
+            (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
             _ => {
                 // SAFETY: `new_size` is not 0, and `ptr` is a block of `layout`.
                 unsafe { self.realloc_by_copy(ptr, layout, new_layout) }
@@ -145,6 +137,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     ///
     /// # Safety
     /// As for `GlobalAlloc::realloc`.
+    #[inline(never)]
     unsafe fn realloc_by_copy(&self, ptr: *mut u8, layout: Layout, new_layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
         unsafe {
@@ -158,54 +151,98 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     }
 }
 
-// While an observer is on. A block is known only between its allocation and its free: so the observer hears of it
-// after the one and before the other, when nobody else can have its address.
+// --- Large requests ------------------------------------------------------------------------------------------------
+
+// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save for
+// these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its address.
 impl<L: GlobalAlloc> Pymalloc<L> {
     /// # Safety
-    /// As for `GlobalAlloc::alloc`.
+    /// As for `GlobalAlloc::alloc`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc(layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`; the request is large.
     #[cold]
     #[inline(never)]
-    unsafe fn large_alloc_observed(&self, layout: Layout) -> *mut u8 {
+    unsafe fn alloc_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc(layout) };
-        observer::allocated(block, Request::of(layout));
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
     /// # Safety
-    /// As for `GlobalAlloc::alloc_zeroed`.
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_zeroed_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_zeroed_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc_zeroed(layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
     #[cold]
     #[inline(never)]
-    unsafe fn large_alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
+    unsafe fn alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc_zeroed(layout) };
-        observer::allocated(block, Request::of(layout));
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
     /// # Safety
-    /// As for `GlobalAlloc::dealloc`.
+    /// As for `GlobalAlloc::dealloc`; the request is large.
+    #[inline(never)]
+    unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.dealloc_observed(ptr, layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`; the request is large.
     #[cold]
     #[inline(never)]
-    unsafe fn large_dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
-        observer::freed(ptr);
+    unsafe fn dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
+        observe::freed_wanted(ptr, layout.size());
         // SAFETY: the caller keeps the same contract.
         unsafe { self.large.dealloc(ptr, layout) };
     }
 
     /// # Safety
-    /// As for `GlobalAlloc::realloc`.
+    /// As for `GlobalAlloc::realloc`; the request is large.
+    #[inline(never)]
+    unsafe fn realloc_large(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.realloc_observed(ptr, layout, new_size) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.realloc(ptr, layout, new_size) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`; the request is large.
     #[cold]
     #[inline(never)]
-    unsafe fn large_realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        let old = observer::moving(ptr);
+    unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
-        let new = unsafe { self.large.realloc(ptr, layout, new_size) };
-        if new.is_null() {
-            observer::not_moved(ptr, old);
-        } else {
-            observer::allocated(new, Request::of_bytes(new_size));
-        }
-        new
+        let realloc = || unsafe { self.large.realloc(ptr, layout, new_size) };
+        observe::resized_wanted(ptr, layout.size(), new_size, realloc)
     }
 }

@@ -118,15 +118,19 @@ impl PoolRef {
         self.index
     }
 
+    /// First byte of the pool, whether anybody uses it or not.
+    pub(crate) fn start(self) -> *mut u8 {
+        // SAFETY: metadata is never unmapped.
+        unsafe { self.arena.as_ref() }.start().wrapping_add(self.index * POOL_BYTES)
+    }
+
     /// Tells the pool where its memory and its bitmap are.
     ///
     /// The caller owns the pool.
     pub(crate) fn set_up(self) {
-        // SAFETY: metadata is never unmapped.
-        let start = unsafe { self.arena.as_ref() }.start();
         // SAFETY: line `index` of the first row lies inside the metadata.
         let words = unsafe { (&raw const (*self.arena.as_ptr()).free_bits).cast::<Line<Cell<u64>>>().add(self.index) };
-        self.pool().set_up(start.wrapping_add(self.index * POOL_BYTES), words.cast());
+        self.pool().set_up(self.start(), words.cast());
     }
 
     /// The owner's half of the descriptor.

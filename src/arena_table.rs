@@ -34,6 +34,14 @@ const fn run_mask(first: usize, end: usize) -> u64 {
     (u64::MAX >> (u64::BITS as usize - (end - first))) << first
 }
 
+/// The highest `count` bits of `mask`, or all if there are fewer.
+const fn highest_bits(mut mask: u64, count: usize) -> u64 {
+    while mask.count_ones() as usize > count {
+        mask &= mask - 1;
+    }
+    mask
+}
+
 /// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where these
 /// hold several pools. An OS page with a pool in use is left out.
 fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
@@ -66,6 +74,8 @@ pub(crate) struct ArenaTable {
     free_pools: usize,
     /// Those of them that have touched bytes.
     dirty_pools: usize,
+    /// Dirty pools that were to stay when they were last too many, or more of late.
+    keep_before: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
 }
@@ -81,6 +91,7 @@ impl ArenaTable {
             empty: 0,
             free_pools: 0,
             dirty_pools: 0,
+            keep_before: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
         }
@@ -185,8 +196,8 @@ impl ArenaTable {
         Some(PoolRef::at_index(arena, index))
     }
 
-    /// Takes back a pool whose blocks are all home; returns its arena if that is wholly free and one too many.
-    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> Option<NonNull<Arena>> {
+    /// Takes back a pool whose blocks are all home; returns whether its arena is wholly free now.
+    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
         self.unlink(arena);
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
@@ -199,15 +210,32 @@ impl ArenaTable {
             self.dirty_pools += 1;
         }
         self.link(arena);
-        let in_use = self.counts.mapped - self.empty;
         if this.free.get() == ALL_POOLS {
-            return (self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE)).then_some(arena);
+            return true;
         }
         let pools_in_use = self.counts.mapped * POOLS_PER_ARENA - self.free_pools;
-        if self.dirty_pools > DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE) {
+        let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
+        if self.dirty_pools > keep {
             self.purge_pools(arena, bit, source);
+            self.purge_if_halved(keep, source);
         }
-        None
+        false
+    }
+
+    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are too
+    /// many by then. So rarely, because it looks at every arena.
+    fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
+        if keep <= self.keep_before / 2 {
+            self.purge_beyond(keep, usize::MAX, source);
+            self.keep_before = keep;
+        }
+        self.keep_before = self.keep_before.max(keep);
+    }
+
+    /// A wholly free arena, if there are more than are to stay mapped.
+    pub(crate) fn surplus_arena(&self) -> Option<NonNull<Arena>> {
+        let in_use = self.counts.mapped - self.empty;
+        if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
     }
 
     /// Gives the memory of the free, touched pools among `mask` back to the OS, as far as it is whole OS pages.
@@ -271,6 +299,34 @@ impl ArenaTable {
                 next = unsafe { arena.as_ref() }.next.get();
             }
         }
+    }
+
+    /// Purges dirty pools as long as more than `keep` are left, in at most so many arenas, the emptiest first: from the
+    /// fullest, pools will be taken again soon. `false` if none was purged.
+    pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
+        let mut arenas = 0;
+        for free in (1..=POOLS_PER_ARENA).rev() {
+            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
+            // SAFETY: arenas in the table are live metadata.
+            while let Some(this) = unsafe { next.as_ref() } {
+                let before = self.dirty_pools;
+                if arenas == arenas_max || before <= keep {
+                    return arenas > 0;
+                }
+                if this.dirty.get() != 0 {
+                    // Purging moves no arena between the lists.
+                    self.purge_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    arenas += usize::from(self.dirty_pools < before);
+                }
+                next = this.next.get();
+            }
+        }
+        arenas > 0
+    }
+
+    /// Arenas whose pools are all free.
+    pub(crate) fn empty_count(&self) -> usize {
+        self.empty
     }
 
     /// A wholly free arena, if there is one.

@@ -15,6 +15,8 @@ const LINE_ROWS: usize = BITMAP_WORDS_MAX / WORDS_PER_LINE;
 #[repr(C, align(64))]
 pub(crate) struct Line<W>([W; WORDS_PER_LINE]);
 
+const _: () = assert!(size_of::<Line<u64>>() == CACHE_LINE_BYTES);
+
 /// The bitmaps of all pools of an arena, by rows of lines.
 pub(crate) type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
 

@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_table::ArenaTable;
 use crate::cache::ThreadCache;
-use crate::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
+use crate::config::{CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
 use crate::heap::Heap;
 use crate::pool::{Pool, PoolList, State};
 use crate::pool_set::{PoolSet, Pools, tag_class, tag_set};
@@ -42,8 +42,9 @@ fn ensure(holds: bool, message: &'static str, address: usize) -> Checked {
 }
 
 /// What the walk over the arenas found, for comparison with the walk over the sets.
-#[derive(Default)]
 struct Found {
+    /// Partial and full pools of each class.
+    of_class: [u32; CLASS_COUNT],
     partial: usize,
     empty: usize,
     outstanding: usize,
@@ -53,15 +54,20 @@ struct Found {
     owner: Option<NonNull<PoolSet>>,
 }
 
+impl Found {
+    const NOTHING: Self =
+        Self { of_class: [0; CLASS_COUNT], partial: 0, empty: 0, outstanding: 0, owned: 0, used_bytes: 0, owner: None };
+}
+
 /// Checks the heap, and counts it.
 ///
 /// # Safety
 /// The calling thread has stopped the slow paths.
 pub(crate) unsafe fn check(heap: &Heap) -> Checked<Stats> {
-    let mut found = Found::default();
+    let mut found = Found::NOTHING;
     // SAFETY: the caller stopped the slow paths.
     unsafe { heap.with_stopped_state(|state| check_arenas(heap, &state.arenas, &mut found))? };
-    let mut listed = Found::default();
+    let mut listed = Found::NOTHING;
     for set in heap.sets() {
         // SAFETY: sets are never unmapped; the caller holds all doors, and looks at one value at a time.
         unsafe { set.as_ref().door.with_held(|pools| check_set(heap, set, pools, &mut listed))? };
@@ -73,11 +79,14 @@ pub(crate) unsafe fn check(heap: &Heap) -> Checked<Stats> {
     }
     ensure(found.partial == listed.partial, "a partial pool is in no list", 0)?;
     ensure(found.empty == listed.empty, "an empty pool is in no list", 0)?;
+    ensure(found.of_class == listed.of_class, "the sets' pools of a class are miscounted", 0)?;
     ensure(found.owned == listed.owned, "the sets' pools are miscounted", 0)?;
     ensure(found.used_bytes == listed.used_bytes, "the sets' bytes in use are miscounted", 0)?;
     ensure(found.outstanding == listed.outstanding, "a pool with blocks outstanding is in no inbox", 0)?;
     // SAFETY: the caller's promise is the same.
-    Ok(unsafe { Stats::gather(heap) })
+    let stats = unsafe { Stats::gather(heap) };
+    ensure(stats.bytes.sum() == stats.bytes.arenas, "the bytes of the arenas don't add up", 0)?;
+    Ok(stats)
 }
 
 fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {
@@ -134,6 +143,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
     }
     found.owned += 1;
     found.used_bytes += used * pool.class().block_bytes();
+    found.of_class[pool.class().number() & (CLASS_COUNT - 1)] += u32::from(state != State::Empty);
     found.partial += usize::from(state == State::Partial);
     found.empty += usize::from(state == State::Empty);
     found.outstanding += usize::from(outstanding > 0);
@@ -169,6 +179,7 @@ fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
 fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Found) -> Checked {
     for class in SizeClass::all() {
         listed.partial += check_list(heap, set, pools.partial(class), State::Partial, Some(class))?;
+        listed.of_class[class.number() & (CLASS_COUNT - 1)] += pools.of_class(class);
     }
     let empty = check_list(heap, set, pools.empty(), State::Empty, None)?;
     ensure(empty == pools.empty_count(), "a set's empty pools are miscounted", set.addr().get())?;
@@ -216,7 +227,7 @@ fn check_list(
 
 fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
     for class in SizeClass::all() {
-        for slot in cache.blocks(class) {
+        for slot in cache.all_blocks(class) {
             // Relaxed: a snapshot if the thread runs; every value ever stored is a block of the class.
             let address = slot.load(Ordering::Relaxed).addr();
             let Some(place) = heap.map.pool_of(address) else {

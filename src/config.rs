@@ -49,6 +49,11 @@ pub(crate) const MAGAZINE_SLOTS_MAX: usize = 256;
 /// A magazine grows only while all its slots together stand for at most so many bytes of blocks.
 pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
+/// Most bytes of blocks in a thread's depots.
+pub(crate) const DEPOT_BYTES_MAX: usize = 512 << 10;
+/// Bytes of blocks that all threads' depots together may hold; shared out evenly.
+pub(crate) const DEPOTS_BUDGET_BYTES: usize = 4 << 20;
+
 /// Empty pools that all pool sets together may keep for their threads' next need, rather than return them to their
 /// arenas; shared out evenly.
 pub(crate) const EMPTY_POOLS_BUDGET: usize = 512;
@@ -64,10 +69,17 @@ pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 /// more the one that is being filled weighs little.
 pub(crate) const HUGE_FROM_ARENAS: usize = 8;
 
+/// Pools of a class that a thread has, from which on a further one gets its memory at once rather than an OS page at
+/// a time; only where there are no huge pages. On average half a pool of so many is not used.
+pub(crate) const FAULT_IN_FROM_POOLS: u32 = 16;
+
 /// Wholly free arenas that stay mapped; the larger of this and the share counts.
 pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.
 pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
+
+/// Near the limit of `set_limit`, in its last part of so many, an arena is mapped only when nothing else is left.
+pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 
 /// Touched pools that no set owns, from which on further ones are purged; the larger of this and the share counts.
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;

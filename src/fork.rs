@@ -1,9 +1,9 @@
 //! Fork: the child of a program with many threads can allocate and free at once, and fork again.
 //!
 //! # Protocol
-//! - *prepare* (in the forking thread): stops the slow paths of the whole heap, that is takes every lock in the
-//!   documented order. No pool, list, inbox or arena is then half changed anywhere, and no remote free is under way,
-//!   because threads free into foreign pools only while they hold a door of their own (or the spare set's).
+//! - *prepare* (in the forking thread): takes the debug hooks' locks, then stops the slow paths of the whole heap, that
+//!   is takes every lock in the documented order. No pool, list, inbox or arena is then half changed anywhere, and no
+//!   remote free is under way, because threads free into foreign pools only while they hold a door of their own (or the spare set's).
 //! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
 //!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
 //!   handlers registered even earlier run in between.
@@ -23,7 +23,8 @@
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
-use crate::observer;
+use crate::debug;
+use crate::observe;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -59,6 +60,15 @@ pub(crate) fn watch() {
     }
 }
 
+/// Forks between the first process and this one.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// A number that differs between a process and each of its forked ancestors.
+pub(crate) fn generation() -> u32 {
+    // Relaxed: changes only in a child that has one thread.
+    GENERATION.load(Ordering::Relaxed)
+}
+
 /// Forks that another's handler began after our `prepare` of the outer fork; the forking thread's own number.
 static NESTED: AtomicU32 = AtomicU32::new(0);
 
@@ -68,10 +78,11 @@ unsafe extern "C" fn prepare() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
-    observer::before_stop();
+    observe::before_stop();
+    debug::stop_all();
     let stopped = GLOBAL.stop_slow_paths();
     // Before the locks admit this thread, whoever holds them.
-    observer::after_stop();
+    observe::after_stop();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
@@ -95,13 +106,16 @@ unsafe extern "C" fn in_parent() {
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
     unsafe {
-        observer::before_restart();
+        observe::before_restart();
         GLOBAL.restart_slow_paths();
-        observer::after_restart();
+        debug::restart_all();
+        observe::after_restart();
     }
 }
 
 unsafe extern "C" fn in_child() {
+    // Relaxed: as in `generation`.
+    GENERATION.fetch_add(1, Ordering::Relaxed);
     if ends_nested() {
         return;
     }

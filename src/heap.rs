@@ -9,11 +9,12 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS};
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::PoolSet;
+use crate::report;
 use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 
 /// A heap: everything that the thread caches on top of it share.
@@ -39,6 +40,17 @@ pub(crate) struct Heap {
     state: Lock<HeapState>,
 }
 
+/// Whether a need may be met by mapping an arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// From the arenas there are.
+    No,
+    /// Unless the limit is near: then others are to give up what they can spare first.
+    Soft,
+    /// Up to the limit.
+    Hard,
+}
+
 /// The part of a heap under its lock.
 pub(crate) struct HeapState {
     pub(crate) metadata: Metadata,
@@ -47,6 +59,10 @@ pub(crate) struct HeapState {
     spare_arenas: *const Arena,
     /// Parked sets, linked by `next_parked`.
     parked: *const PoolSet,
+    /// Pools ever taken.
+    pools_taken: u64,
+    /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
+    arenas_forbidden: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
@@ -88,6 +104,8 @@ impl Heap {
                 arenas: ArenaTable::new(),
                 spare_arenas: ptr::null(),
                 parked: ptr::null(),
+                pools_taken: 0,
+                arenas_forbidden: 0,
             }),
         }
     }
@@ -97,28 +115,48 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source.unwrap_or(&SystemMemory)))
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it only if `may_map`. `None` when there is none.
-    pub(crate) fn take_pool(&self, may_map: bool) -> Option<PoolRef> {
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
+    ///
+    /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
+    pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
         self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
-                if !may_map {
+                if !state.may_map(growth) {
                     return None;
                 }
                 state.map_arena(&self.map, source)?;
             }
             let pool = state.arenas.take_pool()?;
+            state.pools_taken += 1;
             pool.set_up();
-            Some(pool)
+            // SAFETY: metadata is never unmapped.
+            let huge = unsafe { pool.arena().as_ref() }.huge.get();
+            Some((pool, !huge && !pool.pool().is_touched()))
         })
+    }
+
+    /// Gives a whole pool, which the caller owns, memory in one call.
+    pub(crate) fn fault_in(&self, pool: PoolRef) {
+        let source = self.source.unwrap_or(&SystemMemory);
+        if POOL_BYTES.is_multiple_of(source.page_bytes())
+            && let Some(start) = NonNull::new(pool.pool().start())
+        {
+            // SAFETY: a pool's memory, whole OS pages.
+            unsafe { source.populate(start, POOL_BYTES) };
+        }
     }
 
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
     pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| {
             for pool in pools {
-                if let Some(arena) = state.arenas.give_pool(pool, source) {
-                    state.unmap_arena(arena, &self.map, source);
+                if !state.arenas.give_pool(pool, source) {
+                    continue;
                 }
+                // Those kept while more arenas were in use are too many, too, when fewer are.
+                while let Some(arena) = state.arenas.surplus_arena()
+                    && state.unmap_arena(arena, &self.map, source)
+                {}
             }
         });
     }
@@ -138,6 +176,36 @@ impl Heap {
             }
             state.arenas.purge_all(source);
         });
+    }
+
+    /// Pools ever taken: who asks twice learns whether any was in between.
+    pub(crate) fn pools_taken(&self) -> u64 {
+        self.with_state(|state, _| state.pools_taken)
+    }
+
+    /// Gives some free memory beyond `keep_bytes` back, an arena's worth at most, so that nobody waits long for the
+    /// lock; `false` if there is none, or somebody took a pool since [`pools_taken`](Self::pools_taken) was `taken`.
+    pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
+        self.with_state(|state, source| {
+            if state.pools_taken != taken {
+                return false;
+            }
+            if state.arenas.empty_count() * ARENA_BYTES > keep_bytes
+                && let Some(arena) = state.arenas.empty_arena()
+                && state.unmap_arena(arena, &self.map, source)
+            {
+                return true;
+            }
+            state.arenas.purge_beyond(keep_bytes / POOL_BYTES, 1, source)
+        })
+    }
+
+    /// Lets at most so many arenas be mapped from now on; returns whether that many or more are.
+    pub(crate) fn set_arena_limit(&self, arenas: usize) -> bool {
+        self.with_state(|state, _| {
+            state.arenas_forbidden = usize::MAX - arenas;
+            state.arenas.counts().mapped >= arenas
+        })
     }
 
     /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.
@@ -298,6 +366,17 @@ impl Heap {
 }
 
 impl HeapState {
+    /// Whether one arena more may be mapped.
+    fn may_map(&self, growth: Growth) -> bool {
+        let limit = usize::MAX - self.arenas_forbidden;
+        let limit = match growth {
+            Growth::No => 0,
+            Growth::Soft => limit - limit / SOFT_LIMIT_SHARE,
+            Growth::Hard => limit,
+        };
+        self.arenas.counts().mapped < limit
+    }
+
     fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
             Some(spare) => spare,
@@ -330,6 +409,7 @@ impl HeapState {
                 }
             }
             self.arenas.add(arena);
+            report::arena_mapped();
             return Some(());
         }
         // No memory for a leaf, or an address beyond the map.

@@ -14,17 +14,19 @@
 //!
 //! # Layers
 //! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
-//! ask `fork`, `public` calls `check` and `stats`.
+//! ask `fork`, which asks `debug`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache` and
+//! `allocator` tell `observe` and `report`.
 //!
 //! | layer | files |
 //! |---|---|
 //! | numbers | `config`, `size_class` |
-//! | the system | `os/`, `fatal`, `sync`, `lock` |
+//! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `public`, `fork` |
-//! | beside | `stats`, `check`; `observer`, and with the feature `trace` the tracer behind it, `trace/` |
+//! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
+//! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
+//! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
 //! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
@@ -43,28 +45,47 @@ mod bitmap;
 mod cache;
 mod check;
 mod config;
+mod debug;
 mod fatal;
 mod fork;
 mod heap;
+mod heap_map;
+mod idle;
 mod lock;
+mod measure;
 mod metadata;
-mod observer;
+pub mod object_pool;
+mod observe;
 mod os;
 mod pool;
 mod pool_set;
 mod public;
+mod purge_thread;
+mod purging;
+#[cfg(feature = "raw")]
+#[doc(hidden)]
+pub mod raw;
 mod remote;
+mod report;
 mod size_class;
 mod stats;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod text;
 #[cfg(feature = "trace")]
 pub mod trace;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;
 pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
-pub use public::{flush_thread_cache, purge, self_check, stats};
-pub use size_class::class_bytes;
-pub use stats::{ClassStats, Stats};
+pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
+pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
+pub use measure::{Measured, measure};
+pub use object_pool::{LocalPool, ObjectPool, Pooled};
+pub use os::SystemMalloc;
+pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches};
+pub use purge_thread::{PurgeConfig, PurgeThread};
+pub use report::request_report;
+pub use size_class::{class_bytes, class_number, usable_size};
+pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};

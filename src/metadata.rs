@@ -91,16 +91,9 @@ impl Metadata {
     fn map_more(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<()> {
         let page_bytes = source.page_bytes();
         let usable_bytes = bytes.max(METADATA_MAPPING_BYTES).next_multiple_of(page_bytes);
-        let all_bytes = usable_bytes + 2 * page_bytes;
-        let start = source.map(all_bytes, page_bytes)?;
-        // SAFETY: both guards lie inside the mapping just made, and nothing uses them.
-        unsafe {
-            source.guard(start, page_bytes);
-            source.guard(start.add(page_bytes + usable_bytes), page_bytes);
-            self.cursor = start.add(page_bytes).as_ptr();
-        }
+        self.cursor = source.map_guarded(usable_bytes, page_bytes)?.as_ptr();
         self.rest_bytes = usable_bytes;
-        self.mapped_bytes += all_bytes;
+        self.mapped_bytes += usable_bytes + 2 * page_bytes;
         Some(())
     }
 }

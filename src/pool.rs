@@ -24,9 +24,7 @@
 //! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
 
 use core::cell::Cell;
-use core::iter::Rev;
 use core::ptr::{self, NonNull};
-use core::slice::Iter;
 
 use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
 use crate::config::{PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
@@ -70,6 +68,17 @@ pub(crate) enum State {
     /// No block is free.
     Full,
     /// All blocks are free, and counted home.
+    Empty,
+}
+
+/// What the return of blocks makes of their pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Home {
+    /// It is partial, and was.
+    Partial,
+    /// It is no longer full.
+    NoLongerFull,
+    /// All its blocks are home.
     Empty,
 }
 
@@ -234,15 +243,45 @@ impl Pool {
         (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
     }
 
-    /// Sets the bits of `mask` in word `word`.
-    #[inline]
-    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+    /// Free blocks of a pool in use that lie wholly in memory never touched.
+    pub(crate) fn uncarved_blocks(&self) -> usize {
+        self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
+    }
+
+    /// Takes `blocks` blocks home, the bits of `mask` in word `word`.
+    #[inline(always)]
+    pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<Home, AlreadyFree> {
         let place = self.word(word);
-        let bits = if self.is_open(word) { place.get() } else { u64::MAX };
-        if bits & mask != 0 {
-            return Err(AlreadyFree { block: word * WORD_BITS + (bits & mask).trailing_zeros() as usize });
+        let bits = place.get();
+        if !self.is_open(word) || bits & mask != 0 {
+            return Err(self.already_free(word, mask));
         }
         place.set(bits | mask);
+        let summary = self.words_free.get();
+        self.words_free.set(summary | 1 << word);
+        let used = self.used.get().wrapping_sub(blocks);
+        self.used.set(used);
+        Ok(match used {
+            0 => Home::Empty,
+            _ if summary == 0 => Home::NoLongerFull,
+            _ => Home::Partial,
+        })
+    }
+
+    /// The first block of `mask` in word `word` that is free.
+    #[cold]
+    fn already_free(&self, word: usize, mask: u64) -> AlreadyFree {
+        AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
+    }
+
+    /// Sets the bits of `mask` in word `word`; their blocks are still counted as used.
+    #[inline]
+    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        if self.free_bits(word) & mask != 0 {
+            return Err(self.already_free(word, mask));
+        }
+        let place = self.word(word);
+        place.set(place.get() | mask);
         self.words_free.set(self.words_free.get() | 1 << word);
         Ok(())
     }
@@ -254,31 +293,35 @@ impl Pool {
     }
 
     /// Takes free blocks, lowest address first, and stores them from the last of `slots` to the first, until either
-    /// runs out.
+    /// runs out; returns the slots that are left.
     #[inline]
-    pub(crate) fn take(&self, slots: &mut Rev<Iter<'_, Slot>>) {
+    pub(crate) fn take<'slots>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
         let block_bytes = self.class().block_bytes();
         let start = self.start.get();
         let mut summary = self.words_free.get();
         let (mut taken, mut end) = (0, 0);
         let first = summary.trailing_zeros() as usize * WORD_BITS * block_bytes;
-        while summary != 0 && slots.len() != 0 {
+        while summary != 0 && !slots.is_empty() {
             let word = summary.trailing_zeros() as usize;
             let place = self.word(word);
             let all = place.get();
             let word_start = start.wrapping_add(word * WORD_BITS * block_bytes);
-            let left = if all == u64::MAX && slots.len() >= WORD_BITS {
+            let left = if all == u64::MAX
+                && let Some((others, word_slots)) = slots.split_last_chunk::<WORD_BITS>()
+            {
                 // All of a word: no bits to look for. The usual case while a heap grows.
-                for (number, slot) in slots.take(WORD_BITS).enumerate() {
+                for (number, slot) in word_slots.iter().rev().enumerate() {
                     // Relaxed: slots are read by their thread, or under the door.
                     slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
                 }
+                slots = others;
                 0
             } else {
                 let mut bits = all;
                 while bits != 0
-                    && let Some(slot) = slots.next()
+                    && let Some((slot, others)) = slots.split_last()
                 {
+                    slots = others;
                     let number = bits.trailing_zeros() as usize;
                     bits &= bits - 1;
                     // Relaxed: as above.
@@ -300,27 +343,48 @@ impl Pool {
             }
         }
         self.words_free.set(summary);
-        self.used.set(self.used.get().wrapping_add(taken));
+        self.note_taken(taken, first, end);
+        slots
+    }
+
+    /// Takes the free block with the lowest address.
+    pub(crate) fn take_one(&self) -> Option<Block> {
+        let summary = self.words_free.get();
+        if summary == 0 {
+            return None;
+        }
+        let word = summary.trailing_zeros() as usize;
+        let bits = self.word(word).get();
+        let left = bits & (bits - 1);
+        self.word(word).set(left);
+        if left == 0 {
+            self.words_free.set(summary & (summary - 1));
+            if self.words_free.get() == 0 {
+                self.open_words();
+            }
+        }
+        let block_bytes = self.class().block_bytes();
+        let offset = (word * WORD_BITS + bits.trailing_zeros() as usize) * block_bytes;
+        let end = offset + block_bytes;
+        let parts = parts_of(offset, end);
+        let zeroed = offset >= self.touched_bytes() || self.purged.get() & parts == parts;
+        self.note_taken(1, offset, end);
+        NonNull::new(self.start.get().wrapping_add(offset)).map(|start| Block { start, zeroed })
+    }
+
+    /// Counts blocks that were taken, all inside `first..end`, in bytes from the pool's start.
+    #[inline]
+    fn note_taken(&self, blocks: u32, first: usize, end: usize) {
+        self.used.set(self.used.get().wrapping_add(blocks));
         self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
         if self.purged.get() != 0 {
             self.purged.set(self.purged.get() & !parts_of(first, end));
         }
     }
-
-    /// Takes the free block with the lowest address.
-    pub(crate) fn take_one(&self) -> Option<Block> {
-        let (touched, purged) = (self.touched_bytes.get() as usize, self.purged.get());
-        let slot = [Slot::new(ptr::null_mut())];
-        self.take(&mut slot.iter().rev());
-        let start = NonNull::new(slot[0].load(Ordering::Relaxed))?;
-        let offset = start.addr().get() - self.start.get().addr();
-        let parts = parts_of(offset, offset + self.class().block_bytes());
-        Some(Block { start, zeroed: offset >= touched || purged & parts == parts })
-    }
 }
 
 /// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
-fn parts_of(first: usize, end: usize) -> u8 {
+pub(crate) fn parts_of(first: usize, end: usize) -> u8 {
     let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(PURGE_PARTS));
     if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
 }

@@ -42,6 +42,9 @@ impl SizeClass {
         (0..CLASS_COUNT as u8).map(Self)
     }
 
+    /// The class with the smallest blocks.
+    pub(crate) const SMALLEST: Self = Self(0);
+
     /// The class with the largest blocks.
     pub(crate) const LARGEST: Self = Self(CLASS_COUNT as u8 - 1);
 
@@ -80,7 +83,7 @@ impl SizeClass {
     pub(crate) const fn locator(self) -> Locator {
         let block_bytes = self.block_bytes() as u32;
         let number = self.number() & (CLASS_COUNT - 1);
-        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks_bytes: POOL_BLOCKS[number] as u32 * block_bytes }
+        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks: POOL_BLOCKS[number] as u32 }
     }
 
     /// [`Locator::block_at`], for one block.
@@ -94,8 +97,8 @@ impl SizeClass {
 pub(crate) struct Locator {
     reciprocal: u32,
     block_bytes: u32,
-    /// Bytes of all blocks of a pool: less than the pool's by the tail that no block fits into.
-    blocks_bytes: u32,
+    /// Blocks in a pool.
+    blocks: u32,
 }
 
 /// The blocks of one bitmap word, as a range of addresses.
@@ -110,7 +113,7 @@ impl Locator {
     #[inline(always)]
     pub(crate) const fn word_range(self, pool_start: usize, word: usize) -> WordRange {
         let skip_bytes = word * WORD_BITS * self.block_bytes as usize;
-        let rest_bytes = (self.blocks_bytes as usize).saturating_sub(skip_bytes);
+        let rest_bytes = (self.blocks as usize * self.block_bytes as usize).saturating_sub(skip_bytes);
         let word_bytes = WORD_BITS * self.block_bytes as usize;
         let bytes = if rest_bytes < word_bytes { rest_bytes } else { word_bytes };
         WordRange { start: pool_start + skip_bytes, bytes }
@@ -135,12 +138,8 @@ impl Locator {
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let quotient = Quotient(offset as u64 * self.reciprocal as u64);
-        if quotient.is_exact() && (offset as u32) < self.blocks_bytes {
-            Some((quotient.0 >> RECIPROCAL_SHIFT) as usize)
-        } else {
-            None
-        }
+        let number = Quotient(offset as u64 * self.reciprocal as u64).number_or_more();
+        if number < self.blocks { Some(number as usize) } else { None }
     }
 }
 
@@ -154,7 +153,14 @@ pub(crate) struct Quotient(u64);
 impl Quotient {
     /// A quotient that is exact.
     pub(crate) const EXACT: Self = Self(0);
-    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << 19);
+    const INEXACT_SHIFT: u32 = 19;
+    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << Self::INEXACT_SHIFT);
+
+    /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
+    #[inline(always)]
+    const fn number_or_more(self) -> u32 {
+        ((self.0 >> Self::INEXACT_SHIFT) as u32).rotate_right(RECIPROCAL_SHIFT - Self::INEXACT_SHIFT)
+    }
 
     /// The bit of the block in its word.
     #[inline(always)]
@@ -217,29 +223,141 @@ pub const fn class_bytes(layout: Layout) -> Option<usize> {
     }
 }
 
+/// The number of the size class that serves `layout`, or `None` when `layout` goes to the large allocator.
+///
+/// It is the index of the class in [`Stats::classes`](crate::Stats::classes).
+///
+/// ```
+/// use std::alloc::Layout;
+/// assert_eq!(pymalloc::class_number(Layout::new::<u64>()), Some(0));
+/// assert_eq!(pymalloc::class_number(Layout::new::<[u8; 20]>()), Some(2));
+/// assert_eq!(pymalloc::class_number(Layout::new::<[u8; 513]>()), None);
+/// ```
+pub const fn class_number(layout: Layout) -> Option<usize> {
+    match SizeClass::of(layout) {
+        Some(class) => Some(class.number()),
+        None => None,
+    }
+}
+
+/// Bytes that a block for `layout` takes: its class's, or, of a large request, at least the bytes asked for.
+///
+/// The layout alone decides, so there is no pointer to pass. To *use* the bytes beyond the layout's size, ask for them:
+/// a layout of the usable size gets the same class, at the same cost. (The compiler takes `alloc` at its word, and may
+/// treat an access beyond the size that was asked for as undefined.)
+///
+/// ```
+/// use std::alloc::Layout;
+/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 20]>()), 24);
+/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 1000]>()), 1000);
+/// ```
+pub const fn usable_size(layout: Layout) -> usize {
+    match SizeClass::of(layout) {
+        Some(class) => class.block_bytes(),
+        None => layout.size(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Every size near a power of two, and every one that can make a difference: a size or an alignment above
+    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other bits are.
+    fn sizes() -> impl Iterator<Item = usize> {
+        let near = (0..usize::BITS).flat_map(|shift| {
+            let power = 1_usize << shift;
+            [power.wrapping_sub(1), power, power + 1, power.wrapping_add(SMALL_MAX_BYTES), !power, !power & !511]
+        });
+        (0..=1 << 16).chain(near).chain([usize::MAX])
+    }
+
     #[test]
     fn every_size_and_alignment_has_the_smallest_class_that_fits_it() {
-        for align_shift in 0..=12 {
+        for align_shift in 0..usize::BITS {
             let align = 1_usize << align_shift;
-            for size in 1..=2048_usize {
-                let rounded = size.next_multiple_of(align).next_multiple_of(CLASS_STEP_BYTES);
+            for size in sizes() {
+                let rounded = size.checked_next_multiple_of(align.max(CLASS_STEP_BYTES));
                 let class = SizeClass::of_size_align(size, align);
-                if rounded <= SMALL_MAX_BYTES {
-                    let class = class.expect("a small layout has a class");
-                    assert_eq!(class.block_bytes(), rounded, "size {size} align {align}");
-                    assert_eq!(class.number(), rounded / CLASS_STEP_BYTES - 1);
-                } else {
-                    assert_eq!(class, None, "size {size} align {align}");
+                match rounded.filter(|&rounded| size != 0 && rounded <= SMALL_MAX_BYTES) {
+                    Some(rounded) => {
+                        let class = class.expect("a small layout has a class");
+                        assert_eq!(class.block_bytes(), rounded, "size {size} align {align}");
+                        assert_eq!(class.number(), rounded / CLASS_STEP_BYTES - 1);
+                    }
+                    None => assert_eq!(class, None, "size {size} align {align}"),
                 }
             }
         }
-        assert_eq!(SizeClass::of_size_align(0, 1), None);
-        assert_eq!(SizeClass::of_size_align(isize::MAX as usize, 1), None);
-        assert_eq!(SizeClass::of_size_align(usize::MAX, 1 << 63), None);
+    }
+
+    #[test]
+    fn numbers_and_classes_are_the_same_thing() {
+        for (number, class) in SizeClass::all().enumerate() {
+            assert_eq!((class.number(), SizeClass::from_number(number)), (number, Some(class)));
+            assert_eq!(SizeClass::of_size_align(class.block_bytes(), 1), Some(class));
+            assert_eq!(class.pool_blocks(), POOL_BYTES / class.block_bytes());
+            let words = (0..class.bitmap_words()).map(|word| class.full_word(word));
+            let bits: Vec<_> = words.flat_map(|word| (0..WORD_BITS).map(move |bit| word >> bit & 1 == 1)).collect();
+            assert!(bits.iter().enumerate().all(|(block, &is_set)| is_set == (block < class.pool_blocks())));
+            assert!(bits.len() >= class.pool_blocks() && bits.len() < class.pool_blocks() + WORD_BITS);
+        }
+        assert_eq!(SizeClass::all().count(), CLASS_COUNT);
+        assert_eq!(SizeClass::all().last(), Some(SizeClass::LARGEST));
+        for number in (CLASS_COUNT..1 << 16).chain([usize::MAX]) {
+            assert_eq!(SizeClass::from_number(number), None);
+        }
+    }
+
+    #[test]
+    fn the_fraction_of_every_quotient_is_where_the_mask_looks_for_it() {
+        for class in SizeClass::all() {
+            let reciprocal = u64::from(class.locator().reciprocal);
+            for offset in 0..POOL_BYTES {
+                let quotient = offset as u64 * reciprocal;
+                let fraction = quotient & ((1 << RECIPROCAL_SHIFT) - 1);
+                if offset.is_multiple_of(class.block_bytes()) {
+                    assert!(fraction < 1 << 15);
+                } else {
+                    assert!(fraction >= 1 << 19);
+                }
+                assert_eq!(quotient >> RECIPROCAL_SHIFT, (offset / class.block_bytes()) as u64);
+            }
+        }
+    }
+
+    #[test]
+    fn a_sum_of_quotients_is_exact_if_and_only_if_all_are() {
+        for class in SizeClass::all() {
+            let locator = class.locator();
+            let range = locator.word_range(0, 0);
+            let quotients: Vec<_> = (0..WORD_BITS * class.block_bytes())
+                .step_by(5)
+                .filter_map(|at| locator.quotient_in(range, at))
+                .collect();
+            for one in &quotients {
+                for other in quotients.iter().step_by(7) {
+                    assert_eq!(one.join(*other).is_exact(), one.is_exact() && other.is_exact());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn blocks_that_share_a_word_may_and_far_ones_may_not() {
+        for class in SizeClass::all() {
+            let locator = class.locator();
+            let word_bytes = WORD_BITS * class.block_bytes();
+            let one = 1 << 40;
+            for distance in 0..4 * word_bytes {
+                for other in [one + distance, one - distance] {
+                    let may = locator.may_share_word(one, other);
+                    assert!(may || distance >= word_bytes, "{class:?} distance {distance}");
+                    assert!(!may || distance <= word_bytes, "{class:?} distance {distance}");
+                }
+            }
+            assert!(!locator.may_share_word(0, usize::MAX / 2) && !locator.may_share_word(usize::MAX / 2, 0));
+        }
     }
 
     #[test]
@@ -254,19 +372,22 @@ mod tests {
     }
 
     #[test]
-    fn every_address_near_a_word_gives_its_bit_or_none() {
+    fn every_address_gives_its_bit_in_its_word_and_none_in_others() {
         let pool_start = 7 * POOL_BYTES;
+        // All addresses of three pools, or only those near the word where that would take a minute.
+        let near = if cfg!(debug_assertions) { 9 } else { POOL_BYTES };
         for class in SizeClass::all() {
             let locator = class.locator();
             for word in 0..class.bitmap_words() {
                 let range = locator.word_range(pool_start, word);
                 let first = word * WORD_BITS * class.block_bytes();
-                for offset in first.saturating_sub(9)..(first + WORD_BITS * class.block_bytes() + 9).min(POOL_BYTES + 9)
-                {
-                    let block = locator.block_at(offset).filter(|block| block / WORD_BITS == word);
-                    let inside = offset >= first && offset / class.block_bytes() / WORD_BITS == word;
-                    let inside = inside && offset / class.block_bytes() < class.pool_blocks();
-                    let quotient = locator.quotient_in(range, pool_start + offset);
+                let first = (pool_start + first).saturating_sub(near);
+                for address in first..first + WORD_BITS * class.block_bytes() + 2 * near {
+                    let number = address.checked_sub(pool_start).map(|offset| offset / class.block_bytes());
+                    let inside = number.is_some_and(|n| n / WORD_BITS == word && n < class.pool_blocks());
+                    let offset = address.wrapping_sub(pool_start);
+                    let block = number.filter(|_| inside && offset.is_multiple_of(class.block_bytes()));
+                    let quotient = locator.quotient_in(range, address);
                     assert_eq!(quotient.is_some(), inside, "{class:?} offset {offset}");
                     let Some(quotient) = quotient else { continue };
                     assert_eq!(quotient.is_exact(), block.is_some(), "{class:?} offset {offset}");

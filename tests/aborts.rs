@@ -5,10 +5,9 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System, alloc, dealloc};
 use std::hint::black_box;
-use std::os::unix::process::ExitStatusExt;
 use std::thread;
 
-use common::{is_child, run_child};
+use common::abort_of;
 use pymalloc::{Pymalloc, flush_thread_cache, purge};
 
 #[global_allocator]
@@ -19,18 +18,7 @@ const BYTES_128: Layout = Layout::new::<[u64; 16]>();
 
 /// Runs `misuse` in a process of its own, which must abort with `message` and nothing else.
 fn aborts(test: &str, message: &str, misuse: fn()) {
-    if is_child() {
-        let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: a valid limit.
-        let error = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) };
-        assert_eq!(error, 0);
-        misuse();
-        // Not reached, or else the parent sees this status.
-        std::process::exit(0);
-    }
-    let output = run_child(test);
-    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
-    let printed = String::from_utf8(output.stderr).expect("UTF-8");
+    let printed = abort_of(test, misuse);
     assert_eq!(printed.matches('\n').count(), 1, "one line: {printed:?}");
     assert!(printed.ends_with('\n'), "{printed:?}");
     assert!(printed.starts_with("pymalloc: "), "{printed:?}");

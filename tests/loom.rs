@@ -6,6 +6,8 @@
 //! the crate, so `world`, `poison` and `session` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!
+//! So are the shared parts of object pools, with a twin of their own `sync.rs`.
+//!
 //! # How to run
 //! ```text
 //! RUSTFLAGS="--cfg pymalloc_loom" cargo test --release --test loom --target-dir target/loom
@@ -27,6 +29,8 @@ mod sync;
 
 #[path = "loom/locks.rs"]
 mod locks;
+#[path = "loom/object_pool/mod.rs"]
+mod object_pool;
 #[path = "loom/owners.rs"]
 mod owners;
 #[path = "loom/poison.rs"]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Shows that the loom models can fail. Weakens each ordering of src/remote.rs and src/lock.rs in turn, and breaks the
+# Shows that the loom models can fail. Weakens each ordering of src/remote.rs, src/lock.rs
+# and src/object_pool/magazine.rs in turn, and breaks the
 # order of their calls in a few ways, in a copy of the repository, and prints which models notice.
 #
 #   tests/loom_mutations.sh [pattern]     only the mutations whose "file:line" or name matches
@@ -71,7 +72,7 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/remote.rs src/lock.rs; do
+for file in src/remote.rs src/lock.rs src/object_pool/magazine.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -132,7 +133,24 @@ break_by $poison "who stops all doors does not look for newcomers" 's/if self\.s
 
 # The same for trace/.
 session=tests/loom/session.rs
-break_by $session "the session is announced before the poison" 's/(self\.set_poison\(1\);\s*)(self\.session\.store\(session, Ordering::Release\);)/$2 $1/'
+break_by $session "the session is announced before the poison" 's/self\.set_poison\(1\);(.*?)(self\.session\.store\(session, Ordering::Release\);)/$1 $2 self.set_poison(1);/s'
+break_by $session "the session is announced before the tracer is wanted" 's/(self\.wanted\.store\(1, Ordering::Relaxed\);)\s*(self\.session\.store\(session, Ordering::Release\);)/$2 $1/'
 break_by $session "the session is announced without Release" 's/self\.session\.store\(session, Ordering::Release\)/self.session.store(session, Ordering::Relaxed)/'
 break_by $session "an allocation reads the session without Acquire" 's/self\.session\.load\(Ordering::Acquire\)/self.session.load(Ordering::Relaxed)/'
 break_by $session "the table does not ask for the session" 's/if table\.session == session/if table.session == session || true/'
+# Object pools: the fences are the twin's, as `Visit` and `Gate` use them.
+fences=tests/loom/object_pool/sync.rs
+break_by $fences "the light fence orders nothing" 's/(fn light_fence\(\) \{).*?\}/$1}/s'
+break_by $fences "the heavy fence orders nothing" 's/(fn heavy_fence\(\) \{).*?\}/$1}/s'
+magazine=src/object_pool/magazine.rs
+break_by $magazine "who stops an owner does not wait for its visit to end" 's/while self\.busy\.load/if false \&\& self.busy.load/'
+break_by $magazine "an owner does not look at the gate before it pops" 's/if !gate\.is_open\(\) \{/if !gate.is_open() \&\& false {/'
+break_by $magazine "an owner does not look at the gate before it pushes" 's/if gate\.is_open\(\) \{ visit/if gate.is_open() || true { visit/'
+stock=src/object_pool/stock.rs
+break_by $stock "who is about to wait does not stop the owners" 's/(must pass the lock\.\n *)self\.stop\(&mut state\);/$1/'
+break_by $stock "the gate opens while somebody waits" 's/if state\.waiters\.is_empty\(\) \{ state\.quiet \+ 1 \}/if true { state.quiet + 1 }/'
+break_by $stock "who gives up keeps what was granted" 's/Some\(Grant::Idle\(item\)\) => self\.put\(None, item\),/Some(Grant::Idle(_)) => None,/'
+break_by $stock "a loss lets nobody create" 's/match state\.waiters\.grant\(Grant::Create\) \{/match Err::<Waker, ()>(()) {/'
+break_by $stock "who ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
+break_by $stock "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
+break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.magazines/$1 \&\& false \&\& state.magazines/'

@@ -100,13 +100,37 @@ impl Chain {
     }
 }
 
-fn set_mapped_limit(bytes: Option<usize>) {
+/// The limit on all that is mapped, or on what is private and writable.
+#[derive(Clone, Copy)]
+enum Limit {
+    AddressSpace,
+    Data,
+}
+
+impl Limit {
+    fn resource(self) -> libc::__rlimit_resource_t {
+        match self {
+            Self::AddressSpace => libc::RLIMIT_AS,
+            Self::Data => libc::RLIMIT_DATA,
+        }
+    }
+
+    /// What counts against it now; stacks are counted in, which the kernel does not.
+    fn used_bytes(self) -> usize {
+        match self {
+            Self::AddressSpace => common::mapped_bytes(),
+            Self::Data => common::data_bytes(),
+        }
+    }
+}
+
+fn set_limit(resource: Limit, bytes: Option<usize>) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a place for the limit, and a limit.
     unsafe {
-        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), 0);
+        assert_eq!(libc::getrlimit(resource.resource(), &raw mut limit), 0);
         limit.rlim_cur = bytes.map_or(limit.rlim_max, |bytes| bytes as libc::rlim_t);
-        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const limit), 0);
+        assert_eq!(libc::setrlimit(resource.resource(), &raw const limit), 0);
     }
 }
 
@@ -143,7 +167,7 @@ fn free_in_the_other_thread(start: *mut u8) {
     }
 }
 
-fn exhaust_and_recover() {
+fn exhaust_and_recover(limit: Limit) {
     let mut thread = 0;
     // SAFETY: `thread` is a place for the handle; the argument is not used.
     let error = unsafe { libc::pthread_create(&raw mut thread, null(), free_what_comes, null_mut()) };
@@ -152,7 +176,7 @@ fn exhaust_and_recover() {
     // freed serves the others.
     let enough_bytes = HEADROOM_BYTES / 2;
     let before = assert_sound().blocks_live();
-    set_mapped_limit(Some(common::mapped_bytes() + HEADROOM_BYTES));
+    set_limit(limit, Some(limit.used_bytes() + HEADROOM_BYTES));
 
     for bytes in [64, 8, 512, 24, 136, 16, 256, 48] {
         let mut chain = Chain::new(bytes);
@@ -189,7 +213,7 @@ fn exhaust_and_recover() {
     small.free_all();
     largest.free_all();
 
-    set_mapped_limit(None);
+    set_limit(limit, None);
     let mut chain = Chain::new(FREED_THERE.size());
     let more_than_before = 2 * HEADROOM_BYTES / FREED_THERE.size();
     chain.grow(more_than_before);
@@ -202,7 +226,52 @@ fn exhaust_and_recover() {
 }
 
 #[test]
-fn null_comes_and_memory_comes_back() {
+fn null_comes_at_the_limit_of_address_space_and_memory_comes_back() {
     // The limit holds for the whole process.
-    alone("null_comes_and_memory_comes_back", exhaust_and_recover);
+    alone("null_comes_at_the_limit_of_address_space_and_memory_comes_back", || {
+        exhaust_and_recover(Limit::AddressSpace);
+    });
+}
+
+#[test]
+fn null_comes_at_the_limit_of_data_and_memory_comes_back() {
+    alone("null_comes_at_the_limit_of_data_and_memory_comes_back", || exhaust_and_recover(Limit::Data));
+}
+
+/// Unlike the system's limits, this one is the heap's own: large requests go on.
+fn exhaust_and_recover_below_a_limit_of_the_heap() {
+    let arenas = 6;
+    let before = assert_sound().blocks_live();
+    pymalloc::set_limit(arenas * pymalloc::ARENA_BYTES + 1);
+    let mut chain = Chain::new(64);
+    for _ in 0..3 {
+        chain.grow(usize::MAX);
+        assert_eq!(assert_sound().arenas_mapped, arenas);
+        assert!(chain.bytes() > (arenas - 1) * pymalloc::ARENA_BYTES, "{}", chain.bytes());
+        let large = Layout::from_size_align(1 << 20, 8).expect("valid");
+        // SAFETY: the size is not 0, and the block is freed once.
+        unsafe {
+            let start = black_box(alloc(large));
+            assert!(!start.is_null());
+            dealloc(start, large);
+        }
+        chain.free_half();
+    }
+    // A limit below what is in use gives back what is free, and takes nothing away.
+    let mapped = assert_sound().arenas_mapped;
+    pymalloc::set_limit(0);
+    let most = chain.blocks;
+    chain.grow(usize::MAX);
+    assert!(chain.blocks >= most && assert_sound().arenas_mapped <= mapped);
+    pymalloc::set_limit(usize::MAX);
+    let blocks = 2 * arenas * pymalloc::ARENA_BYTES / 64;
+    chain.grow(blocks);
+    assert!(chain.blocks >= blocks);
+    chain.free_all();
+    assert_live_near(before, SLACK_BLOCKS);
+}
+
+#[test]
+fn null_comes_at_the_limit_of_the_heap_and_memory_comes_back() {
+    alone("null_comes_at_the_limit_of_the_heap_and_memory_comes_back", exhaust_and_recover_below_a_limit_of_the_heap);
 }

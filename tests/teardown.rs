@@ -234,3 +234,29 @@ fn detached_threads_may_end_by_pthread_exit() {
     common::watchdog_off();
     assert_live_near(before, SLACK_BLOCKS);
 }
+
+extern "C-unwind" fn allocate_and_free(block: *mut c_void) -> *mut c_void {
+    only_free(block);
+    drop(boxed_block(block.addr() / 16));
+    null_mut()
+}
+
+#[test]
+fn ten_thousand_threads_start_and_end_and_leave_nothing() {
+    let _one = one_at_a_time();
+    let before = assert_sound();
+    const AT_ONCE: usize = 50;
+    for wave in 0..10_000 / AT_ONCE {
+        let threads: Vec<_> =
+            (0..AT_ONCE).map(|number| start(allocate_and_free, boxed_block(wave * AT_ONCE + number))).collect();
+        threads.into_iter().for_each(join);
+    }
+    let after = assert_sound();
+    assert_live_near(before.blocks_live(), SLACK_BLOCKS);
+    if !cfg!(feature = "bypass") {
+        // What ended threads left serves those that start later.
+        let caches = |stats: &pymalloc::Stats| stats.caches_live + stats.caches_parked;
+        assert!(caches(&after) <= caches(&before) + AT_ONCE + 1, "{after}");
+        assert!(after.arenas_mapped <= before.arenas_mapped + 2, "{after}");
+    }
+}

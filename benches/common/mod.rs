@@ -1,6 +1,11 @@
 //! What the benchmarks share. Each runs on this crate and on the system's allocator in the same
 //! run, called directly: criterion's own memory comes from the system.
-#![allow(dead_code, reason = "every benchmark that includes this file uses its own part of it")]
+#![allow(
+    dead_code,
+    unused_macros,
+    unused_imports,
+    reason = "every benchmark that includes this file uses its own part of it"
+)]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;

@@ -2,7 +2,7 @@
 //!
 //! A magazine is an array of block addresses used as a stack. `alloc` pops, `free` pushes; neither reads or writes
 //! the block, its pool or any lock. Magazines are Bonwick's (Bonwick and Adams, USENIX 2001), with a thread in
-//! place of a CPU and flushes by half in place of a depot.
+//! place of a CPU; behind each is a depot (see `depot`).
 //!
 //! # Invariants
 //! - *Owner*: `top` is written by the cache's thread only, and, under the door of its set, by who recovers the cache
@@ -17,19 +17,27 @@
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 
+mod depot;
+mod idle;
 mod slot;
 mod slow;
+mod tls;
 
 use core::cell::Cell;
+use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::heap::Heap;
-use crate::observer::Request;
+use crate::observe::Request;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
+use depot::Depot;
+use idle::Seen;
 
+#[cfg(feature = "raw")]
+pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
 
 /// The free blocks of one class that a thread has at hand.
@@ -62,12 +70,17 @@ pub(crate) struct ThreadCache {
     pub(crate) set: PoolSet,
     magazines: [Magazine; CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
+    depots: [Depot; CLASS_COUNT],
+    /// Bytes of all blocks in the depots. Door.
+    depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Whether the magazines are poisoned. Door.
-    poisoned: Cell<bool>,
-    /// Calls on the slow path while poisoned. Door.
-    poisoned_calls: Cell<u64>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
+    poison: Cell<u8>,
+    /// Calls on the slow path so far. Door.
+    slow_calls: Cell<u64>,
+    /// What a purge thread saw last. Door.
+    seen: Seen,
     /// The first arrays of the magazines.
     first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
 }
@@ -75,8 +88,13 @@ pub(crate) struct ThreadCache {
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
 
+/// All caches are poisoned: somebody wants to see every call of the program.
+const POISON_ALL: u8 = 1;
+/// The cache's thread wants to see its own calls.
+const POISON_OWN: u8 = 2;
+
 /// Most slots of a magazine of `class`.
-const fn capacity_max(class: SizeClass) -> usize {
+pub(crate) const fn capacity_max(class: SizeClass) -> usize {
     let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
     let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
     if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
@@ -87,15 +105,21 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory. The slow path tells the observer of `request`.
+    /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
     #[inline(always)]
     pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
+        self.alloc_or(class, || self.alloc_slow(class, request))
+    }
+
+    /// A block of `class` from its magazine, or what `slow` returns if there is none.
+    #[inline(always)]
+    pub(crate) fn alloc_or(&self, class: SizeClass, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
         // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
         if top <= magazine.floor.load(Ordering::Relaxed) {
-            return self.alloc_slow(class, request);
+            return slow();
         }
         // SAFETY: `top` is above `base` (*Bounds*).
         let slot = unsafe { top.sub(1) };
@@ -104,6 +128,9 @@ impl ThreadCache {
         // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
         // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
         magazine.top.store(slot, Ordering::Release);
+        // Spares the caller its test for null.
+        // SAFETY: slots below `top` hold blocks (*Bounds*).
+        unsafe { assert_unchecked(!block.is_null()) };
         block
     }
 
@@ -151,9 +178,12 @@ impl ThreadCache {
             }; CLASS_COUNT],
             shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0), allocated: Cell::new(false) } };
                 CLASS_COUNT],
+            depots: [const { Depot::new() }; CLASS_COUNT],
+            depot_bytes: Cell::new(0),
             heap: Cell::new(None),
-            poisoned: Cell::new(false),
-            poisoned_calls: Cell::new(0),
+            poison: Cell::new(0),
+            slow_calls: Cell::new(0),
+            seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
         }
     }
@@ -165,6 +195,7 @@ impl ThreadCache {
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
+                cache.set_own_poison(false);
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -223,8 +254,8 @@ impl ThreadCache {
     /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
     /// undo all that the other did.
     ///
-    /// The seam for tracing and hardening, which cost nothing while they are off.
-    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "tracing and hardening use it"))]
+    /// What tracing begins and ends with; it costs nothing while it is off.
+    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {
@@ -239,10 +270,25 @@ impl ThreadCache {
 
     /// Sets or lifts the poison of all magazines. Door.
     pub(crate) fn set_poison(&self, poisoned: bool) {
-        self.poisoned.set(poisoned);
+        self.set_reason(POISON_ALL, poisoned);
+    }
+
+    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
+    pub(crate) fn set_own_poison(&self, poisoned: bool) {
+        self.set_reason(POISON_OWN, poisoned);
+    }
+
+    fn set_reason(&self, reason: u8, on: bool) {
+        let others = self.poison.get() & !reason;
+        self.poison.set(if on { others | reason } else { others });
         for class in SizeClass::all() {
             self.set_bounds(class);
         }
+    }
+
+    /// Whether the magazines are poisoned, for whatever reason. Door.
+    fn is_poisoned(&self) -> bool {
+        self.poison.get() != 0
     }
 
     fn set_bounds(&self, class: SizeClass) {
@@ -251,7 +297,7 @@ impl ThreadCache {
         let base = magazine.base.load(Ordering::Relaxed);
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
-        let (floor, ceiling) = match (self.poisoned.get(), shape.allocated.get()) {
+        let (floor, ceiling) = match (self.is_poisoned(), shape.allocated.get()) {
             (true, _) => (highest, ptr::null_mut()),
             (false, false) => (highest, base.wrapping_add(usize::from(shape.capacity.get()))),
             (false, true) => (base, base.wrapping_add(usize::from(shape.capacity.get()))),
@@ -264,10 +310,22 @@ impl ThreadCache {
         &self.shapes[class.number() & (CLASS_COUNT - 1)]
     }
 
-    /// Calls that took the slow path because of the poison. Door.
+    /// Slots of the magazine's array. Door.
+    pub(crate) fn slots(&self, class: SizeClass) -> usize {
+        usize::from(self.shape(class).capacity.get())
+    }
+
+    /// Calls that took the slow path. Door.
     #[cfg(test)]
-    pub(crate) fn poisoned_calls(&self) -> u64 {
-        self.poisoned_calls.get()
+    pub(crate) fn slow_calls(&self) -> u64 {
+        self.slow_calls.get()
+    }
+
+    /// All slots that hold a free block of `class`, magazine first, then chunk by chunk of the depot. Door.
+    ///
+    /// As exact as [`blocks`](Self::blocks).
+    pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
+        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten()
     }
 
     /// The slots of the magazine that hold a block. Door.

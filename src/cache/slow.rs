@@ -27,7 +27,7 @@ use core::ptr::NonNull;
 use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
 use crate::heap::Heap;
-use crate::observer::{self, Request};
+use crate::observe::{self, Request};
 use crate::pool::Block;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
@@ -52,7 +52,7 @@ impl ThreadCache {
             self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
         });
-        observer::allocated(block, request);
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 
@@ -66,6 +66,9 @@ impl ThreadCache {
 
     /// Fills half of an empty magazine. Door.
     fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        if self.unstow(class) {
+            return;
+        }
         self.grow(class, heap);
         let slots = self.array(class);
         let refill = slots.get(..slots.len() / 2).unwrap_or_default();
@@ -113,7 +116,7 @@ impl ThreadCache {
             Some(block)
         });
         let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
-        observer::allocated(block, request);
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 
@@ -123,8 +126,7 @@ impl ThreadCache {
         let Some(heap) = self.heap.get() else {
             return slot::free_without_cache(class, block);
         };
-        // Before the block can be anybody else's.
-        observer::freed(block);
+        observe::freed(block, class.block_bytes());
         self.set.enter(heap, |inside| {
             self.note_slow_call();
             if self.push(class, block) {
@@ -132,20 +134,20 @@ impl ThreadCache {
             }
             self.grow(class, heap);
             if !self.push(class, block) {
-                self.flush(class, self.array(class).len() / 2, inside);
+                if !self.stow(class, heap, inside) {
+                    self.flush(class, self.array(class).len() / 2, inside);
+                }
                 self.push(class, block);
             }
         });
     }
 
     fn note_slow_call(&self) {
-        if self.poisoned.get() {
-            self.poisoned_calls.set(self.poisoned_calls.get().wrapping_add(1));
-        }
+        self.slow_calls.set(self.slow_calls.get().wrapping_add(1));
     }
 
     /// All slots of the magazine. Door.
-    fn array(&self, class: SizeClass) -> &[Slot] {
+    pub(super) fn array(&self, class: SizeClass) -> &[Slot] {
         // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
@@ -184,8 +186,9 @@ impl ThreadCache {
         self.magazine(class).set_top(rest.len());
     }
 
-    /// Empties all magazines. Door.
+    /// Empties all magazines and depots. Door.
     pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
+        self.flush_depots(inside);
         for class in SizeClass::all() {
             self.flush(class, self.blocks(class).len(), inside);
         }
@@ -256,6 +259,7 @@ impl ThreadCache {
                 self.shape(class).allocated.set(false);
                 self.set_array(class, self.first_array(class), MAGAZINE_SLOTS_MIN);
                 self.free_array(class, old_array, old_capacity, heap);
+                self.free_chunks(class, heap);
             }
         });
     }
@@ -263,7 +267,7 @@ impl ThreadCache {
 
 impl Magazine {
     /// Sets the number of blocks. Door.
-    fn set_top(&self, blocks: usize) {
+    pub(super) fn set_top(&self, blocks: usize) {
         // Relaxed: under the door. Release: as on the fast path.
         let base = self.base.load(Ordering::Relaxed);
         self.top.store(base.wrapping_add(blocks), Ordering::Release);

@@ -1,5 +1,6 @@
 //! Linux: `mmap`, `madvise`, futexes, pthread keys and `pthread_atfork`.
 
+use core::ffi::CStr;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -18,24 +19,37 @@ pub(crate) fn page_bytes() -> usize {
     bytes
 }
 
-fn map_anywhere(bytes: usize) -> Option<NonNull<u8>> {
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+fn map_anywhere(bytes: usize, access: libc::c_int) -> Option<NonNull<u8>> {
     // SAFETY: a new private anonymous mapping at an address of the kernel's choice disturbs nothing.
-    let start = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    map_with(bytes, align, READ_WRITE)
+}
+
+pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
-    let start = map_anywhere(bytes)?;
+    let all_bytes = bytes.checked_add(2 * guard_bytes)?;
+    let guard = map_with(all_bytes, guard_bytes, libc::PROT_NONE)?;
+    // SAFETY: inside the mapping just made; opening what lies between the guards is one call less than closing two.
+    unsafe {
+        let start = guard.add(guard_bytes);
+        if libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 {
+            return Some(start);
+        }
+        // The kernel's limit on mappings: less protection then, no harm.
+        unmap(guard, all_bytes);
+        Some(map(all_bytes, guard_bytes)?.add(guard_bytes))
+    }
+}
+
+fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u8>> {
+    let _errno = KeepErrno::new();
+    let start = map_anywhere(bytes, access)?;
     if start.addr().get().is_multiple_of(align) {
         return Some(start);
     }
@@ -43,7 +57,7 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     unsafe { unmap(start, bytes) };
     // More than is needed, then cut at both ends: works whatever the kernel chooses.
     let wide_bytes = bytes.checked_add(align)?;
-    let wide = map_anywhere(wide_bytes)?;
+    let wide = map_anywhere(wide_bytes, access)?;
     let head_bytes = wide.addr().get().next_multiple_of(align) - wide.addr().get();
     // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole
     // OS pages, because start, `bytes` and `align` are. A rest that the kernel keeps is address space lost, no more.
@@ -97,11 +111,11 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
 }
 
-pub(crate) unsafe fn guard(start: NonNull<u8>, bytes: usize) {
+pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
     let _errno = KeepErrno::new();
-    // A refusal (the kernel's mapping limit) leaves the range accessible: less protection, no harm.
-    // SAFETY: nothing uses the range, says the caller.
-    unsafe { libc::mprotect(start.as_ptr().cast(), bytes, libc::PROT_NONE) };
+    // A kernel before 5.14 refuses, and so does one that is short of memory: pages come at the first access then.
+    // SAFETY: contents stay as they are.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
 }
 
 /// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.
@@ -162,11 +176,12 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
 }
 
 /// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left
-/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program.
+/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program; and with
+/// the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
 fn stay_loaded() {
     // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a library
     // that is loaded already runs nothing.
-    #[cfg(not(target_feature = "crt-static"))]
+    #[cfg(not(any(target_feature = "crt-static", feature = "raw")))]
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
         let here: fn() = stay_loaded;
@@ -186,6 +201,21 @@ pub(crate) fn on_fork(
 ) -> bool {
     // SAFETY: functions that live as long as the program.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
+}
+
+/// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: plain data, of which zero is a valid value.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
+    // SAFETY: both write to what is ours.
+    unsafe {
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+    }
+    let result = body();
+    // SAFETY: the mask from before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut()) };
+    result
 }
 
 /// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
@@ -216,9 +246,84 @@ pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     }
 }
 
+/// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
+pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a string of the environment, which ends in a zero byte, and stays.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+}
+
+/// Has `function` called when the program exits, by `exit` or the end of `main`.
+pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: a function that lives as long as the program.
+    unsafe { libc::atexit(function) == 0 }
+}
+
+/// The number of a signal that programs use for their own purposes, by its name without `SIG`.
+pub(crate) fn signal_number(name: &[u8]) -> Option<libc::c_int> {
+    match name {
+        b"USR1" => Some(libc::SIGUSR1),
+        b"USR2" => Some(libc::SIGUSR2),
+        b"QUIT" => Some(libc::SIGQUIT),
+        b"HUP" => Some(libc::SIGHUP),
+        _ => None,
+    }
+}
+
+/// Has `function` called on a signal, and interrupted system calls go on.
+pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int)) -> bool {
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = function as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &action, ptr::null_mut()) == 0
+    }
+}
+
+/// The number of this process; not 0.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::getpid() }.cast_unsigned()
+}
+
+/// Asks the C library's `malloc`; `None` if it has no `mallinfo2`, or the program is linked statically.
+pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
+    #[cfg(all(target_env = "gnu", not(target_feature = "crt-static")))]
+    {
+        let _errno = KeepErrno::new();
+        // By its name, because the program must start where the function is missing (before glibc 2.33).
+        // SAFETY: a name that ends in a zero byte; RTLD_DEFAULT is always valid.
+        let function = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) };
+        if function.is_null() {
+            return None;
+        }
+        // SAFETY: the function of that name has that type.
+        let info = unsafe {
+            let function: extern "C" fn() -> libc::mallinfo2 = core::mem::transmute(function);
+            function()
+        };
+        Some(super::SystemMalloc { bytes_live: info.uordblks + info.hblkhd, bytes_free: info.fordblks })
+    }
+    #[cfg(not(all(target_env = "gnu", not(target_feature = "crt-static"))))]
+    None
+}
+
 pub(crate) fn write_stderr(bytes: &[u8]) {
-    // SAFETY: a readable buffer of that length. Nobody is left to tell if it fails.
-    unsafe { libc::write(libc::STDERR_FILENO, bytes.as_ptr().cast(), bytes.len()) };
+    let _errno = KeepErrno::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // SAFETY: a readable buffer of that length.
+        let written = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
+        match usize::try_from(written) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            // SAFETY: libc's own thread-local.
+            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+            // Nobody is left to tell.
+            Err(_) => return,
+        }
+    }
 }
 
 pub(crate) fn abort() -> ! {

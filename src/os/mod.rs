@@ -5,6 +5,9 @@
 
 use core::ptr::NonNull;
 
+mod barrier;
+pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
+
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod linux;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -18,7 +21,8 @@ use unsupported as platform;
 pub(crate) use platform::at_start;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
-pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, write_stderr};
+pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
+pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]
@@ -27,6 +31,17 @@ pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// feature `bypass` (for valgrind and the sanitizers, which then see each block).
 pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;
+
+/// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct SystemMalloc {
+    /// In blocks in use, their headers included.
+    pub bytes_live: usize,
+    /// Taken from the OS and free.
+    pub bytes_free: usize,
+}
 
 /// Where arenas and metadata come from.
 ///
@@ -40,6 +55,12 @@ pub(crate) trait MemorySource: Sync {
     ///
     /// `bytes` is a multiple of the OS page, `align` a power of two.
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
+
+    /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that; every
+    /// access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
+    ///
+    /// Both are multiples of the OS page, `guard_bytes` a power of two.
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>>;
 
     /// Gives the range back; `false` (and the range stays mapped) when the OS refuses.
     ///
@@ -60,11 +81,11 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool);
 
-    /// Makes every access to the range fault, as far as the OS can; used for guards beside metadata.
+    /// Gives the range memory now, in one call, rather than at the first access to each OS page; a wish, no more.
     ///
     /// # Safety
-    /// The range was mapped by this source, in whole OS pages, and nothing uses it.
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize);
+    /// The range was mapped by this source, in whole OS pages.
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
 }
 
 /// The running system's memory.
@@ -78,6 +99,10 @@ impl MemorySource for SystemMemory {
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         platform::map(bytes, align)
+    }
+
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        platform::map_guarded(bytes, guard_bytes)
     }
 
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
@@ -95,8 +120,8 @@ impl MemorySource for SystemMemory {
         unsafe { platform::advise_huge(start, bytes, huge) }
     }
 
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: the caller's promise is the same.
-        unsafe { platform::guard(start, bytes) }
+        unsafe { platform::populate(start, bytes) }
     }
 }

@@ -13,6 +13,10 @@ pub(crate) fn map(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
     None
 }
 
+pub(crate) fn map_guarded(_bytes: usize, _guard_bytes: usize) -> Option<NonNull<u8>> {
+    None
+}
+
 pub(crate) unsafe fn unmap(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
@@ -23,7 +27,7 @@ pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
 
 pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool) {}
 
-pub(crate) unsafe fn guard(_start: NonNull<u8>, _bytes: usize) {}
+pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
 pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
     core::hint::spin_loop();
@@ -48,6 +52,10 @@ pub(crate) fn on_fork(
     false
 }
 
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    body()
+}
+
 macro_rules! at_start {
     ($function:ident) => {
         const _: extern "C" fn() = $function;
@@ -55,7 +63,34 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
-pub(crate) fn write_stderr(_bytes: &[u8]) {}
+pub(crate) fn environment(_name: &core::ffi::CStr) -> Option<&'static [u8]> {
+    None
+}
+
+pub(crate) fn on_exit(_function: extern "C" fn()) -> bool {
+    false
+}
+
+pub(crate) fn signal_number(_name: &[u8]) -> Option<i32> {
+    None
+}
+
+pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
+    false
+}
+
+pub(crate) fn process_id() -> u32 {
+    1
+}
+
+pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
+    None
+}
+
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    // Unbuffered, and does not allocate. Nobody is left to tell if it fails.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
+}
 
 pub(crate) fn abort() -> ! {
     std::process::abort()

@@ -1,25 +1,13 @@
 //! Giving blocks back, from a flush: into the set's own pools, or into those of others (see `remote`).
 
-use core::slice::Iter;
-
 use super::{Inside, PoolSet, Slot, Tag, tag_class, tag_set};
 use crate::arena::PoolRef;
-use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, POOL_SHIFT, WORD_BITS};
+use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
 use crate::fatal::{Impossible, impossible};
+use crate::pool::Home;
 use crate::remote::Arrival;
 use crate::size_class::{Locator, Quotient, SizeClass};
 use crate::sync::Ordering;
-
-/// Blocks of one word of one pool's bitmap, gathered by a flush to be freed together.
-struct Group {
-    pool: PoolRef,
-    /// The pool's address, in pools.
-    key: usize,
-    word: usize,
-    mask: u64,
-    /// Bits set in `mask`.
-    blocks: u32,
-}
 
 impl Inside<'_> {
     /// Frees the blocks in `slots`, all of `class`, into their pools. Aborts on an impossible one.
@@ -28,59 +16,85 @@ impl Inside<'_> {
     /// order in which they allocated, or against it.
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
         let locator = class.locator();
-        let mut rest = slots.iter();
+        let mut rest = slots;
+        // Blocks that came home alone to pools of this set.
+        let mut home = 0;
         // Relaxed (all loads of slots): they are read by their thread, or under the door.
-        while let Some(first) = rest.next() {
+        while let [first, others @ ..] = rest {
             let address = first.load(Ordering::Relaxed).addr();
-            let mut group = self.group_of(class, locator, address);
-            if let Some(next) = rest.as_slice().first()
+            if let [next, ..] = others
                 && locator.may_share_word(address, next.load(Ordering::Relaxed).addr())
             {
-                self.gather(class, locator, &mut group, &mut rest);
+                let given = self.give_neighbours(class, locator, rest);
+                rest = rest.get(given..).unwrap_or_default();
+                continue;
             }
-            self.give_group(class, &group);
+            let (pool, number) = self.locate(class, locator, address);
+            home += u32::from(self.give_blocks(class, pool, number / WORD_BITS, 1 << (number % WORD_BITS), 1));
+            rest = others;
         }
+        self.note_home(home, class);
         self.sweep_if_due();
     }
 
-    /// The group that begins with the block at `address`.
+    /// The pool and the number of the block at `address`.
     #[inline(always)]
-    fn group_of(&self, class: SizeClass, locator: Locator, address: usize) -> Group {
-        let number = locator.block_at(address & (POOL_BYTES - 1));
-        let (Some(number), Some(pool)) = (number, self.heap.map.pool_of(address)) else {
-            self.refuse(class, address, false)
-        };
-        Group { pool, key: address >> POOL_SHIFT, word: number / WORD_BITS, mask: 1 << (number % WORD_BITS), blocks: 1 }
+    fn locate(&self, class: SizeClass, locator: Locator, address: usize) -> (PoolRef, usize) {
+        let Some(pool) = self.heap.map.pool_of(address) else { self.refuse(class, address, false) };
+        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
+        (pool, number)
     }
 
-    /// Adds the blocks at the front of `rest` to the group, as long as they share its word.
-    #[inline]
-    fn gather(&self, class: SizeClass, locator: Locator, group: &mut Group, rest: &mut Iter<'_, Slot>) {
-        let range = locator.word_range(group.key << POOL_SHIFT, group.word);
-        let slots = rest.as_slice();
-        let (mut mask, mut twice, mut joined) = (group.mask, 0, Quotient::EXACT);
+    /// Frees the first block in `slots` and those behind it that share its word; returns how many.
+    #[inline(never)]
+    fn give_neighbours(&mut self, class: SizeClass, locator: Locator, slots: &[Slot]) -> usize {
+        let Some((first, others)) = slots.split_first() else { return 0 };
+        let address = first.load(Ordering::Relaxed).addr();
+        let (pool, number) = self.locate(class, locator, address);
+        let (word, first) = (number / WORD_BITS, 1 << (number % WORD_BITS));
+        let range = locator.word_range(address & !(POOL_BYTES - 1), word);
+        let (mut mask, mut blocks, mut joined) = (first, 1, Quotient::EXACT);
         // The hottest loop of a flush: what can be checked for all at once is.
-        while let Some(slot) = rest.as_slice().first()
-            && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
-        {
-            let bit = quotient.bit();
+        for slot in others {
+            let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr()) else { break };
+            mask |= quotient.bit();
             joined = joined.join(quotient);
-            twice |= mask & bit;
-            mask |= bit;
-            rest.next();
+            blocks += 1;
         }
-        if !joined.is_exact() || twice != 0 {
-            self.blame(class, group, slots);
+        if !joined.is_exact() || mask.count_ones() != blocks {
+            self.blame(class, first, others);
         }
-        group.mask = mask;
-        group.blocks += (slots.len() - rest.len()) as u32;
+        if self.give_blocks(class, pool, word, mask, blocks) {
+            self.note_home(blocks, class);
+        }
+        blocks as usize
+    }
+
+    /// Frees `blocks` blocks, those of `mask` in word `word`; returns whether they came home to a pool of this
+    /// set, whose bytes the caller accounts for.
+    #[inline(always)]
+    fn give_blocks(&mut self, class: SizeClass, place: PoolRef, word: usize, mask: u64, blocks: u32) -> bool {
+        // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door; a new
+        // owner's store, which may race with this load, changes neither the class nor whether it is ours.
+        let tag = place.tag().load(Ordering::Relaxed);
+        if tag != self.set.tag(class) {
+            self.give_remote(class, place, word, mask, blocks, tag);
+            return false;
+        }
+        let pool = place.pool();
+        match pool.take_home(word, mask, blocks) {
+            Ok(Home::Partial) => {}
+            Ok(_) => self.relink(pool, class),
+            Err(twice) => self.refuse_twice(pool, class, twice),
+        }
+        true
     }
 
     /// Finds the first of `slots` that is no block's start, or is in the group already, and aborts.
     #[cold]
     #[inline(never)]
-    fn blame(&self, class: SizeClass, group: &Group, slots: &[Slot]) -> ! {
-        let mut mask = group.mask;
+    fn blame(&self, class: SizeClass, first: u64, slots: &[Slot]) -> ! {
+        let mut mask = first;
         for slot in slots {
             let address = slot.load(Ordering::Relaxed).addr();
             let bit = class.block_at(address & (POOL_BYTES - 1)).map_or(0, |number| 1 << (number % WORD_BITS));
@@ -92,52 +106,26 @@ impl Inside<'_> {
         impossible(Impossible::NoBlockStart, 0, class.block_bytes())
     }
 
-    #[inline]
-    fn give_group(&mut self, class: SizeClass, group: &Group) {
-        // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door; a new
-        // owner's store, which may race with this load, changes neither the class nor whether it is ours.
-        let tag = group.pool.tag().load(Ordering::Relaxed);
-        if tag == self.set.tag(class) {
-            self.give_local(class, group);
-        } else if tag_class(tag) == Some(class) && !tag.is_null() {
-            self.give_remote(class, group, tag);
-        } else {
-            self.refuse(class, self.address_of(class, group, group.mask), false);
+    /// Frees blocks of another set's pool (see `remote`), whose tag is `tag`.
+    #[inline(never)]
+    fn give_remote(&mut self, class: SizeClass, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {
+        let is_of_class = tag_class(tag) == Some(class) && !tag.is_null();
+        if !is_of_class || !pool.remote_word(word).free(mask) {
+            let number = word * WORD_BITS + mask.trailing_zeros() as usize;
+            self.refuse(class, pool.start().addr() + number * class.block_bytes(), is_of_class);
         }
-    }
-
-    fn address_of(&self, class: SizeClass, group: &Group, mask: u64) -> usize {
-        let number = group.word * WORD_BITS + mask.trailing_zeros() as usize;
-        (group.key << POOL_SHIFT) + number * class.block_bytes()
-    }
-
-    #[inline]
-    fn give_local(&mut self, class: SizeClass, group: &Group) {
-        let pool = group.pool.pool();
-        self.put_back(pool, class, group.word, group.mask);
-        self.count_home(pool, class, group.blocks);
-        self.relink(pool, class);
-    }
-
-    /// Frees blocks of another set's pool (see `remote`).
-    fn give_remote(&mut self, class: SizeClass, group: &Group, tag: Tag) {
-        let blocks = group.blocks;
-        if !group.pool.remote_word(group.word).free(group.mask) {
-            let address = self.address_of(class, group, group.mask);
-            impossible(Impossible::AlreadyFree, address, class.block_bytes());
-        }
-        let remote = group.pool.remote();
+        let remote = pool.remote();
         // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
         match unsafe { remote.as_ref() }.arrive(blocks) {
             Arrival::First => {
                 // Relaxed: stable while the count is not 0; `arrive` acquired the last change.
-                let Some(owner) = tag_set(group.pool.tag().load(Ordering::Relaxed)) else {
+                let Some(owner) = tag_set(pool.tag().load(Ordering::Relaxed)) else {
                     return;
                 };
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
-                let pushes = unsafe { owner.inbox.push(remote, group.pool.arena().cast()) };
+                let pushes = unsafe { owner.inbox.push(remote, pool.arena().cast()) };
                 if pushes >= INBOX_KNOCK_POOLS {
                     self.knock(owner);
                 }

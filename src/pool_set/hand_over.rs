@@ -37,11 +37,14 @@ impl Inside<'_> {
         let class = pool.class();
         for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
             let mask = place.remote_word(word).collect();
-            if mask != 0 {
-                self.put_back(pool, class, word, mask);
+            if mask != 0
+                && let Err(twice) = pool.put_back(word, mask)
+            {
+                self.refuse_twice(pool, class, twice);
             }
         }
-        self.count_home(pool, class, blocks);
+        pool.count_home(blocks);
+        self.note_home(blocks, class);
         if pool.has_free() {
             self.relink(pool, class);
         }
@@ -93,6 +96,8 @@ impl Inside<'_> {
         // Relaxed: published by the Release of `collect_count`.
         place.tag().store(self.set.tag(class), Ordering::Relaxed);
         self.pools.partial(class).push_last(pool);
+        *other.pools.of_class_mut(class) -= 1;
+        *self.pools.of_class_mut(class) += 1;
         self.take_over(other, pool.used() as usize * class.block_bytes());
         // SAFETY: as above.
         let blocks = unsafe { place.remote().as_ref() }.collect_count().wrapping_sub(1);

@@ -36,7 +36,9 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use crate::arena::Tag;
-use crate::config::{CACHE_LINE_BYTES, CLASS_COUNT};
+use crate::config::{
+    CACHE_LINE_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, POOL_BYTES, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES,
+};
 use crate::heap::Heap;
 use crate::lock::Lock;
 use crate::pool::PoolList;
@@ -69,6 +71,8 @@ pub(crate) struct Pools {
     partial: [PoolList; CLASS_COUNT],
     empty: PoolList,
     empty_count: usize,
+    /// Partial and full pools of each class.
+    of_class: [u32; CLASS_COUNT],
     /// Pools that the set owns.
     owned_count: usize,
     /// Bytes of their blocks that are not home.
@@ -96,6 +100,7 @@ impl PoolSet {
                 partial: [const { PoolList::new() }; CLASS_COUNT],
                 empty: PoolList::new(),
                 empty_count: 0,
+                of_class: [0; CLASS_COUNT],
                 owned_count: 0,
                 used_bytes: 0,
                 sweep_below_bytes: 0,
@@ -148,6 +153,15 @@ impl Pools {
         &self.partial[class.number() & (CLASS_COUNT - 1)]
     }
 
+    /// Partial and full pools of a class.
+    pub(crate) fn of_class(&self, class: SizeClass) -> u32 {
+        self.of_class[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    fn of_class_mut(&mut self, class: SizeClass) -> &mut u32 {
+        &mut self.of_class[class.number() & (CLASS_COUNT - 1)]
+    }
+
     pub(crate) fn empty(&self) -> &PoolList {
         &self.empty
     }
@@ -170,4 +184,21 @@ pub(crate) struct Inside<'door> {
     heap: &'door Heap,
     set: &'door PoolSet,
     pools: &'door mut Pools,
+}
+
+impl Inside<'_> {
+    /// Bytes of the set's blocks that are not home.
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.pools.used_bytes
+    }
+
+    /// Bytes of blocks that the thread may keep in depots: its share of a budget, but nothing of a large heap of which
+    /// little is left, where each of them may hold an OS page that a sweep could give back.
+    pub(crate) fn depot_bytes_max(&self) -> usize {
+        let owned_bytes = self.pools.owned_count * POOL_BYTES;
+        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes < owned_bytes / SWEEP_ARM_SHARE {
+            return 0;
+        }
+        (DEPOTS_BUDGET_BYTES / (self.heap.set_count() + 1)).min(DEPOT_BYTES_MAX)
+    }
 }

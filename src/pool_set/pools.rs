@@ -4,8 +4,9 @@ use core::ptr;
 
 use super::Inside;
 use crate::arena::PoolRef;
-use crate::config::{EMPTY_POOLS_BUDGET, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
+use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
 use crate::fatal::{Impossible, impossible};
+use crate::heap::Growth;
 use crate::pool::{AlreadyFree, Pool, State};
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
@@ -25,12 +26,15 @@ impl Inside<'_> {
     }
 
     /// Makes a pool of the heap one of the set's, of `class`.
-    pub(super) fn open_new(&mut self, class: SizeClass, may_map: bool) -> bool {
-        let Some(pool) = self.heap.take_pool(may_map) else {
+    pub(super) fn open_new(&mut self, class: SizeClass, growth: Growth) -> bool {
+        let Some((place, by_page)) = self.heap.take_pool(growth) else {
             return false;
         };
+        if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {
+            self.heap.fault_in(place);
+        }
         self.pools.owned_count += 1;
-        self.open(pool.pool(), class);
+        self.open(place.pool(), class);
         true
     }
 
@@ -42,6 +46,7 @@ impl Inside<'_> {
             place.tag().store(self.set.tag(class), Ordering::Relaxed);
         }
         self.pools.partial(class).push_last(pool);
+        *self.pools.of_class_mut(class) += 1;
     }
 
     /// The pool's place in its arena.
@@ -49,18 +54,17 @@ impl Inside<'_> {
         self.heap.map.pool_of(pool.start().addr())
     }
 
-    /// Sets the free bits of `mask` in word `word`; aborts if one of the blocks is free already.
-    #[inline]
-    pub(super) fn put_back(&self, pool: &Pool, class: SizeClass, word: usize, mask: u64) {
-        if let Err(AlreadyFree { block }) = pool.put_back(word, mask) {
-            let address = pool.start().addr() + block * class.block_bytes();
-            impossible(Impossible::AlreadyFree, address, class.block_bytes());
-        }
+    /// Says that a block of the set's own pool is free already, and aborts.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn refuse_twice(&self, pool: &Pool, class: SizeClass, twice: AlreadyFree) -> ! {
+        let address = pool.start().addr() + twice.block * class.block_bytes();
+        impossible(Impossible::AlreadyFree, address, class.block_bytes())
     }
 
+    /// Counts the bytes of blocks that are home now.
     #[inline]
-    pub(super) fn count_home(&mut self, pool: &Pool, class: SizeClass, blocks: u32) {
-        pool.count_home(blocks);
+    pub(super) fn note_home(&mut self, blocks: u32, class: SizeClass) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
@@ -82,6 +86,7 @@ impl Inside<'_> {
             self.pools.partial(class).remove(pool);
         }
         pool.set_state(State::Empty);
+        *self.pools.of_class_mut(class) -= 1;
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
         // The budget is the heap's: many threads keep few each.

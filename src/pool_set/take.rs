@@ -4,6 +4,7 @@ use core::ptr::{self, NonNull};
 
 use super::{Inside, Slot};
 use crate::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
+use crate::heap::Growth;
 use crate::pool::{Block, Pool, State};
 use crate::size_class::SizeClass;
 
@@ -14,10 +15,10 @@ impl Inside<'_> {
     /// are such that popping them from the end gives ascending addresses within a pool.
     pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
-        let mut rest = slots.iter().rev();
-        while rest.len() > 0 {
+        let mut rest = slots;
+        while !rest.is_empty() {
             let Some(pool) = self.pool_with_free(class, rest.len() == slots.len()) else { break };
-            pool.take(&mut rest);
+            rest = pool.take(rest);
             self.unlink_if_full(pool, class);
         }
         let (rest, taken) = (rest.len(), slots.len() - rest.len());
@@ -77,13 +78,13 @@ impl Inside<'_> {
         needed
             && (self.steal(class, STEAL_SETS_MAX, false)
                 || self.open_empty(class)
-                || self.open_new(class, false)
+                || self.open_new(class, Growth::No)
                 || self.steal(class, usize::MAX, true)
-                || self.open_new(class, true)
+                || self.open_new(class, Growth::Soft)
                 || self.scrape(class))
     }
 
-    /// The last resort before null: whatever other sets can spare.
+    /// The last resort before null, and before the last arenas of a limit: whatever other sets can spare.
     fn scrape(&mut self, class: SizeClass) -> bool {
         let own = NonNull::from(self.set);
         for other in self.heap.sets().filter(|&other| other != own) {
@@ -94,6 +95,6 @@ impl Inside<'_> {
                 other.return_empty_pools(0);
             });
         }
-        self.open_new(class, true)
+        self.open_new(class, Growth::Hard)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
 use crate::cache::ThreadCache;
 use crate::config::ARENA_BYTES;
+use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::Slot;
 
 #[test]
@@ -221,4 +222,144 @@ fn pools_smaller_than_an_os_page_are_purged_by_whole_os_pages() {
     cache.release();
     test.purge();
     assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn a_map_that_fails_once_costs_nothing_but_that_call() {
+    // How many maps a program of all kinds of needs makes: a cache, arenas, larger magazines, leaves.
+    let program = |failing: Option<usize>| {
+        let test = TestHeap::new();
+        test.memory.fail_once.store(failing.unwrap_or(usize::MAX), Relaxed);
+        let (mut live, mut nulls) = (Vec::new(), 0);
+        for _ in 0..3 {
+            let cache = match ThreadCache::acquire(test.heap) {
+                Some(cache) => cache,
+                None => test.attach(),
+            };
+            for seed in 0..30_000 {
+                match alloc(cache, class(8 + seed as usize % 64 * 8), seed) {
+                    Some(block) => live.push(block),
+                    None => nulls += 1,
+                }
+            }
+            let rest = live.split_off(live.len() / 2);
+            rest.into_iter().for_each(|block| block.free(cache));
+            live.iter().for_each(Live::verify);
+            assert_eq!(test.check().blocks_live(), live.len());
+            cache.release();
+        }
+        let maps = test.memory.maps.load(Relaxed);
+        let cache = test.attach();
+        live.into_iter().for_each(|block| block.free(cache));
+        cache.release();
+        test.purge();
+        assert_eq!(test.check().arenas_mapped, 0);
+        (maps, nulls)
+    };
+    let (maps, nulls) = program(None);
+    assert!(maps > 5 && nulls == 0);
+    for failing in 0..maps {
+        let (_, nulls) = program(Some(failing));
+        assert!(nulls <= 1, "{nulls} calls failed because of map {failing}");
+    }
+}
+
+#[test]
+fn at_the_limit_null_comes_and_below_it_memory() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    for limit in [0, 1, 2, 5] {
+        test.heap.set_arena_limit(limit);
+        let mut live = Vec::new();
+        while let Some(block) = alloc(cache, class(256), live.len() as u64) {
+            live.push(block);
+        }
+        assert_eq!(test.check().arenas_mapped, limit);
+        assert_eq!(live.len(), limit * ARENA_BYTES / 256, "every block of the arenas was had");
+        assert!(alloc(cache, class(8), 0).is_none() && alloc_zeroed(cache, class(512), 0).is_none());
+        // What one class gives back serves the others.
+        live.iter().for_each(Live::verify);
+        live.into_iter().for_each(|block| block.free(cache));
+        for block_bytes in [8, 512] {
+            let live: Vec<_> =
+                (0..limit * ARENA_BYTES / 512).map_while(|_| alloc(cache, class(block_bytes), 1)).collect();
+            assert_eq!(live.len(), limit * ARENA_BYTES / 512);
+            live.into_iter().for_each(|block| block.free(cache));
+        }
+        assert_eq!(test.check().arenas_mapped, limit);
+    }
+    // Less than is in use: nothing is lost, nothing is added.
+    let live: Vec<_> =
+        (0..2 * ARENA_BYTES / 64).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
+    assert!(test.heap.set_arena_limit(1));
+    test.purge();
+    let mapped = test.check().arenas_mapped;
+    let more: Vec<_> = std::iter::from_fn(|| alloc(cache, class(504), 0)).collect();
+    assert_eq!(test.check().arenas_mapped, mapped);
+    more.into_iter().for_each(|block| block.free(cache));
+    live.iter().for_each(Live::verify);
+    assert!(!test.heap.set_arena_limit(usize::MAX));
+    let more: Vec<_> =
+        (0..6 * ARENA_BYTES / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
+    live.into_iter().chain(more).for_each(|block| block.free(cache));
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
+    let test = TestHeap::new();
+    let limit = 32;
+    let soft = limit - limit / crate::config::SOFT_LIMIT_SHARE;
+    test.heap.set_arena_limit(limit);
+    let (idle, cache): (Vec<_>, _) = ((0..20).map(|_| test.attach()).collect(), test.attach());
+    // Each keeps a few empty pools for its next need.
+    for cache in &idle {
+        let live: Vec<_> = (0..64 * 40).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
+        live.into_iter().for_each(|block| block.free(cache));
+        cache.shrink();
+    }
+    let spare = test.check().pools_empty;
+    assert!(spare > 4 * 64, "{spare}");
+    let mut live = Vec::new();
+    while test.check().pools_empty == spare {
+        live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
+    }
+    let stats = test.check();
+    assert_eq!(stats.arenas_mapped, soft, "they were asked when the limit was near, not before");
+    for _ in 0..spare - 64 {
+        live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
+    }
+    assert_eq!(test.check().arenas_mapped, soft, "what they had was used first");
+    while let Some(block) = alloc(cache, class(512), 7) {
+        live.push(block);
+    }
+    assert_eq!(test.check().arenas_mapped, limit);
+    live.into_iter().for_each(|block| block.free(cache));
+    idle.into_iter().for_each(ThreadCache::release);
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn what_is_mapped_between_guards_has_no_access_on_either_side() {
+    let (bytes, guard_bytes) = (1 << 16, SystemMemory.page_bytes());
+    let start = SystemMemory.map_guarded(bytes, guard_bytes).expect("memory");
+    let (first, end) = (start.addr().get(), start.addr().get() + bytes);
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    let access = |is_it: &dyn Fn(usize, usize) -> bool| {
+        let line = maps.lines().find(|line| {
+            let (from, to) = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
+            let number = |text| usize::from_str_radix(text, 16).expect("an address");
+            is_it(number(from), number(to))
+        });
+        line.and_then(|line| line.split(' ').nth(1)).expect("a mapping")
+    };
+    assert_eq!(access(&|_, to| to == first), "---p");
+    assert_eq!(access(&|from, to| from == first && to == end), "rw-p");
+    assert_eq!(access(&|from, _| from == end), "---p");
+    // SAFETY: mapped above, not used.
+    assert!(unsafe { SystemMemory.unmap(start, bytes) });
 }

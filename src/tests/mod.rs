@@ -1,7 +1,10 @@
 //! Tests of the whole heap from inside: heaps of their own, over memory that refuses and counts.
 
+mod arithmetic;
+mod bound;
 mod faults;
+mod idle;
 mod programs;
 mod rules;
-mod test_heap;
+pub(crate) mod test_heap;
 mod threads;

@@ -3,12 +3,13 @@
 //! One OS thread plays all threads, so that a failure repeats and shrinks; `threads.rs` runs real ones.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
 use crate::cache::ThreadCache;
-use crate::config::CLASS_COUNT;
+use crate::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::size_class::SizeClass;
 
 /// Threads that a program plays.
@@ -39,6 +40,8 @@ enum Op {
     Refuse { purge: bool, unmap: bool },
     /// So many further maps succeed.
     Maps { left: u8 },
+    /// At most so many arenas from now on, or as many as there is memory for.
+    Limit { arenas: u8 },
     /// The self-check, in the middle.
     Check,
 }
@@ -64,6 +67,7 @@ impl Arbitrary for Op {
             27 => Self::Poison { on: bool::arbitrary(g) },
             28 => Self::Purge,
             29 => Self::Refuse { purge: bool::arbitrary(g), unmap: bool::arbitrary(g) },
+            30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
             _ => Self::Check,
         }
@@ -76,12 +80,14 @@ struct World {
     threads: [Option<&'static ThreadCache>; THREADS],
     live: BTreeMap<usize, Live>,
     serial: u64,
+    /// Allocations and frees so far.
+    operations: u64,
 }
 
 impl World {
     fn new() -> Self {
         let test = TestHeap::new();
-        Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0 }
+        Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0, operations: 0 }
     }
 
     /// The thread's cache; `None` when there is no memory for one.
@@ -114,6 +120,7 @@ impl World {
     }
 
     fn alloc(&mut self, thread: u8, class: SizeClass, zeroed: bool) {
+        self.operations += 1;
         let seed = self.next_seed();
         let Some(cache) = self.thread(thread) else { return };
         if let Some(block) = (if zeroed { alloc_zeroed } else { alloc })(cache, class, seed) {
@@ -123,6 +130,7 @@ impl World {
 
     /// Frees a block by a thread, or, if that has no cache, as a thread without one does.
     fn free(&mut self, thread: u8, block: Live) {
+        self.operations += 1;
         match self.thread(thread) {
             Some(cache) => block.free(cache),
             None => {
@@ -176,14 +184,18 @@ impl World {
                 self.test.purge();
             }
             Op::Refuse { purge, unmap } => {
-                use std::sync::atomic::Ordering::Relaxed;
-                self.test.memory.refuse_purge.store(purge, Relaxed);
-                self.test.memory.refuse_unmap.store(unmap, Relaxed);
+                self.test.memory.refuse_purge.store(purge, Ordering::Relaxed);
+                self.test.memory.refuse_unmap.store(unmap, Ordering::Relaxed);
             }
             Op::Maps { left } => {
                 // Mostly plenty: else most programs would soon be out of memory for good.
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
-                self.test.memory.maps_left.store(left, std::sync::atomic::Ordering::Relaxed);
+                self.test.memory.maps_left.store(left, Ordering::Relaxed);
+            }
+            Op::Limit { arenas } => {
+                // Mostly none, as above.
+                let arenas = if arenas < 64 { usize::from(arenas) % 8 } else { usize::MAX };
+                self.test.heap.set_arena_limit(arenas);
             }
             Op::Check => self.check(),
         }
@@ -199,11 +211,16 @@ impl World {
         }
         for (number, class) in stats.classes.iter().enumerate() {
             assert_eq!(class.blocks_live, live[number], "live blocks of {} bytes", class.block_bytes);
+            let pool_blocks = SizeClass::from_number(number).expect("in range").pool_blocks();
+            assert_eq!(class.blocks(), class.pools * pool_blocks, "blocks of {} bytes", class.block_bytes);
         }
+        let live_bytes: usize = self.live.values().map(|block| block.class.block_bytes()).sum();
+        assert_eq!(stats.bytes.live, live_bytes);
+        assert_eq!(stats.bytes.sum(), stats.arenas_mapped * ARENA_BYTES, "{stats}");
     }
 
-    /// Frees everything; what is left is nothing.
-    fn finish(mut self) {
+    /// Frees everything; what is left is nothing. Returns the allocations and frees that were made.
+    fn finish(mut self) -> u64 {
         self.check();
         self.run(Op::Refuse { purge: false, unmap: false });
         while let Some((_, block)) = self.live.pop_last() {
@@ -218,15 +235,19 @@ impl World {
         let stats = self.test.check();
         assert_eq!(stats.arenas_mapped, 0, "{stats}");
         assert_eq!(stats.blocks_live(), 0);
+        self.operations
     }
 }
+
+/// Allocations and frees of all programs that passed.
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
 fn run_program(program: Vec<Op>) -> bool {
     let mut world = World::new();
     for op in program {
         world.run(op);
     }
-    world.finish();
+    OPERATIONS.fetch_add(world.finish(), Ordering::Relaxed);
     true
 }
 
@@ -242,4 +263,5 @@ fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
         .tests(programs())
         .max_tests(programs())
         .quickcheck(run_program as fn(Vec<Op>) -> bool);
+    println!("{} programs, {} allocations and frees", programs(), OPERATIONS.load(Ordering::Relaxed));
 }

@@ -1,8 +1,13 @@
 //! The rules by which memory moves, one test a rule.
 
+use std::sync::atomic::Ordering;
+
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX};
+use crate::config::{
+    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, FAULT_IN_FROM_POOLS, MAGAZINE_BYTES_MAX, POOL_BYTES,
+    POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
+};
 
 fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
@@ -40,10 +45,75 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides those kept, the ones with the empty pools that the thread keeps.
-        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2, "{stats}");
+        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot.
+        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES), "{stats}");
         assert!(stats.pools_empty <= SET_EMPTY_POOLS_MAX, "{stats}");
     }
+    cache.release();
+}
+
+/// Blocks in magazines and depots, as the self-check counts them.
+fn blocks_cached(test: &TestHeap) -> usize {
+    test.check().classes.iter().map(|class| class.blocks_cached).sum()
+}
+
+#[test]
+fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let bytes = DEPOT_BYTES_MAX / 2;
+    fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!(cached >= bytes - MAGAZINE_BYTES_MAX, "{cached} of {bytes} bytes");
+    let mut before = Vec::new();
+    for _ in 0..3 {
+        let live = fill(cache, 64, bytes);
+        let mut addresses: Vec<_> = live.iter().map(|block| block.start.addr()).collect();
+        addresses.sort_unstable();
+        assert!(before.is_empty() || addresses == before, "other blocks than those in the depot");
+        before = addresses;
+        test.check();
+        live.into_iter().for_each(|block| block.free(cache));
+    }
+    cache.release();
+    assert_eq!(blocks_cached(&test), 0);
+}
+
+#[test]
+fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_not() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let populates = || test.memory.populates.load(Ordering::Relaxed);
+    let mut live = Vec::new();
+    for block_bytes in [64, 128, 512] {
+        live.extend(fill(cache, block_bytes, FAULT_IN_FROM_POOLS as usize * POOL_BYTES));
+    }
+    assert_eq!(populates(), 0);
+    live.extend(fill(cache, 64, 8 * POOL_BYTES));
+    assert!((7..=9).contains(&populates()), "{}", populates());
+    // Pools that have their memory are not asked for it again.
+    live.into_iter().for_each(|block| block.free(cache));
+    let before = populates();
+    fill(cache, 64, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    assert_eq!(populates(), before);
+    cache.release();
+}
+
+#[test]
+fn depots_are_bounded_and_a_large_heap_that_shrinks_has_none() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut live = fill(cache, 64, 40 * ARENA_BYTES);
+    live.drain(..live.len() / 2).for_each(|block| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!((DEPOT_BYTES_MAX / 2..=DEPOT_BYTES_MAX + MAGAZINE_BYTES_MAX).contains(&cached), "{cached}");
+    // Of each pool one block stays, so that no pool is given back.
+    let (keep, free): (Vec<_>, Vec<_>) =
+        live.into_iter().enumerate().partition(|(number, _)| number % (POOL_BYTES / 64) == 0);
+    free.into_iter().for_each(|(_, block)| block.free(cache));
+    let cached = blocks_cached(&test) * 64;
+    assert!(cached <= MAGAZINE_BYTES_MAX, "{cached}");
+    keep.into_iter().for_each(|(_, block)| block.free(cache));
     cache.release();
 }
 
@@ -128,15 +198,15 @@ fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {
     ThreadCache::poison_all(test.heap, true);
     let late = test.attach();
     for cache in [cache, late] {
-        let before = cache.poisoned_calls();
+        let before = cache.slow_calls();
         let live = fill(cache, 32, 32 * 50);
         live.into_iter().for_each(|block| block.free(cache));
-        assert_eq!(cache.poisoned_calls() - before, 100);
+        assert_eq!(cache.slow_calls() - before, 100);
     }
     ThreadCache::poison_all(test.heap, false);
-    let before = cache.poisoned_calls();
+    let before = cache.slow_calls();
     warm.into_iter().for_each(|block| block.free(cache));
-    assert_eq!(cache.poisoned_calls(), before);
+    assert!(cache.slow_calls() - before < 50, "most frees are fast again");
     cache.release();
     late.release();
     assert_eq!(test.check().blocks_live(), 0);
@@ -189,13 +259,13 @@ fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards
     let cache = test.attach();
     let live = fill(cache, 256, 4 << 20);
     test.purge();
-    let purges = test.memory.purges.load(std::sync::atomic::Ordering::Relaxed);
+    let purges = test.memory.purges.load(Ordering::Relaxed);
     let (mut kept, mut freed) = (Vec::new(), Vec::new());
     for (index, block) in live.into_iter().enumerate() {
         if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
     }
     freed.into_iter().for_each(|block| block.free(cache));
-    assert_eq!(test.memory.purges.load(std::sync::atomic::Ordering::Relaxed), purges);
+    assert_eq!(test.memory.purges.load(Ordering::Relaxed), purges);
     assert!(test.purge() > 1 << 20);
     kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
@@ -298,4 +368,26 @@ fn many_threads_keep_few_empty_pools_each() {
     assert!(kept <= crate::config::EMPTY_POOLS_BUDGET + 1000 * crate::config::SET_EMPTY_POOLS_MIN, "{kept}");
     caches.into_iter().for_each(ThreadCache::release);
     assert_eq!(test.check().pools_empty, 0);
+}
+
+#[test]
+fn what_others_freed_into_a_threads_pools_is_used_before_a_new_pool() {
+    let test = TestHeap::new();
+    let (owner, other) = (test.attach(), test.attach());
+    let live = fill(owner, 512, 2 * POOL_BYTES);
+    // Too few of each pool for the freeing thread to collect them itself.
+    let (freed, kept): (Vec<_>, Vec<_>) = live.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
+    let count = freed.len();
+    freed.into_iter().for_each(|(_, block)| block.free(other));
+    other.shrink();
+    let before = test.check().classes[63];
+    assert_eq!(before.blocks_remote, count, "nobody collected them yet");
+    let more: Vec<_> =
+        (0..before.blocks_cached + before.blocks_free + count).map_while(|_| alloc(owner, class(512), 1)).collect();
+    let after = test.check().classes[63];
+    assert_eq!((after.pools, after.blocks_remote), (before.pools, 0));
+    kept.into_iter().map(|(_, block)| block).chain(more).for_each(|block| block.free(owner));
+    owner.release();
+    other.release();
+    assert_eq!(test.check().blocks_live(), 0);
 }

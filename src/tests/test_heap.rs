@@ -1,6 +1,5 @@
 //! A heap for one test, its memory source, and the caches on top of it.
 
-use std::alloc::Layout;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
@@ -8,22 +7,26 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::cache::ThreadCache;
 use crate::check::check;
+use crate::config::ARENA_BYTES;
 use crate::heap::Heap;
-use crate::observer::Request;
+use crate::observe::Request;
 use crate::os::{MemorySource, SystemMemory};
-use crate::public::purge_heap;
+use crate::purging::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
 
 /// The system's memory with faults on request, and an account of what is mapped.
-pub(super) struct TestMemory {
+pub(crate) struct TestMemory {
     page_bytes: usize,
     /// Maps that still succeed.
-    pub(super) maps_left: AtomicUsize,
-    pub(super) maps: AtomicUsize,
-    pub(super) refuse_purge: AtomicBool,
-    pub(super) refuse_unmap: AtomicBool,
-    pub(super) purges: AtomicUsize,
+    pub(crate) maps_left: AtomicUsize,
+    pub(crate) maps: AtomicUsize,
+    /// The number of the map, from 0, that fails although others succeed.
+    pub(crate) fail_once: AtomicUsize,
+    pub(crate) refuse_purge: AtomicBool,
+    pub(crate) refuse_unmap: AtomicBool,
+    pub(crate) purges: AtomicUsize,
+    pub(crate) populates: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, usize>>,
 }
 
@@ -33,11 +36,28 @@ impl TestMemory {
             page_bytes,
             maps_left: AtomicUsize::new(usize::MAX),
             maps: AtomicUsize::new(0),
+            fail_once: AtomicUsize::new(usize::MAX),
             refuse_purge: AtomicBool::new(false),
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
+            populates: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
         }
+    }
+
+    /// Bytes of arenas that are resident, as the kernel says.
+    pub(super) fn resident_bytes(&self) -> usize {
+        let os_page_bytes = SystemMemory.page_bytes();
+        let mapped = self.mapped.lock().expect("no test panicked with it");
+        let arenas = mapped.iter().filter(|&(_, &bytes)| bytes == ARENA_BYTES);
+        let resident = |start: usize| {
+            let mut os_pages = vec![0_u8; ARENA_BYTES / os_page_bytes];
+            let start = std::ptr::with_exposed_provenance_mut(start);
+            // SAFETY: a mapping of that length, and a byte for each of its OS pages.
+            assert_eq!(unsafe { libc::mincore(start, ARENA_BYTES, os_pages.as_mut_ptr()) }, 0);
+            os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * os_page_bytes
+        };
+        arenas.map(|(&start, _)| resident(start)).sum()
     }
 
     /// Panics unless the range lies in one live mapping and is made of whole OS pages.
@@ -56,10 +76,22 @@ impl MemorySource for TestMemory {
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
-        self.maps.fetch_add(1, Ordering::Relaxed);
+        if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
+            return None;
+        }
         self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         let start = SystemMemory.map(bytes, align.max(self.page_bytes))?;
         self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), bytes);
+        Some(start)
+    }
+
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
+        self.maps.fetch_add(1, Ordering::Relaxed);
+        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        let start = SystemMemory.map_guarded(bytes, guard_bytes)?;
+        let guard = start.addr().get() - guard_bytes;
+        self.mapped.lock().expect("no test panicked with it").insert(guard, bytes + 2 * guard_bytes);
         Some(start)
     }
 
@@ -90,36 +122,37 @@ impl MemorySource for TestMemory {
         unsafe { SystemMemory.advise_huge(start, bytes, huge) }
     }
 
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         self.assert_mapped(start.addr().get(), bytes);
+        self.populates.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.guard(start, bytes) }
+        unsafe { SystemMemory.populate(start, bytes) }
     }
 }
 
 /// A heap with its memory; everything it mapped goes when it is dropped.
-pub(super) struct TestHeap {
-    pub(super) heap: &'static Heap,
-    pub(super) memory: &'static TestMemory,
+pub(crate) struct TestHeap {
+    pub(crate) heap: &'static Heap,
+    pub(crate) memory: &'static TestMemory,
 }
 
 impl TestHeap {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_page_bytes(4096)
     }
 
-    pub(super) fn with_page_bytes(page_bytes: usize) -> Self {
+    pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
         let memory: &'static TestMemory = Box::leak(Box::new(TestMemory::new(page_bytes)));
         Self { heap: Box::leak(Box::new(Heap::with_source(memory))), memory }
     }
 
     /// A cache as a thread would have it.
-    pub(super) fn attach(&self) -> &'static ThreadCache {
+    pub(crate) fn attach(&self) -> &'static ThreadCache {
         ThreadCache::acquire(self.heap).expect("memory for a cache")
     }
 
     /// The self-check; panics on what it finds.
-    pub(super) fn check(&self) -> Stats {
+    pub(crate) fn check(&self) -> Stats {
         assert!(self.heap.stop_slow_paths());
         // SAFETY: stopped, by this thread.
         let checked = unsafe { check(self.heap) };
@@ -128,7 +161,7 @@ impl TestHeap {
         checked.unwrap_or_else(|corruption| panic!("{corruption}"))
     }
 
-    pub(super) fn purge(&self) -> usize {
+    pub(crate) fn purge(&self) -> usize {
         purge_heap(self.heap)
     }
 }
@@ -148,9 +181,9 @@ impl Drop for TestHeap {
 
 /// A live block, filled with a pattern of its own.
 #[derive(Debug)]
-pub(super) struct Live {
-    pub(super) start: *mut u8,
-    pub(super) class: SizeClass,
+pub(crate) struct Live {
+    pub(crate) start: *mut u8,
+    pub(crate) class: SizeClass,
     seed: u64,
 }
 
@@ -159,7 +192,7 @@ unsafe impl Send for Live {}
 
 impl Live {
     /// Takes over a block and fills it.
-    pub(super) fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
+    pub(crate) fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
         let live = Self { start, class, seed };
         for index in 0..class.block_bytes() / 8 {
             // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
@@ -178,34 +211,29 @@ impl Live {
     }
 
     /// Panics unless the contents are as they were left.
-    pub(super) fn verify(&self) {
+    pub(crate) fn verify(&self) {
         for (index, &word) in self.words().iter().enumerate() {
             assert_eq!(word, self.pattern(index), "contents of a block of {} changed", self.class.block_bytes());
         }
     }
 
     /// Verifies the block and frees it by `cache`.
-    pub(super) fn free(self, cache: &ThreadCache) {
+    pub(crate) fn free(self, cache: &ThreadCache) {
         self.verify();
         // SAFETY: the block is ours, and is given up.
         unsafe { cache.free(self.class, self.start) };
     }
 }
 
-/// A request that fills a block.
-fn request(class: SizeClass) -> Request {
-    Request::of(Layout::from_size_align(class.block_bytes(), 1).expect("a small size"))
-}
-
 /// Allocates by `cache`; `None` when there is no memory.
-pub(super) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc(class, request(class));
+pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+    let start = cache.alloc(class, Request::of_bytes(class.block_bytes()));
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
-pub(super) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc_zeroed(class, request(class));
+pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+    let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
         return None;
     }
@@ -216,6 +244,6 @@ pub(super) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> 
 }
 
 /// The class with blocks of so many bytes.
-pub(super) fn class(block_bytes: usize) -> SizeClass {
+pub(crate) fn class(block_bytes: usize) -> SizeClass {
     SizeClass::of_size_align(block_bytes, 1).expect("a small size")
 }

@@ -7,18 +7,21 @@ use super::rules::{Frame, Stack};
 
 /// Most frames of a trace.
 pub(super) const FRAMES_MAX: usize = 256;
-/// Frames of the allocator (`__rust_alloc`, `GlobalAlloc::alloc` …) that may stand between the slow path and its caller:
+/// Frames of the allocator (`__rust_alloc`, `GlobalAlloc::realloc` …) that may stand between the slow path and its caller:
 /// captured beyond the limit, and taken off when the stack gets its names.
-pub(super) const ALLOCATOR_FRAMES: usize = 3;
+pub(super) const ALLOCATOR_FRAMES: usize = 5;
 
-pub(super) type Buffer = [MaybeUninit<usize>; FRAMES_MAX + ALLOCATOR_FRAMES];
+/// The innermost frame, which is the slow path, whatever its name.
+const SKIPPED_FRAMES: usize = 1;
+
+pub(super) type Buffer = [MaybeUninit<usize>; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES];
 
 pub(super) const fn buffer() -> Buffer {
-    [MaybeUninit::uninit(); FRAMES_MAX + ALLOCATOR_FRAMES]
+    [MaybeUninit::uninit(); FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES]
 }
 
-/// The return addresses of at most `frames` callers of the function that `marker`, a local variable, is in;
-/// innermost first, and as many as may be the allocator's own more.
+/// The return addresses of at most `frames` callers of the function that `marker`, a local variable, is in, without the
+/// first; innermost first, and as many as may be the allocator's own more.
 ///
 /// Takes no lock of this crate; the system's unwinder may allocate on a thread's first walk.
 #[inline(never)]
@@ -28,7 +31,7 @@ pub(super) fn capture<'buffer>(
     marker: *const u8,
     stack: &Stack,
 ) -> &'buffer [usize] {
-    let limit = frames.saturating_add(ALLOCATOR_FRAMES).min(buffer.len());
+    let limit = frames.saturating_add(ALLOCATOR_FRAMES + SKIPPED_FRAMES).min(buffer.len());
     let mut filled = Filled::new(&mut buffer[..limit]);
     let mut here = Frame { pc: 0, sp: 0, bp: 0 };
     frame_of_caller(&mut here);
@@ -36,7 +39,8 @@ pub(super) fn capture<'buffer>(
         filled.clear();
         unwind(marker.addr(), &mut filled);
     }
-    filled.into_slice()
+    // The function that told of the block: always one frame of the machine's, since neither is inlined.
+    filled.into_slice().get(SKIPPED_FRAMES..).unwrap_or_default()
 }
 
 /// The walk of the system's unwinder.

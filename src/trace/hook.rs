@@ -1,10 +1,11 @@
 //! What runs inside the allocator's calls while tracing: for each block, before anybody else can have it.
 //!
 //! # Protocol
-//! - *start*: first poisons every cache, so that every call of every thread takes the slow path, then stores the session's
-//!   number in `SESSION`. A block is recorded only by a call that read that number. So whoever frees it, which is after
-//!   that call, finds its own cache poisoned: no recorded block is ever freed unseen.
-//! - *stop*: clears `SESSION`, lifts the poison, then empties the tables. Calls still under way insert nothing any more,
+//! - *start*: poisons every cache, so that every call of every thread takes the slow path, and has the seam (`observe`)
+//!   call the tracer; only then it stores the session's number in `SESSION`. A block is recorded only by a call that read
+//!   that number. So whoever frees it, which is after that call, finds its own cache poisoned and the tracer wanted: no
+//!   recorded block is ever freed unseen.
+//! - *stop*: clears `SESSION`, takes both back, then empties the tables. Calls still under way insert nothing any more,
 //!   because every insertion names its session and the tables know theirs.
 //! - A block is recorded after its allocation and before the program gets it; it is forgotten before it is free. In
 //!   between nobody else can have its address, so one address is never two blocks.
@@ -14,7 +15,6 @@
 //! What the tracer itself allocates, at a snapshot or while it captures a stack, is recorded as the tracer's, without a
 //! stack: so it does not call itself, and `overhead` knows all of it.
 
-use core::alloc::Layout;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -24,6 +24,7 @@ use super::rules::Stack;
 use super::sampling::Sampler;
 use super::session;
 use super::stacks::{self, StackId};
+use crate::observe::Owner;
 
 /// The session's number; 0 when not tracing.
 pub(super) static SESSION: AtomicU32 = AtomicU32::new(0);
@@ -33,17 +34,12 @@ pub(super) static FRAMES: AtomicU32 = AtomicU32::new(1);
 pub(super) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// What the program asked for.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     bytes: usize,
 }
 
 impl Request {
-    #[inline(always)]
-    pub(crate) const fn of(layout: Layout) -> Self {
-        Self { bytes: layout.size() }
-    }
-
     #[inline(always)]
     pub(crate) const fn of_bytes(bytes: usize) -> Self {
         Self { bytes }
@@ -82,35 +78,34 @@ impl Drop for Busy {
 }
 
 /// Whether blocks are being traced.
-#[inline(always)]
-pub(crate) fn is_on() -> bool {
+fn is_on() -> bool {
     // Relaxed: a block that was recorded is freed after the call that recorded it, which read the session's number;
     // so its free reads that number, too, or a later one.
     SESSION.load(Ordering::Relaxed) != 0
 }
 
-/// A block was allocated, or null when there was no memory. To be called by the function that is not to be in the trace.
+/// A block was allocated. The trace begins with the caller of the caller of the function that this is inlined into.
 #[inline(always)]
-pub(crate) fn allocated(block: *mut u8, request: Request) {
-    // Acquire: pairs with the Release in `start`; the poison that it set happens before this block is handed on.
+pub(crate) fn allocated(block: *mut u8, request: Request) -> Owner {
+    // Acquire: pairs with the Release in `start`; the poison and the wish that it set happen before this block is handed on.
     let session = SESSION.load(Ordering::Acquire);
-    if session != 0 && !block.is_null() {
-        let marker = 0;
-        record(session, block, request.bytes, &raw const marker);
+    if session == 0 {
+        return Owner::Program;
     }
+    let marker = 0;
+    record(session, block, request.bytes, &raw const marker)
 }
 
 /// A block is about to be free.
 #[inline(always)]
-pub(crate) fn freed(block: *mut u8) {
-    if is_on() {
-        forget(block);
-    }
+pub(crate) fn freed(block: *mut u8) -> Owner {
+    let known = if is_on() { forget(block) } else { None };
+    known.map_or(Owner::Program, |known| owner_of(known.stack()))
 }
 
 #[cold]
 #[inline(never)]
-fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) {
+fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owner {
     let Some(stack) = THREAD.with(|thread| {
         if thread.busy.get() {
             return Some(StackId::TRACER);
@@ -128,9 +123,14 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) {
         let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker, &thread.stack);
         Some(stacks::intern(session, frames))
     }) else {
-        return;
+        return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
+    owner_of(stack)
+}
+
+fn owner_of(stack: StackId) -> Owner {
+    if stack == StackId::TRACER { Owner::Tracer } else { Owner::Program }
 }
 
 #[cold]
@@ -140,14 +140,22 @@ fn forget(block: *mut u8) -> Option<Block> {
     blocks::remove(block.addr(), INTERVAL_BYTES.load(Ordering::Relaxed) != 0)
 }
 
-/// A block that the large allocator is about to move, if it is known.
+/// A block that the large allocator is about to move, if it is known, and the session.
 pub(crate) type Moving = Option<(u32, Block)>;
 
 /// The large allocator is about to move a block, or to fail to.
 pub(crate) fn moving(block: *mut u8) -> Moving {
     // Relaxed: as in `is_on`.
     let session = SESSION.load(Ordering::Relaxed);
+    if session == 0 {
+        return None;
+    }
     forget(block).map(|known| (session, known))
+}
+
+/// Whose block that is.
+pub(crate) fn owner(moving: &Moving) -> Owner {
+    moving.map_or(Owner::Program, |(_, known)| owner_of(known.stack()))
 }
 
 /// The large allocator could not move a block: it is as it was.

@@ -16,7 +16,8 @@
 //! # std::fs::create_dir_all(&folder)?;
 //! # std::env::set_current_dir(&folder)?;
 //! snapshot.save("heap.pb.gz")?; // for `go tool pprof` and others
-//! snapshot.save_flame_graph("heap.svg", "Who holds the memory")?;
+//! # #[cfg(feature = "flamegraph")]
+//! snapshot.save_flame_graph("heap.svg", "Who holds the memory")?; // with the feature `flamegraph`
 //! trace::stop();
 //! # std::fs::remove_dir_all(&folder)?;
 //! # drop(names);
@@ -49,12 +50,14 @@
 //! | sessions | `config`, `session` |
 //! | names | `symbols`, `modules`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
-//! | files | `pprof`, `flame` |
+//! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 
 mod blocks;
 mod capture;
+mod collapsed;
 mod config;
 mod filter;
+#[cfg(feature = "flamegraph")]
 mod flame;
 mod growth;
 pub(crate) mod hook;

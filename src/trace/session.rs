@@ -16,6 +16,7 @@ use super::stacks::{self, StackId};
 use super::{memory, modules, rules, symbols};
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::lock::Lock;
+use crate::observe::{self, TRACE};
 use crate::os;
 
 struct Control {
@@ -45,7 +46,9 @@ pub(super) fn start(config: Config) -> Result<(), StartError> {
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
-        // Release: pairs with the Acquire in `allocated`. The caches are poisoned before a block is recorded.
+        observe::want(TRACE);
+        // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every block,
+        // before a block is recorded.
         SESSION.store(control.sessions, Ordering::Release);
         Ok(())
     })
@@ -59,6 +62,7 @@ pub(super) fn stop() {
         symbols::clear();
         // Relaxed: who reads the old number is refused by the tables below.
         SESSION.store(0, Ordering::Relaxed);
+        observe::unwant(TRACE);
         ThreadCache::poison_all(&GLOBAL, false);
         blocks::begin(0, 0);
         stacks::begin(0);

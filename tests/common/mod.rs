@@ -6,6 +6,7 @@ use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -93,8 +94,20 @@ impl Block {
         self.serial
     }
 
+    pub(crate) const fn start(&self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
     pub(crate) const fn bytes(&self) -> usize {
         self.layout.size()
+    }
+
+    pub(crate) const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(crate) fn address(&self) -> usize {
+        self.start.addr().get()
     }
 
     /// Whether it came from a pool.
@@ -141,6 +154,11 @@ pub(crate) fn rss_bytes() -> usize {
 /// Mapped bytes of this process.
 pub(crate) fn mapped_bytes() -> usize {
     statm_bytes(0)
+}
+
+/// Private writable bytes of this process, stacks included.
+pub(crate) fn data_bytes() -> usize {
+    statm_bytes(5)
 }
 
 fn statm_bytes(field: usize) -> usize {
@@ -260,4 +278,22 @@ pub(crate) fn run_child(test: &str) -> Output {
         std::thread::sleep(Duration::from_millis(2));
     }
     child.wait_with_output().expect("our own child")
+}
+
+/// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
+///
+/// In the child, this does not return.
+pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
+    if is_child() {
+        let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a valid limit.
+        let error = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) };
+        assert_eq!(error, 0);
+        misuse();
+        // Not reached, or else the parent sees this status.
+        std::process::exit(0);
+    }
+    let output = run_child(test);
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
 }

@@ -1,16 +1,16 @@
 //! Starting and stopping the tracer while other threads allocate and free.
 //!
-//! Only the lock is the product's here. The rest repeats in small `trace/session.rs` (`start`, `stop`), `trace/hook.rs`
-//! (`allocated`, `freed`), `trace/blocks.rs` (`insert`, `remove`) and, of the cache, the word that sends a free to the slow
+//! Only the lock is the product's here. The rest repeats in small `trace/session.rs` (`start`, `stop`), `observe/`
+//! and `trace/hook.rs` (`allocated`, `freed`), `trace/blocks.rs` (`insert`, `remove`) and, of the cache, the word that sends a free to the slow
 //! path.
 
 use std::sync::Arc;
 
 use loom::thread;
 
-use crate::check;
 use crate::lock::Lock;
 use crate::sync::{AtomicU32, Ordering};
+use crate::{check, check_bounded};
 
 /// The side table, for one address.
 struct Table {
@@ -23,6 +23,8 @@ struct Tracer {
     /// The ceiling of the freeing thread's magazine: 1 if poisoned. Written under the door.
     poison: AtomicU32,
     door: Lock<()>,
+    /// The seam's word: 1 if the tracer is to be called.
+    wanted: AtomicU32,
     session: AtomicU32,
     table: Lock<Table>,
     /// How the program hands the block from one thread to the other.
@@ -34,6 +36,7 @@ impl Tracer {
         Self {
             poison: AtomicU32::new(0),
             door: Lock::new(()),
+            wanted: AtomicU32::new(0),
             session: AtomicU32::new(0),
             table: Lock::new(Table { session: 0, block: None }),
             handed: AtomicU32::new(0),
@@ -48,11 +51,14 @@ impl Tracer {
     fn start(&self, session: u32) {
         self.begin(session);
         self.set_poison(1);
+        // Relaxed: as in the product.
+        self.wanted.store(1, Ordering::Relaxed);
         self.session.store(session, Ordering::Release);
     }
 
     fn stop(&self) {
         self.session.store(0, Ordering::Relaxed);
+        self.wanted.store(0, Ordering::Relaxed);
         self.set_poison(0);
         self.begin(0);
     }
@@ -63,6 +69,10 @@ impl Tracer {
 
     /// The end of an allocation on the slow path.
     fn allocated(&self) {
+        // Relaxed: as in the product.
+        if self.wanted.load(Ordering::Relaxed) == 0 {
+            return;
+        }
         let session = self.session.load(Ordering::Acquire);
         if session != 0 {
             self.table.lock().with(|table| {
@@ -74,17 +84,21 @@ impl Tracer {
     }
 
     fn free(&self) {
-        // Relaxed (both): as in the product.
-        if self.poison.load(Ordering::Relaxed) != 0 && self.session.load(Ordering::Relaxed) != 0 {
+        // Relaxed (all): as in the product.
+        if self.poison.load(Ordering::Relaxed) != 0
+            && self.wanted.load(Ordering::Relaxed) != 0
+            && self.session.load(Ordering::Relaxed) != 0
+        {
             self.table.lock().with(|table| table.block = None);
         }
     }
 }
 
-#[test]
-fn a_block_recorded_while_tracing_starts_is_never_freed_unseen() {
-    check(|| {
+/// Two threads hand a block on while tracing starts, for the first time or after it was stopped.
+fn hand_on(before: fn(&Tracer), start: fn(&Tracer)) -> impl Fn() + Sync + Send + 'static {
+    move || {
         let tracer = Arc::new(Tracer::new());
+        before(&tracer);
         let (one, other) = (tracer.clone(), tracer.clone());
         let allocates = thread::spawn(move || {
             one.allocated();
@@ -99,16 +113,30 @@ fn a_block_recorded_while_tracing_starts_is_never_freed_unseen() {
             }
             has_block
         });
-        tracer.start(1);
+        start(&tracer);
         allocates.join().unwrap();
         let was_freed = frees.join().unwrap();
         tracer.table.lock().with(|table| assert!(!(was_freed && table.block.is_some()), "freed unseen"));
-    });
+    }
+}
+
+#[test]
+fn a_block_recorded_while_tracing_starts_is_never_freed_unseen() {
+    check(hand_on(|_| {}, |tracer| tracer.start(1)));
+}
+
+#[test]
+fn a_block_recorded_while_tracing_starts_again_is_never_freed_unseen() {
+    let again = |tracer: &Tracer| {
+        tracer.stop();
+        tracer.start(2);
+    };
+    check_bounded(3, hand_on(|tracer| tracer.start(1), again));
 }
 
 #[test]
 fn a_block_of_a_session_that_ended_is_not_in_the_next_ones_table() {
-    check(|| {
+    check_bounded(4, || {
         let tracer = Arc::new(Tracer::new());
         tracer.start(1);
         let other = tracer.clone();

@@ -1,13 +1,16 @@
 //! Medians, ratios and geometric means.
 
 use crate::arguments::{Mode, Options};
-use crate::run::Runs;
+use crate::overhead::{LARGE_HEAP_BYTES, comparable_overhead, overhead};
+use crate::run::{Run, Runs};
 use peers::allocators::Allocator;
 use peers::catalog::{Entry, Theme};
 use peers::sample::Sample;
 
 /// A workload belongs to the small set if at least this share of its requests is small.
 const SMALL_SET_SHARE: f64 = 0.99;
+/// The workload whose peak RSS is what an allocator takes to start.
+const START_STOP: &str = "start-stop";
 
 /// All results of one build mode.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub struct Row {
     pub counted_live_bytes: Option<u64>,
     /// Medians field by field, one for each allocator; `None` where it failed.
     pub cells: Vec<Option<Sample>>,
+    /// Memory overhead in bytes, one for each allocator; `None` where something that it takes is unknown.
+    pub overheads: Vec<Option<i64>>,
 }
 
 /// What allocators are compared by: less is better.
@@ -40,26 +45,33 @@ pub struct Row {
 pub enum Metric {
     /// Nanoseconds an operation.
     Time,
+    /// Nanoseconds of all processors together, an operation.
+    CpuTime,
     /// Highest RSS of the process.
     PeakRss,
     /// RSS of the process at the end.
     EndRss,
-}
-
-impl Metric {
-    /// The figure of one sample.
-    pub fn of(self, sample: &Sample) -> f64 {
-        match self {
-            Self::Time => sample.nanos as f64 / sample.operations.max(1) as f64,
-            Self::PeakRss => sample.peak_rss as f64,
-            Self::EndRss => sample.end_rss as f64,
-        }
-    }
+    /// RSS of the process at the end, as a share of its highest.
+    EndShare,
+    /// Memory overhead, as far as it can be compared (see `overhead`).
+    Overhead,
 }
 
 impl Board {
     /// The medians of all runs in that mode.
     pub fn new(mode: Mode, options: &Options, runs: &Runs) -> Self {
+        Self::of_runs(mode, options, runs, |_| true)
+    }
+
+    /// The results of each round on its own: how far they lie apart is the noise.
+    pub fn of_each_round(mode: Mode, options: &Options, runs: &Runs) -> Vec<Self> {
+        (0..options.rounds)
+            .map(|round| Self::of_runs(mode, options, runs, |run| run.round == round))
+            .collect()
+    }
+
+    fn of_runs(mode: Mode, options: &Options, runs: &Runs, include: impl Fn(&Run) -> bool) -> Self {
+        // Columns are the same for each choice of runs.
         let has_runs = |allocator: &&'static Allocator| {
             runs.done.iter().any(|run| run.mode == mode && run.allocator.name == allocator.name)
         };
@@ -69,6 +81,7 @@ impl Board {
                 let samples = runs.done.iter().filter(|run| {
                     (run.mode, run.workload.name, run.allocator.name)
                         == (mode, workload.name, allocator.name)
+                        && include(run)
                 });
                 median_of_fields(samples.map(|run| run.sample.values()).collect())
             };
@@ -79,12 +92,42 @@ impl Board {
                     .map(|count| count.small_requests as f64 / count.requests.max(1) as f64),
                 counted_live_bytes: counted.map(|count| count.counted_live_bytes),
                 cells: allocators.iter().map(cell).collect(),
+                overheads: Vec::new(),
             }
         };
         let rows: Vec<Row> = options.workloads.iter().map(row).collect();
         let has_cells = |row: &Row| row.cells.iter().any(Option::is_some);
         let rows = rows.into_iter().filter(has_cells).collect();
-        Self { mode, allocators, rows, rounds: options.rounds }
+        let mut board = Self { mode, allocators, rows, rounds: options.rounds };
+        board.find_overheads();
+        board
+    }
+
+    /// Fills in each row's memory overheads.
+    pub fn find_overheads(&mut self) {
+        let start_up: Vec<Option<u64>> = (0..self.allocators.len())
+            .map(|column| Some(self.row(START_STOP)?.cells[column]?.peak_rss))
+            .collect();
+        for row in &mut self.rows {
+            let of_column = |column: usize| {
+                let peak_rss = row.cells[column]?.peak_rss;
+                Some(overhead(peak_rss, row.counted_live_bytes?, start_up[column]?))
+            };
+            let is_start_up = row.workload.name == START_STOP;
+            row.overheads = (0..start_up.len())
+                .map(|column| if is_start_up { None } else { of_column(column) })
+                .collect();
+        }
+    }
+
+    /// The row of a workload.
+    pub fn row(&self, workload: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.workload.name == workload)
+    }
+
+    /// The column of an allocator.
+    pub fn column(&self, allocator: &str) -> Option<usize> {
+        self.allocators.iter().position(|own| own.name == allocator)
     }
 
     /// The geometric mean of an allocator's ratios to the baseline over some rows, and the
@@ -95,19 +138,48 @@ impl Board {
         metric: Metric,
         include: impl Fn(&Row) -> bool,
     ) -> Option<(f64, usize)> {
+        self.mean_ratio_of(column, 0, metric, include)
+    }
+
+    /// The same for any two allocators: the first one's figures as multiples of the second one's.
+    pub fn mean_ratio_of(
+        &self,
+        column: usize,
+        other: usize,
+        metric: Metric,
+        include: impl Fn(&Row) -> bool,
+    ) -> Option<(f64, usize)> {
         let rows = self.rows.iter().filter(|row| include(row));
         let logarithms: Vec<f64> =
-            rows.filter_map(|row| row.ratio(column, metric)).map(f64::ln).collect();
+            rows.filter_map(|row| row.ratio_of(column, other, metric)).map(f64::ln).collect();
         let count = logarithms.len();
         (count > 0).then(|| ((logarithms.iter().sum::<f64>() / count as f64).exp(), count))
     }
 }
 
 impl Row {
+    /// An allocator's figure.
+    pub fn figure(&self, column: usize, metric: Metric) -> Option<f64> {
+        let sample = self.cells[column].as_ref()?;
+        let operations = sample.operations.max(1) as f64;
+        Some(match metric {
+            Metric::Time => sample.nanos as f64 / operations,
+            Metric::CpuTime => (sample.user_nanos + sample.system_nanos) as f64 / operations,
+            Metric::PeakRss => sample.peak_rss as f64,
+            Metric::EndRss => sample.end_rss as f64,
+            Metric::EndShare => sample.end_rss as f64 / sample.peak_rss as f64,
+            Metric::Overhead => comparable_overhead(self.overheads[column]?),
+        })
+    }
+
     /// An allocator's figure as a multiple of the baseline's.
     pub fn ratio(&self, column: usize, metric: Metric) -> Option<f64> {
-        let figure = |cell: &Option<Sample>| cell.as_ref().map(|sample| metric.of(sample));
-        Some(figure(&self.cells[column])? / figure(&self.cells[0])?)
+        self.ratio_of(column, 0, metric)
+    }
+
+    /// An allocator's figure as a multiple of another one's.
+    pub fn ratio_of(&self, column: usize, other: usize, metric: Metric) -> Option<f64> {
+        Some(self.figure(column, metric)? / self.figure(other, metric)?)
     }
 
     /// Whether the workload counts in overall means: the series would count many times over.
@@ -115,9 +187,19 @@ impl Row {
         !matches!(self.workload.theme, Theme::Scaling | Theme::Live)
     }
 
+    /// Whether nearly all of its requests are small.
+    pub fn is_small(&self) -> bool {
+        self.small_share.is_some_and(|share| share >= SMALL_SET_SHARE)
+    }
+
     /// Whether it counts in the means of the small set.
     pub fn is_in_small_set(&self) -> bool {
-        self.is_single() && self.small_share.is_some_and(|share| share >= SMALL_SET_SHARE)
+        self.is_single() && self.is_small()
+    }
+
+    /// Whether so much is live that its overhead can be told from noise.
+    pub fn has_large_heap(&self) -> bool {
+        self.counted_live_bytes.is_some_and(|bytes| bytes >= LARGE_HEAP_BYTES)
     }
 
     /// RSS that the allocations took, per byte asked for: where the workload knows.

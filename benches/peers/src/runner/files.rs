@@ -3,16 +3,22 @@
 use crate::arguments::Options;
 use crate::board::{Board, Metric};
 use crate::run::Runs;
+use crate::targets::Targets;
 use peers::sample::Sample;
 use std::fmt::Write as _;
 use std::{fs, io};
 
-/// Writes `runs.csv` and `medians.csv`, and the tables as `table.txt`.
-pub fn write(options: &Options, runs: &Runs, boards: &[Board]) -> io::Result<()> {
+/// Writes `runs.csv`, `medians.csv` and `targets.csv`, and the tables as `table.txt`.
+pub fn write(
+    options: &Options,
+    runs: &Runs,
+    boards: &[Board],
+    targets: &[Targets],
+) -> io::Result<()> {
     fs::write(options.out.join("runs.csv"), runs_csv(options, runs))?;
     fs::write(options.out.join("medians.csv"), medians_csv(boards))?;
-    let tables: String = boards.iter().map(crate::table::render).collect();
-    fs::write(options.out.join("table.txt"), tables)
+    fs::write(options.out.join("targets.csv"), targets_csv(targets))?;
+    fs::write(options.out.join("table.txt"), crate::table::render_all(boards, targets))
 }
 
 fn values(sample: &Sample) -> String {
@@ -34,7 +40,7 @@ fn runs_csv(options: &Options, runs: &Runs) -> String {
 
 fn medians_csv(boards: &[Board]) -> String {
     let mut text = format!(
-        "mode,theme,workload,small_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,rss_per_byte,{}\n",
+        "mode,theme,workload,small_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,overhead_ratio,rss_per_byte,peak_live_bytes,overhead_bytes,{}\n",
         Sample::FIELDS.join(",")
     );
     // An unknown figure is an empty field.
@@ -43,22 +49,47 @@ fn medians_csv(boards: &[Board]) -> String {
         for row in &board.rows {
             for (column, allocator) in board.allocators.iter().enumerate() {
                 let Some(sample) = &row.cells[column] else { continue };
-                let ratios = [Metric::Time, Metric::PeakRss, Metric::EndRss]
+                let ratios = [Metric::Time, Metric::PeakRss, Metric::EndRss, Metric::Overhead]
                     .map(|metric| field(row.ratio(column, metric)))
                     .join(",");
                 writeln!(
                     text,
-                    "{},{},{},{},{},{ratios},{}{}",
+                    "{},{},{},{},{},{ratios},{},{},{}{}",
                     board.mode.profile(),
                     row.workload.theme.name(),
                     row.workload.name,
                     field(row.small_share),
                     allocator.name,
                     field(row.rss_per_byte(column)),
+                    row.counted_live_bytes.map_or_else(String::new, |bytes| bytes.to_string()),
+                    row.overheads[column].map_or_else(String::new, |bytes| bytes.to_string()),
                     values(sample),
                 )
                 .expect("a string grows");
             }
+        }
+    }
+    text
+}
+
+fn targets_csv(targets: &[Targets]) -> String {
+    let mut text =
+        "mode,target,workload,peer,figure,lowest_round,highest_round,limit,verdict\n".to_owned();
+    for targets in targets {
+        for line in &targets.lines {
+            let (low, high) = line.range;
+            let limit = line.limit.map_or_else(String::new, |limit| format!("{limit:.4}"));
+            writeln!(
+                text,
+                "{},{},{},{},{:.4},{low:.4},{high:.4},{limit},{}",
+                targets.mode.profile(),
+                line.target,
+                line.workload,
+                line.peer,
+                line.figure,
+                line.verdict().name(),
+            )
+            .expect("a string grows");
         }
     }
     text

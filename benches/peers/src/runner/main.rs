@@ -6,9 +6,11 @@ mod board;
 mod build;
 mod files;
 mod native;
+mod overhead;
 mod plots;
 mod run;
 mod table;
+mod targets;
 
 use arguments::{Command, Options};
 use board::Board;
@@ -16,6 +18,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Instant;
 use std::{env, fs, io};
+use targets::Targets;
 
 fn main() -> ExitCode {
     let options = match arguments::parse(env::args().skip(1)) {
@@ -51,8 +54,11 @@ fn compare(options: &Options) -> Result<bool, String> {
     let run_seconds = clock.elapsed().as_secs() - build_seconds;
     let boards: Vec<Board> =
         options.modes.iter().map(|&mode| Board::new(mode, options, &runs)).collect();
+    let of_board =
+        |board: &Board| Targets::new(board, &Board::of_each_round(board.mode, options, &runs));
+    let targets: Vec<Targets> = boards.iter().map(of_board).collect();
     // Files before the terminal: whoever reads it may stop reading.
-    files::write(options, &runs, &boards)
+    files::write(options, &runs, &boards, &targets)
         .and_then(|()| boards.iter().try_for_each(|board| plots::draw(&options.out, board)))
         .map_err(|error| format!("cannot write the report: {error}"))?;
     let mut text = String::new();
@@ -63,7 +69,7 @@ fn compare(options: &Options) -> Result<bool, String> {
     for complaint in &complaints {
         text += &format!("error: {complaint}\n");
     }
-    text.extend(boards.iter().map(table::render));
+    text += &table::render_all(&boards, &targets);
     let out = options.out.display();
     text += &format!("\nBuilt in {build_seconds} s, ran in {run_seconds} s. Report: {out}\n");
     // A closed pipe is no failure.

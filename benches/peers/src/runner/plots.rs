@@ -43,8 +43,10 @@ pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
     }
     bars(board, &path("time"), Metric::Time, "time")
         .and_then(|()| bars(board, &path("peak-rss"), Metric::PeakRss, "peak RSS"))
+        .and_then(|()| bars(board, &path("overhead"), Metric::Overhead, "memory overhead"))
         .and_then(|()| scatter(board, &path("time-against-rss")))
         .and_then(|()| series(board, &path("scaling"), &SCALING))
+        .and_then(|()| series(board, &path("scaling-cost"), &SCALING_COST))
         .and_then(|()| series(board, &path("live"), &LIVE))
         .map_err(|error| io::Error::other(error.to_string()))
 }
@@ -59,9 +61,13 @@ fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
     // From an eighth to 16 times; longer bars are cut and say how long they are.
     const LOW: f64 = -3.0;
     const HIGH: f64 = 4.0;
+    let rows: Vec<&Row> = board.rows.iter().filter(|row| row.figure(0, metric).is_some()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
     let peers = board.allocators.len() as i32 - 1;
     let group = peers * BAR + GAP;
-    let height = TOP + group * board.rows.len() as i32 + 20;
+    let height = TOP + group * rows.len() as i32 + 20;
     let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
     area.fill(&WHITE)?;
     let place = |logarithm: f64| {
@@ -82,7 +88,7 @@ fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
     );
     write(&area, &title, (8, 6), 15)?;
     legend(&area, board, 1, (8, 26))?;
-    for (number, row) in board.rows.iter().enumerate() {
+    for (number, row) in rows.into_iter().enumerate() {
         let top = TOP + number as i32 * group;
         write(&area, row.workload.name, (8, top + group / 2 - 10), 12)?;
         for column in 1..board.allocators.len() {
@@ -168,6 +174,7 @@ struct Series {
     x_title: &'static str,
     y_title: &'static str,
     x: fn(&str) -> Option<f64>,
+    metric: Metric,
     y: fn(f64) -> f64,
 }
 
@@ -177,7 +184,17 @@ const SCALING: Series = Series {
     x_title: "threads",
     y_title: "million pairs a second",
     x: |name| name.strip_prefix("scaling-")?.parse().ok(),
+    metric: Metric::Time,
     y: |nanos| 1_000.0 / nanos,
+};
+
+/// Flat if no thread waits for another, however few cores there are.
+const SCALING_COST: Series = Series {
+    title: "Processor time of a random replacement by more and more threads",
+    y_title: "ns of processor time a pair",
+    metric: Metric::CpuTime,
+    y: |nanos| nanos,
+    ..SCALING
 };
 
 const LIVE: Series = Series {
@@ -192,6 +209,7 @@ const LIVE: Series = Series {
             None => size.strip_suffix('m')?.parse().ok(),
         }
     },
+    metric: Metric::Time,
     y: |nanos| nanos,
 };
 
@@ -203,7 +221,7 @@ fn series(board: &Board, path: &Path, series: &Series) -> Result<()> {
         .filter_map(|row| Some(((series.x)(row.workload.name)?, row)))
         .collect();
     let line = |column: usize| -> Vec<(f64, f64)> {
-        let y = |row: &Row| Some((series.y)(Metric::Time.of(row.cells[column].as_ref()?)));
+        let y = |row: &Row| Some((series.y)(row.figure(column, series.metric)?));
         rows.iter().filter_map(|&(x, row)| Some((x, y(row)?))).collect()
     };
     let lines: Vec<_> = (0..board.allocators.len()).map(line).collect();

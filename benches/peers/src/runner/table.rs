@@ -1,20 +1,91 @@
 //! The tables on the terminal.
 
 use crate::board::{Board, Metric, Row};
+use crate::targets::{EACH_TIME, Line, PEAK_RSS, Targets, Verdict};
 use peers::catalog::Theme;
 use std::fmt::Write as _;
 
 const NAME_WIDTH: usize = 22;
 const WIDTH: usize = 10;
 
+/// All tables of all build modes, each with its targets.
+pub fn render_all(boards: &[Board], targets: &[Targets]) -> String {
+    let both = boards.iter().zip(targets);
+    both.map(|(board, targets)| render(board) + &render_targets(targets)).collect()
+}
+
+/// The targets: those of many workloads one by one; of each workload, the ones that were missed.
+fn render_targets(targets: &Targets) -> String {
+    let mut text = String::new();
+    if targets.lines.is_empty() {
+        return text;
+    }
+    heading(
+        &mut text,
+        &format!(
+            "Targets, {} build (~: single rounds, whose lowest and highest figures are in brackets, say both)",
+            targets.mode.profile(),
+        ),
+    );
+    let is_of_each = |line: &&Line| [EACH_TIME, PEAK_RSS].contains(&line.target);
+    for line in targets.lines.iter().filter(|line| !is_of_each(line)) {
+        target(&mut text, line);
+    }
+    for target_of_each in [EACH_TIME, PEAK_RSS] {
+        let mut lines: Vec<&Line> =
+            targets.lines.iter().filter(|line| line.target == target_of_each).collect();
+        if lines.is_empty() {
+            continue;
+        }
+        lines.sort_by(|one, other| other.figure.total_cmp(&one.figure));
+        let count =
+            |verdict| lines.iter().filter(|line| line.verdict() == verdict).count().to_string();
+        let counts =
+            [Verdict::Met, Verdict::MetWithinNoise, Verdict::MissedWithinNoise, Verdict::Missed]
+                .map(|verdict| format!("{} {}", count(verdict), verdict.name()))
+                .join(", ");
+        writeln!(text, "\n{target_of_each}: {counts} of {}", lines.len()).expect("a string grows");
+        for line in lines.into_iter().filter(|line| line.verdict().is_missed()) {
+            target(&mut text, line);
+        }
+    }
+    text += "\nNot measured here: memory that is back after the last free of a peak without a further call (tests/memory_return.rs, tests/sleeping_thread.rs)\n";
+    text
+}
+
+fn target(text: &mut String, line: &Line) {
+    let limit = line.limit.map_or_else(String::new, |limit| format!("<= {limit:.3}"));
+    let beyond = line.beyond_percent().map_or_else(String::new, |by| format!("{by:+.1} %"));
+    let range = format!("[{:.3}, {:.3}]", line.range.0, line.range.1);
+    let mut what = if [EACH_TIME, PEAK_RSS].contains(&line.target) {
+        line.workload.clone()
+    } else {
+        line.target.to_owned()
+    };
+    if !line.workload.is_empty() && what != line.workload {
+        what += &format!(": {}", line.workload);
+    }
+    if !line.peer.is_empty() {
+        what += &format!(" ({})", line.peer);
+    }
+    writeln!(
+        text,
+        "{:8}{:>8.3} {range:18}{limit:9}{beyond:>9}  {what}",
+        line.verdict().name(),
+        line.figure
+    )
+    .expect("a string grows");
+}
+
 /// All tables of one build mode.
-pub fn render(board: &Board) -> String {
+fn render(board: &Board) -> String {
     if board.rows.is_empty() {
         return String::new();
     }
     let mut text = String::new();
     time(board, &mut text);
     memory(board, &mut text);
+    overhead(board, &mut text);
     density(board, &mut text);
     text
 }
@@ -40,6 +111,10 @@ fn names(board: &Board, first: usize) -> impl Iterator<Item = String> {
     board.allocators[first..].iter().map(|allocator| allocator.name.to_owned())
 }
 
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / f64::from(1 << 20))
+}
+
 fn peers(board: &Board) -> std::ops::Range<usize> {
     1..board.allocators.len()
 }
@@ -61,7 +136,7 @@ fn time(board: &Board, text: &mut String) {
                 format!("{:.1} %", (share * 1_000.0).floor() / 10.0)
             },
         );
-        let base = row.cells[0].as_ref().map(|sample| Metric::Time.of(sample));
+        let base = row.figure(0, Metric::Time);
         let base = base.map_or_else(|| "-".to_owned(), |nanos| format!("{nanos:.1}"));
         let ratios = peers(board).map(|column| ratio(row.ratio(column, Metric::Time)));
         line(text, row.workload.name, [small, base].into_iter().chain(ratios));
@@ -97,7 +172,8 @@ fn means(
     name: &str,
     include: impl Fn(&Row) -> bool,
 ) {
-    let count = board.rows.iter().filter(|row| include(row)).count();
+    let has_figure = |row: &&Row| include(row) && row.figure(0, metric).is_some();
+    let count = board.rows.iter().filter(has_figure).count();
     if count == 0 {
         return;
     }
@@ -112,7 +188,6 @@ fn memory(board: &Board, text: &mut String) {
         "Peak RSS: MiB of pymalloc; the others as multiples of it (above 1: more memory)",
     );
     line(text, "workload", ["asked", "MiB"].map(str::to_owned).into_iter().chain(names(board, 1)));
-    let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     for row in &board.rows {
         let asked = row.counted_live_bytes.map_or_else(|| "?".to_owned(), mebibytes);
         let base =
@@ -144,10 +219,14 @@ fn density(board: &Board, text: &mut String) {
         rows(Theme::Memory).partition(|row| row.workload.name.starts_with("peak-"));
     let all = 0..board.allocators.len();
     if !fills.is_empty() {
-        heading(text, "RSS per byte asked for, heap full");
+        heading(text, "RSS per byte asked for, heap full, start-up RSS taken off");
         line(text, "workload", names(board, 0));
         for row in fills {
-            let cells = all.clone().map(|column| ratio(row.rss_per_byte(column)));
+            // The limits are given in thousandths.
+            let cells = all.clone().map(|column| {
+                let figure = row.rss_per_byte(column);
+                figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.3}"))
+            });
             line(text, row.workload.name, cells);
         }
     }
@@ -155,10 +234,34 @@ fn density(board: &Board, text: &mut String) {
         heading(text, "RSS at the end, after almost everything was freed, as a share of peak RSS");
         line(text, "workload", names(board, 0));
         for row in peaks {
-            let share = |cell: &Option<_>| {
-                cell.as_ref().map(|cell| Metric::EndRss.of(cell) / Metric::PeakRss.of(cell))
-            };
-            line(text, row.workload.name, row.cells.iter().map(|cell| ratio(share(cell))));
+            let shares = all.clone().map(|column| ratio(row.figure(column, Metric::EndShare)));
+            line(text, row.workload.name, shares);
         }
     }
+}
+
+/// Both means, because most workloads allocate too little for their overhead to be told from noise.
+fn overhead(board: &Board, text: &mut String) {
+    if !board.rows.iter().any(|row| row.figure(0, Metric::Overhead).is_some()) {
+        return;
+    }
+    heading(
+        text,
+        "Memory overhead (peak RSS less live bytes less start-up RSS, 0.25 MiB at least): MiB of pymalloc; the others as multiples of it",
+    );
+    line(text, "workload", ["live", "MiB"].map(str::to_owned).into_iter().chain(names(board, 1)));
+    for row in board.rows.iter().filter(|row| row.figure(0, Metric::Overhead).is_some()) {
+        let live = row.counted_live_bytes.map_or_else(|| "?".to_owned(), mebibytes);
+        let base = row
+            .figure(0, Metric::Overhead)
+            .map_or_else(|| "-".to_owned(), |bytes| format!("{:.2}", bytes / f64::from(1 << 20)));
+        let ratios = peers(board).map(|column| ratio(row.ratio(column, Metric::Overhead)));
+        line(text, row.workload.name, [live, base].into_iter().chain(ratios));
+    }
+    text.push('\n');
+    means(board, text, Metric::Overhead, "overhead, all", Row::is_single);
+    means(board, text, Metric::Overhead, "overhead, small set", Row::is_in_small_set);
+    means(board, text, Metric::Overhead, "the same, 4 MiB live", |row| {
+        row.is_in_small_set() && row.has_large_heap()
+    });
 }

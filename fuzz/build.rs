@@ -1,0 +1,121 @@
+//! Copies the allocator's source, with the constants shrunk so that short programs reach every rule of memory return, and
+//! with the bug that a feature plants. Every edit must find its text, so that it can't go stale unnoticed.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
+const MODULES: [&str; 19] = [
+    "arena",
+    "arena_map",
+    "arena_table",
+    "bitmap",
+    "cache",
+    "check",
+    "config",
+    "fatal",
+    "heap",
+    "idle",
+    "lock",
+    "metadata",
+    "pool",
+    "pool_set",
+    "purging",
+    "remote",
+    "size_class",
+    "stats",
+    "text",
+];
+
+/// File, text, what it becomes.
+type Edit = (&'static str, &'static str, &'static str);
+
+const SHRUNK: [Edit; 13] = [
+    ("config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
+    ("config.rs", "EMPTY_POOLS_BUDGET: usize = 512", "EMPTY_POOLS_BUDGET: usize = 12"),
+    ("config.rs", "SET_EMPTY_POOLS_MAX: usize = 16", "SET_EMPTY_POOLS_MAX: usize = 4"),
+    ("config.rs", "SET_EMPTY_POOLS_MIN: usize = 2", "SET_EMPTY_POOLS_MIN: usize = 1"),
+    ("config.rs", "INBOX_KNOCK_POOLS: u32 = 32", "INBOX_KNOCK_POOLS: u32 = 3"),
+    ("config.rs", "HUGE_FROM_ARENAS: usize = 8", "HUGE_FROM_ARENAS: usize = 1"),
+    ("config.rs", "EMPTY_ARENAS_MIN: usize = 4", "EMPTY_ARENAS_MIN: usize = 1"),
+    ("config.rs", "(8 << 20) / POOL_BYTES", "4"),
+    ("config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
+    ("config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
+    ("config.rs", "DEPOT_BYTES_MAX: usize = 512 << 10", "DEPOT_BYTES_MAX: usize = 16 << 10"),
+    ("config.rs", "DEPOTS_BUDGET_BYTES: usize = 4 << 20", "DEPOTS_BUDGET_BYTES: usize = 40 << 10"),
+    ("config.rs", "FAULT_IN_FROM_POOLS: u32 = 16", "FAULT_IN_FROM_POOLS: u32 = 2"),
+];
+
+const PLANTS: [(&str, Edit); 4] = [
+    // Two threads that free into one pool at the same time: one's count is lost.
+    (
+        "PLANT_LOST_COUNT",
+        (
+            "remote.rs",
+            "match self.count.fetch_add(blocks, Ordering::AcqRel) {",
+            "let before = self.count.load(Ordering::Acquire);\n        \
+             self.count.store(before + blocks, Ordering::Release);\n        match before {",
+        ),
+    ),
+    // A pool is stolen although blocks of it are on their way into its owner's inbox.
+    (
+        "PLANT_BOLD_CLAIM",
+        (
+            "remote.rs",
+            "self.count.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()",
+            "self.count.fetch_add(1, Ordering::Acquire) < u32::MAX",
+        ),
+    ),
+    // A part that was purged is taken for zero although a block in it was handed out since.
+    ("PLANT_STALE_ZERO", ("pool.rs", "self.purged.set(self.purged.get() & !parts_of(first, end));", "")),
+    // A lock is let go, and nobody woken.
+    ("PLANT_FORGOTTEN_SLEEPER", ("lock.rs", "Ordering::Release) == AWAITED {", "Ordering::Release) > AWAITED {")),
+];
+
+fn copy_tree(from: &Path, to: &Path, edits: &mut Vec<Edit>, root: &Path) {
+    fs::create_dir_all(to).expect("a folder in OUT_DIR");
+    for entry in fs::read_dir(from).expect("the source") {
+        let path = entry.expect("readable").path();
+        let target = to.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            copy_tree(&path, &target, edits, root);
+            continue;
+        }
+        let mut text = fs::read_to_string(&path).expect("the source is text");
+        let name = path.strip_prefix(root).expect("inside").to_string_lossy().into_owned();
+        edits.retain(|&(file, old, new)| {
+            if file != name {
+                return true;
+            }
+            assert_eq!(text.matches(old).count(), 1, "{file} no longer has exactly one {old:?}: mend fuzz/build.rs");
+            text = text.replace(old, new);
+            false
+        });
+        fs::write(target, text).expect("OUT_DIR is writable");
+    }
+}
+
+fn main() {
+    let source = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by cargo")).join("../src");
+    let out = PathBuf::from(env::var("OUT_DIR").expect("set by cargo"));
+    println!("cargo::rerun-if-changed={}", source.display());
+    println!("cargo::rerun-if-changed=build.rs");
+    let mut edits = SHRUNK.to_vec();
+    for (feature, edit) in PLANTS {
+        if env::var_os(format!("CARGO_FEATURE_{feature}")).is_some() {
+            edits.push(edit);
+        }
+    }
+    let copy = out.join("core");
+    copy_tree(&source, &copy, &mut edits, &source);
+    assert!(edits.is_empty(), "no file for {edits:?}: mend fuzz/build.rs");
+    let mut modules = String::new();
+    for module in MODULES {
+        let file = [format!("{module}.rs"), format!("{module}/mod.rs")].into_iter().map(|name| copy.join(name));
+        let file = file.into_iter().find(|file| file.exists()).unwrap_or_else(|| panic!("no module {module}"));
+        writeln!(modules, "#[path = {file:?}]\npub(crate) mod {module};").expect("a String");
+    }
+    writeln!(modules, "#[path = {:?}]\nmod system_os;", copy.join("os/mod.rs")).expect("a String");
+    fs::write(out.join("modules.rs"), modules).expect("OUT_DIR is writable");
+}

@@ -1,0 +1,7 @@
+//! No forks.
+
+pub(crate) fn watch() {}
+
+pub(crate) fn this_thread_forks() -> bool {
+    false
+}

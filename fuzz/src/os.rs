@@ -1,0 +1,101 @@
+//! The twin of `src/os/`: the system's memory, counted, and failing on request.
+
+use core::cell::{Cell, RefCell};
+use core::ptr::NonNull;
+use std::collections::BTreeMap;
+
+use crate::system_os;
+pub(crate) use crate::system_os::{MemorySource, SystemMalloc, abort, write_stderr};
+
+pub(crate) const BYPASS: bool = false;
+
+pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _value: *const ()) -> bool {
+    false
+}
+
+thread_local! {
+    static MAPS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
+    static REFUSE_PURGE: Cell<bool> = const { Cell::new(false) };
+    static REFUSE_UNMAP: Cell<bool> = const { Cell::new(false) };
+    static MAPPED: RefCell<BTreeMap<usize, usize>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// So many maps succeed from now on.
+pub(crate) fn set_maps_left(maps: usize) {
+    MAPS_LEFT.set(maps);
+}
+
+/// Purging and unmapping fails from now on, or not.
+pub(crate) fn set_refusals(purge: bool, unmap: bool) {
+    REFUSE_PURGE.set(purge);
+    REFUSE_UNMAP.set(unmap);
+}
+
+/// Gives back everything that is mapped, once nobody uses it, and lets all calls succeed again.
+pub(crate) fn reset() {
+    set_maps_left(usize::MAX);
+    set_refusals(false, false);
+    for (start, bytes) in MAPPED.take() {
+        let start = NonNull::new(std::ptr::with_exposed_provenance_mut(start)).expect("not null");
+        // SAFETY: mapped by this source; the heap that used it is gone.
+        unsafe { system_os::SystemMemory.unmap(start, bytes) };
+    }
+}
+
+/// Panics unless the range lies in one live mapping.
+fn assert_mapped(start: NonNull<u8>, bytes: usize) {
+    MAPPED.with_borrow(|mapped| {
+        let (first, length) = mapped.range(..=start.addr().get()).next_back().expect("a mapping");
+        assert!(start.addr().get() + bytes <= first + length, "a range outside its mapping");
+    });
+}
+
+#[derive(Debug)]
+pub(crate) struct SystemMemory;
+
+impl MemorySource for SystemMemory {
+    fn page_bytes(&self) -> usize {
+        4096
+    }
+
+    fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        MAPS_LEFT.set(MAPS_LEFT.get().checked_sub(1)?);
+        let start = system_os::SystemMemory.map(bytes, align)?;
+        MAPPED.with_borrow_mut(|mapped| mapped.insert(start.as_ptr().expose_provenance(), bytes));
+        Some(start)
+    }
+
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        MAPS_LEFT.set(MAPS_LEFT.get().checked_sub(1)?);
+        let start = system_os::SystemMemory.map_guarded(bytes, guard_bytes)?;
+        let guard = start.as_ptr().expose_provenance() - guard_bytes;
+        MAPPED.with_borrow_mut(|mapped| mapped.insert(guard, bytes + 2 * guard_bytes));
+        Some(start)
+    }
+
+    unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        assert_mapped(start, bytes);
+        if REFUSE_UNMAP.get() {
+            return false;
+        }
+        let removed = MAPPED.with_borrow_mut(|mapped| mapped.remove(&start.addr().get()));
+        assert_eq!(removed, Some(bytes), "only whole mappings are unmapped");
+        // SAFETY: the caller's promise is the same.
+        unsafe { system_os::SystemMemory.unmap(start, bytes) }
+    }
+
+    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        assert_mapped(start, bytes);
+        // SAFETY: the caller's promise is the same.
+        !REFUSE_PURGE.get() && unsafe { system_os::SystemMemory.purge(start, bytes) }
+    }
+
+    unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, _huge: bool) {
+        // No huge pages: programs are short, and zeroing one takes longer than they run.
+        assert_mapped(start, bytes);
+    }
+
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
+        assert_mapped(start, bytes);
+    }
+}

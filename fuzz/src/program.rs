@@ -1,0 +1,128 @@
+//! From an input's bytes to a program: records of four bytes, each an operation of a thread, or a switch between threads or many; so
+//! that a mutation of a byte changes one of them, and an insertion moves the others.
+
+use crate::config::CLASS_COUNT;
+use crate::scheduler::{Switch, THREADS};
+
+/// One step of a thread. Places are taken modulo what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    Alloc {
+        class: usize,
+        blocks: usize,
+    },
+    AllocZeroed {
+        class: usize,
+        blocks: usize,
+    },
+    /// So many live blocks, whoever allocated them.
+    Free {
+        place: usize,
+        blocks: usize,
+    },
+    /// As `realloc` to another class.
+    Move {
+        place: usize,
+        class: usize,
+    },
+    /// `flush_thread_cache`.
+    Flush,
+    /// The thread ends, and another takes its place.
+    End,
+    Purge,
+    /// The purge thread looks at the heap.
+    Tick,
+    /// Purging and unmapping fails from now on, or works again.
+    Refuse {
+        purge: bool,
+        unmap: bool,
+    },
+    /// So many maps succeed from now on.
+    Maps {
+        left: usize,
+    },
+    /// At most so many arenas from now on.
+    Limit {
+        arenas: usize,
+    },
+    Poison {
+        on: bool,
+    },
+    /// The self-check, while the others are wherever they are.
+    Check,
+}
+
+/// What an input says: the operations of each thread, and how they are interleaved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    pub(crate) threads: [Vec<Op>; THREADS],
+    pub(crate) switches: Vec<Switch>,
+}
+
+const RECORD_BYTES: usize = 4;
+
+impl Program {
+    /// Every input is a program; bytes at the end that make no record are ignored.
+    pub fn read(input: &[u8]) -> Self {
+        let mut program = Self::default();
+        for &[kind, who, y, z] in input.as_chunks::<RECORD_BYTES>().0 {
+            let thread = usize::from(who) % THREADS;
+            if kind % 16 >= 14 {
+                program.storm(y, z);
+            } else if kind % 16 >= 12 {
+                // Near ones point by point, far ones in larger steps.
+                let after = u32::from(y) << (z % 4 * 2);
+                program.switches.push(Switch { after, exchanges_only: z & 4 != 0, thread });
+            } else {
+                program.threads[thread].push(Op::read(kind % 16, who, y, z));
+            }
+        }
+        program
+    }
+}
+
+impl Program {
+    /// Many switches at once, close together, drawn from a seed: windows of a few steps are hit that no single switch would.
+    fn storm(&mut self, seed: u8, shape: u8) {
+        let switches = 32 << (shape >> 6);
+        let mut state = u64::from(seed) << 8 | u64::from(shape);
+        for _ in 0..switches {
+            // A linear congruential generator (Knuth, MMIX); its upper bits are good enough here.
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let after = (state >> 40) as u32 & ((1 << (shape % 5)) - 1);
+            let thread = (state >> 60) as usize % THREADS;
+            self.switches.push(Switch { after, exchanges_only: shape & 8 == 0, thread });
+        }
+    }
+}
+
+impl Op {
+    fn read(kind: u8, who: u8, y: u8, z: u8) -> Self {
+        // Mostly few classes, so that threads meet in the same pools.
+        let favourites = [0, 1, 7, 31, 62, 63, 63, 63];
+        let class = if who < 192 { favourites[usize::from(y) % 8] } else { usize::from(y) % CLASS_COUNT };
+        let place = usize::from(y) << 3;
+        // Mostly plenty, or else most programs would soon be out of memory for good.
+        let few = |number: u8| if number < 64 { usize::from(number) % 8 } else { usize::MAX };
+        match kind {
+            0..=2 => Self::Alloc { class, blocks: usize::from(z) / 2 + 1 },
+            3 => Self::AllocZeroed { class, blocks: usize::from(z) % 16 + 1 },
+            4 => Self::Free { place: place + usize::from(z), blocks: 1 },
+            5..=7 => Self::Free { place, blocks: usize::from(z) + 1 },
+            8 => Self::Move { place: place + usize::from(z) % 16, class: usize::from(z) % CLASS_COUNT },
+            9 => match z % 8 {
+                0 | 4 => Self::Flush,
+                1 | 2 | 5 => Self::End,
+                6 => Self::Tick,
+                _ => Self::Purge,
+            },
+            10 => match z % 4 {
+                0 => Self::Refuse { purge: y & 1 != 0, unmap: y & 2 != 0 },
+                1 => Self::Maps { left: few(y) },
+                2 => Self::Limit { arenas: few(y) },
+                _ => Self::Poison { on: y & 1 != 0 },
+            },
+            _ => Self::Check,
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! Runs a program against a model of live blocks; panics on whatever is wrong.
+
+use core::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::cache::ThreadCache;
+use crate::check::check;
+use crate::config::CLASS_COUNT;
+use crate::heap::Heap;
+use crate::idle::Ticker;
+use crate::observe::Request;
+use crate::os;
+use crate::pool_set::Slot;
+use crate::program::{Op, Program};
+use crate::purging::purge_heap;
+use crate::scheduler::{self, THREADS, Trace};
+use crate::size_class::SizeClass;
+use crate::stats::Stats;
+
+/// Blocks that a program may have at a time, so that none takes long.
+const LIVE_MAX: usize = 4_000;
+
+/// A live block and what it is filled with.
+struct Live {
+    start: *mut u8,
+    class: SizeClass,
+    seed: u64,
+}
+
+impl Live {
+    fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
+        let live = Self { start, class, seed };
+        for index in 0..class.block_bytes() / 8 {
+            // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
+            unsafe { start.cast::<u64>().add(index).write(live.pattern(index)) };
+        }
+        live
+    }
+
+    fn pattern(&self, index: usize) -> u64 {
+        (self.seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+    }
+
+    fn verify(&self) {
+        for index in 0..self.class.block_bytes() / 8 {
+            // SAFETY: as in `fill`.
+            let word = unsafe { self.start.cast::<u64>().add(index).read() };
+            assert_eq!(word, self.pattern(index), "contents of a live block changed");
+        }
+    }
+}
+
+struct World {
+    heap: &'static Heap,
+    /// The blocks that an operation may take.
+    live: RefCell<Vec<Live>>,
+    /// All live blocks: their bytes by their addresses.
+    extents: RefCell<BTreeMap<usize, usize>>,
+    caches: [Cell<Option<&'static ThreadCache>>; THREADS],
+    serial: Cell<u64>,
+    /// Whether some thread is poisoning: one at a time may.
+    poisoning: Cell<bool>,
+    /// What the purge thread remembers; `None` while a thread plays its part.
+    ticker: Cell<Option<Ticker>>,
+}
+
+impl World {
+    fn cache(&self, thread: usize) -> Option<&'static ThreadCache> {
+        if self.caches[thread].get().is_none() {
+            self.caches[thread].set(ThreadCache::acquire(self.heap));
+        }
+        self.caches[thread].get()
+    }
+
+    fn next_seed(&self) -> u64 {
+        self.serial.set(self.serial.get() + 1);
+        self.serial.get()
+    }
+
+    fn alloc(&self, thread: usize, class: SizeClass, zeroed: bool) {
+        let Some(cache) = self.cache(thread) else { return };
+        if self.live.borrow().len() >= LIVE_MAX {
+            return;
+        }
+        let request = Request::of_bytes(class.block_bytes());
+        let start = if zeroed { cache.alloc_zeroed(class, request) } else { cache.alloc(class, request) };
+        if start.is_null() {
+            return;
+        }
+        let (address, bytes) = (start.addr(), class.block_bytes());
+        assert!(address.is_multiple_of(1 << bytes.trailing_zeros()), "a block of {bytes} is not aligned");
+        if zeroed {
+            // SAFETY: a block of the class, ours.
+            let bytes = unsafe { core::slice::from_raw_parts(start, bytes) };
+            assert!(bytes.iter().all(|&byte| byte == 0), "a zeroed block is not zero");
+        }
+        let live = Live::fill(start, class, self.next_seed());
+        let mut extents = self.extents.borrow_mut();
+        if let Some((&before, &other_bytes)) = extents.range(..address + bytes).next_back() {
+            assert!(before + other_bytes <= address, "a block overlaps a live one");
+        }
+        extents.insert(address, bytes);
+        self.live.borrow_mut().push(live);
+    }
+
+    /// Takes blocks that were allocated one after the other, as far as others left them so: so many from a place on. They
+    /// are this thread's then.
+    fn take(&self, place: usize, blocks: usize) -> Vec<Live> {
+        let mut live = self.live.borrow_mut();
+        let first = place % live.len().max(1);
+        let end = live.len().min(first + blocks);
+        let mut taken = Vec::with_capacity(end - first);
+        for index in (first..end).rev() {
+            taken.push(live.swap_remove(index));
+        }
+        taken
+    }
+
+    fn free(&self, thread: usize, block: Live) {
+        block.verify();
+        let known = self.extents.borrow_mut().remove(&block.start.addr());
+        assert_eq!(known, Some(block.class.block_bytes()), "the model knows its blocks");
+        match self.cache(thread) {
+            // SAFETY: the block is ours, and given up.
+            Some(cache) => unsafe { cache.free(block.class, block.start) },
+            // As a thread without a cache does.
+            None => self.heap.spare.enter(self.heap, |inside| inside.give(block.class, &[Slot::new(block.start)])),
+        }
+    }
+
+    fn run(&self, thread: usize, op: Op) {
+        let class_of = |class: usize| SizeClass::from_number(class).expect("in range");
+        match op {
+            Op::Alloc { class, blocks } => (0..blocks).for_each(|_| self.alloc(thread, class_of(class), false)),
+            Op::AllocZeroed { class, blocks } => (0..blocks).for_each(|_| self.alloc(thread, class_of(class), true)),
+            Op::Free { place, blocks } => {
+                self.take(place, blocks).into_iter().for_each(|block| self.free(thread, block));
+            }
+            Op::Move { place, class } => {
+                for block in self.take(place, 1) {
+                    self.alloc(thread, class_of(class), false);
+                    self.free(thread, block);
+                }
+            }
+            Op::Flush => {
+                if let Some(cache) = self.cache(thread) {
+                    cache.shrink();
+                }
+            }
+            Op::End => {
+                if let Some(cache) = self.caches[thread].take() {
+                    cache.release();
+                }
+            }
+            Op::Purge => {
+                purge_heap(self.heap);
+            }
+            Op::Tick => {
+                if let Some(mut ticker) = self.ticker.take() {
+                    ticker.tick(|| true);
+                    self.ticker.set(Some(ticker));
+                }
+            }
+            Op::Refuse { purge, unmap } => os::set_refusals(purge, unmap),
+            Op::Maps { left } => os::set_maps_left(left),
+            Op::Limit { arenas } => {
+                self.heap.set_arena_limit(arenas);
+            }
+            Op::Poison { on } => {
+                if !self.poisoning.replace(true) {
+                    ThreadCache::poison_all(self.heap, on);
+                    self.poisoning.set(false);
+                }
+            }
+            Op::Check => {
+                self.check();
+            }
+        }
+    }
+
+    fn check(&self) -> Stats {
+        assert!(self.heap.stop_slow_paths());
+        // SAFETY: stopped, by this thread.
+        let checked = unsafe { check(self.heap) };
+        // SAFETY: as above.
+        unsafe { self.heap.restart_slow_paths() };
+        checked.unwrap_or_else(|corruption| panic!("self-check: {corruption}"))
+    }
+
+    /// The heap is sound, and holds exactly the blocks that the model knows of; all threads rest.
+    fn check_exactly(&self) {
+        let stats = self.check();
+        let mut live = [0; CLASS_COUNT];
+        for block in self.live.borrow().iter() {
+            block.verify();
+            live[block.class.number()] += 1;
+        }
+        for (class, live) in stats.classes.iter().zip(live) {
+            assert_eq!(class.blocks_live, live, "live blocks of {} bytes", class.block_bytes);
+        }
+    }
+
+    /// Frees everything; nothing is left.
+    fn finish(&self) {
+        self.check_exactly();
+        os::set_maps_left(usize::MAX);
+        os::set_refusals(false, false);
+        let mut thread = 0;
+        for block in self.live.take() {
+            self.free(thread % THREADS, block);
+            thread += 1;
+        }
+        for cache in self.caches.iter().filter_map(Cell::take) {
+            cache.release();
+        }
+        self.check_exactly();
+        purge_heap(self.heap);
+        let stats = self.check();
+        assert_eq!((stats.arenas_mapped, stats.blocks_live()), (0, 0), "something is left");
+    }
+}
+
+/// Runs a program on a heap of its own.
+///
+/// # Panics
+/// When anything is wrong.
+pub fn run(program: &Program) -> Trace {
+    let heap: *mut Heap = Box::into_raw(Box::new(Heap::new()));
+    // SAFETY: freed below, when nobody uses it any more.
+    let heap_ref: &'static Heap = unsafe { &*heap };
+    let world = Rc::new(World {
+        heap: heap_ref,
+        live: RefCell::default(),
+        extents: RefCell::default(),
+        caches: Default::default(),
+        serial: Cell::new(0),
+        poisoning: Cell::new(false),
+        ticker: Cell::new(Some(Ticker::new(heap_ref, 0))),
+    });
+    let bodies = program.threads.iter().enumerate().map(|(thread, ops)| {
+        let (world, ops) = (world.clone(), ops.clone());
+        Box::new(move || ops.into_iter().for_each(|op| world.run(thread, op))) as Box<dyn FnOnce()>
+    });
+    let trace = scheduler::run(bodies.collect(), &program.switches);
+    world.finish();
+    drop(world);
+    os::reset();
+    // SAFETY: made above; the world is gone, and with it all who knew of it.
+    drop(unsafe { Box::from_raw(heap) });
+    trace
+}

@@ -1,0 +1,72 @@
+//! `pymalloc run -- program arguments…`: starts a program on `libpymalloc.so`.
+
+mod library;
+mod program;
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs unchanged programs on the pymalloc allocator.
+#[derive(Parser)]
+#[command(name = "pymalloc", version)]
+struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Starts a program with its malloc replaced; its exit status is the program's
+    Run(Run),
+}
+
+#[derive(Args)]
+struct Run {
+    /// Print the allocator's report to stderr when the program exits, or append one line a process to FILE (an absolute
+    /// path)
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
+    stats: Option<OsString>,
+    /// Check every free at its call rather than when the block returns to its pool (slower)
+    #[arg(long)]
+    hardened: bool,
+    /// The library, if it is not beside this command
+    #[arg(long, value_name = "PATH")]
+    library: Option<PathBuf>,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    command: Vec<OsString>,
+}
+
+fn run(run: Run) -> Result<std::convert::Infallible, String> {
+    let library = library::find(run.library)?;
+    let Some((name, arguments)) = run.command.split_first() else {
+        return Err("no program".into());
+    };
+    let path = program::find(name)?;
+    program::check(&path)?;
+    let mut command = Command::new(&path);
+    // The program sees the name it was called by.
+    command.arg0(name).args(arguments).env("LD_PRELOAD", library::preload_value(&library));
+    if let Some(stats) = run.stats {
+        if stats != "1" && !PathBuf::from(&stats).is_absolute() {
+            return Err(format!("--stats: {} is not an absolute path", stats.display()));
+        }
+        command.env("PYMALLOC_REPORT", stats);
+    }
+    if run.hardened {
+        command.env("PYMALLOC_HARDENED", "1");
+    }
+    // Returns only if the program could not be started.
+    Err(format!("{}: {}", path.display(), command.exec()))
+}
+
+fn main() -> ExitCode {
+    let Action::Run(arguments) = Arguments::parse().action;
+    let Err(error) = run(arguments);
+    eprintln!("pymalloc: {error}");
+    ExitCode::from(2)
+}

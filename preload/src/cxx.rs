@@ -1,0 +1,176 @@
+//! C++'s `operator new` and `operator delete`, all replaceable forms, by their mangled names.
+//!
+//! What needs a C++ runtime is left to the one in the process: when there is no memory, the definition that comes next in the
+//! link chain is called. It tries again by our `malloc`, runs the program's new-handler, and throws `std::bad_alloc`.
+//! These functions therefore let exceptions through (`C-unwind`).
+//!
+//! C++ defines most forms by others, and a program may replace those only: `new[]` calls `new`, `delete` with a size calls the
+//! one without. So forms that are defined by others are served here only where those others are ours, too
+//! (`start::operators_are_ours`), else by the next definition in the chain, which calls what the program has.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use pymalloc_core::raw::{self, Class};
+
+use crate::c::{allocate, allocate_aligned, release, release_class};
+use crate::large::Function;
+use crate::start::{free_is_ours, operators_are_ours};
+
+/// `std::nothrow_t const&`.
+type Nothrow = *const c_void;
+
+#[cold]
+#[inline(never)]
+fn no_runtime() -> ! {
+    let line = b"pymalloc: out of memory in operator new, and no C++ library to throw std::bad_alloc\n";
+    // SAFETY: a readable buffer of that length; abort has no preconditions.
+    unsafe {
+        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
+        libc::abort()
+    }
+}
+
+/// The form `$name` as the next definition has it: called with the same arguments. `$otherwise` if there is none.
+macro_rules! next {
+    ($name:literal, ($($argument:ident: $type:ty),*) -> $result:ty, $otherwise:expr) => {{
+        #[cold]
+        #[inline(never)]
+        unsafe fn next($($argument: $type),*) -> $result {
+            static NEXT: Function = Function::next($name);
+            let next = NEXT.address();
+            if next.is_null() {
+                return $otherwise;
+            }
+            // SAFETY: the definition of the same mangled name, hence of this type.
+            unsafe {
+                let next: unsafe extern "C-unwind" fn($($type),*) -> $result = core::mem::transmute(next);
+                next($($argument),*)
+            }
+        }
+        // SAFETY: the caller's own arguments.
+        unsafe { next($($argument),*) }
+    }};
+}
+
+/// Forms of `new`: basic ones (which a program may replace alone), or defined by others.
+macro_rules! news {
+    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, $fail:ident($bytes:ident $(, $align:ident)? $(; $nothrow:ident)?);)+) => { $(
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// None: an alignment that is no power of two fails.
+        #[unsafe(no_mangle)]
+        pub(crate) unsafe extern "C-unwind" fn $function($bytes: usize $(, $align: usize)? $(, $nothrow: Nothrow)?) -> *mut c_void {
+            #[inline(never)]
+            unsafe fn slow($bytes: usize $(, $align: usize)? $(, $nothrow: Nothrow)?) -> *mut c_void {
+                if news!(@served $kind $($align)?) {
+                    let block = news!(@allocate $bytes $($align)?);
+                    if !block.is_null() {
+                        return block;
+                    }
+                }
+                next!($name, ($bytes: usize $(, $align: usize)? $(, $nothrow: Nothrow)?) -> *mut c_void, {
+                    let block = news!(@allocate $bytes $($align.next_power_of_two())?);
+                    if block.is_null() { news!(@$fail) } else { block }
+                })
+            }
+            match news!(@class $bytes $($align)?) {
+                Some(class) if news!(@served $kind $($align)?) => {
+                    // SAFETY: our own arguments.
+                    raw::allocate_or(class, || unsafe { slow($bytes $(, $align)? $(, $nothrow)?) })
+                }
+                // SAFETY: our own arguments.
+                _ => unsafe { slow($bytes $(, $align)? $(, $nothrow)?) },
+            }
+        }
+    )+ };
+    (@served basic) => { true };
+    (@served basic $align:ident) => { $align.is_power_of_two() };
+    (@served derived) => { operators_are_ours() };
+    (@served derived $align:ident) => { operators_are_ours() && $align.is_power_of_two() };
+    (@class $bytes:ident) => { Class::of_size($bytes) };
+    (@class $bytes:ident $align:ident) => { Class::of_size_align($bytes, $align.max(1)).filter(|_| free_is_ours()) };
+    (@allocate $bytes:ident) => { allocate($bytes) };
+    (@allocate $bytes:ident $align:expr) => { allocate_aligned($bytes, $align) };
+    (@throws) => { no_runtime() };
+    (@null) => { ptr::null_mut() };
+}
+
+news! {
+    /// `operator new(size_t)`
+    basic _Znwm = c"_Znwm", throws(bytes);
+    /// `operator new[](size_t)`
+    derived _Znam = c"_Znam", throws(bytes);
+    /// `operator new(size_t, nothrow_t const&)`
+    derived _ZnwmRKSt9nothrow_t = c"_ZnwmRKSt9nothrow_t", null(bytes; nothrow);
+    /// `operator new[](size_t, nothrow_t const&)`
+    derived _ZnamRKSt9nothrow_t = c"_ZnamRKSt9nothrow_t", null(bytes; nothrow);
+    /// `operator new(size_t, align_val_t)`
+    basic _ZnwmSt11align_val_t = c"_ZnwmSt11align_val_t", throws(bytes, align);
+    /// `operator new[](size_t, align_val_t)`
+    derived _ZnamSt11align_val_t = c"_ZnamSt11align_val_t", throws(bytes, align);
+    /// `operator new(size_t, align_val_t, nothrow_t const&)`
+    derived _ZnwmSt11align_val_tRKSt9nothrow_t = c"_ZnwmSt11align_val_tRKSt9nothrow_t", null(bytes, align; nothrow);
+    /// `operator new[](size_t, align_val_t, nothrow_t const&)`
+    derived _ZnamSt11align_val_tRKSt9nothrow_t = c"_ZnamSt11align_val_tRKSt9nothrow_t", null(bytes, align; nothrow);
+}
+
+/// Forms of `delete`. With a size, the class is known without a look-up.
+macro_rules! deletes {
+    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, ($($argument:ident: $type:ty),*) $class:expr;)+) => { $(
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// `start` is null, or a block in the caller's hands that the matching form of `new` returned for the same arguments.
+        #[unsafe(no_mangle)]
+        #[allow(unused_variables, reason = "not every form needs every argument")]
+        pub(crate) unsafe extern "C-unwind" fn $function(start: *mut c_void $(, $argument: $type)*) {
+            if deletes!(@served $kind) {
+                let class: Option<Option<Class>> = $class;
+                // SAFETY: the caller's promise is the same.
+                return unsafe {
+                    match class {
+                        Some(class) => release_class(start, class),
+                        None => release(start),
+                    }
+                };
+            }
+            next!($name, (start: *mut c_void $(, $argument: $type)*) -> (), {
+                // SAFETY: the caller's promise; without a C++ library every block is ours or glibc's.
+                unsafe { release(start) }
+            })
+        }
+    )+ };
+    (@served basic) => { true };
+    (@served derived) => { operators_are_ours() };
+}
+
+deletes! {
+    /// `operator delete(void*)`
+    basic _ZdlPv = c"_ZdlPv", () None;
+    /// `operator delete[](void*)`
+    derived _ZdaPv = c"_ZdaPv", () None;
+    /// `operator delete(void*, nothrow_t const&)`
+    derived _ZdlPvRKSt9nothrow_t = c"_ZdlPvRKSt9nothrow_t", (nothrow: Nothrow) None;
+    /// `operator delete[](void*, nothrow_t const&)`
+    derived _ZdaPvRKSt9nothrow_t = c"_ZdaPvRKSt9nothrow_t", (nothrow: Nothrow) None;
+    /// `operator delete(void*, size_t)`
+    derived _ZdlPvm = c"_ZdlPvm", (bytes: usize) Some(Class::of_size(bytes));
+    /// `operator delete[](void*, size_t)`
+    derived _ZdaPvm = c"_ZdaPvm", (bytes: usize) Some(Class::of_size(bytes));
+    /// `operator delete(void*, align_val_t)`
+    basic _ZdlPvSt11align_val_t = c"_ZdlPvSt11align_val_t", (align: usize) None;
+    /// `operator delete[](void*, align_val_t)`
+    derived _ZdaPvSt11align_val_t = c"_ZdaPvSt11align_val_t", (align: usize) None;
+    /// `operator delete(void*, align_val_t, nothrow_t const&)`
+    derived _ZdlPvSt11align_val_tRKSt9nothrow_t = c"_ZdlPvSt11align_val_tRKSt9nothrow_t",
+        (align: usize, nothrow: Nothrow) None;
+    /// `operator delete[](void*, align_val_t, nothrow_t const&)`
+    derived _ZdaPvSt11align_val_tRKSt9nothrow_t = c"_ZdaPvSt11align_val_tRKSt9nothrow_t",
+        (align: usize, nothrow: Nothrow) None;
+    /// `operator delete(void*, size_t, align_val_t)`
+    derived _ZdlPvmSt11align_val_t = c"_ZdlPvmSt11align_val_t", (bytes: usize, align: usize) None;
+    /// `operator delete[](void*, size_t, align_val_t)`
+    derived _ZdaPvmSt11align_val_t = c"_ZdaPvmSt11align_val_t", (bytes: usize, align: usize) None;
+}

@@ -1,0 +1,97 @@
+//! What the library does not serve itself: glibc's own malloc, and definitions that come after ours in the link chain.
+
+use core::ffi::{CStr, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+// glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them.
+unsafe extern "C" {
+    pub(crate) fn __libc_malloc(bytes: usize) -> *mut c_void;
+    pub(crate) fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
+    pub(crate) fn __libc_realloc(start: *mut c_void, bytes: usize) -> *mut c_void;
+    pub(crate) fn __libc_free(start: *mut c_void);
+    pub(crate) fn __libc_memalign(align: usize, bytes: usize) -> *mut c_void;
+    pub(crate) fn __libc_valloc(bytes: usize) -> *mut c_void;
+    pub(crate) fn __libc_pvalloc(bytes: usize) -> *mut c_void;
+}
+
+/// A function of another library, looked up once it is needed.
+pub(crate) struct Function {
+    name: &'static CStr,
+    of_libc: bool,
+    found: AtomicPtr<c_void>,
+}
+
+impl Function {
+    /// The definition that would have been used without this library.
+    pub(crate) const fn next(name: &'static CStr) -> Self {
+        Self { name, of_libc: false, found: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The C library's own definition, even if another allocator stands before it in the link chain: what the functions
+    /// above return is glibc's, always.
+    pub(crate) const fn of_libc(name: &'static CStr) -> Self {
+        Self { name, of_libc: true, found: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Its address, if it was looked up before; else null.
+    pub(crate) fn known(&self) -> *mut c_void {
+        // Relaxed: as in `address`.
+        self.found.load(Ordering::Relaxed)
+    }
+
+    /// Its address; null if there is none so far. (C++'s library may be loaded later.)
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn address(&self) -> *mut c_void {
+        // Relaxed (both): code, which does not change; looking it up twice does no harm.
+        let known = self.known();
+        if !known.is_null() {
+            return known;
+        }
+        let found = if self.of_libc { self.in_library(c"libc.so.6") } else { self.after_this_library() };
+        self.found.store(found, Ordering::Relaxed);
+        found
+    }
+
+    /// C++'s library is out of `RTLD_NEXT`'s sight where a plug-in brought it with it, as for CPython's extensions.
+    fn after_this_library(&self) -> *mut c_void {
+        // SAFETY: a C string.
+        let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        for library in [c"libstdc++.so.6", c"libc++abi.so.1", c"libc++.so.1"] {
+            if found.is_null() {
+                found = self.in_library(library);
+            }
+        }
+        found
+    }
+
+    /// The definition in a library, if that is loaded.
+    fn in_library(&self, library: &CStr) -> *mut c_void {
+        // SAFETY: C strings; nothing is loaded, and the handle need not be closed: it is of a library in use.
+        unsafe {
+            let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+            if handle.is_null() { ptr::null_mut() } else { libc::dlsym(handle, self.name.as_ptr()) }
+        }
+    }
+}
+
+static USABLE_SIZE: Function = Function::of_libc(c"malloc_usable_size");
+
+/// Looks up what must not be looked up while a block is freed or moved.
+pub(crate) fn look_ahead() {
+    USABLE_SIZE.address();
+}
+
+/// The bytes of a block of glibc's; `None` before the library is loaded completely.
+///
+/// # Safety
+/// `start` is such a block, in the caller's hands.
+pub(crate) unsafe fn usable_bytes(start: *mut c_void) -> Option<usize> {
+    let next = USABLE_SIZE.known();
+    // SAFETY: the C library's function of that name and type.
+    (!next.is_null()).then(|| unsafe {
+        let next: unsafe extern "C" fn(*mut c_void) -> usize = core::mem::transmute(next);
+        next(start)
+    })
+}

@@ -1,0 +1,164 @@
+//! What the tests share: children that run on the library, and proof that they did.
+#![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
+
+use std::ffi::c_void;
+use std::fs;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// A child that has not ended by then hangs.
+const DEADLINE: Duration = Duration::from_secs(120);
+const CHILD: &str = "PYMALLOC_PRELOAD_TEST_CHILD";
+
+/// `libpymalloc.so`, as cargo built it for these tests.
+pub(crate) fn library() -> PathBuf {
+    let folder = command_path().parent().expect("a folder").to_owned();
+    let places = [folder.join("deps/libpymalloc.so"), folder.join("libpymalloc.so")];
+    // The newest: `cargo build` and `cargo test` leave it in different places.
+    let built = places.into_iter().filter(|place| place.exists());
+    built
+        .max_by_key(|place| fs::metadata(place).and_then(|found| found.modified()).expect("it exists"))
+        .expect("cargo builds the library with the tests")
+}
+
+/// The command `pymalloc`.
+pub(crate) fn command_path() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_pymalloc"))
+}
+
+/// A file name that no other test has, gone when dropped.
+pub(crate) struct Scratch(pub(crate) PathBuf);
+
+impl Scratch {
+    pub(crate) fn new(name: &str) -> Self {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pymalloc-{}-{number}-{name}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Runs a command to its end, killing it if it hangs.
+pub(crate) fn output_of(command: &mut Command) -> Output {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let pipes = (child.stdout.take().expect("piped"), child.stderr.take().expect("piped"));
+    let read = |mut pipe: Box<dyn std::io::Read + Send>| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            pipe.read_to_end(&mut bytes).expect("a pipe");
+            bytes
+        })
+    };
+    let (stdout, stderr) = (read(Box::new(pipes.0)), read(Box::new(pipes.1)));
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our own child") {
+            break Some(status);
+        }
+        if started.elapsed() > DEADLINE {
+            child.kill().expect("our own child");
+            child.wait().expect("our own child");
+            break None;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let (stdout, stderr) = (stdout.join().expect("it reads"), stderr.join().expect("it reads"));
+    let status = status.unwrap_or_else(|| panic!("{command:?} hangs: {}", String::from_utf8_lossy(&stderr)));
+    Output { status, stdout, stderr }
+}
+
+/// Runs a command on the library; the output, and the lines that its processes wrote when they exited.
+pub(crate) fn preloaded(command: &mut Command) -> (Output, Vec<String>) {
+    let report = Scratch::new("report");
+    let output = output_of(command.env("LD_PRELOAD", library()).env("PYMALLOC_REPORT", &report.0));
+    let lines = fs::read_to_string(&report.0).unwrap_or_default().lines().map(str::to_owned).collect();
+    (output, lines)
+}
+
+/// Whether a line of a report shows that the library served the process: no pool is opened but for a request.
+pub(crate) fn served(line: &str) -> bool {
+    let words: Vec<&str> = line.split_ascii_whitespace().collect();
+    let place = words.iter().position(|&word| word == "pools,").expect("a line of a report");
+    words[place - 1].parse::<usize>().expect("a number") > 0
+}
+
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(CHILD).is_some()
+}
+
+/// A command that runs one test of this binary again, where `is_child` is true.
+pub(crate) fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().expect("an executable"));
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(CHILD, "1");
+    command
+}
+
+/// Runs the body of the test named `test` in a process of its own on the library.
+///
+/// # Panics
+/// When the body fails there, or the library did not serve it.
+pub(crate) fn on_library(test: &str, body: impl FnOnce()) {
+    on_library_with(test, &[], body);
+}
+
+/// [`on_library`] with variables in the child's environment.
+pub(crate) fn on_library_with(test: &str, variables: &[(&str, &str)], body: impl FnOnce()) {
+    if is_child() {
+        assert_served();
+        return body();
+    }
+    let (output, report) = preloaded(child(test).envs(variables.iter().copied()));
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && printed.contains("1 passed"),
+        "{}\n{printed}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(report.iter().any(|line| served(line)), "the library did not serve the child: {report:?}");
+}
+
+/// Checks that this process's malloc is the library's: its blocks have other sizes than glibc's.
+pub(crate) fn assert_served() {
+    // SAFETY: a block that is asked for its size and freed.
+    unsafe {
+        let block = libc::malloc(black_box(32));
+        assert_eq!(libc::malloc_usable_size(block), 32, "malloc is not the library's");
+        libc::free(black_box(block));
+    }
+}
+
+/// `errno`.
+pub(crate) fn errno() -> i32 {
+    // SAFETY: libc's own thread-local.
+    unsafe { *libc::__errno_location() }
+}
+
+pub(crate) fn set_errno(errno: i32) {
+    // SAFETY: libc's own thread-local.
+    unsafe { *libc::__errno_location() = errno }
+}
+
+/// The process's definition of a symbol.
+pub(crate) fn symbol(name: &str) -> *mut c_void {
+    let name = std::ffi::CString::new(name).expect("no null byte");
+    // SAFETY: a C string.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!found.is_null(), "{name:?} is not there");
+    found
+}

@@ -1,0 +1,33 @@
+// A program that replaces the two basic operators only. Every other form must go by them, as C++ says.
+#include <cstdio>
+#include <cstdlib>
+#include <initializer_list>
+#include <new>
+
+static long live, calls;
+
+// A header before each block: who frees it by another function than ours gets a wrong address.
+void *operator new(std::size_t bytes) {
+    live++, calls++;
+    char *block = static_cast<char *>(std::malloc(bytes + 32));
+    if (!block) throw std::bad_alloc();
+    return block + 32;
+}
+
+void operator delete(void *block) noexcept {
+    if (!block) return;
+    live--;
+    std::free(static_cast<char *>(block) - 32);
+}
+
+int main() {
+    for (std::size_t bytes : {1, 24, 100, 512, 5000}) {
+        ::operator delete(::operator new(bytes), bytes);
+        ::operator delete[](::operator new[](bytes));
+        ::operator delete[](::operator new[](bytes), bytes);
+        ::operator delete(::operator new(bytes, std::nothrow), std::nothrow);
+        ::operator delete[](::operator new[](bytes, std::nothrow), std::nothrow);
+    }
+    std::printf("%ld live after %ld calls\n", live, calls);
+    return live != 0 || calls != 25;
+}

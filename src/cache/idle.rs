@@ -1,0 +1,57 @@
+//! What another thread does for a cache whose own thread makes no slow calls: all that is behind the door.
+//!
+//! # Invariants
+//! - *Hands off*: the magazines belong to their thread's fast path, which takes no lock; nothing here reads or writes
+//!   them. Depots, pools and inbox are touched under the door only, so any thread that holds it may.
+
+use core::cell::Cell;
+
+use super::ThreadCache;
+use crate::heap::Heap;
+
+/// What a purge thread saw of a cache at its last tick. Zeroed memory is a valid value.
+pub(super) struct Seen {
+    /// The cache's slow calls. Door.
+    slow_calls: Cell<u64>,
+    /// Bytes in use when the set was swept last, plus one; 0 if it has made slow calls since. Door.
+    swept_at: Cell<usize>,
+}
+
+impl Seen {
+    pub(super) const fn new() -> Self {
+        Self { slow_calls: Cell::new(0), swept_at: Cell::new(0) }
+    }
+}
+
+impl ThreadCache {
+    /// Whether the cache has made no slow call since the last [`tidy_if_idle`](Self::tidy_if_idle). Door.
+    fn is_idle(&self) -> bool {
+        self.seen.slow_calls.get() == self.slow_calls.get()
+    }
+
+    /// If the cache has made no slow call since the last time: brings home what is in its depots and what others freed,
+    /// and returns its set's empty pools.
+    pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
+        self.set.enter(heap, |inside| {
+            if self.is_idle() {
+                self.flush_depots(inside);
+                inside.collect();
+                inside.return_empty_pools(0);
+            } else {
+                self.seen.slow_calls.set(self.slow_calls.get());
+                self.seen.swept_at.set(0);
+            }
+        });
+    }
+
+    /// Gives the free parts of an idle cache's pools back to the OS, unless they were and nothing came home since.
+    pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
+        self.set.enter(heap, |inside| {
+            let now = inside.used_bytes().wrapping_add(1);
+            // Only blocks that come home change an idle set, and each makes fewer bytes used.
+            if self.is_idle() && self.seen.swept_at.replace(now) != now {
+                inside.sweep();
+            }
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! The bytes that the debug hooks fill and look for, CPython's, and where they lie around a block.
+//!
+//! ```text
+//! ┌──────────────────────────────┬───────────────────┬──────────────┐
+//! │ leading pad: FORBIDDENBYTE   │ the program's     │ trailing pad │
+//! │ PAD_BYTES, or the alignment  │ bytes: CLEANBYTE  │ PAD_BYTES    │
+//! └──────────────────────────────┴───────────────────┴──────────────┘
+//! ▲ what the inner allocator gave ▲ start, aligned as asked
+//! ```
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use super::table::Record;
+
+/// Fills memory that was just allocated.
+pub const CLEANBYTE: u8 = 0xCD;
+/// Fills memory that was just freed.
+pub const DEADBYTE: u8 = 0xDD;
+/// Fills the pads on both sides of a block.
+pub const FORBIDDENBYTE: u8 = 0xFD;
+
+/// Bytes of the trailing pad, and least of the leading one.
+pub(super) const PAD_BYTES: usize = 16;
+
+/// Bytes of the leading pad: a multiple of the alignment, so that the start is aligned.
+pub(super) const fn leading_bytes(align: usize) -> usize {
+    if align > PAD_BYTES { align } else { PAD_BYTES }
+}
+
+/// The layout with both pads; `None` if that is too large.
+pub(super) fn padded(layout: Layout) -> Option<Layout> {
+    let pads = leading_bytes(layout.align()) + PAD_BYTES;
+    Layout::from_size_align(layout.size().checked_add(pads)?, layout.align()).ok()
+}
+
+/// One of the three parts of a block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Part {
+    Leading,
+    Data,
+    Trailing,
+}
+
+impl Record {
+    pub(super) const fn align(&self) -> usize {
+        1 << self.align_shift
+    }
+
+    /// What the program asked for.
+    pub(super) fn layout(&self) -> Layout {
+        // SAFETY: both were taken from a layout.
+        unsafe { Layout::from_size_align_unchecked(self.bytes, self.align()) }
+    }
+
+    /// First byte that the inner allocator gave.
+    pub(super) fn raw(&self) -> *mut u8 {
+        self.start.as_ptr().wrapping_sub(leading_bytes(self.align()))
+    }
+
+    /// Bytes that the inner allocator gave.
+    pub(super) const fn extent_bytes(&self) -> usize {
+        leading_bytes(self.align()) + self.bytes + PAD_BYTES
+    }
+
+    /// Start and length of a part.
+    pub(super) fn part(&self, part: Part) -> (*mut u8, usize) {
+        match part {
+            Part::Leading => (self.raw(), leading_bytes(self.align())),
+            Part::Data => (self.start.as_ptr(), self.bytes),
+            Part::Trailing => (self.start.as_ptr().wrapping_add(self.bytes), PAD_BYTES),
+        }
+    }
+
+    /// Fills a part.
+    ///
+    /// # Safety
+    /// The block is mapped and the caller's to write.
+    pub(super) unsafe fn fill(&self, part: Part, byte: u8) {
+        let (start, bytes) = self.part(part);
+        // SAFETY: inside the block.
+        unsafe { start.write_bytes(byte, bytes) };
+    }
+
+    /// Whether every byte of a part is `expected`.
+    ///
+    /// # Safety
+    /// The block is mapped, and nobody writes into the part but by mistake.
+    pub(super) unsafe fn is_filled(&self, part: Part, expected: u8) -> bool {
+        let (start, bytes) = self.part(part);
+        // SAFETY: inside the block. The inner allocator's bytes are initialised: the hooks wrote them all.
+        let bytes = unsafe { core::slice::from_raw_parts(start, bytes) };
+        let pattern = [expected; 64];
+        bytes.chunks(pattern.len()).all(|chunk| *chunk == pattern[..chunk.len()])
+    }
+
+    /// The first part, if any, that is not what it must be while the block is with the program.
+    ///
+    /// # Safety
+    /// As for [`is_filled`](Self::is_filled).
+    pub(super) unsafe fn broken_pad(&self) -> Option<Part> {
+        // SAFETY: the caller's promise is the same.
+        let broken = |part: &Part| !unsafe { self.is_filled(*part, FORBIDDENBYTE) };
+        [Part::Leading, Part::Trailing].into_iter().find(broken)
+    }
+
+    /// The first part, if any, that was written into since the block was freed.
+    ///
+    /// # Safety
+    /// As for [`is_filled`](Self::is_filled).
+    pub(super) unsafe fn written_after_free(&self) -> Option<Part> {
+        // SAFETY: the caller's promise is the same.
+        let broken = |part: &Part| !unsafe { self.is_filled(*part, DEADBYTE) };
+        [Part::Data, Part::Leading, Part::Trailing].into_iter().find(broken)
+    }
+}
+
+/// The start of the program's part of a block that the inner allocator gave.
+pub(super) fn start_of(raw: *mut u8, layout: Layout) -> Option<NonNull<u8>> {
+    NonNull::new(raw.wrapping_add(leading_bytes(layout.align())))
+}

@@ -1,0 +1,343 @@
+//! Debug hooks: a wrapper around any allocator that finds misuse of its blocks, after CPython's `_PyMem_Debug*`.
+//!
+//! A block gets pads of [`FORBIDDENBYTE`] on both sides; new memory is filled with [`CLEANBYTE`], freed memory with
+//! [`DEADBYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them, and
+//! no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner allocator gets
+//! them back, so that a write into one is seen.
+//!
+//! # Files
+//! | file | what |
+//! |---|---|
+//! | `guards` | the bytes, and where they lie |
+//! | `table`, `quarantine`, `system_array` | the records, in the system's memory |
+//! | `register` | who may touch what, and fork |
+//! | `dump`, `misuse` | the last words |
+//! | `origin` | the seam for a tracer |
+
+mod dump;
+mod guards;
+mod misuse;
+mod origin;
+mod quarantine;
+mod register;
+mod system_array;
+mod table;
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+pub use guards::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
+pub use origin::{Origins, PrintOrigin, set_origins};
+pub(crate) use register::{restart_all, stop_all};
+
+use guards::{Part, padded, start_of};
+use misuse::{Call, Misuse, abort_on};
+use register::{Found, Register};
+use table::{Record, State};
+
+/// Bytes that freed blocks may hold in quarantine, unless said otherwise.
+const QUARANTINE_BYTES: usize = 4 << 20;
+
+/// An allocator with debug hooks: checks each block of `A` when it is freed or reallocated, and all of them on request.
+///
+/// For tests and for hunting a bug; a block costs 32 bytes more (or 16 and its alignment), 50 to 110 in the table,
+/// and each call takes a lock of the whole allocator. Technique: CPython's `_PyMem_DebugMalloc`, with the records moved
+/// out of band and a quarantine added.
+///
+/// | misuse | found |
+/// |---|---|
+/// | write before or beyond a block, up to 16 bytes | when it is freed or reallocated, or by [`check_all`](Self::check_all) |
+/// | freed or reallocated with another layout | at the call |
+/// | freed twice | at the call, while the record is kept: in quarantine, and 65,536 frees beyond |
+/// | freed at an address where no block starts | at the call |
+/// | written after it was freed | when it leaves the quarantine, or by `check_all` |
+///
+/// `realloc` always moves the block, so stale pointers see [`DEADBYTE`] at once.
+///
+/// # Errors
+/// `alloc`, `alloc_zeroed` and `realloc` return null when the inner allocator does (then the quarantine is emptied and it is
+/// asked once more), or when there is no memory for the record.
+///
+/// # Aborts
+/// On misuse, after a dump of the block to stderr whose last line begins with `pymalloc:`.
+///
+/// # Examples
+/// ```
+/// use pymalloc::{Debug, Pymalloc};
+///
+/// #[global_allocator]
+/// static GLOBAL: Debug<Pymalloc> = Debug::new(Pymalloc::new());
+///
+/// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
+/// assert!(GLOBAL.check_all().blocks_live >= words.len());
+/// ```
+pub struct Debug<A: GlobalAlloc = crate::Pymalloc> {
+    inner: A,
+    quarantine_bytes: usize,
+    /// Null until the first allocation.
+    register: AtomicPtr<Register>,
+}
+
+/// What [`Debug::check_all`] counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Checked {
+    /// Blocks with the program.
+    pub blocks_live: usize,
+    /// Bytes that the program asked for in them.
+    pub bytes_live: usize,
+    /// Freed blocks in quarantine.
+    pub blocks_quarantined: usize,
+    /// Bytes of them, pads included.
+    pub bytes_quarantined: usize,
+}
+
+impl<A: GlobalAlloc> Debug<A> {
+    /// Debug hooks around `inner`, with a quarantine of 4 MiB.
+    pub const fn new(inner: A) -> Self {
+        Self::with_quarantine(inner, QUARANTINE_BYTES)
+    }
+
+    /// Debug hooks around `inner`, with a quarantine of at most so many bytes, pads included; blocks larger than half
+    /// of that go back at once.
+    pub const fn with_quarantine(inner: A, bytes: usize) -> Self {
+        Self { inner, quarantine_bytes: bytes, register: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The allocator inside.
+    pub const fn inner(&self) -> &A {
+        &self.inner
+    }
+
+    /// Checks the pads of every live block and every byte of those in quarantine; aborts with a dump of the first that is
+    /// damaged.
+    ///
+    /// Takes time in proportion to the blocks; other threads' calls wait meanwhile.
+    pub fn check_all(&self) -> Checked {
+        let mut checked = Checked { blocks_live: 0, bytes_live: 0, blocks_quarantined: 0, bytes_quarantined: 0 };
+        let Some(register) = self.existing() else { return checked };
+        register.with(|books| {
+            for record in books.table.iter() {
+                match record.state {
+                    State::Live => {
+                        // SAFETY: live blocks are mapped: their frees wait for the lock.
+                        unsafe { check_live(record, Call::CheckAll) };
+                        checked.blocks_live += 1;
+                        checked.bytes_live += record.bytes;
+                    }
+                    // SAFETY: in quarantine, which changes under the lock.
+                    State::Dead => unsafe { check_dead(record, Call::CheckAll) },
+                    State::Dying | State::Gone => {}
+                }
+            }
+            (checked.blocks_quarantined, checked.bytes_quarantined) = books.quarantined();
+        });
+        checked
+    }
+
+    /// Checks the blocks in quarantine and gives them back to the inner allocator.
+    pub fn empty_quarantine(&self) {
+        if let Some(register) = self.existing() {
+            self.evict(register, 0);
+        }
+    }
+
+    fn existing(&self) -> Option<&Register> {
+        // Acquire: pairs with the Release in `register`. SAFETY: null or made there, and freed with `self`.
+        unsafe { self.register.load(Ordering::Acquire).as_ref() }
+    }
+
+    fn register(&self) -> Option<&Register> {
+        if let Some(register) = self.existing() {
+            return Some(register);
+        }
+        let new = Register::new()?;
+        // Release: the register's contents happen before `existing`. Acquire: as there.
+        match self.register.compare_exchange(ptr::null_mut(), new.as_ptr(), Ordering::Release, Ordering::Acquire) {
+            // SAFETY: made just now, and freed with `self`.
+            Ok(_) => Some(unsafe { new.as_ref() }),
+            Err(first) => {
+                // SAFETY: nobody knows of the new one; the first is freed with `self`.
+                unsafe {
+                    Register::free(new);
+                    first.as_ref()
+                }
+            }
+        }
+    }
+
+    fn alloc_padded(&self, layout: Layout, zeroed: bool) -> *mut u8 {
+        let (Some(register), Some(padded)) = (self.register(), padded(layout)) else { return ptr::null_mut() };
+        let ask = || {
+            // SAFETY: the pads make the size more than 0.
+            unsafe { if zeroed { self.inner.alloc_zeroed(padded) } else { self.inner.alloc(padded) } }
+        };
+        let mut raw = ask();
+        if raw.is_null() {
+            self.evict(register, 0);
+            raw = ask();
+        }
+        if raw.is_null() {
+            return raw;
+        }
+        let Some(start) = start_of(raw, layout) else { return ptr::null_mut() };
+        let allocated_at = origin::capture();
+        let record = Record {
+            start,
+            bytes: layout.size(),
+            align_shift: layout.align().trailing_zeros(),
+            state: State::Live,
+            serial: 0,
+            allocated_at,
+            freed_at: 0,
+        };
+        // SAFETY: allocated just now, with room for all three parts.
+        unsafe {
+            record.fill(Part::Leading, FORBIDDENBYTE);
+            record.fill(Part::Trailing, FORBIDDENBYTE);
+            if !zeroed {
+                record.fill(Part::Data, CLEANBYTE);
+            }
+        }
+        if register.with(|books| books.enter(record)) {
+            return start.as_ptr();
+        }
+        // SAFETY: allocated above.
+        unsafe { self.inner.dealloc(raw, padded) };
+        ptr::null_mut()
+    }
+
+    /// Takes blocks out of the quarantine until it holds at most so many bytes.
+    fn evict(&self, register: &Register, bound_bytes: usize) {
+        while let Some(record) = register.with(|books| books.evict(bound_bytes)) {
+            // SAFETY: out of the quarantine, and nobody's but ours.
+            unsafe {
+                check_dead(&Record { state: State::Dead, ..record }, Call::Reuse);
+                self.give_back(&record);
+            }
+        }
+    }
+
+    /// # Safety
+    /// A block of the inner allocator's that nobody uses.
+    unsafe fn give_back(&self, record: &Record) {
+        if let Some(padded) = padded(record.layout()) {
+            // SAFETY: allocated by `alloc_padded` with this layout.
+            unsafe { self.inner.dealloc(record.raw(), padded) };
+        }
+    }
+}
+
+/// Aborts unless both pads are whole.
+///
+/// # Safety
+/// A live or dying block.
+unsafe fn check_live(record: &Record, call: Call) {
+    // SAFETY: the caller's promise.
+    if let Some(part) = unsafe { record.broken_pad() } {
+        abort_on(Misuse::BadPad(part), call, record);
+    }
+}
+
+/// Aborts unless every byte is `DEADBYTE`.
+///
+/// # Safety
+/// A dead block, or one just taken out of the quarantine.
+unsafe fn check_dead(record: &Record, call: Call) {
+    // SAFETY: the caller's promise.
+    if unsafe { record.written_after_free() }.is_some() {
+        abort_on(Misuse::UseAfterFree, call, record);
+    }
+}
+
+impl<A: GlobalAlloc> Debug<A> {
+    /// The record of a block that the program passes to `call`; aborts unless it is one.
+    fn judge(&self, found: Found, call: Call, ptr: *mut u8, layout: Layout) -> Record {
+        match found {
+            Found::Right(record) => {
+                // SAFETY: live until this call, and ours to look at.
+                unsafe { check_live(&Record { state: State::Live, ..record }, call) };
+                record
+            }
+            Found::Freed(record) => abort_on(Misuse::Freed, call, &record),
+            Found::OtherLayout(record) => abort_on(Misuse::OtherLayout(layout), call, &record),
+            Found::Unknown => {
+                let around = self.existing().and_then(|register| register.with(|books| books.around(ptr.addr())));
+                misuse::abort_on_unknown(ptr.addr(), call, around.as_ref())
+            }
+        }
+    }
+}
+
+// SAFETY: blocks are parts of the inner allocator's, which keeps the contract: as large as asked, between two pads, and
+// aligned because the leading pad is a multiple of the alignment. A block in the program's hands is given back only when
+// the program frees it. No method unwinds, if the inner allocator's do not.
+unsafe impl<A: GlobalAlloc> GlobalAlloc for Debug<A> {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.alloc_padded(layout, false)
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        self.alloc_padded(layout, true)
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        let freed_at = origin::capture();
+        let register = self.existing();
+        let found = register
+            .map_or(Found::Unknown, |register| register.with(|books| books.begin_free(ptr.addr(), layout, freed_at)));
+        let record = self.judge(found, Call::Free, ptr, layout);
+        let Some(register) = register else { return };
+        // SAFETY: this thread made the block dying, so nobody else touches it.
+        unsafe {
+            record.fill(Part::Leading, DEADBYTE);
+            record.fill(Part::Data, DEADBYTE);
+            record.fill(Part::Trailing, DEADBYTE);
+        }
+        if !register.with(|books| books.end_free(&record, self.quarantine_bytes)) {
+            // SAFETY: dying, and not in quarantine.
+            unsafe { self.give_back(&record) };
+        }
+        self.evict(register, self.quarantine_bytes);
+    }
+
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        let found =
+            self.existing().map_or(Found::Unknown, |register| register.with(|books| books.find(ptr.addr(), layout)));
+        self.judge(found, Call::Realloc, ptr, layout);
+        // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`; the
+        // old block is live, as large as `layout` says, and stays so if there is no new one.
+        unsafe {
+            let new = self.alloc(Layout::from_size_align_unchecked(new_size, layout.align()));
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
+                self.dealloc(ptr, layout);
+            }
+            new
+        }
+    }
+}
+
+impl<A: GlobalAlloc> Drop for Debug<A> {
+    fn drop(&mut self) {
+        self.empty_quarantine();
+        if let Some(register) = NonNull::new(*self.register.get_mut()) {
+            // SAFETY: nobody else has the allocator any more.
+            unsafe { Register::free(register) };
+        }
+    }
+}
+
+impl<A: GlobalAlloc + Default> Default for Debug<A> {
+    fn default() -> Self {
+        Self::new(A::default())
+    }
+}
+
+impl<A: GlobalAlloc + fmt::Debug> fmt::Debug for Debug<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Debug").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,47 @@
+//! The seam for "where was it allocated": a tracer installs hooks that capture a place in the program and print it.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// Prints the place of a number that was captured, in whole lines, by calls of the function that it is passed.
+pub type PrintOrigin = fn(u32, &mut dyn FnMut(&str));
+
+/// How the debug hooks learn and print where a block was allocated and freed.
+///
+/// Both functions are called inside `alloc`, `dealloc` and `realloc`: they must not allocate through the allocator that
+/// [`Debug`](super::Debug) wraps, nor unwind.
+#[derive(Clone, Copy, Debug)]
+pub struct Origins {
+    /// A number for where the calling thread is now; 0 for "unknown".
+    pub capture: fn() -> u32,
+    /// Prints the place of such a number.
+    pub print: PrintOrigin,
+}
+
+static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Has every [`Debug`](super::Debug) of the program use `origins` from now on, or none.
+pub fn set_origins(origins: Option<&'static Origins>) {
+    let origins = origins.map_or(core::ptr::null_mut(), |origins| core::ptr::from_ref(origins).cast_mut());
+    // Release: a value made at run time is seen whole by the Acquire in `installed`.
+    INSTALLED.store(origins, Ordering::Release);
+}
+
+fn installed() -> Option<&'static Origins> {
+    // Acquire: pairs with `set_origins`. SAFETY: null, or a reference that lives for ever.
+    unsafe { INSTALLED.load(Ordering::Acquire).as_ref() }
+}
+
+pub(super) fn capture() -> u32 {
+    installed().map_or(0, |origins| (origins.capture)())
+}
+
+/// Prints a place by `write`; `false` if there is none to print.
+pub(super) fn print(number: u32, write: &mut dyn FnMut(&str)) -> bool {
+    match installed() {
+        Some(origins) if number != 0 => {
+            (origins.print)(number, write);
+            true
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,102 @@
+//! The quarantine: freed blocks that are kept from reuse for a while, so that a write into one is seen; and after that
+//! their bare records, so that a second free is known for what it is.
+
+use core::ptr::NonNull;
+
+use super::system_array::SystemArray;
+
+/// A block in a queue. The serial number tells it from a later block at the same address.
+#[derive(Clone, Copy)]
+pub(super) struct Queued {
+    pub(super) start: NonNull<u8>,
+    pub(super) serial: u64,
+    /// Bytes of the whole block, pads included.
+    pub(super) extent_bytes: usize,
+}
+
+// SAFETY: an address and numbers; who takes a block out of the queue owns it.
+unsafe impl Send for Queued {}
+
+/// First in, first out; grows as needed.
+pub(super) struct Queue {
+    places: SystemArray<Option<Queued>>,
+    first: usize,
+    len: usize,
+    bytes: usize,
+}
+
+const PLACES_MIN: usize = 256;
+
+impl Queue {
+    pub(super) const fn new() -> Self {
+        Self { places: SystemArray::new(), first: 0, len: 0, bytes: 0 }
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Sum of the blocks' extents.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Adds a block; `false` without memory.
+    pub(super) fn push(&mut self, block: Queued) -> bool {
+        if self.len == self.places.len() && !self.grow() {
+            return false;
+        }
+        let mask = self.places.len() - 1;
+        *self.places.get_mut((self.first + self.len) & mask) = Some(block);
+        self.len += 1;
+        self.bytes += block.extent_bytes;
+        true
+    }
+
+    fn grow(&mut self) -> bool {
+        let Some(mut places) = SystemArray::filled(PLACES_MIN.max(self.places.len() * 2), None) else { return false };
+        for index in 0..self.len {
+            *places.get_mut(index) = *self.places.get((self.first + index) & (self.places.len() - 1));
+        }
+        self.places = places;
+        self.first = 0;
+        true
+    }
+
+    /// Takes the oldest block.
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        if self.len == 0 {
+            return None;
+        }
+        let block = self.places.get_mut(self.first).take()?;
+        self.first = (self.first + 1) & (self.places.len() - 1);
+        self.len -= 1;
+        self.bytes -= block.extent_bytes;
+        Some(block)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_first_leaves_first_however_the_queue_grows() {
+        let mut queue = Queue::new();
+        assert!(queue.pop().is_none());
+        let (mut next_in, mut next_out) = (1_u64, 1_u64);
+        for round in 0..200_u64 {
+            for _ in 0..round {
+                let start = NonNull::dangling();
+                assert!(queue.push(Queued { start, serial: next_in, extent_bytes: next_in as usize }));
+                next_in += 1;
+            }
+            for _ in 0..round / 2 {
+                assert_eq!(queue.pop().expect("not empty").serial, next_out);
+                next_out += 1;
+            }
+            assert_eq!(queue.len() as u64, next_in - next_out);
+            assert_eq!(queue.bytes() as u64, (next_out..next_in).sum::<u64>());
+        }
+    }
+}

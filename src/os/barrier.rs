@@ -1,0 +1,60 @@
+//! A pair of fences of which one is free: what one thread does all the time costs nothing, what another does seldom costs
+//! a system call.
+//!
+//! On Linux the light fence only binds the compiler, and the heavy one has the kernel run a full fence on every processor
+//! that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is that of Goldblatt,
+//! "Asymmetric fences", WG21 P1202). Elsewhere, and under Miri, both are full fences.
+
+use core::sync::atomic::{Ordering, fence};
+
+/// Whether the light fence leans on the heavy one's system call.
+const BY_KERNEL: bool = cfg!(target_os = "linux") && !cfg!(miri);
+
+/// The fence of who comes often.
+///
+/// # Memory ordering
+/// Of a light fence in one thread and a heavy one in another, one comes first, as with two SeqCst fences: what was written
+/// before it is seen by what is read after the other.
+#[inline(always)]
+pub(crate) fn light_fence() {
+    if BY_KERNEL {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    } else {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Prepares for [`heavy_fence`]; `false` if the kernel offers none, and then light fences order nothing.
+pub(crate) fn fences_work() -> bool {
+    #[cfg(all(target_os = "linux", not(miri)))]
+    return kernel::membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
+    #[cfg(any(not(target_os = "linux"), miri))]
+    true
+}
+
+/// The fence of who comes seldom: a microsecond or so. Call only after [`fences_work`] said so.
+///
+/// Aborts if the kernel has begun to refuse, which only a sandbox that was entered in between can bring about: nothing
+/// that is right could be done then.
+pub(crate) fn heavy_fence() {
+    fence(Ordering::SeqCst);
+    #[cfg(all(target_os = "linux", not(miri)))]
+    {
+        let fenced = || kernel::membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
+        // A second try, in case this is a forked child to which the first preparation does not count.
+        let fenced = fenced() || (fences_work() && fenced());
+        if !fenced {
+            super::write_stderr(b"pymalloc: the kernel no longer allows membarrier, which object pools began to use\n");
+            super::abort();
+        }
+    }
+    fence(Ordering::SeqCst);
+}
+
+#[cfg(all(target_os = "linux", not(miri)))]
+mod kernel {
+    pub(super) fn membarrier(command: libc::c_int) -> bool {
+        // SAFETY: the call takes numbers only and changes no memory but errno.
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+}

@@ -1,0 +1,161 @@
+//! Blocks by their addresses: what the C functions of the preload library need, which are not told sizes on free.
+//!
+//! Behind the feature `raw`, hidden, and free to change with any release. With the feature, the thread slot is read by the
+//! initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z nodelete`).
+
+use core::ffi::c_void;
+
+use crate::cache::{self, GLOBAL, current};
+use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
+use crate::fatal::{Impossible, impossible};
+use crate::observe;
+use crate::os::BYPASS;
+use crate::pool_set::tag_class;
+use crate::size_class::SizeClass;
+use crate::sync::Ordering;
+
+/// The size class of a request of C, or of a block.
+///
+/// C's requests of more than 8 bytes are aligned to 16, so half of the crate's classes serve them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Class(SizeClass);
+
+impl Class {
+    /// The class for `bytes`, 0 included; `None` when the request is large.
+    ///
+    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
+    /// alignment.
+    #[inline(always)]
+    pub const fn of_size(bytes: usize) -> Option<Self> {
+        Self::of_last(bytes - (bytes != 0) as usize)
+    }
+
+    /// [`of_size`](Self::of_size) for a further alignment, a power of two.
+    #[inline(always)]
+    pub const fn of_size_align(bytes: usize, align: usize) -> Option<Self> {
+        Self::of_last((bytes - (bytes != 0) as usize) | (align - 1))
+    }
+
+    /// The class of blocks whose last byte is `last`, rounded up to an odd number unless it is 0: so that the block is a
+    /// multiple of 16.
+    #[inline(always)]
+    const fn of_last(last: usize) -> Option<Self> {
+        if BYPASS || last >= SMALL_MAX_BYTES {
+            return None;
+        }
+        let number = last >> CLASS_STEP_SHIFT;
+        match SizeClass::from_number(number | (number != 0) as usize) {
+            Some(class) => Some(Self(class)),
+            None => None,
+        }
+    }
+
+    /// The class of the block at `address`; `None` if no arena holds it. Reads the address map and a tag, never the block.
+    ///
+    /// Exact for a block in the caller's hands; for any other address in an arena, some class.
+    #[inline(always)]
+    pub fn of_address(address: *const c_void) -> Option<Self> {
+        let pool = GLOBAL.map.pool_of(address.addr())?;
+        // Relaxed: the tag was stored before the block left its pool, and a thief's store keeps the class.
+        tag_class(pool.tag().load(Ordering::Relaxed)).map(Self)
+    }
+
+    /// Bytes of a block.
+    #[inline(always)]
+    pub const fn block_bytes(self) -> usize {
+        self.0.block_bytes()
+    }
+}
+
+/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(observe::Request);
+
+impl Request {
+    /// A request of so many bytes.
+    #[inline(always)]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self(observe::Request::of_bytes(bytes))
+    }
+}
+
+/// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
+/// [`allocate`]. So who wants to do something about null need not look at every block.
+#[inline(always)]
+pub fn allocate_or(class: Class, otherwise: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    current().alloc_or(class.0, || otherwise().cast()).cast()
+}
+
+/// A block of `class`, or null when there is no memory.
+#[inline]
+pub fn allocate(class: Class, request: Request) -> *mut c_void {
+    current().alloc(class.0, request.0).cast()
+}
+
+/// A block of `class` whose bytes are all zero, or null when there is no memory.
+#[inline(always)]
+pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
+    current().alloc_zeroed(class.0, request.0).cast()
+}
+
+/// Takes back a block.
+///
+/// # Safety
+/// `block` is a block of `class` in the caller's hands. (What can be checked is, when it returns to its pool.)
+#[inline(always)]
+pub unsafe fn free(class: Class, block: *mut c_void) {
+    // SAFETY: the caller's promise is the same.
+    unsafe { current().free(class.0, block.cast()) }
+}
+
+/// Aborts, with a line that says why, unless a block starts at `address`, which lies in an arena.
+pub fn check_start(address: *const c_void) {
+    let Some(pool) = GLOBAL.map.pool_of(address.addr()) else { return };
+    // Relaxed: as in `of_address`.
+    let tag = pool.tag().load(Ordering::Relaxed);
+    if tag.is_null() {
+        impossible(Impossible::NoPool, address.addr(), 0);
+    }
+    if let Some(class) = tag_class(tag)
+        && class.block_at(address.addr() & (POOL_BYTES - 1)).is_none()
+    {
+        impossible(Impossible::NoBlockStart, address.addr(), class.block_bytes());
+    }
+}
+
+/// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own up.
+///
+/// To be called while the process has one thread: other threads keep the caches that they have.
+pub fn check_at_the_call() {
+    cache::go_without_caches();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_of_c_gets_room_and_alignment() {
+        for align in (0..=12).map(|shift| 1_usize << shift) {
+            for bytes in 0..=1100_usize {
+                let rounded = bytes.max(1).next_multiple_of(align);
+                match Class::of_size_align(bytes, align) {
+                    None => assert!(rounded > SMALL_MAX_BYTES, "{bytes} {align}"),
+                    Some(class) => {
+                        let needed = if bytes > 8 { align.max(16) } else { align.max(8) };
+                        assert!(class.block_bytes() >= bytes && class.block_bytes().is_multiple_of(needed));
+                        assert!(class.block_bytes() - rounded < 16, "{bytes} {align}");
+                    }
+                }
+                if align <= 8 {
+                    assert_eq!(Class::of_size_align(bytes, align), Class::of_size(bytes));
+                }
+            }
+        }
+        for align in [1_usize, 16, 4096, 1 << 63] {
+            assert_eq!(Class::of_size_align(usize::MAX, align), None);
+        }
+        assert_eq!(Class::of_size(usize::MAX), None);
+    }
+}

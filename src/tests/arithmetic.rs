@@ -1,0 +1,151 @@
+//! From an address to its arena, pool, word and part, over the whole domain. (Block sizes: `size_class.rs`.)
+
+use std::collections::BTreeSet;
+use std::ptr::NonNull;
+
+use crate::arena::{Arena, PoolRef};
+use crate::arena_map::{ArenaMap, Leaf};
+use crate::bitmap::WORDS_PER_LINE;
+use crate::config::{
+    ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES,
+    WORD_BITS,
+};
+use crate::pool::parts_of;
+use crate::pool_set::Slot;
+use crate::size_class::SizeClass;
+
+/// A zeroed value, for ever: what metadata would be.
+fn metadata<T>() -> NonNull<T> {
+    let boxed = Box::<T>::new_uninit();
+    let place = NonNull::from(Box::leak(boxed)).cast::<T>();
+    // SAFETY: all metadata is valid when zeroed.
+    unsafe { place.write_bytes(0, 1) };
+    place
+}
+
+#[test]
+fn every_address_finds_its_arena_and_no_other() {
+    let map = Box::new(ArenaMap::new());
+    let limit: usize = 1 << 48;
+    // Both ends of the address space, of leaves, and some in between.
+    let leaf_bytes = 1 << 34;
+    let starts = [0, ARENA_BYTES, leaf_bytes - ARENA_BYTES, leaf_bytes, 0x7f3c_5a60_0000, limit - ARENA_BYTES];
+    let mut leaves = BTreeSet::new();
+    let arenas = starts.map(|start| {
+        let (arena, leaf) = (metadata::<Arena>(), metadata::<Leaf>());
+        assert_eq!(map.lacks_leaf(start), leaves.insert(start / leaf_bytes));
+        if map.lacks_leaf(start) {
+            assert!(!map.set(start, arena.as_ptr()), "there is no leaf");
+            map.add_leaf(start, leaf);
+        }
+        assert!(!map.lacks_leaf(start));
+        assert!(map.set(start, arena.as_ptr()));
+        arena
+    });
+    // Every arena's place there is; with debug assertions, which take their time, one in 61.
+    let step = if cfg!(debug_assertions) { 61 } else { 1 };
+    let mut found = 0;
+    for number in (0..limit / ARENA_BYTES).step_by(step).chain(starts.map(|start| start / ARENA_BYTES)) {
+        let start = number * ARENA_BYTES;
+        let expected = starts.iter().position(|&known| known == start).map(|place| arenas[place]);
+        assert_eq!(map.arena_of(start), expected);
+        assert_eq!(map.arena_of(start + ARENA_BYTES - 1), expected);
+        found += usize::from(expected.is_some());
+    }
+    assert!(found >= starts.len());
+    // Beyond the map: never found, never entered.
+    for address in (48..64).map(|shift| 1_usize << shift).chain([usize::MAX, !(limit - 1)]) {
+        assert_eq!(map.arena_of(address), None);
+        assert!(!map.set(address, arenas[0].as_ptr()) && !map.lacks_leaf(address));
+    }
+    for start in starts {
+        assert!(map.set(start, std::ptr::null_mut()));
+        assert_eq!(map.arena_of(start), None);
+    }
+}
+
+#[test]
+fn every_address_of_an_arena_is_in_its_pool() {
+    let arena = metadata::<Arena>();
+    let start = 0x7f3c_5a60_0000;
+    let pools: Vec<_> =
+        (0..POOLS_PER_ARENA).map(|index| std::ptr::from_ref(PoolRef::at_index(arena, index).pool())).collect();
+    for offset in 0..ARENA_BYTES {
+        let place = PoolRef::at_offset(arena, start + offset);
+        assert_eq!(place.index(), offset / POOL_BYTES);
+        assert!(std::ptr::eq(place.pool(), pools[offset / POOL_BYTES]));
+    }
+}
+
+#[test]
+fn every_pool_and_word_has_memory_of_its_own_in_its_arenas_metadata() {
+    let arena = metadata::<Arena>();
+    let inside = arena.addr().get()..arena.addr().get() + size_of::<Arena>();
+    let (mut taken, mut lines) = (BTreeSet::new(), BTreeSet::new());
+    let mut enter = |address: usize, bytes: usize| {
+        assert!(inside.contains(&address) && address + bytes <= inside.end);
+        (address..address + bytes).for_each(|byte| assert!(taken.insert(byte), "{byte:#x} is two things"));
+    };
+    for index in 0..POOLS_PER_ARENA {
+        let place = PoolRef::at_index(arena, index);
+        place.set_up();
+        let address = |reference: *const u8| reference.addr();
+        enter(address(std::ptr::from_ref(place.pool()).cast()), size_of::<crate::pool::Pool>());
+        enter(place.remote().addr().get(), size_of::<crate::remote::RemoteHalf>());
+        enter(address(std::ptr::from_ref(place.tag()).cast()), size_of::<usize>());
+        // SAFETY: a remote half of this arena's.
+        assert_eq!(unsafe { PoolRef::from_remote(arena, place.remote()) }.index(), index);
+        for word in 0..BITMAP_WORDS_MAX {
+            let own = address(std::ptr::from_ref(place.pool().word(word)).cast());
+            let remote = address(std::ptr::from_ref(place.remote_word(word)).cast());
+            enter(own, size_of::<u64>());
+            enter(remote, size_of::<u64>());
+            // No two pools share a cache line.
+            for line in [own / CACHE_LINE_BYTES, remote / CACHE_LINE_BYTES] {
+                assert_eq!(lines.insert((line, index)), word % WORDS_PER_LINE == 0);
+                assert!(!lines.contains(&(line, index.wrapping_sub(1))));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_range_of_a_pool_reaches_into_its_parts() {
+    for first in (0..POOL_BYTES).step_by(8) {
+        for end in (first + 8..=POOL_BYTES).step_by(8) {
+            let (low, high) = (first / PURGE_UNIT_BYTES, (end - 1) / PURGE_UNIT_BYTES);
+            let expected = (low..=high).fold(0_u8, |mask, part| mask | 1 << part);
+            assert_eq!(parts_of(first, end), expected, "{first}..{end}");
+        }
+        assert_eq!(parts_of(first, first).count_ones(), u32::from(first % PURGE_UNIT_BYTES != 0));
+    }
+}
+
+#[test]
+fn a_part_is_free_if_and_only_if_no_block_that_reaches_into_it_is_taken() {
+    let arena = metadata::<Arena>();
+    let place = PoolRef::at_index(arena, 0);
+    place.set_up();
+    let pool = place.pool();
+    for class in SizeClass::all() {
+        pool.open(class);
+        let all: Vec<_> = (0..class.pool_blocks()).map(|_| Slot::new(std::ptr::null_mut())).collect();
+        pool.take(&all);
+        assert_eq!(pool.free_blocks(), 0);
+        for word in 0..class.bitmap_words() {
+            pool.put_back(word, class.full_word(word)).expect("all are taken");
+        }
+        for block in 0..class.pool_blocks() {
+            let word = pool.word(block / WORD_BITS);
+            let bit = 1 << (block % WORD_BITS);
+            word.set(word.get() & !bit);
+            let bytes = block * class.block_bytes()..(block + 1) * class.block_bytes();
+            for part in 0..PURGE_PARTS {
+                let part_bytes = part * PURGE_UNIT_BYTES..(part + 1) * PURGE_UNIT_BYTES;
+                let reaches = bytes.start < part_bytes.end && part_bytes.start < bytes.end;
+                assert_eq!(pool.is_part_free(part), !reaches, "{class:?} block {block} part {part}");
+            }
+            word.set(word.get() | bit);
+        }
+    }
+}

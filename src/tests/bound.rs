@@ -1,0 +1,77 @@
+//! What may stay of a peak after its last free, with no further call: the figure of `docs/design/10-memory-return.md`.
+
+use super::test_heap::{Live, TestHeap, alloc, class};
+use crate::cache::{ThreadCache, capacity_max};
+use crate::config::{
+    ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES,
+    SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_MIN_BYTES,
+};
+
+const PEAK_BYTES: usize = 384 << 20;
+
+/// Bytes of arenas that may stay resident: `caches` caches, of which one had a peak of blocks of so many bytes each.
+fn bound_bytes(caches: usize, block_bytes: &[usize]) -> usize {
+    let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes))).sum();
+    let pinned_bytes = caches * magazine_blocks * POOL_BYTES;
+    let empty_pools = (EMPTY_POOLS_BUDGET / (caches + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
+    let set_pools = empty_pools + INBOX_KNOCK_POOLS as usize - 1;
+    let heap_bytes = EMPTY_ARENAS_MIN * ARENA_BYTES + 2 * DIRTY_POOLS_MIN * POOL_BYTES;
+    pinned_bytes.max(SWEEP_MIN_BYTES) + caches * set_pools * POOL_BYTES + heap_bytes
+}
+
+/// A peak of blocks of these sizes, as many bytes of each, in an order without order.
+fn peak(cache: &ThreadCache, block_bytes: &[usize]) -> Vec<Live> {
+    let mut live = Vec::new();
+    for &bytes in block_bytes {
+        let blocks = PEAK_BYTES / block_bytes.len() / bytes;
+        live.extend((0..blocks).map(|seed| alloc(cache, class(bytes), seed as u64).expect("memory")));
+    }
+    let mut random = 1_usize;
+    for last in (1..live.len()).rev() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        live.swap(last, (random >> 32) % (last + 1));
+    }
+    live
+}
+
+fn assert_little_stays(test: &TestHeap, caches: usize, block_bytes: &[usize], live: Vec<Live>, freer: &ThreadCache) {
+    let peak_bytes = test.memory.resident_bytes();
+    assert!(peak_bytes >= PEAK_BYTES);
+    live.into_iter().for_each(|block| block.free(freer));
+    let (left, bound) = (test.memory.resident_bytes(), bound_bytes(caches, block_bytes));
+    println!("{block_bytes:?}: peak {} MiB, bound {} MiB, left {} KiB", peak_bytes >> 20, bound >> 20, left >> 10);
+    assert!(bound < PEAK_BYTES / 2, "the bound says something");
+    assert!(left <= bound, "{left} bytes are left, more than {bound}");
+    test.check();
+}
+
+const SIZES: [&[usize]; 3] = [&[64], &[512], &[24, 264, 400, 512]];
+
+#[test]
+fn no_more_than_the_bound_stays_of_a_peak_that_its_thread_freed() {
+    for block_bytes in SIZES {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        let live = peak(cache, block_bytes);
+        assert_little_stays(&test, 1, block_bytes, live, cache);
+    }
+}
+
+#[test]
+fn no_more_than_the_bound_stays_of_a_peak_of_a_sleeping_thread() {
+    for block_bytes in SIZES {
+        let test = TestHeap::new();
+        let (sleeper, other) = (test.attach(), test.attach());
+        let live = peak(sleeper, block_bytes);
+        assert_little_stays(&test, 2, block_bytes, live, other);
+    }
+}
+
+#[test]
+fn no_more_than_the_bound_stays_of_a_peak_freed_in_the_order_of_its_addresses() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut live = peak(cache, &[64]);
+    live.sort_unstable_by_key(|block| block.start.addr());
+    assert_little_stays(&test, 1, &[64], live, cache);
+}
