@@ -195,7 +195,7 @@ impl ThreadCache {
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
-                cache.set_own_poison(false);
+                cache.poison.set(0);
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
