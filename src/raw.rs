@@ -8,6 +8,7 @@ use core::ffi::c_void;
 use crate::cache::{self, GLOBAL, current};
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
+use crate::observe;
 use crate::os::BYPASS;
 use crate::pool_set::tag_class;
 use crate::size_class::SizeClass;
@@ -67,6 +68,18 @@ impl Class {
     }
 }
 
+/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(observe::Request);
+
+impl Request {
+    /// A request of so many bytes.
+    #[inline(always)]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self(observe::Request::of_bytes(bytes))
+    }
+}
+
 /// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
 /// [`allocate`]. So who wants to do something about null need not look at every block.
 #[inline(always)]
@@ -76,14 +89,14 @@ pub fn allocate_or(class: Class, otherwise: impl FnOnce() -> *mut c_void) -> *mu
 
 /// A block of `class`, or null when there is no memory.
 #[inline]
-pub fn allocate(class: Class) -> *mut c_void {
-    current().alloc(class.0).cast()
+pub fn allocate(class: Class, request: Request) -> *mut c_void {
+    current().alloc(class.0, request.0).cast()
 }
 
 /// A block of `class` whose bytes are all zero, or null when there is no memory.
 #[inline(always)]
-pub fn allocate_zeroed(class: Class) -> *mut c_void {
-    current().alloc_zeroed(class.0).cast()
+pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
+    current().alloc_zeroed(class.0, request.0).cast()
 }
 
 /// Takes back a block.

@@ -3,7 +3,7 @@
 //! # What runs
 //! `remote.rs` and `lock.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
 //! loom's types: no line of either is typed again. What lies around them in `pool_set/` and `cache/` names half
-//! the crate, so `world` and `poison` repeat it in small; each says what it repeats, and a change there is a
+//! the crate, so `world`, `poison` and `session` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!
 //! So are the shared parts of object pools, with a twin of their own `sync.rs`.
@@ -37,6 +37,8 @@ mod owners;
 mod poison;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
+#[path = "loom/session.rs"]
+mod session;
 #[path = "loom/world.rs"]
 mod world;
 

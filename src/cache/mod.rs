@@ -29,6 +29,7 @@ use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::heap::Heap;
+use crate::observe::Request;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -74,10 +75,8 @@ pub(crate) struct ThreadCache {
     depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Whether the magazines are poisoned, as those of all caches are. Door.
-    poisoned: Cell<bool>,
-    /// Whether the magazines are poisoned, for a reason of this thread's own. Door.
-    own_poison: Cell<bool>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
+    poison: Cell<u8>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
     /// What a purge thread saw last. Door.
@@ -88,6 +87,11 @@ pub(crate) struct ThreadCache {
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
+
+/// All caches are poisoned: somebody wants to see every call of the program.
+const POISON_ALL: u8 = 1;
+/// The cache's thread wants to see its own calls.
+const POISON_OWN: u8 = 2;
 
 /// Most slots of a magazine of `class`.
 pub(crate) const fn capacity_max(class: SizeClass) -> usize {
@@ -101,10 +105,10 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory.
+    /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
     #[inline(always)]
-    pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
-        self.alloc_or(class, || self.alloc_slow(class))
+    pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
+        self.alloc_or(class, || self.alloc_slow(class, request))
     }
 
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
@@ -177,8 +181,7 @@ impl ThreadCache {
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
-            poisoned: Cell::new(false),
-            own_poison: Cell::new(false),
+            poison: Cell::new(0),
             slow_calls: Cell::new(0),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
@@ -192,7 +195,7 @@ impl ThreadCache {
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
-                cache.own_poison.set(false);
+                cache.poison.set(0);
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -251,8 +254,8 @@ impl ThreadCache {
     /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
     /// undo all that the other did.
     ///
-    /// The seam for tracing and hardening, which cost nothing while they are off.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]
+    /// What tracing begins and ends with; it costs nothing while it is off.
+    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {
@@ -267,21 +270,25 @@ impl ThreadCache {
 
     /// Sets or lifts the poison of all magazines. Door.
     pub(crate) fn set_poison(&self, poisoned: bool) {
-        self.poisoned.set(poisoned);
+        self.set_reason(POISON_ALL, poisoned);
+    }
+
+    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
+    pub(crate) fn set_own_poison(&self, poisoned: bool) {
+        self.set_reason(POISON_OWN, poisoned);
+    }
+
+    fn set_reason(&self, reason: u8, on: bool) {
+        let others = self.poison.get() & !reason;
+        self.poison.set(if on { others | reason } else { others });
         for class in SizeClass::all() {
             self.set_bounds(class);
         }
     }
 
-    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
-    pub(crate) fn set_own_poison(&self, poisoned: bool) {
-        self.own_poison.set(poisoned);
-        self.set_poison(self.poisoned.get());
-    }
-
     /// Whether the magazines are poisoned, for whatever reason. Door.
     fn is_poisoned(&self) -> bool {
-        self.poisoned.get() || self.own_poison.get()
+        self.poison.get() != 0
     }
 
     fn set_bounds(&self, class: SizeClass) {

@@ -229,6 +229,23 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// The addresses of the calling thread's stack. May allocate.
+#[cfg(feature = "trace")]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    let _errno = KeepErrno::new();
+    // SAFETY: the attributes are written before they are read, and destroyed once.
+    unsafe {
+        let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let (mut start, mut bytes) = (ptr::null_mut(), 0);
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes) == 0;
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        known.then(|| (start.addr(), start.addr() + bytes))
+    }
+}
+
 /// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
 pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
     // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.

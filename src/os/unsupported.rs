@@ -39,6 +39,11 @@ pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _va
     false
 }
 
+#[cfg(feature = "trace")]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    None
+}
+
 pub(crate) fn on_fork(
     _prepare: unsafe extern "C" fn(),
     _parent: unsafe extern "C" fn(),
