@@ -178,8 +178,14 @@ impl ThreadCache {
 
     /// Gives the oldest `blocks` of the magazine back to their pools. Door.
     fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
+        inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
+        self.drop_oldest(class, blocks);
+    }
+
+    /// Takes the oldest `blocks`, which went elsewhere, out of the magazine. Door.
+    #[inline]
+    pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize) {
         let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
-        inside.give(class, oldest);
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
         unsafe { core::ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };

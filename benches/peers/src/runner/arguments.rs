@@ -23,6 +23,11 @@ impl Mode {
             Self::Lto => "lto",
         }
     }
+
+    /// The mode of that profile.
+    pub fn of_profile(name: &str) -> Option<Self> {
+        [Self::Release, Self::Lto].into_iter().find(|mode| mode.profile() == name)
+    }
 }
 
 /// What to compare, and how.
@@ -44,6 +49,8 @@ pub struct Options {
     pub build: bool,
     /// Stop after building.
     pub run: bool,
+    /// Add to the runs of the report that is there.
+    pub add: bool,
 }
 
 /// What the command line asks for.
@@ -66,6 +73,7 @@ Compares pymalloc with other allocators, each workload in a process of its own.
   --out DIR          where CSV, plots and build logs go (default target/report of this package)
   --no-build         use the workers of the last time
   --build-only       build the workers, run nothing
+  --add              add to the runs that DIR has, and report on all: a comparison in parts
   --list             print workloads and allocators
   --help             print this
 ";
@@ -74,15 +82,17 @@ Compares pymalloc with other allocators, each workload in a process of its own.
 pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, String> {
     let mut quick = false;
     let (mut rounds, mut only, mut peers, mut modes, mut out) = (None, None, None, None, None);
-    let (mut build, mut run) = (true, true);
+    let (mut build, mut run, mut add) = (true, true, false);
     while let Some(argument) = arguments.next() {
         // Both `--rounds 3` and `--rounds=3`.
         let (name, mut inline) = match argument.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (argument.as_str(), None),
         };
-        let is_flag =
-            matches!(name, "--quick" | "--no-build" | "--build-only" | "--list" | "--help" | "-h");
+        let is_flag = matches!(
+            name,
+            "--quick" | "--no-build" | "--build-only" | "--add" | "--list" | "--help" | "-h"
+        );
         if is_flag && inline.is_some() {
             return Err(format!("{name} takes no value"));
         }
@@ -94,6 +104,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
             "--quick" => quick = true,
             "--no-build" => build = false,
             "--build-only" => run = false,
+            "--add" => add = true,
             "--list" => return Ok(Command::Print(list())),
             "--help" | "-h" => return Ok(Command::Print(HELP.to_owned())),
             "--rounds" => rounds = Some(parse_rounds(&value()?)?),
@@ -116,6 +127,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
         out: out.unwrap_or_else(|| package().join("target/report")),
         build,
         run,
+        add,
     }))
 }
 

@@ -4,6 +4,7 @@ use crate::arguments::Options;
 use crate::board::{Board, Metric};
 use crate::run::Runs;
 use crate::targets::Targets;
+use peers::allocators::COUNTING;
 use peers::sample::Sample;
 use std::fmt::Write as _;
 use std::{fs, io};
@@ -25,9 +26,16 @@ fn values(sample: &Sample) -> String {
     sample.values().iter().map(|value| format!(",{value}")).collect()
 }
 
-fn runs_csv(options: &Options, runs: &Runs) -> String {
+/// All runs; the counting worker's are those of round 1.
+pub fn runs_csv(options: &Options, runs: &Runs) -> String {
     let mut text = format!("scale,mode,workload,allocator,round,{}\n", Sample::FIELDS.join(","));
     let scale = options.scale.name();
+    let mode = options.modes[0].profile();
+    for (workload, sample) in &runs.counted {
+        let values = values(sample);
+        writeln!(text, "{scale},{mode},{workload},{},1{values}", COUNTING.name)
+            .expect("a string grows");
+    }
     for run in &runs.done {
         let (mode, workload, allocator) =
             (run.mode.profile(), run.workload.name, run.allocator.name);

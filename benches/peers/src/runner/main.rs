@@ -5,6 +5,7 @@ mod arguments;
 mod board;
 mod build;
 mod files;
+mod kept;
 mod native;
 mod overhead;
 mod plots;
@@ -47,10 +48,14 @@ fn main() -> ExitCode {
 fn compare(options: &Options) -> Result<bool, String> {
     fs::create_dir_all(&options.out)
         .map_err(|error| format!("cannot write to {}: {error}", options.out.display()))?;
+    // Before the builds: a mistake should not cost minutes.
+    let mut runs = if options.add { kept::read(options)? } else { run::Runs::default() };
     let clock = Instant::now();
     let workers = build::workers(options)?;
     let build_seconds = clock.elapsed().as_secs();
-    let runs = run::all_rounds(options, &workers);
+    kept::add(&mut runs, run::all_rounds(options, &workers));
+    let report = kept::report_options(options, &runs);
+    let options = if options.add { &report } else { options };
     let run_seconds = clock.elapsed().as_secs() - build_seconds;
     let boards: Vec<Board> =
         options.modes.iter().map(|&mode| Board::new(mode, options, &runs)).collect();

@@ -42,7 +42,8 @@ pub struct Runs {
     pub counted: BTreeMap<&'static str, Sample>,
     /// Runs of a peer that crashed or hung: its own affair, but never hidden.
     pub peer_failures: Vec<String>,
-    failures: Vec<String>,
+    /// Runs of ours, or of the counting worker, that did.
+    pub failures: Vec<String>,
 }
 
 /// Counts requests, then runs all rounds. Workloads keep their order; inside a workload the
