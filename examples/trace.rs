@@ -1,8 +1,9 @@
 //! Who holds the memory: a small program under the tracer.
 //!
-//! `cargo run --release --features trace --example trace -- [FOLDER]` builds an index of this project's documents, drops a
+//! `cargo run --features flamegraph --example trace -- [FOLDER]` builds an index of this project's documents, drops a
 //! part of it, and prints the largest holders and the largest changes. It writes `heap.pb.gz` (for `go tool pprof`),
-//! `heap.svg` (a flame graph) and `heap.txt` (collapsed stacks) to the folder, by default the current one.
+//! `heap.svg` (a flame graph), `heap.txt` (collapsed stacks) and `heap-map.svg` (a picture of the heap) to the folder, by default
+//! the current one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -96,6 +97,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     full.save(folder.join("heap.pb.gz"))?;
     full.save_flame_graph(folder.join("heap.svg"), "Who holds the memory: an index of documents")?;
     full.save_collapsed(folder.join("heap.txt"))?;
-    println!("wrote heap.pb.gz, heap.svg and heap.txt to {}", folder.display());
+    std::fs::write(folder.join("heap-map.svg"), pymalloc::heap_map().to_svg())?;
+    println!("wrote heap.pb.gz, heap.svg, heap.txt and heap-map.svg to {}", folder.display());
     Ok(())
 }

@@ -22,7 +22,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::cache::{GLOBAL, ThreadCache, current, thread_token, with_thread};
 use crate::debug;
 use crate::observe;
 use crate::os;
@@ -123,6 +123,7 @@ unsafe extern "C" fn in_child() {
     unsafe { in_parent() };
     // Threads may have been between parking a set and saying so: start the list of parked sets anew.
     GLOBAL.forget_parked();
+    with_thread(|cache| cache.set.enter(&GLOBAL, |_| cache.renew_thread()));
     let own = core::ptr::from_ref(&current().set);
     for set in GLOBAL.sets() {
         // SAFETY: a registered set.

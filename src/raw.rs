@@ -80,6 +80,31 @@ impl Request {
     }
 }
 
+/// Whether somebody wants to be told of each large block, by the functions below.
+#[inline(always)]
+pub fn is_observed() -> bool {
+    observe::is_wanted()
+}
+
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+#[inline(always)]
+pub fn large_allocated(block: *mut c_void, bytes: usize) {
+    observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
+}
+
+/// A large block is about to be freed; for when [`is_observed`].
+pub fn large_freed(block: *mut c_void) {
+    // Its bytes are for `measure`, which no program on the library can call.
+    observe::freed_wanted(block.cast(), 0);
+}
+
+/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must not be
+/// inlined.
+#[inline(always)]
+pub fn large_resized(block: *mut c_void, bytes: usize, realloc: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
+}
+
 /// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
 /// [`allocate`]. So who wants to do something about null need not look at every block.
 #[inline(always)]

@@ -30,6 +30,7 @@ use core::ptr::{self, NonNull};
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::heap::Heap;
 use crate::observe::Request;
+use crate::os;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -77,6 +78,8 @@ pub(crate) struct ThreadCache {
     heap: Cell<Option<&'static Heap>>,
     /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
     poison: Cell<u8>,
+    /// The kernel's number of its thread. Door.
+    thread: Cell<u32>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
     /// What a purge thread saw last. Door.
@@ -182,6 +185,7 @@ impl ThreadCache {
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
             poison: Cell::new(0),
+            thread: Cell::new(0),
             slow_calls: Cell::new(0),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
@@ -196,6 +200,7 @@ impl ThreadCache {
             cache.set.enter(heap, |inside| {
                 inside.adopt();
                 cache.poison.set(0);
+                cache.thread.set(os::thread_id());
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -205,6 +210,7 @@ impl ThreadCache {
             // SAFETY: zeroed memory, ours alone, in which a zeroed cache is valid.
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
+            cache.thread.set(os::thread_id());
             for class in SizeClass::all() {
                 cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN);
             }
@@ -233,6 +239,16 @@ impl ThreadCache {
     /// `set` is in `heap`'s register.
     pub(crate) unsafe fn of_set(heap: &Heap, set: NonNull<PoolSet>) -> Option<NonNull<Self>> {
         (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
+    }
+
+    /// The kernel's number of the thread that has the cache, or had it last. Door.
+    pub(crate) fn thread(&self) -> u32 {
+        self.thread.get()
+    }
+
+    /// Notes the calling thread, which has another number after a fork. Door.
+    pub(crate) fn renew_thread(&self) {
+        self.thread.set(os::thread_id());
     }
 
     /// The magazine's array inside the cache.

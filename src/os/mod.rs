@@ -22,7 +22,7 @@ pub(crate) use platform::at_start;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
-pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc};
+pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

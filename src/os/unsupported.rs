@@ -79,6 +79,10 @@ pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
     false
 }
 
+pub(crate) fn thread_id() -> u32 {
+    1
+}
+
 pub(crate) fn process_id() -> u32 {
     1
 }

@@ -78,6 +78,8 @@ pub(super) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
 /// Bytes of the program's traced blocks, or their estimate.
 static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
 static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
+/// From so many bytes on what is held is to be kept as the peak; the highest number if it never is.
+static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Bytes of blocks that the tracer itself allocated.
 static TRACER_BYTES: AtomicU64 = AtomicU64::new(0);
 /// Blocks that could not be recorded.
@@ -319,6 +321,18 @@ pub(super) fn reset_peak() {
     // Relaxed (all): as in `traced_memory`. First down, then up: who counts meanwhile is not lost.
     PEAK_BYTES.store(0, Ordering::Relaxed);
     PEAK_BYTES.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+/// Whether there is a new peak to be kept.
+pub(super) fn peak_is_due() -> bool {
+    // Relaxed (both): a hint; who keeps it looks again.
+    CURRENT_BYTES.load(Ordering::Relaxed) >= KEEP_BYTES.load(Ordering::Relaxed)
+}
+
+/// Has a peak of at least so many bytes kept; none, if that is the highest number.
+pub(super) fn keep_peak_from(bytes: u64) {
+    // Relaxed: as above.
+    KEEP_BYTES.store(bytes, Ordering::Relaxed);
 }
 
 pub(super) fn tracer_bytes() -> u64 {

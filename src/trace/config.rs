@@ -17,6 +17,7 @@ use super::capture::FRAMES_MAX;
 pub struct Config {
     pub(super) frames: usize,
     pub(super) interval: Option<u64>,
+    pub(super) keeps_peak: bool,
 }
 
 impl Config {
@@ -27,7 +28,7 @@ impl Config {
 
     /// Every allocation, with up to 32 frames.
     pub const fn new() -> Self {
-        Self { frames: 32, interval: None }
+        Self { frames: 32, interval: None, keeps_peak: false }
     }
 
     /// At most so many frames a trace, 1 to [`FRAMES_MAX`](Self::FRAMES_MAX); the innermost ones.
@@ -46,6 +47,15 @@ impl Config {
     /// `s` bytes with probability `1 − exp(−s / bytes)`.
     pub const fn sample_every(mut self, bytes: u64) -> Self {
         self.interval = Some(bytes);
+        self
+    }
+
+    /// Keeps what was held at the peak, for [`take_peak_snapshot`](super::take_peak_snapshot).
+    ///
+    /// Whenever the traced bytes have grown by an eighth since they were kept last, the allocating thread copies the
+    /// tables: a long pause in a large program, and some more memory.
+    pub const fn keep_peak(mut self) -> Self {
+        self.keeps_peak = true;
         self
     }
 

@@ -15,15 +15,13 @@
 //! What the tracer itself allocates, at a snapshot or while it captures a stack, is recorded as the tracer's, without a
 //! stack: so it does not call itself, and `overhead` knows all of it.
 
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::blocks::{self, Block};
 use super::capture;
-use super::rules::Stack;
-use super::sampling::Sampler;
 use super::session;
 use super::stacks::{self, StackId};
+use super::thread;
 use crate::observe::Owner;
 
 /// The session's number; 0 when not tracing.
@@ -46,18 +44,6 @@ impl Request {
     }
 }
 
-/// The tracer's part of a thread. It has no destructor and a constant initial value, so reaching it never allocates.
-pub(super) struct Thread {
-    /// Whether the tracer runs on this thread.
-    busy: Cell<bool>,
-    sampler: Sampler,
-    stack: Stack,
-}
-
-thread_local! {
-    static THREAD: Thread = const { Thread { busy: Cell::new(false), sampler: Sampler::new(), stack: Stack::new() } };
-}
-
 /// While it lives, the calling thread's allocations are the tracer's.
 pub(super) struct Busy {
     was: bool,
@@ -67,13 +53,13 @@ pub(super) struct Busy {
 
 impl Busy {
     pub(super) fn enter() -> Self {
-        Self { was: THREAD.with(|thread| thread.busy.replace(true)), _not_send: core::marker::PhantomData }
+        Self { was: thread::with(|thread| thread.busy.replace(true)), _not_send: core::marker::PhantomData }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        THREAD.with(|thread| thread.busy.set(self.was));
+        thread::with(|thread| thread.busy.set(self.was));
     }
 }
 
@@ -106,7 +92,7 @@ pub(crate) fn freed(block: *mut u8) -> Owner {
 #[cold]
 #[inline(never)]
 fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owner {
-    let Some(stack) = THREAD.with(|thread| {
+    let Some(stack) = thread::with(|thread| {
         if thread.busy.get() {
             return Some(StackId::TRACER);
         }
@@ -126,6 +112,9 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
+    if stack != StackId::TRACER && blocks::peak_is_due() {
+        session::keep_peak();
+    }
     owner_of(stack)
 }
 

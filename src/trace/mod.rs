@@ -46,8 +46,9 @@
 //! | layer | files |
 //! |---|---|
 //! | memory of its own | `memory` |
-//! | inside the allocator's calls | `hook`, `sampling`, `capture`, `rules`, `stacks`, `blocks` |
+//! | inside the allocator's calls | `hook`, `thread`, `sampling`, `capture`, `rules`, `stacks`, `blocks` |
 //! | sessions | `config`, `session` |
+//! | the debug hooks' dump | `origins` |
 //! | names | `symbols`, `modules`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
@@ -63,6 +64,7 @@ mod growth;
 pub(crate) mod hook;
 mod memory;
 mod modules;
+mod origins;
 mod pprof;
 mod rules;
 mod sampling;
@@ -72,6 +74,7 @@ mod stacks;
 mod statistics;
 mod symbols;
 mod text;
+mod thread;
 mod traceback;
 
 pub use config::{Config, StartError};
@@ -134,7 +137,7 @@ pub fn traced_memory() -> (u64, u64) {
 
 /// Sets the peak to what is allocated now.
 pub fn reset_peak() {
-    blocks::reset_peak();
+    session::reset_peak();
 }
 
 /// Bytes of memory that the tracer uses, all of it: tables, stacks, names, debug information read into memory, and
@@ -165,6 +168,29 @@ pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
 /// When not tracing.
 pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
     snapshot::take(&mut progress)
+}
+
+/// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
+/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were. `progress` is as in [`take_snapshot_with`].
+///
+/// Its time is that of this call.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace;
+///
+/// trace::start(trace::Config::new().keep_peak())?;
+/// drop(vec![1_u8; 1 << 20]);
+/// let peak = trace::take_peak_snapshot(|_, _| {})?;
+/// assert!(peak.size() >= 1 << 20 && trace::traced_memory().0 < 1 << 20);
+/// trace::stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// When not tracing.
+pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    snapshot::take_peak(&mut progress)
 }
 
 /// Where the block at `address` was allocated; `None` if it is not known to the tracer.

@@ -77,6 +77,29 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
     0
 }
 
+/// The file that an address's code is in, and where it is mapped. Allocates nothing.
+pub(super) fn file_of(address: usize) -> Option<(&'static CStr, usize)> {
+    // SAFETY: a place for the answer, which is valid as zeroed; names are the loader's, for as long as the file is loaded.
+    unsafe {
+        let mut info: libc::Dl_info = core::mem::zeroed();
+        let found = libc::dladdr(core::ptr::without_provenance(address), &mut info);
+        let named = found != 0 && !info.dli_fname.is_null();
+        named.then(|| (CStr::from_ptr(info.dli_fname), info.dli_fbase.addr()))
+    }
+}
+
+/// The code of the library that this crate is in, if that is the preload library: no frame of it is the program's.
+pub(super) fn of_preload() -> Option<core::ops::Range<u64>> {
+    if !cfg!(feature = "raw") {
+        return None;
+    }
+    let own: fn() -> Option<core::ops::Range<u64>> = of_preload;
+    let own = own as usize as u64;
+    // The program itself comes first.
+    let module = all().into_iter().skip(1).find(|module| (module.start..module.end).contains(&own))?;
+    Some(module.start..module.end)
+}
+
 /// The code whose frames may be walked by rules kept from the debug information: of the modules that stay mapped for ever,
 /// which are the program's own file, the one that this crate is in, and the C library.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

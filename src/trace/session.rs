@@ -2,19 +2,21 @@
 //!
 //! # Locks
 //! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A fork
-//! takes all of them. The first three are held while the tracer allocates. No call inside the allocator asks for the first
-//! two; it asks for `CODE` outside of all locks of the heap, and does not wait for it.
+//! takes all of them. The first three are held while the tracer allocates. No call inside the allocator waits for
+//! any of the first three; it asks for `CONTROL` (to keep a peak) and `CODE` outside of all locks of the heap.
 
 use core::sync::atomic::Ordering;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::blocks::{self, Block};
 use super::capture::FRAMES_MAX;
 use super::config::{Config, StartError};
 use super::hook::{Busy, FRAMES, INTERVAL_BYTES, SESSION};
 use super::stacks::{self, StackId};
-use super::{memory, modules, rules, symbols};
+use super::{memory, modules, origins, rules, symbols};
 use crate::cache::{GLOBAL, ThreadCache};
+use crate::fork;
 use crate::lock::Lock;
 use crate::observe::{self, TRACE};
 use crate::os;
@@ -23,9 +25,14 @@ struct Control {
     /// The last session's number.
     sessions: u32,
     config: Option<Config>,
+    /// What was held at the peak, if that is kept.
+    peak: Option<Arc<Raw>>,
 }
 
-static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None });
+/// What is less is no peak worth keeping.
+const PEAK_MIN_BYTES: u64 = 1 << 16;
+
+static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None, peak: None });
 
 pub(super) fn start(config: Config) -> Result<(), StartError> {
     config.check()?;
@@ -46,10 +53,12 @@ pub(super) fn start(config: Config) -> Result<(), StartError> {
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
+        blocks::keep_peak_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
         observe::want(TRACE);
         // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every block,
         // before a block is recorded.
         SESSION.store(control.sessions, Ordering::Release);
+        origins::install();
         Ok(())
     })
 }
@@ -60,6 +69,9 @@ pub(super) fn stop() {
             return;
         }
         symbols::clear();
+        blocks::keep_peak_from(u64::MAX);
+        control.peak = None;
+        origins::remove();
         // Relaxed: who reads the old number is refused by the tables below.
         SESSION.store(0, Ordering::Relaxed);
         observe::unwant(TRACE);
@@ -77,8 +89,51 @@ pub(super) fn clear() {
     CONTROL.lock().with(|control| {
         if control.config.is_some() {
             blocks::clear();
+            control.forget_peak();
         }
     });
+}
+
+pub(super) fn reset_peak() {
+    CONTROL.lock().with(|control| {
+        blocks::reset_peak();
+        control.forget_peak();
+    });
+}
+
+impl Control {
+    fn forget_peak(&mut self) {
+        self.peak = None;
+        if self.config.is_some_and(|config| config.keeps_peak) {
+            blocks::keep_peak_from(PEAK_MIN_BYTES);
+        }
+    }
+}
+
+/// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock.
+#[cold]
+pub(super) fn keep_peak() {
+    let busy = Busy::enter();
+    // Handlers of a fork allocate with all locks held.
+    if fork::this_thread_forks() {
+        return;
+    }
+    let Some(mut control) = CONTROL.try_lock() else { return };
+    control.with(|control| {
+        if control.config.is_some_and(|config| config.keeps_peak) && blocks::peak_is_due() {
+            let (current, _) = blocks::traced_memory();
+            control.peak = control.copy(&busy).map(Arc::new);
+            blocks::keep_peak_from(current + current / 8);
+        }
+    });
+}
+
+/// What was held at the peak, as far as it was kept; what is held now if there was none worth it. The caller is [`Busy`].
+pub(super) fn copy_peak(busy: &Busy) -> Option<Arc<Raw>> {
+    CONTROL.lock().with(|control| match &control.peak {
+        Some(peak) => Some(Arc::clone(peak)),
+        None => control.copy(busy).map(Arc::new),
+    })
 }
 
 /// Bytes of memory that the tracer uses.
@@ -97,10 +152,14 @@ pub(super) struct Raw {
 }
 
 /// Copies the tables; `None` when not tracing. The caller is [`Busy`].
-pub(super) fn copy(_busy: &Busy) -> Option<Raw> {
-    CONTROL.lock().with(|control| {
+pub(super) fn copy(busy: &Busy) -> Option<Raw> {
+    CONTROL.lock().with(|control| control.copy(busy))
+}
+
+impl Control {
+    fn copy(&self, _busy: &Busy) -> Option<Raw> {
         let mut raw = Raw {
-            config: control.config?,
+            config: self.config?,
             blocks: HashMap::new(),
             stacks: HashMap::new(),
             lost: blocks::lost() + u64::from(stacks::lost()),
@@ -114,7 +173,7 @@ pub(super) fn copy(_busy: &Busy) -> Option<Raw> {
             raw.stacks.entry(block.stack()).or_insert_with(|| stack(block.stack()));
         }
         Some(raw)
-    })
+    }
 }
 
 /// The stack that allocated the block at an address, if that is traced. The caller is [`Busy`].

@@ -106,6 +106,15 @@ pub(super) fn take(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, N
     Ok(snapshot)
 }
 
+/// As [`take`], of what was held at the peak.
+pub(super) fn take_peak(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    let busy = Busy::enter();
+    let raw = session::copy_peak(&busy).ok_or(NotTracing)?;
+    let snapshot = with_names(&raw, progress);
+    symbols::release_debug_information();
+    Ok(snapshot)
+}
+
 /// The names of the frames of the block at an address.
 pub(super) fn traceback_of(address: usize) -> Option<Traceback> {
     let busy = Busy::enter();

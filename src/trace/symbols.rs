@@ -5,6 +5,7 @@
 //! child; it waits for one look-up at most. It is also held while the loader's list of modules is walked, because glibc
 //! does not free the lock of that list in a child.
 
+use core::ops::Range;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use super::modules::{self, Module};
 use super::traceback::Frame;
 use crate::lock::Lock;
+use crate::text::Text;
 
 /// What is known of the return addresses seen so far.
 #[derive(Default)]
@@ -26,15 +28,21 @@ static SYMBOLS: Lock<Option<Known>> = Lock::new(None);
 /// Looks return addresses up, remembering them for next time.
 pub(super) struct Symbols {
     directory: PathBuf,
+    /// The preload library's code: all of it is the allocator.
+    preload: Option<Range<u64>>,
 }
 
 impl Symbols {
     pub(super) fn new() -> Self {
-        Self { directory: std::env::current_dir().unwrap_or_default() }
+        let preload = SYMBOLS.lock().with(|_| modules::of_preload());
+        Self { directory: std::env::current_dir().unwrap_or_default(), preload }
     }
 
     /// The call that returns to `address`, after what was inlined into it, innermost first. Empty if nothing is known.
     pub(super) fn look_up(&self, address: usize) -> Arc<[Frame]> {
+        if self.preload.as_ref().is_some_and(|code| code.contains(&(address as u64))) {
+            return [Frame { function: "pymalloc::preload".into(), ..Frame::unknown() }].into();
+        }
         SYMBOLS.lock().with(|known| {
             let known = known.get_or_insert_default();
             if let Some(frames) = known.frames.get(&address) {
@@ -76,6 +84,23 @@ impl Symbols {
         let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
         library.map_or(&*file, |(_, file)| file).to_owned()
     }
+}
+
+/// Prints the frames of an address, a line each, if they were looked up before and nobody looks one up now. Allocates nothing.
+pub(super) fn print_known(address: usize, write: &mut dyn FnMut(&str)) -> bool {
+    let Some(mut known) = SYMBOLS.try_lock() else { return false };
+    known.with(|known| {
+        let Some(frames) = known.as_ref().and_then(|known| known.frames.get(&address)) else { return false };
+        for frame in frames.iter().filter(|frame| !frame.is_allocator()) {
+            let mut line = Text::<24>::new();
+            line.push_number(frame.line() as usize);
+            let line = core::str::from_utf8(line.bytes()).unwrap_or("?");
+            for text in ["  File \"", frame.file(), "\", line ", line, ", in ", frame.function(), "\n"] {
+                write(text);
+            }
+        }
+        !frames.is_empty()
+    })
 }
 
 /// The modules of the program.
