@@ -75,6 +75,10 @@ pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
 }
 
 pub(crate) fn process_id() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: no preconditions.
+    return unsafe { libc::getpid() }.cast_unsigned();
+    #[cfg(not(unix))]
     1
 }
 
