@@ -328,3 +328,23 @@ fn an_owner_that_slept_through_a_stop_sees_its_magazine_empty() {
         assert_eq!(counts.idle, counts.total);
     });
 }
+
+/// At each moment there is a place free, but not always in the same magazine.
+#[test]
+fn no_object_is_dropped_for_a_place_that_moves_between_magazines() {
+    check(|| {
+        let stock = new_stock(3, usize::MAX);
+        let (first, second) = (User::new(&stock), User::new(&stock));
+        let [one, two, three, four] = [(); 4].map(|()| first.take(true).expect("may be created"));
+        assert!(first.put(one) && second.put(two) && stock.put(None, three.used()).is_none());
+        let two = second.take(false).expect("put there");
+        assert_eq!((first.magazine.slack(), second.magazine.slack()), (0, 1));
+        let other = stock.clone();
+        let thread = thread::spawn(move || other.put(None, four.used()).is_none());
+        let one = first.take(false).expect("nobody else takes");
+        assert!(second.put(two));
+        assert!(thread.join().unwrap(), "dropped, though only two others were idle at any time");
+        drop(one);
+        stock.self_check();
+    });
+}
