@@ -153,4 +153,6 @@ break_by $stock "who gives up keeps what was granted" 's/Some\(Grant::Idle\(item
 break_by $stock "a loss lets nobody create" 's/match state\.waiters\.grant\(Grant::Create\) \{/match Err::<Waker, ()>(()) {/'
 break_by $stock "who ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
 break_by $stock "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
-break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.magazines/$1 \&\& false \&\& state.magazines/'
+break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& false/'
+break_by $stock "reservations are taken back if a magazine looks as if it had room" \
+    's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& state.magazines.iter().any(|magazine| magazine.slack() > 0)/'

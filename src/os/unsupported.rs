@@ -84,6 +84,10 @@ pub(crate) fn thread_id() -> u32 {
 }
 
 pub(crate) fn process_id() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: no preconditions.
+    return unsafe { libc::getpid() }.cast_unsigned();
+    #[cfg(not(unix))]
     1
 }
 
