@@ -76,6 +76,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in &files {
         index.add_document(&std::fs::read_to_string(file)?);
     }
+    // Before the tracer looks names up, which leaves its own marks in the heap.
+    std::fs::write(folder.join("heap-map.svg"), pymalloc::heap_map().to_svg())?;
+    trace::reset_peak();
     let full = trace::take_snapshot_with(|done, total| {
         if done % 100 == 0 || done == total {
             eprint!("\rnames of {done} of {total} frames");
@@ -97,7 +100,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     full.save(folder.join("heap.pb.gz"))?;
     full.save_flame_graph(folder.join("heap.svg"), "Who holds the memory: an index of documents")?;
     full.save_collapsed(folder.join("heap.txt"))?;
-    std::fs::write(folder.join("heap-map.svg"), pymalloc::heap_map().to_svg())?;
     println!("wrote heap.pb.gz, heap.svg, heap.txt and heap-map.svg to {}", folder.display());
     Ok(())
 }

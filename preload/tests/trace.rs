@@ -2,10 +2,9 @@
 
 mod common;
 
-use std::fs;
 use std::process::{Command, Output};
 
-use common::{Scratch, child, command_path, is_child, output_of};
+use common::{Scratch, command_path, output_of};
 
 fn run(arguments: &[&str]) -> Output {
     output_of(Command::new(command_path()).arg("run").args(arguments).env_remove("LD_PRELOAD"))
@@ -32,24 +31,27 @@ fn options_without_a_file_are_refused() {
     refused(&run(&["--trace-exit", "true"]), "go with --trace or --flame-graph");
 }
 
-/// Holds 300 blocks of 40 bytes and one of 100,000, then frees them.
-#[inline(never)]
-fn holds_and_frees() {
-    // SAFETY: blocks of malloc's, each freed once.
-    unsafe {
-        let mut blocks: Vec<_> = (0..300).map(|_| libc::malloc(40)).collect();
-        blocks.push(libc::realloc(libc::malloc(1000), 100_000));
-        for &block in std::hint::black_box(&blocks) {
-            libc::free(block);
-        }
-    }
-}
-
 #[cfg(feature = "trace")]
 mod traced {
     use pymalloc_core::trace::{Filter, Snapshot};
 
+    use std::fs;
+
     use super::*;
+    use crate::common::{child, is_child};
+
+    /// Holds 300 blocks of 40 bytes and one of 100,000, then frees them.
+    #[inline(never)]
+    fn holds_and_frees() {
+        // SAFETY: blocks of malloc's, each freed once.
+        unsafe {
+            let mut blocks: Vec<_> = (0..300).map(|_| libc::malloc(40)).collect();
+            blocks.push(libc::realloc(libc::malloc(1000), 100_000));
+            for &block in std::hint::black_box(&blocks) {
+                libc::free(block);
+            }
+        }
+    }
 
     /// Runs the test of that name again, traced.
     fn run_self(test: &str, options: &[&str]) -> Output {
