@@ -6,7 +6,7 @@ use std::alloc::System;
 use crate::cache::current;
 use crate::hardened;
 use crate::marks::{self, PAD_BYTES};
-use crate::observe;
+use crate::observe::{self, Request};
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -91,7 +91,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => marks::allocated(current().alloc(class), layout.size()),
+            Some(class) => marks::allocated(current().alloc(class, Request::of_bytes(layout.size())), layout.size()),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_large(layout) },
         }
@@ -115,7 +115,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         match small(layout) {
             // SAFETY: the caller keeps the same contract.
             Some(_) if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
-            Some(class) => current().alloc_zeroed(class),
+            Some(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_zeroed_large(layout) },
         }
@@ -202,7 +202,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     unsafe fn alloc_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc(layout) };
-        observe::allocated_wanted(block, layout.size());
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
@@ -225,7 +225,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     unsafe fn alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc_zeroed(layout) };
-        observe::allocated_wanted(block, layout.size());
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
@@ -271,12 +271,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     #[inline(never)]
     unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
-        let block = unsafe { self.large.realloc(ptr, layout, new_size) };
-        if !block.is_null() {
-            // In this order: as if in place, since whether the large allocator held both at once it does not say.
-            observe::freed_wanted(ptr, layout.size());
-            observe::allocated_wanted(block, new_size);
-        }
-        block
+        let realloc = || unsafe { self.large.realloc(ptr, layout, new_size) };
+        observe::resized_wanted(ptr, layout.size(), new_size, realloc)
     }
 }

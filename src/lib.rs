@@ -25,7 +25,7 @@
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
 //! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
-//! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
+//! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
@@ -75,6 +75,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod text;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;

@@ -9,6 +9,7 @@ use crate::cache::{self, GLOBAL, current};
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::hardened;
+use crate::observe;
 use crate::os::BYPASS;
 use crate::pool_set::tag_class;
 use crate::size_class::SizeClass;
@@ -68,6 +69,43 @@ impl Class {
     }
 }
 
+/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(observe::Request);
+
+impl Request {
+    /// A request of so many bytes.
+    #[inline(always)]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self(observe::Request::of_bytes(bytes))
+    }
+}
+
+/// Whether somebody wants to be told of each large block, by the functions below.
+#[inline(always)]
+pub fn is_observed() -> bool {
+    observe::is_wanted()
+}
+
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+#[inline(always)]
+pub fn large_allocated(block: *mut c_void, bytes: usize) {
+    observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
+}
+
+/// A large block is about to be freed; for when [`is_observed`].
+pub fn large_freed(block: *mut c_void) {
+    // Its bytes are for `measure`, which no program on the library can call.
+    observe::freed_wanted(block.cast(), 0);
+}
+
+/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must not be
+/// inlined.
+#[inline(always)]
+pub fn large_resized(block: *mut c_void, bytes: usize, realloc: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
+}
+
 /// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
 /// [`allocate`]. So who wants to do something about null need not look at every block.
 #[inline(always)]
@@ -77,14 +115,14 @@ pub fn allocate_or(class: Class, otherwise: impl FnOnce() -> *mut c_void) -> *mu
 
 /// A block of `class`, or null when there is no memory.
 #[inline]
-pub fn allocate(class: Class) -> *mut c_void {
-    current().alloc(class.0).cast()
+pub fn allocate(class: Class, request: Request) -> *mut c_void {
+    current().alloc(class.0, request.0).cast()
 }
 
 /// A block of `class` whose bytes are all zero, or null when there is no memory.
 #[inline(always)]
-pub fn allocate_zeroed(class: Class) -> *mut c_void {
-    current().alloc_zeroed(class.0).cast()
+pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
+    current().alloc_zeroed(class.0, request.0).cast()
 }
 
 /// Takes back a block.

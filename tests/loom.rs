@@ -1,9 +1,9 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
-//! loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names half
-//! the crate, so `world` and `poison` repeat it in small; each says what it repeats, and a change there is a
+//! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of
+//! `sync.rs` made of loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names
+//! half the crate, so `world`, `poison`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!
 //! So are the shared parts of object pools, with a twin of their own `sync.rs`.
@@ -39,6 +39,8 @@ mod owners;
 mod poison;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
+#[path = "loom/session.rs"]
+mod session;
 #[path = "loom/states.rs"]
 mod states;
 #[path = "loom/world.rs"]

@@ -131,6 +131,13 @@ break_by $poison "the poison is announced after the walk" \
     's/(self\.state\.lock\(\)\.with\(\|\(\)\| self\.poisons\.store.*?\n)(\s*for cache in self\.sets\(\) \{.*?\n        \}\n)/$2$1/s'
 break_by $poison "who stops all doors does not look for newcomers" 's/if self\.sets\(\)\.first\(\).*?\{/if true {/'
 
+# The same for trace/.
+session=tests/loom/session.rs
+break_by $session "the session is announced before the poison" 's/self\.set_poison\(1\);(.*?)(self\.session\.store\(session, Ordering::Release\);)/$1 $2 self.set_poison(1);/s'
+break_by $session "the session is announced before the tracer is wanted" 's/(self\.wanted\.store\(1, Ordering::Relaxed\);)\s*(self\.session\.store\(session, Ordering::Release\);)/$2 $1/'
+break_by $session "the session is announced without Release" 's/self\.session\.store\(session, Ordering::Release\)/self.session.store(session, Ordering::Relaxed)/'
+break_by $session "an allocation reads the session without Acquire" 's/self\.session\.load\(Ordering::Acquire\)/self.session.load(Ordering::Relaxed)/'
+break_by $session "the table does not ask for the session" 's/if table\.session == session/if table.session == session || true/'
 # Object pools: the fences are the twin's, as `Visit` and `Gate` use them.
 fences=tests/loom/object_pool/sync.rs
 break_by $fences "the light fence orders nothing" 's/(fn light_fence\(\) \{).*?\}/$1}/s'
@@ -146,4 +153,6 @@ break_by $stock "who gives up keeps what was granted" 's/Some\(Grant::Idle\(item
 break_by $stock "a loss lets nobody create" 's/match state\.waiters\.grant\(Grant::Create\) \{/match Err::<Waker, ()>(()) {/'
 break_by $stock "who ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
 break_by $stock "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
-break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.magazines/$1 \&\& false \&\& state.magazines/'
+break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& false/'
+break_by $stock "reservations are taken back if a magazine looks as if it had room" \
+    's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& state.magazines.iter().any(|magazine| magazine.slack() > 0)/'

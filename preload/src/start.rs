@@ -84,6 +84,8 @@ extern "C" fn start() {
         raw::check_at_the_call();
     }
     report::prepare();
+    #[cfg(feature = "trace")]
+    crate::trace::start();
     STREAMS.iter().for_each(|function| {
         function.address();
     });

@@ -30,6 +30,8 @@ use core::ptr::{self, NonNull};
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::hardened::{self, PerThread};
 use crate::heap::Heap;
+use crate::observe::Request;
+use crate::os;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -75,10 +77,10 @@ pub(crate) struct ThreadCache {
     depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Whether the magazines are poisoned, as those of all caches are. Door.
-    poisoned: Cell<bool>,
-    /// Whether the magazines are poisoned, for a reason of this thread's own. Door.
-    own_poison: Cell<bool>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
+    poison: Cell<u8>,
+    /// The kernel's number of its thread. Door.
+    thread: Cell<u32>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
     /// What a purge thread saw last. Door.
@@ -92,6 +94,11 @@ pub(crate) struct ThreadCache {
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
 
+/// All caches are poisoned: somebody wants to see every call of the program.
+const POISON_ALL: u8 = 1;
+/// The cache's thread wants to see its own calls.
+const POISON_OWN: u8 = 2;
+
 /// Most slots of a magazine of `class`.
 pub(crate) const fn capacity_max(class: SizeClass) -> usize {
     let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
@@ -104,10 +111,10 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory.
+    /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
     #[inline(always)]
-    pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
-        self.alloc_or(class, || self.alloc_slow(class))
+    pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
+        self.alloc_or(class, || self.alloc_slow(class, request))
     }
 
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
@@ -188,8 +195,8 @@ impl ThreadCache {
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
-            poisoned: Cell::new(false),
-            own_poison: Cell::new(false),
+            poison: Cell::new(0),
+            thread: Cell::new(0),
             slow_calls: Cell::new(0),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
@@ -205,7 +212,8 @@ impl ThreadCache {
             cache.hardened.attach();
             cache.set.enter(heap, |inside| {
                 inside.adopt();
-                cache.own_poison.set(false);
+                cache.poison.set(0);
+                cache.thread.set(os::thread_id());
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -215,6 +223,7 @@ impl ThreadCache {
             // SAFETY: zeroed memory, ours alone, in which a zeroed cache is valid.
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
+            cache.thread.set(os::thread_id());
             for class in SizeClass::all() {
                 cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN);
             }
@@ -246,6 +255,16 @@ impl ThreadCache {
         (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
     }
 
+    /// The kernel's number of the thread that has the cache, or had it last. Door.
+    pub(crate) fn thread(&self) -> u32 {
+        self.thread.get()
+    }
+
+    /// Notes the calling thread, which has another number after a fork. Door.
+    pub(crate) fn renew_thread(&self) {
+        self.thread.set(os::thread_id());
+    }
+
     /// The magazine's array inside the cache.
     fn first_array(&self, class: SizeClass) -> *mut Slot {
         (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut()
@@ -265,8 +284,8 @@ impl ThreadCache {
     /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
     /// undo all that the other did.
     ///
-    /// The seam for tracing, which costs nothing while it is off.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tracing will use it"))]
+    /// What tracing begins and ends with; it costs nothing while it is off.
+    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {
@@ -281,22 +300,26 @@ impl ThreadCache {
 
     /// Sets or lifts the poison of all magazines. Door.
     pub(crate) fn set_poison(&self, poisoned: bool) {
-        self.poisoned.set(poisoned);
+        self.set_reason(POISON_ALL, poisoned);
+    }
+
+    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
+    pub(crate) fn set_own_poison(&self, poisoned: bool) {
+        self.set_reason(POISON_OWN, poisoned);
+    }
+
+    fn set_reason(&self, reason: u8, on: bool) {
+        let others = self.poison.get() & !reason;
+        self.poison.set(if on { others | reason } else { others });
         for class in SizeClass::all() {
             self.set_bounds(class);
         }
         self.hardened.set_quarantine(!self.is_poisoned());
     }
 
-    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
-    pub(crate) fn set_own_poison(&self, poisoned: bool) {
-        self.own_poison.set(poisoned);
-        self.set_poison(self.poisoned.get());
-    }
-
     /// Whether the magazines are poisoned, for whatever reason. Door.
     fn is_poisoned(&self) -> bool {
-        self.poisoned.get() || self.own_poison.get()
+        self.poison.get() != 0
     }
 
     fn set_bounds(&self, class: SizeClass) {

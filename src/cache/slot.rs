@@ -21,6 +21,7 @@ use super::{ThreadCache, tls};
 use crate::fork;
 use crate::hardened;
 use crate::heap::Heap;
+use crate::observe::{self, Request};
 use crate::os;
 use crate::pool::Block;
 use crate::pool_set::Slot;
@@ -99,18 +100,24 @@ pub(crate) fn go_without_caches() {
     give_up_cache();
 }
 
-pub(super) fn alloc_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr()),
+#[inline(never)]
+pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
+    observe::allocated(block, class.block_bytes(), request);
+    block
 }
 
-pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc_zeroed(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class)),
+#[inline(never)]
+pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc_zeroed(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
+    observe::allocated(block, class.block_bytes(), request);
+    block
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
@@ -119,8 +126,9 @@ fn take_spare(class: SizeClass) -> Option<Block> {
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
-    match attach() {
-        Some(cache) => cache.put(class, block),
-        None => GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)])),
+    if let Some(cache) = attach() {
+        return cache.put(class, block);
     }
+    observe::freed(block, class.block_bytes());
+    GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)]));
 }

@@ -28,7 +28,7 @@ use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
 use crate::hardened;
 use crate::heap::Heap;
-use crate::observe;
+use crate::observe::{self, Request};
 use crate::pool::Block;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
@@ -40,9 +40,9 @@ const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
 impl ThreadCache {
     #[cold]
     #[inline(never)]
-    pub(super) fn alloc_slow(&self, class: SizeClass) -> *mut u8 {
+    pub(super) fn alloc_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else {
-            return slot::alloc_without_cache(class);
+            return slot::alloc_without_cache(class, request);
         };
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
@@ -54,7 +54,7 @@ impl ThreadCache {
             self.pop(class).unwrap_or(core::ptr::null_mut())
         });
         let block = hardened::handed_out(self, class, block);
-        observe::allocated(block, class.block_bytes());
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 
@@ -85,26 +85,26 @@ impl ThreadCache {
 
     /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
     #[inline]
-    pub(crate) fn alloc_zeroed(&self, class: SizeClass) -> *mut u8 {
+    pub(crate) fn alloc_zeroed(&self, class: SizeClass, request: Request) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed (both): as in `alloc`.
         if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
-            let block = self.alloc(class);
+            let block = self.alloc(class, request);
             if !hardened::FREE_BLOCKS_ARE_ZERO {
                 // SAFETY: a block of the class, in our hands.
                 unsafe { block.write_bytes(0, class.block_bytes()) };
             }
             return block;
         }
-        self.alloc_zeroed_slow(class)
+        self.alloc_zeroed_slow(class, request)
     }
 
     /// Takes one block past the magazine, because the pool still knows which of its memory was never used. Refills the
     /// magazine if that block was used before: the next ones will be, too.
     #[cold]
     #[inline(never)]
-    fn alloc_zeroed_slow(&self, class: SizeClass) -> *mut u8 {
-        let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class) };
+    fn alloc_zeroed_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
+        let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
             self.send_strangers_home(class, inside);
@@ -122,7 +122,7 @@ impl ThreadCache {
         });
         let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
         let block = hardened::handed_out(self, class, block);
-        observe::allocated(block, class.block_bytes());
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 

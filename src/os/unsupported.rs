@@ -44,6 +44,11 @@ pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _va
     false
 }
 
+#[cfg(feature = "trace")]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    None
+}
+
 pub(crate) fn on_fork(
     _prepare: unsafe extern "C" fn(),
     _parent: unsafe extern "C" fn(),
@@ -79,7 +84,15 @@ pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
     false
 }
 
+pub(crate) fn thread_id() -> u32 {
+    1
+}
+
 pub(crate) fn process_id() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: no preconditions.
+    return unsafe { libc::getpid() }.cast_unsigned();
+    #[cfg(not(unix))]
     1
 }
 

@@ -10,6 +10,7 @@ use crate::check::check;
 use crate::config::ARENA_BYTES;
 use crate::hardened;
 use crate::heap::Heap;
+use crate::observe::Request;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool::Block;
 use crate::pool_set::Slot;
@@ -243,13 +244,13 @@ pub(crate) fn take_by_spare_set(heap: &'static Heap, class: SizeClass) -> Option
 
 /// Allocates by `cache`; `None` when there is no memory.
 pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc(class);
+    let start = cache.alloc(class, Request::of_bytes(class.block_bytes()));
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
 pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc_zeroed(class);
+    let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
         return None;
     }
