@@ -284,6 +284,9 @@ fn pools_work_in_the_destructors_of_thread_locals() {
     .unwrap();
     let stats = pool.stats();
     assert_eq!((stats.in_use, stats.idle), (0, ledger.live()));
+    // All came to the stock, none to a magazine that the thread had given back already.
+    drop((0..stats.idle).map(|_| pool.acquire()).collect::<Vec<_>>());
+    assert_eq!(pool.stats().created, stats.created);
     drop(Arc::into_inner(pool));
     assert_eq!(ledger.live(), 0);
 }
@@ -689,7 +692,10 @@ fn a_local_pool_holds_what_no_other_thread_could_have() {
     let late = pool.acquire();
     let (object, _) = pymalloc::object_pool::LocalPooled::detach(pool.acquire());
     assert!(pool.release((object, "")).is_ok());
-    assert_eq!(pool.stats().high_water, 3);
+    assert_eq!(*resets.borrow(), 5, "the two that were released from outside, too");
+    let stats = pool.stats();
+    assert_eq!((stats.adopted, stats.detached, stats.in_use, stats.high_water), (1, 1, 1, 3));
+    assert_sum(stats);
     drop(pool);
     drop(late);
     assert_eq!(Rc::strong_count(&kept), 1, "every object is gone");

@@ -1,6 +1,7 @@
 //! Tests of the parts. What the program sees is tested in `tests/object_pool.rs`, real interleavings in `tests/loom/`.
 
 mod programs;
+mod stock;
 
 use crate::object_pool::PoolStats;
 use crate::object_pool::stock::Counts;
