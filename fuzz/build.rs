@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Modules of the allocator that are fuzzed as they are. `os`, `sync` and `fork` have twins in `src/`.
-const MODULES: [&str; 17] = [
+/// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
+const MODULES: [&str; 19] = [
     "arena",
     "arena_map",
     "arena_table",
@@ -16,10 +16,12 @@ const MODULES: [&str; 17] = [
     "config",
     "fatal",
     "heap",
+    "idle",
     "lock",
     "metadata",
     "pool",
     "pool_set",
+    "purging",
     "remote",
     "size_class",
     "stats",
@@ -29,7 +31,7 @@ const MODULES: [&str; 17] = [
 /// File, text, what it becomes.
 type Edit = (&'static str, &'static str, &'static str);
 
-const SHRUNK: [Edit; 10] = [
+const SHRUNK: [Edit; 13] = [
     ("config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
     ("config.rs", "EMPTY_POOLS_BUDGET: usize = 512", "EMPTY_POOLS_BUDGET: usize = 12"),
     ("config.rs", "SET_EMPTY_POOLS_MAX: usize = 16", "SET_EMPTY_POOLS_MAX: usize = 4"),
@@ -40,6 +42,9 @@ const SHRUNK: [Edit; 10] = [
     ("config.rs", "(8 << 20) / POOL_BYTES", "4"),
     ("config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
     ("config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
+    ("config.rs", "DEPOT_BYTES_MAX: usize = 512 << 10", "DEPOT_BYTES_MAX: usize = 16 << 10"),
+    ("config.rs", "DEPOTS_BUDGET_BYTES: usize = 4 << 20", "DEPOTS_BUDGET_BYTES: usize = 40 << 10"),
+    ("config.rs", "FAULT_IN_FROM_POOLS: u32 = 16", "FAULT_IN_FROM_POOLS: u32 = 2"),
 ];
 
 const PLANTS: [(&str, Edit); 4] = [

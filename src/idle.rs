@@ -10,7 +10,7 @@
 
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
-use crate::public::flush_parked;
+use crate::purging::flush_parked;
 
 /// What is remembered from tick to tick.
 pub(crate) struct Ticker {

@@ -24,7 +24,7 @@
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/` |
-//! | the program | `allocator`, `public`, `raw`, `idle`, `purge_thread`, `fork` |
+//! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
@@ -61,6 +61,7 @@ mod pool;
 mod pool_set;
 mod public;
 mod purge_thread;
+mod purging;
 #[cfg(feature = "raw")]
 #[doc(hidden)]
 pub mod raw;

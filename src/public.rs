@@ -6,6 +6,7 @@ use crate::config::ARENA_BYTES;
 use crate::heap::Heap;
 use crate::heap_map::HeapMap;
 use crate::os::system_malloc;
+use crate::purging::purge_heap;
 use crate::stats::{CacheStats, Stats, gather_caches, live_blocks};
 
 /// Counts what the heap holds.
@@ -140,7 +141,8 @@ fn stopped<R>(heap: &Heap, body: impl FnOnce() -> R) -> R {
 ///
 /// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
 /// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
-/// in their caches stays there, at most 32 KiB a size class each. Later requests take memory anew.
+/// in their caches stays there: at most 32 KiB a size class each, and half a MiB beside that. Later requests take memory
+/// anew.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -152,34 +154,6 @@ fn stopped<R>(heap: &Heap, body: impl FnOnce() -> R) -> R {
 pub fn purge() -> usize {
     flush_thread_cache();
     purge_heap(&GLOBAL)
-}
-
-/// [`purge`] without the calling thread's cache.
-pub(crate) fn purge_heap(heap: &Heap) -> usize {
-    let before = heap.bytes_given_back();
-    flush_parked(heap);
-    for set in heap.sets() {
-        // SAFETY: sets are never unmapped.
-        unsafe { set.as_ref() }.enter(heap, |inside| {
-            inside.collect();
-            inside.return_empty_pools(0);
-            inside.sweep();
-        });
-    }
-    heap.purge_free();
-    heap.bytes_given_back().wrapping_sub(before)
-}
-
-/// Empties the magazines that are still filled of threads that a forked child does not have. To be done before sets are
-/// collected, because their blocks go to other sets' inboxes too.
-pub(crate) fn flush_parked(heap: &Heap) {
-    for set in heap.sets() {
-        // SAFETY: a registered set.
-        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
-            // SAFETY: caches are never unmapped.
-            unsafe { cache.as_ref() }.flush_if_parked(heap);
-        }
-    }
 }
 
 /// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `usize::MAX`, as at the

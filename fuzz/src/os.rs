@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use std::collections::BTreeMap;
 
 use crate::system_os;
-pub(crate) use crate::system_os::{MemorySource, abort, write_stderr};
+pub(crate) use crate::system_os::{MemorySource, SystemMalloc, abort, write_stderr};
 
 pub(crate) const BYPASS: bool = false;
 
@@ -65,6 +65,14 @@ impl MemorySource for SystemMemory {
         Some(start)
     }
 
+    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+        MAPS_LEFT.set(MAPS_LEFT.get().checked_sub(1)?);
+        let start = system_os::SystemMemory.map_guarded(bytes, guard_bytes)?;
+        let guard = start.as_ptr().expose_provenance() - guard_bytes;
+        MAPPED.with_borrow_mut(|mapped| mapped.insert(guard, bytes + 2 * guard_bytes));
+        Some(start)
+    }
+
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
         assert_mapped(start, bytes);
         if REFUSE_UNMAP.get() {
@@ -87,9 +95,7 @@ impl MemorySource for SystemMemory {
         assert_mapped(start, bytes);
     }
 
-    unsafe fn guard(&self, start: NonNull<u8>, bytes: usize) {
+    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         assert_mapped(start, bytes);
-        // SAFETY: the caller's promise is the same.
-        unsafe { system_os::SystemMemory.guard(start, bytes) }
     }
 }

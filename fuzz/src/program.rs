@@ -30,6 +30,8 @@ pub(crate) enum Op {
     /// The thread ends, and another takes its place.
     End,
     Purge,
+    /// The purge thread looks at the heap.
+    Tick,
     /// Purging and unmapping fails from now on, or works again.
     Refuse {
         purge: bool,
@@ -108,9 +110,10 @@ impl Op {
             4 => Self::Free { place: place + usize::from(z), blocks: 1 },
             5..=7 => Self::Free { place, blocks: usize::from(z) + 1 },
             8 => Self::Move { place: place + usize::from(z) % 16, class: usize::from(z) % CLASS_COUNT },
-            9 => match z % 4 {
-                0 => Self::Flush,
-                1 | 2 => Self::End,
+            9 => match z % 8 {
+                0 | 4 => Self::Flush,
+                1 | 2 | 5 => Self::End,
+                6 => Self::Tick,
                 _ => Self::Purge,
             },
             10 => match z % 4 {

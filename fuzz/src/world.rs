@@ -8,9 +8,11 @@ use crate::cache::ThreadCache;
 use crate::check::check;
 use crate::config::CLASS_COUNT;
 use crate::heap::Heap;
+use crate::idle::Ticker;
 use crate::os;
 use crate::pool_set::Slot;
 use crate::program::{Op, Program};
+use crate::purging::purge_heap;
 use crate::scheduler::{self, THREADS, Trace};
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -58,6 +60,8 @@ struct World {
     serial: Cell<u64>,
     /// Whether some thread is poisoning: one at a time may.
     poisoning: Cell<bool>,
+    /// What the purge thread remembers; `None` while a thread plays its part.
+    ticker: Cell<Option<Ticker>>,
 }
 
 impl World {
@@ -147,7 +151,15 @@ impl World {
                     cache.release();
                 }
             }
-            Op::Purge => purge(self.heap),
+            Op::Purge => {
+                purge_heap(self.heap);
+            }
+            Op::Tick => {
+                if let Some(mut ticker) = self.ticker.take() {
+                    ticker.tick(|| true);
+                    self.ticker.set(Some(ticker));
+                }
+            }
             Op::Refuse { purge, unmap } => os::set_refusals(purge, unmap),
             Op::Maps { left } => os::set_maps_left(left),
             Op::Limit { arenas } => {
@@ -201,31 +213,10 @@ impl World {
             cache.release();
         }
         self.check_exactly();
-        purge(self.heap);
+        purge_heap(self.heap);
         let stats = self.check();
         assert_eq!((stats.arenas_mapped, stats.blocks_live()), (0, 0), "something is left");
     }
-}
-
-/// What `purge()` does after it has emptied the calling thread's cache.
-fn purge(heap: &Heap) {
-    for set in heap.sets() {
-        // SAFETY: a registered set, and caches are never unmapped.
-        unsafe {
-            if let Some(cache) = ThreadCache::of_set(heap, set) {
-                cache.as_ref().flush_if_parked(heap);
-            }
-        }
-    }
-    for set in heap.sets() {
-        // SAFETY: sets are never unmapped.
-        unsafe { set.as_ref() }.enter(heap, |inside| {
-            inside.collect();
-            inside.return_empty_pools(0);
-            inside.sweep();
-        });
-    }
-    heap.purge_free();
 }
 
 /// Runs a program on a heap of its own.
@@ -234,14 +225,16 @@ fn purge(heap: &Heap) {
 /// When anything is wrong.
 pub fn run(program: &Program) -> Trace {
     let heap: *mut Heap = Box::into_raw(Box::new(Heap::new()));
+    // SAFETY: freed below, when nobody uses it any more.
+    let heap_ref: &'static Heap = unsafe { &*heap };
     let world = Rc::new(World {
-        // SAFETY: freed below, when nobody uses it any more.
-        heap: unsafe { &*heap },
+        heap: heap_ref,
         live: RefCell::default(),
         extents: RefCell::default(),
         caches: Default::default(),
         serial: Cell::new(0),
         poisoning: Cell::new(false),
+        ticker: Cell::new(Some(Ticker::new(heap_ref, 0))),
     });
     let bodies = program.threads.iter().enumerate().map(|(thread, ops)| {
         let (world, ops) = (world.clone(), ops.clone());

@@ -10,7 +10,7 @@ use crate::check::check;
 use crate::config::ARENA_BYTES;
 use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
-use crate::public::purge_heap;
+use crate::purging::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
 

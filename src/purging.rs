@@ -1,0 +1,33 @@
+//! Giving back to the OS all that is free: the heap's part of `purge`.
+
+use crate::cache::ThreadCache;
+use crate::heap::Heap;
+
+/// Brings home what threads freed into each other's pools, and gives back every free pool's memory and every free arena;
+/// returns the bytes given back while it ran. The calling thread holds no door.
+pub(crate) fn purge_heap(heap: &Heap) -> usize {
+    let before = heap.bytes_given_back();
+    flush_parked(heap);
+    for set in heap.sets() {
+        // SAFETY: sets are never unmapped.
+        unsafe { set.as_ref() }.enter(heap, |inside| {
+            inside.collect();
+            inside.return_empty_pools(0);
+            inside.sweep();
+        });
+    }
+    heap.purge_free();
+    heap.bytes_given_back().wrapping_sub(before)
+}
+
+/// Empties the magazines that are still filled of threads that a forked child does not have. To be done before sets are
+/// collected, because their blocks go to other sets' inboxes too.
+pub(crate) fn flush_parked(heap: &Heap) {
+    for set in heap.sets() {
+        // SAFETY: a registered set.
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            unsafe { cache.as_ref() }.flush_if_parked(heap);
+        }
+    }
+}
