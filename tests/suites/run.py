@@ -150,7 +150,8 @@ def main():
     if unknown := [name for name in names if name not in crates]:
         fail(f"not in crates.toml: {' '.join(unknown)}")
     (WORK / "src").mkdir(parents=True, exist_ok=True)
-    print("| crate | version | binaries | passed without | passed with | differ | small / large requests | sound at exit | exact |")
+    print("| crate | version | binaries | passed without | passed with | outcomes that differ "
+          "| small / large requests | heaps sound at exit | counts equal |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     all_good = True
     for name in names or crates:
