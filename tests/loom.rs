@@ -3,7 +3,7 @@
 //! # What runs
 //! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of
 //! `sync.rs` made of loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names
-//! half the crate, so `world`, `poison`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
+//! half the crate, so `world`, `poison`, `publication`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
 //!
 //! So are the shared parts of object pools, with a twin of their own `sync.rs`.
@@ -29,6 +29,8 @@ mod remote;
 #[path = "loom/sync.rs"]
 mod sync;
 
+#[path = "loom/idle.rs"]
+mod idle;
 #[path = "loom/locks.rs"]
 mod locks;
 #[path = "loom/object_pool/mod.rs"]
@@ -37,6 +39,8 @@ mod object_pool;
 mod owners;
 #[path = "loom/poison.rs"]
 mod poison;
+#[path = "loom/publication.rs"]
+mod publication;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
 #[path = "loom/session.rs"]

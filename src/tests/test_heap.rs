@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::cache::ThreadCache;
-use crate::check::check;
+use crate::check::{Corruption, check};
 use crate::config::ARENA_BYTES;
 use crate::hardened;
 use crate::heap::Heap;
@@ -156,12 +156,17 @@ impl TestHeap {
 
     /// The self-check; panics on what it finds.
     pub(crate) fn check(&self) -> Stats {
+        self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"))
+    }
+
+    /// The self-check.
+    pub(crate) fn try_check(&self) -> Result<Stats, Corruption> {
         assert!(self.heap.stop_slow_paths());
         // SAFETY: stopped, by this thread.
         let checked = unsafe { check(self.heap) };
         // SAFETY: as above.
         unsafe { self.heap.restart_slow_paths() };
-        checked.unwrap_or_else(|corruption| panic!("{corruption}"))
+        checked
     }
 
     pub(crate) fn purge(&self) -> usize {
