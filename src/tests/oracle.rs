@@ -153,8 +153,7 @@ fn states_and_lists() {
 fn empty_pools() {
     let mut sound = Sound::new();
     sound.live.drain(..).for_each(|block| block.free(sound.cache));
-    let flushed = sound.cache.set.enter(sound.test.heap, |inside| sound.cache.flush_all(inside));
-    assert_eq!(flushed, ());
+    sound.cache.set.enter(sound.test.heap, |inside| sound.cache.flush_all(inside));
     assert!(sound.test.check().pools_empty > 0);
     let (set, door) = (&sound.cache.set, &sound.cache.set.door);
     door.lock().with(|pools| {
