@@ -93,7 +93,7 @@ impl Churn {
 fn every_free_of_a_traced_block_is_seen_when_tracing_starts_amid_threads() {
     alone("every_free_of_a_traced_block_is_seen_when_tracing_starts_amid_threads", || {
         watchdog();
-        for config in [Config::new().frames(4), Config::new().frames(4).sample_every(500)] {
+        for config in [Config::new().frames(6), Config::new().frames(6).sample_every(500)] {
             for _ in 0..10 {
                 let churn = Churn::start();
                 churn.wait(20);
