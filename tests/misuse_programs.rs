@@ -67,7 +67,8 @@ const fn layout(bytes: usize, align: usize) -> Layout {
     }
 }
 
-const SMALL: Layout = layout(64, 8);
+/// Of a class that std has no blocks of: a thread's start allocates too, and might be given what was freed once.
+const SMALL: Layout = layout(400, 8);
 const LARGE: Layout = layout(64 << 10, 16);
 
 /// Fills `bytes` from `start + offset` on.
@@ -225,11 +226,11 @@ const PATTERNS: &[(&str, Pattern)] = &[
         // SAFETY: the size is not 0.
         free_of(heap, unsafe { System.alloc(SMALL) })
     }),
-    ("free_of_a_block_never_allocated", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(100 * 64))),
+    ("free_of_a_block_never_allocated", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(40 * SMALL.size()))),
     ("free_of_a_pool_never_used", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(1 << 20))),
     ("free_with_another_class", |heap| wrong_layout(heap, SMALL, layout(128, 8))),
-    ("free_with_another_size_of_the_class", |heap| wrong_layout(heap, SMALL, layout(60, 8))),
-    ("free_with_another_alignment", |heap| wrong_layout(heap, SMALL, layout(64, 64))),
+    ("free_with_another_size_of_the_class", |heap| wrong_layout(heap, SMALL, layout(396, 8))),
+    ("free_with_another_alignment", |heap| wrong_layout(heap, SMALL, layout(400, 16))),
     ("free_of_large_as_small", |heap| wrong_layout(heap, LARGE, SMALL)),
     ("free_of_small_as_large", |heap| wrong_layout(heap, SMALL, LARGE)),
     ("realloc_with_another_class", |heap| {
@@ -250,14 +251,14 @@ const PATTERNS: &[(&str, Pattern)] = &[
     ("overflow_large_8_bytes", |heap| overflow(heap, LARGE, 8)),
     ("overflow_jumps_over_the_pad", |heap| {
         let [.., victim] = heap.three(SMALL);
-        write(victim, 64 + 200, 8);
+        write(victim, SMALL.size() as isize + 200, 8);
         heap.free(victim, SMALL);
         false
     }),
     ("overflow_after_shrinking", |heap| {
-        let shrunk = heap.realloc(heap.victim(SMALL), SMALL, 60);
-        write(shrunk, 60, 4);
-        heap.free(shrunk, layout(60, 8));
+        let shrunk = heap.realloc(heap.victim(SMALL), SMALL, 396);
+        write(shrunk, 396, 4);
+        heap.free(shrunk, layout(396, 8));
         false
     }),
     ("underflow_small_1_byte", |heap| underflow(heap, SMALL, 1)),
