@@ -12,7 +12,7 @@ use crate::config::{ARENA_BYTES, CLASS_STEP_BYTES, POOL_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
 use crate::os::BYPASS;
-use crate::pool_set::{Inside, Slot, tag_class};
+use crate::pool_set::{Inside, Slot, misplaced};
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
 
@@ -193,24 +193,13 @@ pub(crate) fn check_large(block: *mut u8) {
 #[cold]
 #[inline(never)]
 fn refuse(heap: &'static Heap, class: SizeClass, address: usize, before: u8) -> ! {
-    let what = match heap.map.pool_of(address) {
-        None => Impossible::NoArena,
-        Some(pool) => {
-            // Relaxed: only to choose the message.
-            let tag = pool.tag().load(Ordering::Relaxed);
-            if tag.is_null() {
-                Impossible::NoPool
-            } else if tag_class(tag) != Some(class) {
-                Impossible::OtherClass
-            } else if class.block_at(address & (POOL_BYTES - 1)).is_none() {
-                Impossible::NoBlockStart
-            } else if before == FREED {
-                Impossible::AlreadyFree
-            } else {
-                Impossible::NeverAllocated
-            }
-        }
-    };
+    let what = misplaced(heap, class, address).unwrap_or(if class.block_at(address & (POOL_BYTES - 1)).is_none() {
+        Impossible::NoBlockStart
+    } else if before == FREED {
+        Impossible::AlreadyFree
+    } else {
+        Impossible::NeverAllocated
+    });
     impossible(what, address, class.block_bytes())
 }
 

@@ -30,18 +30,25 @@ pub(super) fn all() -> Vec<Module> {
     Vec::new()
 }
 
+/// The program headers of a module.
+///
+/// # Safety
+/// The loader passed `info`, and its call goes on.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+unsafe fn headers(info: &libc::dl_phdr_info) -> &[libc::Elf64_Phdr] {
+    if info.dlpi_phdr.is_null() {
+        return &[];
+    }
+    // SAFETY: the loader has mapped so many.
+    unsafe { core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
+}
+
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *mut c_void) -> c_int {
     // SAFETY: the loader passes a valid `info`, whose headers it has mapped, and `data` is the vector of `all`.
-    let (info, modules, headers) = unsafe {
-        let info = &*info;
-        let headers = if info.dlpi_phdr.is_null() {
-            &[][..]
-        } else {
-            core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
-        };
-        (info, &mut *data.cast::<Vec<Module>>(), headers)
-    };
+    let (info, modules) = unsafe { (&*info, &mut *data.cast::<Vec<Module>>()) };
+    // SAFETY: as above.
+    let headers = unsafe { headers(info) };
     let file = if info.dlpi_name.is_null() {
         String::new()
     } else {
@@ -127,15 +134,9 @@ pub(super) fn code() -> Vec<Code> {
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 unsafe extern "C" fn visit_code(info: *mut libc::dl_phdr_info, _bytes: usize, data: *mut c_void) -> c_int {
     // SAFETY: as in `visit`.
-    let (info, modules, headers) = unsafe {
-        let info = &*info;
-        let headers = if info.dlpi_phdr.is_null() {
-            &[][..]
-        } else {
-            core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum))
-        };
-        (info, &mut *data.cast::<Vec<Code>>(), headers)
-    };
+    let (info, modules) = unsafe { (&*info, &mut *data.cast::<Vec<Code>>()) };
+    // SAFETY: as above.
+    let headers = unsafe { headers(info) };
     let range = |header: &libc::Elf64_Phdr| {
         let start = info.dlpi_addr.wrapping_add(header.p_vaddr) as usize;
         (start, start + header.p_memsz as usize)
