@@ -5,6 +5,8 @@ use std::alloc::System;
 
 use crate::cache::current;
 use crate::hardened;
+#[cfg(feature = "lto")]
+use crate::link_time;
 use crate::marks::{self, PAD_BYTES};
 use crate::observe::{self, Request};
 use crate::os::BYPASS;
@@ -84,6 +86,18 @@ const fn small(layout: Layout) -> Option<SizeClass> {
     if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, layout.align()) }
 }
 
+/// Frees a small block, or calls `large`.
+///
+/// # Safety
+/// As for `GlobalAlloc::dealloc`.
+#[inline(always)]
+pub(crate) unsafe fn dealloc_or(ptr: *mut u8, layout: Layout, large: impl FnOnce()) {
+    let Some(class) = small(layout) else { return large() };
+    marks::freed(ptr, layout.size());
+    // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
+    unsafe { current().free(class, ptr) }
+}
+
 // SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
 // block in the program's hands is in no magazine and has no free bit (`pool`, `cache`). The large allocator keeps
 // the contract itself, and gets exactly the layouts that `small` refuses, in all four methods.
@@ -99,14 +113,15 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        match small(layout) {
-            Some(class) => {
-                marks::freed(ptr, layout.size());
-                // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
-                unsafe { current().free(class, ptr) }
-            }
-            // SAFETY: the caller keeps the same contract.
-            None => unsafe { self.dealloc_large(ptr, layout) },
+        #[cfg(feature = "lto")]
+        // SAFETY: the caller keeps the same contract.
+        unsafe {
+            link_time::dealloc(self, ptr, layout);
+        }
+        #[cfg(not(feature = "lto"))]
+        // SAFETY: the caller keeps the same contract.
+        unsafe {
+            dealloc_or(ptr, layout, || self.dealloc_large(ptr, layout));
         }
     }
 
@@ -232,7 +247,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     /// # Safety
     /// As for `GlobalAlloc::dealloc`; the request is large.
     #[inline(never)]
-    unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+    pub(crate) unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
         hardened::check_large(ptr);
         if observe::is_wanted() {
             // SAFETY: the caller keeps the same contract.

@@ -24,7 +24,7 @@
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
-//! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
+//! | the program | `allocator`, `link_time` (feature `lto`), `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
@@ -52,6 +52,8 @@ mod hardened;
 mod heap;
 mod heap_map;
 mod idle;
+#[cfg(feature = "lto")]
+mod link_time;
 mod lock;
 mod marks;
 mod measure;

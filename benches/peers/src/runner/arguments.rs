@@ -24,6 +24,14 @@ impl Mode {
         }
     }
 
+    /// Features of the worker beside its allocator's.
+    pub const fn features(self) -> &'static str {
+        match self {
+            Self::Release => "",
+            Self::Lto => "lto",
+        }
+    }
+
     /// The mode of that profile.
     pub fn of_profile(name: &str) -> Option<Self> {
         [Self::Release, Self::Lto].into_iter().find(|mode| mode.profile() == name)
@@ -123,7 +131,8 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
         modes: modes.unwrap_or(default_modes),
         rounds: rounds.unwrap_or(if quick { 3 } else { 5 }),
         workloads: only.unwrap_or_else(default_workloads),
-        allocators: peers.unwrap_or_else(|| ALLOCATORS.iter().filter(|peer| peer.name != HARDENED).collect()),
+        allocators: peers
+            .unwrap_or_else(|| ALLOCATORS.iter().filter(|peer| peer.name != HARDENED).collect()),
         out: out.unwrap_or_else(|| package().join("target/report")),
         build,
         run,

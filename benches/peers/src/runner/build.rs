@@ -110,7 +110,15 @@ fn build(mode: Mode, allocator: &Allocator, out: &Path) -> Result<PathBuf, Strin
     let output = Command::new(cargo)
         .args(["build", "--locked", "--bin", "worker", "--no-default-features", "--target-dir"])
         .arg(package().join("target"))
-        .args(["--profile", mode.profile(), "--features", allocator.feature, "--manifest-path"])
+        .args([
+            "--profile",
+            mode.profile(),
+            "--features",
+            allocator.feature,
+            "--features",
+            mode.features(),
+        ])
+        .arg("--manifest-path")
         .arg(package().join("Cargo.toml"))
         .envs(native::recording_environment())
         .output()
