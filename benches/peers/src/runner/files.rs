@@ -80,25 +80,70 @@ fn medians_csv(boards: &[Board]) -> String {
     text
 }
 
+const TARGET_COLUMNS: [&str; 9] = [
+    "mode",
+    "target",
+    "workload",
+    "peer",
+    "figure",
+    "lowest_round",
+    "highest_round",
+    "limit",
+    "verdict",
+];
+
 fn targets_csv(targets: &[Targets]) -> String {
-    let mut text =
-        "mode,target,workload,peer,figure,lowest_round,highest_round,limit,verdict\n".to_owned();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(TARGET_COLUMNS).expect("memory takes it");
     for targets in targets {
         for line in &targets.lines {
             let (low, high) = line.range;
+            let [figure, low, high] = [line.figure, low, high].map(|figure| format!("{figure:.4}"));
             let limit = line.limit.map_or_else(String::new, |limit| format!("{limit:.4}"));
-            writeln!(
-                text,
-                "{},{},{},{},{:.4},{low:.4},{high:.4},{limit},{}",
-                targets.mode.profile(),
+            let verdict = line.verdict().name();
+            let mode = targets.mode.profile();
+            let cells: [&str; TARGET_COLUMNS.len()] = [
+                mode,
                 line.target,
-                line.workload,
-                line.peer,
-                line.figure,
-                line.verdict().name(),
-            )
-            .expect("a string grows");
+                &line.workload,
+                &line.peer,
+                &figure,
+                &low,
+                &high,
+                &limit,
+                verdict,
+            ];
+            writer.write_record(cells).expect("memory takes it");
         }
     }
-    text
+    let bytes = writer.into_inner().expect("memory takes it");
+    String::from_utf8(bytes).expect("names are UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::Mode;
+    use crate::targets::Line;
+
+    #[test]
+    fn names_with_commas_stay_one_column() {
+        let line = |target, limit| Line {
+            target,
+            workload: "fifo-10k".to_owned(),
+            peer: "glibc".to_owned(),
+            figure: 0.75,
+            range: (0.5, 1.0),
+            limit,
+        };
+        let lines = vec![line("time, against the fastest", Some(1.0)), line("time", None)];
+        let text = targets_csv(&[Targets { mode: Mode::Lto, lines }]);
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        assert_eq!(reader.headers().expect("it has some"), &TARGET_COLUMNS[..]);
+        let rows: Vec<_> = reader.records().map(|row| row.expect("nine columns")).collect();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(&rows[0][1], "time, against the fastest");
+        assert_eq!(&rows[0][7], "1.0000");
+        assert_eq!((&rows[1][4], &rows[1][7]), ("0.7500", ""));
+    }
 }
