@@ -71,17 +71,6 @@ pub(crate) enum State {
     Empty,
 }
 
-/// What the return of blocks makes of their pool.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Home {
-    /// It is partial, and was.
-    Partial,
-    /// It is no longer full.
-    NoLongerFull,
-    /// All its blocks are home.
-    Empty,
-}
-
 /// A block that was free already when it was freed.
 #[derive(Debug)]
 pub(crate) struct AlreadyFree {
@@ -248,9 +237,10 @@ impl Pool {
         self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
     }
 
-    /// Takes `blocks` blocks home, the bits of `mask` in word `word`.
+    /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether the pool, which was full or is
+    /// empty now, belongs elsewhere.
     #[inline(always)]
-    pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<Home, AlreadyFree> {
+    pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
         let place = self.word(word);
         let bits = place.get();
         if !self.is_open(word) || bits & mask != 0 {
@@ -261,11 +251,7 @@ impl Pool {
         self.words_free.set(summary | 1 << word);
         let used = self.used.get().wrapping_sub(blocks);
         self.used.set(used);
-        Ok(match used {
-            0 => Home::Empty,
-            _ if summary == 0 => Home::NoLongerFull,
-            _ => Home::Partial,
-        })
+        Ok(used == 0 || summary == 0)
     }
 
     /// The first block of `mask` in word `word` that is free.

@@ -5,7 +5,6 @@ use crate::arena::PoolRef;
 use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
-use crate::pool::Home;
 use crate::remote::Arrival;
 use crate::size_class::{Locator, Quotient, SizeClass};
 use crate::sync::Ordering;
@@ -18,8 +17,8 @@ impl Inside<'_> {
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
         let locator = class.locator();
         let mut rest = slots;
-        // Blocks that came home alone to pools of this set.
-        let mut home = 0;
+        // Blocks that did not come home alone, to pools of this set: these are the most by far.
+        let mut others_home = 0;
         // Relaxed (all loads of slots): they are read by their thread, or under the door.
         while let [first, others @ ..] = rest {
             let address = first.load(Ordering::Relaxed).addr();
@@ -27,14 +26,17 @@ impl Inside<'_> {
                 && locator.may_share_word(address, next.load(Ordering::Relaxed).addr())
             {
                 let given = self.give_neighbours(class, locator, rest);
+                others_home += given;
                 rest = rest.get(given..).unwrap_or_default();
                 continue;
             }
             let (pool, number) = self.locate(class, locator, address);
-            home += u32::from(self.give_blocks(class, pool, number / WORD_BITS, 1 << (number % WORD_BITS), 1));
+            if !self.give_blocks(class, pool, number / WORD_BITS, 1 << (number % WORD_BITS), 1) {
+                others_home += 1;
+            }
             rest = others;
         }
-        self.note_home(home, class);
+        self.note_home((slots.len() - others_home) as u32, class);
         self.sweep_if_due();
     }
 
@@ -84,8 +86,8 @@ impl Inside<'_> {
         }
         let pool = place.pool();
         match pool.take_home(word, mask, blocks) {
-            Ok(Home::Partial) => {}
-            Ok(_) => self.relink(pool, class),
+            Ok(false) => {}
+            Ok(true) => self.relink(pool, class),
             Err(twice) => self.refuse_twice(pool, class, twice),
         }
         true
