@@ -6,6 +6,7 @@
 use core::ffi::c_void;
 
 use crate::cache::{self, GLOBAL, current};
+use crate::class_map::CLASS_MAP;
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::os::BYPASS;
@@ -26,8 +27,13 @@ impl Class {
     /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
     /// alignment.
     #[inline(always)]
-    pub const fn of_size(bytes: usize) -> Option<Self> {
-        Self::of_last(bytes - (bytes != 0) as usize)
+    pub fn of_size(bytes: usize) -> Option<Self> {
+        /// By bytes: one load takes fewer instructions than the arithmetic of `of_last`.
+        static CLASSES: [Class; SMALL_MAX_BYTES + 1] = classes();
+        if BYPASS {
+            return None;
+        }
+        CLASSES.get(bytes).copied()
     }
 
     /// [`of_size`](Self::of_size) for a further alignment, a power of two.
@@ -50,11 +56,18 @@ impl Class {
         }
     }
 
-    /// The class of the block at `address`; `None` if no arena holds it. Reads the address map and a tag, never the block.
+    /// The class of the block at `address`, if it lies where nearly all blocks do: one load tells. If `None`, ask
+    /// [`of_far`](Self::of_far), out of line. Never reads the block.
+    #[inline(always)]
+    pub fn of_near(address: *const c_void) -> Option<Self> {
+        CLASS_MAP.class_of(address.addr()).map(Self)
+    }
+
+    /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the block.
     ///
     /// Exact for a block in the caller's hands; for any other address in an arena, some class.
-    #[inline(always)]
-    pub fn of_address(address: *const c_void) -> Option<Self> {
+    #[inline]
+    pub fn of_far(address: *const c_void) -> Option<Self> {
         let pool = GLOBAL.map.pool_of(address.addr())?;
         // Relaxed: the tag was stored before the block left its pool, and a thief's store keeps the class.
         tag_class(pool.tag().load(Ordering::Relaxed)).map(Self)
@@ -65,6 +78,19 @@ impl Class {
     pub const fn block_bytes(self) -> usize {
         self.0.block_bytes()
     }
+}
+
+/// The class for each size.
+const fn classes() -> [Class; SMALL_MAX_BYTES + 1] {
+    let mut classes = [Class(SizeClass::SMALLEST); SMALL_MAX_BYTES + 1];
+    let mut bytes = 1;
+    while bytes <= SMALL_MAX_BYTES {
+        if let Some(class) = Class::of_last(bytes - 1) {
+            classes[bytes] = class;
+        }
+        bytes += 1;
+    }
+    classes
 }
 
 /// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of

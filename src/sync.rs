@@ -5,6 +5,8 @@
 
 pub(crate) use core::hint::spin_loop;
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+#[cfg(feature = "raw")]
+pub(crate) use core::sync::atomic::{AtomicU8, AtomicUsize};
 
 pub(crate) use crate::config::LOCK_SPINS;
 pub(crate) use crate::fork::this_thread_forks;

@@ -57,7 +57,19 @@ pub(crate) fn allocate_aligned(bytes: usize, align: usize) -> *mut c_void {
 /// As for `free`.
 #[inline(always)]
 pub(crate) unsafe fn release(start: *mut c_void) {
-    match Class::of_address(start) {
+    match Class::of_near(start) {
+        // SAFETY: the caller's promise is the same.
+        Some(class) => unsafe { raw::free(class, start) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { release_far(start) },
+    }
+}
+
+/// # Safety
+/// As for `free`.
+#[inline(never)]
+unsafe fn release_far(start: *mut c_void) {
+    match Class::of_far(start) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same; also for null.
@@ -136,10 +148,30 @@ pub(crate) unsafe extern "C-unwind" fn realloc(start: *mut c_void, bytes: usize)
 /// As for `free`.
 #[inline(always)]
 unsafe fn reallocate(start: *mut c_void, bytes: usize) -> *mut c_void {
-    let Some(old) = Class::of_address(start) else {
+    match Class::of_near(start) {
         // SAFETY: the caller's promise is the same.
-        return unsafe { reallocate_large(start, bytes) };
-    };
+        Some(old) => unsafe { reallocate_small(start, old, bytes) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { reallocate_far(start, bytes) },
+    }
+}
+
+/// # Safety
+/// As for `realloc`.
+#[inline(never)]
+unsafe fn reallocate_far(start: *mut c_void, bytes: usize) -> *mut c_void {
+    match Class::of_far(start) {
+        // SAFETY: the caller's promise is the same.
+        Some(old) => unsafe { reallocate_small(start, old, bytes) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { reallocate_large(start, bytes) },
+    }
+}
+
+/// # Safety
+/// `start` is a block of `old` in the caller's hands.
+#[inline(always)]
+unsafe fn reallocate_small(start: *mut c_void, old: Class, bytes: usize) -> *mut c_void {
     // CPython's rule: a block that shrinks by less than a quarter stays. Blocks are found by their address, so it may.
     let old_bytes = old.block_bytes();
     if bytes <= old_bytes && 4 * bytes > 3 * old_bytes {
@@ -273,7 +305,7 @@ pub(crate) unsafe extern "C-unwind" fn pvalloc(bytes: usize) -> *mut c_void {
 /// As for `free`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn malloc_usable_size(start: *mut c_void) -> usize {
-    match Class::of_address(start) {
+    match Class::of_near(start).or_else(|| Class::of_far(start)) {
         Some(class) => {
             raw::check_start(start);
             class.block_bytes()

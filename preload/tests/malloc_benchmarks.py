@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Time and peak memory of the well-known malloc benchmarks: glibc, this library, and any other preloaded.
+
+    preload/tests/malloc_benchmarks.py FOLDER [--rounds N] [--preload NAME=PATH]... [PROGRAM...]
+
+FOLDER holds the programs of mimalloc-bench (https://github.com/daanx/mimalloc-bench), built; --inputs names its folder
+`bench`, where espresso and barnes have their inputs. Programs that do a given work are timed by the clock; those that work
+for a given time are asked for the time that a fixed work would have taken. Allocators take turns within a round. Each run is a
+process of its own. The least time and the median memory count.
+
+With --security, the programs of FOLDER/security run once with each allocator instead: each does a misuse and says whether it
+went unnoticed.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import re
+import subprocess
+
+import runs
+
+THREADS = 2
+
+# Arguments, and what the output says of time: a pattern, and what to make of the number.
+PROGRAMS = {
+    "cfrac": ("17545186520507317056371138836327483792789528",),
+    "espresso": ("{inputs}/espresso/largest.espresso",),
+    "barnes": (),
+    "alloc-test": ("1",),
+    "alloc-test/threads": (str(THREADS),),
+    "glibc-simple": (),
+    "glibc-thread": (str(THREADS),),
+    "larson": ("1", "8", "1000", "5000", "100", "4141", str(THREADS)),
+    "larson-sized": ("1", "8", "1000", "5000", "100", "4141", str(THREADS)),
+    "xmalloc-test": ("-w", str(THREADS), "-t", "2", "-s", "64"),
+    "cache-scratch": ("1", "1000", "1", "1000000", str(THREADS)),
+    "cache-scratch/threads": (str(THREADS), "1000", "1", "1000000", str(THREADS)),
+    "cache-thrash": ("1", "1000", "1", "1000000", str(THREADS)),
+    "cache-thrash/threads": (str(THREADS), "1000", "1", "1000000", str(THREADS)),
+    "mstress": (str(THREADS), "50", "25"),
+    "mleak": ("50",),
+    "rptest": (str(THREADS), "0", "1", "2", "100", "1000", "100", "8", "16000"),
+    "malloc-large": (),
+}
+# For programs that run for a given time: the time that a given work would have taken.
+SAID = {
+    "larson": (r"relative time: ([\d.]+)", lambda said: said),
+    "larson-sized": (r"relative time: ([\d.]+)", lambda said: said),
+    "xmalloc-test": (r"rtime: ([\d.]+)", lambda said: said),
+    "glibc-thread": (r"(\d+) iterations", lambda said: 1e8 / said),
+}
+
+
+def measure(folder, inputs, program, library):
+    name = program.partition("/")[0]
+    command = [str(folder / name), *(argument.format(inputs=inputs) for argument in PROGRAMS[program])]
+    stdin = inputs / "barnes/input" if name == "barnes" else os.devnull
+    variables = {"LD_PRELOAD": library} if library else {}
+    seconds, _, kib, text = runs.run(command, variables, folder, stdin)
+    if name in SAID:
+        pattern, seconds_of = SAID[name]
+        seconds = seconds_of(float(re.search(pattern, text)[1]))
+    return seconds, kib
+
+
+def security(folder, allocators):
+    """The table of the security programs: for each allocator, how many were stopped before or after the misuse took effect."""
+    found = {name: {} for name in allocators}
+    programs = sorted(path for path in (folder / "security").iterdir() if path.is_file() and os.access(path, os.X_OK))
+    for path in programs:
+        for name, library in allocators.items():
+            runs.progress(path.name, name)
+            environment = {**os.environ, "LD_PRELOAD": library} if library else os.environ
+            try:
+                done = subprocess.run([str(path)], env=environment, capture_output=True, timeout=5, cwd=folder)
+                missed, ended = b"NOT_CAUGHT" in done.stdout, "crash" if done.returncode else "exit"
+            except subprocess.TimeoutExpired as over:
+                missed, ended = b"NOT_CAUGHT" in (over.stdout or b""), "time"
+            if not missed:
+                outcome = "stopped" if ended == "crash" else "no effect"
+            else:
+                outcome = "unnoticed" if ended == "exit" else "stopped late"
+            found[name][path.name] = outcome
+    runs.progress()
+    print(f"{'':36}" + "".join(f"{name:>14}" for name in allocators))
+    for path in programs:
+        print(f"{path.name:36}" + "".join(f"{found[name][path.name]:>14}" for name in allocators))
+    for outcome in ("stopped", "no effect", "stopped late", "unnoticed"):
+        counts = [collections.Counter(found[name].values())[outcome] for name in allocators]
+        print(f"{'all: ' + outcome:36}" + "".join(f"{count:14}" for count in counts))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("--inputs", type=pathlib.Path, help="default: FOLDER/../bench")
+    parser.add_argument("--security", action="store_true")
+    runs.add_arguments(parser)
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM")
+    arguments = parser.parse_intermixed_args()
+    folder = arguments.folder.resolve()
+    inputs = (arguments.inputs or folder.parent / "bench").resolve()
+    allocators = runs.libraries(parser, arguments)
+    if arguments.security:
+        return security(folder, allocators)
+    programs = arguments.programs or list(PROGRAMS)
+    for program in programs:
+        if program not in PROGRAMS:
+            parser.error(f"{program} is not one of {', '.join(PROGRAMS)}")
+        if not (folder / program.partition("/")[0]).exists():
+            parser.error(f"{folder} has no {program}")
+    results = runs.Runs(arguments.results)
+    for number in range(0 if arguments.table else arguments.rounds):
+        for program in programs:
+            for name, library in allocators.items():
+                runs.progress(f"round {number + 1} of {arguments.rounds}:", program, name)
+                results.add(program, name, *measure(folder, inputs, program, library))
+    runs.progress()
+    results.print_table("pymalloc")
+
+
+if __name__ == "__main__":
+    main()

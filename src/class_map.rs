@@ -1,0 +1,165 @@
+//! From a block's address to its class in one load: a byte a pool, for a window of the address space.
+//!
+//! What CPython's free reads from the block's pool, and a free of C has to know before anything else. The radix tree
+//! (`arena_map`) answers it in three loads that depend on each other; this map in one, of a byte that is, as a rule, in the
+//! cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window is laid
+//! around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
+//!
+//! Static memory, of which a program touches an OS page for each 128 MiB of addresses that it frees in. Only with the
+//! feature `raw`: who is told sizes on free needs no map.
+//!
+//! # Invariants
+//! - *Byte*: the byte of a pool inside the window is its class's number plus 1, if and only if the pool has a tag, and
+//!   else 0. Both change together, so what holds for the tag (*Tag* in `pool_set`) holds for the byte.
+//! - *Window*: it is laid before the first byte is written, and never moved.
+
+#[cfg(feature = "raw")]
+mod map {
+    use crate::config::POOL_SHIFT;
+    use crate::size_class::SizeClass;
+    use crate::sync::{AtomicU8, AtomicUsize, Ordering};
+
+    /// `log2` of the window's bytes: 32 GiB, with 1 MiB of static memory for it.
+    const WINDOW_SHIFT: u32 = 35;
+    pub(super) const WINDOW_POOLS: usize = 1 << (WINDOW_SHIFT - POOL_SHIFT);
+    /// Linux places further mappings below the first ones, as a rule.
+    const POOLS_BELOW: usize = WINDOW_POOLS / 4 * 3;
+
+    /// More than the window's pools, and little enough to be added in one instruction.
+    const OUTSIDE: usize = 1 << 30;
+
+    /// The map. Zeroed memory is a valid value: no window yet.
+    #[repr(C)]
+    pub(crate) struct ClassMap {
+        /// The number of the window's first pool plus [`OUTSIDE`]; 0 if there is no window yet. So no address is in a window
+        /// that is not there.
+        first: AtomicUsize,
+        classes: [AtomicU8; WINDOW_POOLS],
+    }
+
+    /// The program's map.
+    pub(crate) static CLASS_MAP: ClassMap = ClassMap::new();
+
+    impl ClassMap {
+        const fn new() -> Self {
+            Self { first: AtomicUsize::new(0), classes: [const { AtomicU8::new(0) }; WINDOW_POOLS] }
+        }
+
+        #[inline(always)]
+        fn place_of(&self, address: usize) -> Option<&AtomicU8> {
+            // Relaxed: who reads an old value finds no place, for which the tree answers.
+            let first = self.first.load(Ordering::Relaxed);
+            self.classes.get((address >> POOL_SHIFT).wrapping_sub(first).wrapping_add(OUTSIDE))
+        }
+
+        /// The class of the pool that holds `address`; `None` if the map does not know it.
+        #[inline(always)]
+        pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
+            // Relaxed: as for the tag, a thread that holds a block of the pool got it after the byte was written; and
+            // memory that another part of the program maps was unmapped by us after its bytes were zeroed.
+            let byte = self.place_of(address)?.load(Ordering::Relaxed);
+            // SAFETY: the byte is 0 or a class's number plus 1 (*Byte*).
+            (byte != 0).then(|| unsafe { SizeClass::from_number_unchecked(usize::from(byte) - 1) })
+        }
+
+        /// Enters the pool at `address`, whose tag is being written.
+        pub(crate) fn enter(&self, address: usize, class: SizeClass) {
+            // Relaxed (all): the first writer wins, and an old value does no harm (`place_of`).
+            if self.first.load(Ordering::Relaxed) == 0 {
+                let first = (address >> POOL_SHIFT).saturating_sub(POOLS_BELOW) + OUTSIDE;
+                let _ = self.first.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            if let Some(place) = self.place_of(address) {
+                // Relaxed: as for the tag.
+                place.store(class.number() as u8 + 1, Ordering::Relaxed);
+            }
+        }
+
+        /// Takes the pool at `address` out, whose tag is being cleared.
+        pub(crate) fn leave(&self, address: usize) {
+            if let Some(place) = self.place_of(address) {
+                // Relaxed: as for the tag.
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "raw"))]
+mod map {
+    use crate::size_class::SizeClass;
+
+    /// Nothing: no address is looked up.
+    pub(crate) struct ClassMap;
+
+    pub(crate) static CLASS_MAP: ClassMap = ClassMap;
+
+    impl ClassMap {
+        #[inline(always)]
+        pub(crate) fn enter(&self, _address: usize, _class: SizeClass) {}
+
+        #[inline(always)]
+        pub(crate) fn leave(&self, _address: usize) {}
+    }
+}
+
+pub(crate) use map::CLASS_MAP;
+
+#[cfg(all(test, feature = "raw"))]
+mod tests {
+    use super::map::{ClassMap, WINDOW_POOLS};
+    use crate::config::POOL_BYTES;
+    use crate::size_class::SizeClass;
+
+    /// A map of the test's own.
+    fn with_map(body: impl FnOnce(&ClassMap)) {
+        let mut place = Box::<ClassMap>::new_uninit();
+        // SAFETY: zeroed memory is a valid map.
+        let map = unsafe {
+            place.as_mut_ptr().write_bytes(0, 1);
+            place.assume_init()
+        };
+        body(&map);
+    }
+
+    const ENDS: [usize; 6] = [0, 1, POOL_BYTES, 1 << 47, usize::MAX - POOL_BYTES, usize::MAX];
+
+    #[test]
+    fn every_byte_of_an_entered_pool_has_its_class_and_its_neighbours_none() {
+        for start in [0x7f3c_5a60_0000, 0x1_0000_0000, 5 * POOL_BYTES] {
+            with_map(|map| {
+                for address in ENDS {
+                    assert_eq!(map.class_of(address), None, "no window yet");
+                }
+                for class in SizeClass::all() {
+                    map.enter(start, class);
+                    for offset in [0, 1, POOL_BYTES / 2, POOL_BYTES - 1] {
+                        assert_eq!(map.class_of(start + offset), Some(class));
+                    }
+                    assert_eq!((map.class_of(start - 1), map.class_of(start + POOL_BYTES)), (None, None));
+                    map.leave(start);
+                    assert_eq!(map.class_of(start), None);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_address_outside_of_the_window_has_no_place_and_moves_nothing() {
+        with_map(|map| {
+            let start = 0x7f3c_5a60_0000;
+            map.enter(start, SizeClass::LARGEST);
+            let window = WINDOW_POOLS * POOL_BYTES;
+            for outside in [start + window, start - window, 0x5555_5555_0000, 0, usize::MAX] {
+                map.enter(outside, SizeClass::SMALLEST);
+                assert_eq!(map.class_of(outside), None);
+            }
+            assert_eq!(map.class_of(start), Some(SizeClass::LARGEST));
+            // Whole, with room above and more below.
+            for inside in [start + window / 8, start - window / 2] {
+                map.enter(inside, SizeClass::SMALLEST);
+                assert_eq!(map.class_of(inside), Some(SizeClass::SMALLEST));
+            }
+        });
+    }
+}
