@@ -122,6 +122,12 @@ pub unsafe fn free(class: Class, block: *mut c_void) {
     unsafe { current().free(class.0, block.cast()) }
 }
 
+/// Allocations of small blocks so far, at least: nothing is counted on the fast path, so a block that was freed and
+/// allocated again while it was in a magazine counts once.
+pub fn allocations_min() -> u64 {
+    cache::allocations_min()
+}
+
 /// Aborts, with a line that says why, unless a block starts at `address`, which lies in an arena.
 pub fn check_start(address: *const c_void) {
     let Some(pool) = GLOBAL.map.pool_of(address.addr()) else { return };
@@ -147,6 +153,42 @@ pub fn check_at_the_call() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_block_is_known_near_and_far_until_its_pool_is_given_back() {
+        let mut blocks = Vec::new();
+        for bytes in (0..=SMALL_MAX_BYTES).step_by(8) {
+            let class = Class::of_size(bytes).expect("small");
+            // More than a pool's.
+            for _ in 0..POOL_BYTES / class.block_bytes() + 1 {
+                let block = allocate(class);
+                assert!(!block.is_null());
+                blocks.push((class, block));
+            }
+        }
+        for &(class, block) in &blocks {
+            for address in [block, block.wrapping_byte_add(class.block_bytes() - 1)] {
+                assert_eq!((Class::of_near(address), Class::of_far(address)), (Some(class), Some(class)));
+            }
+        }
+        for &(class, block) in &blocks {
+            // SAFETY: allocated above.
+            unsafe { free(class, block) };
+        }
+        crate::flush_thread_cache();
+        crate::purge();
+        for &(_, block) in &blocks {
+            // In a pool that is still there, or nowhere.
+            assert_eq!(Class::of_near(block).is_some(), Class::of_far(block).is_some_and(|_| has_owner(block)));
+        }
+        let gone = blocks.iter().filter(|(_, block)| Class::of_near(*block).is_none()).count();
+        assert!(gone > blocks.len() / 2, "most pools went back: {gone} of {}", blocks.len());
+    }
+
+    fn has_owner(block: *const c_void) -> bool {
+        // Relaxed: as in `of_far`.
+        GLOBAL.map.pool_of(block.addr()).is_some_and(|pool| !pool.tag().load(Ordering::Relaxed).is_null())
+    }
 
     #[test]
     fn every_request_of_c_gets_room_and_alignment() {

@@ -50,6 +50,7 @@ SAID = {
     "larson-sized": (r"relative time: ([\d.]+)", lambda said: said),
     "xmalloc-test": (r"rtime: ([\d.]+)", lambda said: said),
     "glibc-thread": (r"(\d+) iterations", lambda said: 1e8 / said),
+    "rptest": (r"(\d+) memory ops/CPU second", lambda said: 1e6 / said),
 }
 
 

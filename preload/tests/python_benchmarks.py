@@ -69,7 +69,7 @@ def main():
             if loops > 1:
                 # The first loop takes longer than the others.
                 seconds, _ = worker(arguments.python, folder, benchmark, loops, {}, values=1)
-                loops = max(1, round(loops * VALUE_SECONDS / (seconds * loops)))
+                loops = max(1, round(VALUE_SECONDS / seconds))
             for number in range(arguments.rounds):
                 for name, variables in allocators.items():
                     runs.progress(f"{benchmark}, round {number + 1} of {arguments.rounds}:", name)

@@ -75,7 +75,7 @@ class Runs:
         programs = list(dict.fromkeys(line[0] for line in self.lines))
         allocators = [name for name in dict.fromkeys(line[1] for line in self.lines) if name != base]
         print(f"time and peak memory, as multiples of {base}")
-        print(f"{'':{width}}{'runs':>5}{'seconds':>9}{'MiB':>8}" + "".join(f"{name:>15}" for name in allocators))
+        print(f"{'':{width}}{'runs':>5}{'ms':>10}{'MiB':>8}" + "".join(f"{name:>15}" for name in allocators))
         ratios = {name: [] for name in allocators}
         for program in programs:
             best = {}
@@ -86,7 +86,7 @@ class Runs:
             if base not in best:
                 continue
             seconds, kib, count = best[base]
-            row = f"{program:{width}}{count:5}{seconds:9.3f}{kib / 1024:8.1f}"
+            row = f"{program:{width}}{count:5}{seconds * 1000:10.4g}{kib / 1024:8.1f}"
             for name in allocators:
                 if name in best:
                     ratio = best[name][0] / seconds, best[name][1] / kib
@@ -100,7 +100,7 @@ class Runs:
                     for which, form in ((0, "8.3f"), (1, "7.3f")))
             for name in allocators if ratios[name]
         )
-        print(f"{'geo. mean':{width + 22}}" + "".join(means))
+        print(f"{'geo. mean':{width + 23}}" + "".join(means))
 
 
 def progress(*words):

@@ -115,6 +115,7 @@ impl ThreadCache {
             ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len());
         }
         self.magazine(class).set_top(rest.len());
+        self.note_left(class);
         push(&depot.full, chunk);
         self.depot_bytes.set(bytes + chunk_bytes(class));
         true

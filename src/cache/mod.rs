@@ -17,6 +17,7 @@
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 
+mod count;
 mod depot;
 mod idle;
 mod slot;
@@ -32,9 +33,12 @@ use crate::heap::Heap;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
+use count::{Allocations, Filled};
 use depot::Depot;
 use idle::Seen;
 
+#[cfg(feature = "raw")]
+pub(crate) use count::allocations_min;
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
@@ -60,6 +64,7 @@ struct Shape {
     slow_calls: Cell<u8>,
     /// Whether the thread allocated from the class yet (*Strangers*).
     allocated: Cell<bool>,
+    filled: Filled,
 }
 
 /// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
@@ -80,6 +85,7 @@ pub(crate) struct ThreadCache {
     own_poison: Cell<bool>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
+    allocations: Allocations,
     /// What a purge thread saw last. Door.
     seen: Seen,
     /// The first arrays of the magazines.
@@ -172,14 +178,21 @@ impl ThreadCache {
                     base: AtomicPtr::new(ptr::null_mut()),
                 }
             }; CLASS_COUNT],
-            shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0), allocated: Cell::new(false) } };
-                CLASS_COUNT],
+            shapes: [const {
+                Shape {
+                    capacity: Cell::new(0),
+                    slow_calls: Cell::new(0),
+                    allocated: Cell::new(false),
+                    filled: Filled::new(),
+                }
+            }; CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
             poisoned: Cell::new(false),
             own_poison: Cell::new(false),
             slow_calls: Cell::new(0),
+            allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
         }

@@ -17,7 +17,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use super::{ThreadCache, tls};
+use super::{ThreadCache, count, tls};
 use crate::fork;
 use crate::heap::Heap;
 use crate::os;
@@ -113,7 +113,11 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
-    GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class))
+    let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class));
+    if block.is_some() {
+        count::note_spare_allocation();
+    }
+    block
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
