@@ -111,10 +111,14 @@ mod counts {
 
     impl ThreadCache {
         #[inline(always)]
-        pub(crate) fn note_allocation(&self) {}
+        pub(crate) fn note_allocation(&self) {
+            let Allocations = self.allocations;
+        }
 
         #[inline(always)]
-        pub(crate) fn count_filled(&self, _class: SizeClass) {}
+        pub(crate) fn count_filled(&self, class: SizeClass) {
+            let Filled = self.shape(class).filled;
+        }
 
         #[inline(always)]
         pub(crate) fn note_filled(&self, _class: SizeClass) {}
