@@ -262,7 +262,7 @@ pub(crate) unsafe extern "C-unwind" fn aligned_alloc(align: usize, bytes: usize)
     if align.is_power_of_two() { allocate_aligned(bytes, align) } else { fail(libc::EINVAL) }
 }
 
-/// Returns `EINVAL` or `ENOMEM`, and keeps `errno` and `*place` then.
+/// Returns `EINVAL` or `ENOMEM`, and keeps `*place` then. As in glibc, `errno` is `ENOMEM`, too, without memory.
 ///
 /// # Safety
 /// `place` is writable.
@@ -271,11 +271,8 @@ pub(crate) unsafe extern "C-unwind" fn posix_memalign(place: *mut *mut c_void, a
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
-    // SAFETY: libc's own thread-local.
-    let errno = unsafe { *libc::__errno_location() };
     let block = allocate_aligned(bytes, align);
     if block.is_null() {
-        fail(errno);
         return libc::ENOMEM;
     }
     // SAFETY: writable, says the caller.
