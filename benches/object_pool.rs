@@ -205,7 +205,7 @@ impl Row<'_, '_> {
     }
 }
 
-fn shared<T: Object>(c: &mut Criterion, at_once: usize, boxes: bool) {
+fn shared<T: Object>(c: &mut Criterion, at_once: usize) {
     let mut group =
         c.benchmark_group(if at_once == 1 { T::NAME.into() } else { format!("{}, {at_once} at once", T::NAME) });
     for threads in [1, 2, 4] {
@@ -240,11 +240,9 @@ fn shared<T: Object>(c: &mut Criterion, at_once: usize, boxes: bool) {
         row.run("opool", || pool.get(), |guard| guard.work());
         drop(pool);
 
-        if boxes {
-            // Out of the optimiser's sight: it knows what `malloc` and `free` do, and leaves both out.
-            row.run("box on pymalloc", || black_box(Box::new(T::make())), |guard| guard.work());
-            row.run("box on system", || black_box(SystemBox::new(T::make())), |guard| guard.work());
-        }
+        // Out of the optimiser's sight: it knows what `malloc` and `free` do, and leaves both out.
+        row.run("box on pymalloc", || black_box(Box::new(T::make())), |guard| guard.work());
+        row.run("box on system", || black_box(SystemBox::new(T::make())), |guard| guard.work());
     }
     group.finish();
 }
@@ -261,10 +259,10 @@ fn local<T: Object>(c: &mut Criterion) {
 
 fn main() {
     let c = &mut common::criterion();
-    shared::<Cheap>(c, 1, true);
-    shared::<Cheap>(c, BURST, true);
-    shared::<Buffer>(c, 1, true);
-    shared::<Tables>(c, 1, true);
+    shared::<Cheap>(c, 1);
+    shared::<Cheap>(c, BURST);
+    shared::<Buffer>(c, 1);
+    shared::<Tables>(c, 1);
     local::<Cheap>(c);
     local::<Buffer>(c);
     local::<Tables>(c);

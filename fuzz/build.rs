@@ -6,18 +6,21 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
-const MODULES: [&str; 19] = [
+const MODULES: [&str; 22] = [
     "arena",
     "arena_map",
     "arena_table",
     "bitmap",
     "cache",
     "check",
+    "class_map",
     "config",
     "fatal",
+    "hardened",
     "heap",
     "idle",
     "lock",
+    "marks",
     "metadata",
     "pool",
     "pool_set",

@@ -4,7 +4,9 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use crate::cache::current;
-use crate::observe;
+use crate::hardened;
+use crate::marks::{self, PAD_BYTES};
+use crate::observe::{self, Request};
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -76,10 +78,10 @@ impl<L> Pymalloc<L> {
     }
 }
 
-/// The class that serves `layout`; `None` for the large allocator.
+/// The class that serves `layout`; `None` for the large allocator. (`PAD_BYTES` is 0 unless a tool is told of blocks.)
 #[inline(always)]
 const fn small(layout: Layout) -> Option<SizeClass> {
-    if BYPASS { None } else { SizeClass::of(layout) }
+    if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, layout.align()) }
 }
 
 // SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
@@ -89,7 +91,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc(class),
+            Some(class) => marks::allocated(current().alloc(class, Request::of_bytes(layout.size())), layout.size()),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_large(layout) },
         }
@@ -98,8 +100,11 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         match small(layout) {
-            // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
-            Some(class) => unsafe { current().free(class, ptr) },
+            Some(class) => {
+                marks::freed(ptr, layout.size());
+                // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
+                unsafe { current().free(class, ptr) }
+            }
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.dealloc_large(ptr, layout) },
         }
@@ -108,7 +113,9 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
-            Some(class) => current().alloc_zeroed(class),
+            // SAFETY: the caller keeps the same contract.
+            Some(_) if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
+            Some(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_zeroed_large(layout) },
         }
@@ -121,7 +128,11 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
         match (small(layout), small(new_layout)) {
-            (Some(old), Some(new)) if old == new => ptr,
+            (Some(old), Some(new)) if old == new => {
+                hardened::check_live(current(), old, ptr);
+                marks::resized(ptr, layout.size(), new_size);
+                ptr
+            }
             // SAFETY: the caller keeps the same contract.
             (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
             _ => {
@@ -133,6 +144,22 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
 }
 
 impl<L: GlobalAlloc> Pymalloc<L> {
+    /// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
+    ///
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`.
+    #[inline(never)]
+    unsafe fn alloc_and_clear(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
+        unsafe {
+            let block = self.alloc(layout);
+            if !block.is_null() {
+                block.write_bytes(0, layout.size());
+            }
+            block
+        }
+    }
+
     /// Moves a block to another class, or between pools and the large allocator.
     ///
     /// # Safety
@@ -175,7 +202,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     unsafe fn alloc_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc(layout) };
-        observe::allocated_wanted(block, layout.size());
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
@@ -198,7 +225,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     unsafe fn alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
         let block = unsafe { self.large.alloc_zeroed(layout) };
-        observe::allocated_wanted(block, layout.size());
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
         block
     }
 
@@ -206,6 +233,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     /// As for `GlobalAlloc::dealloc`; the request is large.
     #[inline(never)]
     unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+        hardened::check_large(ptr);
         if observe::is_wanted() {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.dealloc_observed(ptr, layout) };
@@ -228,6 +256,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     /// As for `GlobalAlloc::realloc`; the request is large.
     #[inline(never)]
     unsafe fn realloc_large(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        hardened::check_large(ptr);
         if observe::is_wanted() {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.realloc_observed(ptr, layout, new_size) };
@@ -242,12 +271,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
     #[inline(never)]
     unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller keeps the same contract.
-        let block = unsafe { self.large.realloc(ptr, layout, new_size) };
-        if !block.is_null() {
-            // In this order: as if in place, since whether the large allocator held both at once it does not say.
-            observe::freed_wanted(ptr, layout.size());
-            observe::allocated_wanted(block, new_size);
-        }
-        block
+        let realloc = || unsafe { self.large.realloc(ptr, layout, new_size) };
+        observe::resized_wanted(ptr, layout.size(), new_size, realloc)
     }
 }

@@ -8,7 +8,11 @@ use core::cell::Cell;
 use core::ptr::NonNull;
 
 use crate::bitmap::{Bitmaps, Line, word_offset_bytes};
+#[cfg(feature = "hardened")]
+use crate::config::CLASS_STEP_BYTES;
 use crate::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
+#[cfg(feature = "hardened")]
+use crate::hardened::{States, state::BlockState};
 use crate::pool::Pool;
 use crate::remote::{RemoteHalf, RemoteWord};
 use crate::size_class::SizeClass;
@@ -57,6 +61,9 @@ pub(crate) struct Arena {
     remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
     /// Any thread that holds a block.
     remote_bits: OnPages<Bitmaps<RemoteWord>>,
+    /// Whoever holds a block, that block's.
+    #[cfg(feature = "hardened")]
+    states: OnPages<States>,
 }
 
 /// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
@@ -81,6 +88,15 @@ impl Arena {
     /// First byte of the arena's memory.
     pub(crate) fn start(&self) -> *mut u8 {
         self.start.get()
+    }
+
+    /// The state of the block that starts `offset` bytes into `arena`, if one does; `offset` is below [`ARENA_BYTES`].
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, offset: usize) -> &'heap BlockState {
+        let index = (offset & (ARENA_BYTES - 1)) / CLASS_STEP_BYTES;
+        // SAFETY: metadata is never unmapped, and the index is in range.
+        unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
     }
 
     /// Pools that no set owns.

@@ -5,13 +5,21 @@
 //! cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window is laid
 //! around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
 //!
-//! Static memory, of which a program touches an OS page for each 128 MiB of addresses that it frees in. Only with the
-//! feature `raw`: who is told sizes on free needs no map.
+//! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it frees in.
+//! Only with the feature `raw`: who is told sizes on free needs no map.
 //!
 //! # Invariants
-//! - *Byte*: the byte of a pool inside the window is its class's number plus 1, if and only if the pool has a tag, and
-//!   else 0. Both change together, so what holds for the tag (*Tag* in `pool_set`) holds for the byte.
 //! - *Window*: it is laid before the first byte is written, and never moved.
+//! - *Byte*: the byte of a pool inside the window is its class's number plus 1, if and only if the pool has a tag, and
+//!   else 0. It is written where the tag is, by the same thread: under the door of the set that opens the pool, and
+//!   under the heap's lock when the pool goes back to its arena. (A thief writes a tag with the same class.)
+//! - *Block*: who holds a block finds its class. The byte was written before the pool's first block was handed out; it
+//!   changes only once all blocks are home; and a block comes to a thread by some order: through a door, or as the program
+//!   passes it on.
+//! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which the
+//!   arena is unmapped, and the kernel maps nothing there before.
+//!
+//! So Relaxed is enough for all of it. The models are in `tests/loom/publication.rs`.
 
 #[cfg(feature = "raw")]
 mod map {
@@ -20,7 +28,9 @@ mod map {
     use crate::sync::{AtomicU8, AtomicUsize, Ordering};
 
     /// `log2` of the window's bytes: 32 GiB, with 1 MiB of static memory for it.
-    const WINDOW_SHIFT: u32 = 35;
+    ///
+    /// Less in unit tests, which make many heaps.
+    const WINDOW_SHIFT: u32 = if cfg!(test) { 32 } else { 35 };
     pub(super) const WINDOW_POOLS: usize = 1 << (WINDOW_SHIFT - POOL_SHIFT);
     /// Linux places further mappings below the first ones, as a rule.
     const POOLS_BELOW: usize = WINDOW_POOLS / 4 * 3;
@@ -28,7 +38,7 @@ mod map {
     /// More than the window's pools, and little enough to be added in one instruction.
     const OUTSIDE: usize = 1 << 30;
 
-    /// The map. Zeroed memory is a valid value: no window yet.
+    /// A heap's map. Zeroed memory is a valid value: no window yet.
     #[repr(C)]
     pub(crate) struct ClassMap {
         /// The number of the window's first pool plus [`OUTSIDE`]; 0 if there is no window yet. So no address is in a window
@@ -37,17 +47,14 @@ mod map {
         classes: [AtomicU8; WINDOW_POOLS],
     }
 
-    /// The program's map.
-    pub(crate) static CLASS_MAP: ClassMap = ClassMap::new();
-
     impl ClassMap {
-        const fn new() -> Self {
+        pub(crate) const fn new() -> Self {
             Self { first: AtomicUsize::new(0), classes: [const { AtomicU8::new(0) }; WINDOW_POOLS] }
         }
 
         #[inline(always)]
         fn place_of(&self, address: usize) -> Option<&AtomicU8> {
-            // Relaxed: who reads an old value finds no place, for which the tree answers.
+            // Relaxed: who reads an old value, 0, finds no place, for which the tree answers.
             let first = self.first.load(Ordering::Relaxed);
             self.classes.get((address >> POOL_SHIFT).wrapping_sub(first).wrapping_add(OUTSIDE))
         }
@@ -55,16 +62,21 @@ mod map {
         /// The class of the pool that holds `address`; `None` if the map does not know it.
         #[inline(always)]
         pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
-            // Relaxed: as for the tag, a thread that holds a block of the pool got it after the byte was written; and
-            // memory that another part of the program maps was unmapped by us after its bytes were zeroed.
+            // Relaxed: *Block*, *Others' addresses*.
             let byte = self.place_of(address)?.load(Ordering::Relaxed);
             // SAFETY: the byte is 0 or a class's number plus 1 (*Byte*).
             (byte != 0).then(|| unsafe { SizeClass::from_number_unchecked(usize::from(byte) - 1) })
         }
 
+        /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the window. For
+        /// who stopped the slow paths.
+        pub(crate) fn agrees(&self, address: usize, class: Option<SizeClass>) -> bool {
+            self.place_of(address).is_none() || self.class_of(address) == class
+        }
+
         /// Enters the pool at `address`, whose tag is being written.
         pub(crate) fn enter(&self, address: usize, class: SizeClass) {
-            // Relaxed (all): the first writer wins, and an old value does no harm (`place_of`).
+            // Relaxed (all): the first writer wins; who lost reads its window below, and an old value does no harm.
             if self.first.load(Ordering::Relaxed) == 0 {
                 let first = (address >> POOL_SHIFT).saturating_sub(POOLS_BELOW) + OUTSIDE;
                 let _ = self.first.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
@@ -92,9 +104,16 @@ mod map {
     /// Nothing: no address is looked up.
     pub(crate) struct ClassMap;
 
-    pub(crate) static CLASS_MAP: ClassMap = ClassMap;
-
     impl ClassMap {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn agrees(&self, _address: usize, _class: Option<SizeClass>) -> bool {
+            true
+        }
+
         #[inline(always)]
         pub(crate) fn enter(&self, _address: usize, _class: SizeClass) {}
 
@@ -103,7 +122,7 @@ mod map {
     }
 }
 
-pub(crate) use map::CLASS_MAP;
+pub(crate) use map::ClassMap;
 
 #[cfg(all(test, feature = "raw"))]
 mod tests {

@@ -5,6 +5,7 @@ use crate::text::Text;
 
 /// What was found impossible: the caller's pointer, or the allocator's own state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(feature = "hardened"), allow(dead_code, reason = "some is seen by the feature only"))]
 pub(crate) enum Impossible {
     /// No arena holds the address.
     NoArena,
@@ -16,6 +17,14 @@ pub(crate) enum Impossible {
     NoBlockStart,
     /// The block is free.
     AlreadyFree,
+    /// A block could start there, and none was ever handed out.
+    NeverAllocated,
+    /// A block in an arena, with the layout of a large one.
+    SmallAsLarge,
+    /// A free block is not zero any more.
+    WrittenAfterFree,
+    /// A block that is to be handed out is with the program.
+    HandedOutTwice,
 }
 
 impl Impossible {
@@ -26,6 +35,10 @@ impl Impossible {
             Self::OtherClass => "free of a block of another size class than its layout's",
             Self::NoBlockStart => "free of an address that is not the start of a block",
             Self::AlreadyFree => "double free: block is already free",
+            Self::NeverAllocated => "free of a block that was never allocated",
+            Self::SmallAsLarge => "free of a small block with the layout of a large one",
+            Self::WrittenAfterFree => "use after free: a free block was written into",
+            Self::HandedOutTwice => "a block that is in use was to be handed out again",
         }
     }
 }

@@ -22,8 +22,10 @@
 
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::cache::{GLOBAL, ThreadCache, current, thread_token};
+use crate::cache::{GLOBAL, ThreadCache, current, thread_token, with_thread};
 use crate::debug;
+use crate::hardened;
+use crate::observe;
 use crate::os;
 
 /// The thread that is between prepare and parent or child; 0 when there is none.
@@ -77,8 +79,11 @@ unsafe extern "C" fn prepare() {
         NESTED.fetch_add(1, Ordering::Relaxed);
         return;
     }
+    observe::before_stop();
     debug::stop_all();
     let stopped = GLOBAL.stop_slow_paths();
+    // Before the locks admit this thread, whoever holds them.
+    observe::after_stop();
     debug_assert!(stopped, "a thread forks once at a time");
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(thread_token(), Ordering::Relaxed);
@@ -102,8 +107,10 @@ unsafe extern "C" fn in_parent() {
     FORKING.store(0, Ordering::Relaxed);
     // SAFETY: `prepare` stopped them, on this thread.
     unsafe {
+        observe::before_restart();
         GLOBAL.restart_slow_paths();
         debug::restart_all();
+        observe::after_restart();
     }
 }
 
@@ -115,8 +122,10 @@ unsafe extern "C" fn in_child() {
     }
     // SAFETY: the same as in the parent: the locks are ours in this copy of the memory too.
     unsafe { in_parent() };
+    hardened::forked();
     // Threads may have been between parking a set and saying so: start the list of parked sets anew.
     GLOBAL.forget_parked();
+    with_thread(|cache| cache.set.enter(&GLOBAL, |_| cache.renew_thread()));
     let own = core::ptr::from_ref(&current().set);
     for set in GLOBAL.sets() {
         // SAFETY: a registered set.

@@ -9,8 +9,10 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
+use crate::class_map::ClassMap;
 use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
+use crate::marks;
 use crate::metadata::Metadata;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool_set::PoolSet;
@@ -25,6 +27,8 @@ pub(crate) struct Heap {
     /// its file.
     source: Option<&'static dyn MemorySource>,
     pub(crate) map: ArenaMap,
+    /// Classes by address, with the feature `raw`.
+    pub(crate) classes: ClassMap,
     /// Every set ever made, newest first; sets are never unmapped.
     sets: AtomicPtr<PoolSet>,
     /// The set of threads without a cache; always in the register, never parked.
@@ -93,6 +97,7 @@ impl Heap {
         Self {
             source,
             map: ArenaMap::new(),
+            classes: ClassMap::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
             spare: PoolSet::new(),
             poisons: AtomicU32::new(0),
@@ -401,6 +406,7 @@ impl HeapState {
         // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
         unsafe { Arena::init(arena, start) };
         if map.set(address, arena.as_ptr()) {
+            marks::fresh(start.as_ptr(), ARENA_BYTES);
             if self.arenas.counts().mapped >= HUGE_FROM_ARENAS {
                 // SAFETY: metadata of ours, and memory mapped just now.
                 unsafe {
@@ -421,13 +427,16 @@ impl HeapState {
     /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
     fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> bool {
         // SAFETY: metadata is never unmapped.
-        let address = unsafe { arena.as_ref() }.start().addr();
+        let start = unsafe { arena.as_ref() }.start();
+        let address = start.addr();
         map.set(address, ptr::null_mut());
         self.arenas.remove(arena);
+        marks::gone(start, ARENA_BYTES);
         if self.arenas.unmap(arena, source) {
             self.recycle(arena, source);
             return true;
         }
+        marks::fresh(start, ARENA_BYTES);
         map.set(address, arena.as_ptr());
         false
     }

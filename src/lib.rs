@@ -23,9 +23,9 @@
 //! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
 //! | all arenas | `arena_map`, `arena_table`, `metadata`, `heap` |
-//! | one thread | `pool_set`, `cache/` |
+//! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
 //! | the program | `allocator`, `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
-//! | beside | `stats/`, `check`, `heap_map/`, `observe`, `measure`, `report`, `debug/` |
+//! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
@@ -49,10 +49,12 @@ mod config;
 mod debug;
 mod fatal;
 mod fork;
+mod hardened;
 mod heap;
 mod heap_map;
 mod idle;
 mod lock;
+mod marks;
 mod measure;
 mod metadata;
 pub mod object_pool;
@@ -74,6 +76,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod text;
+#[cfg(feature = "trace")]
+pub mod trace;
 
 pub use allocator::Pymalloc;
 pub use check::Corruption;

@@ -6,7 +6,7 @@
 use core::cell::Cell;
 
 use crate::cache::{GLOBAL, ThreadCache, current, with_thread};
-use crate::observe::{self, MEASURE};
+use crate::observe::{self, MEASURE, Request};
 use crate::os::BYPASS;
 use crate::size_class::SizeClass;
 
@@ -45,7 +45,7 @@ thread_local! {
 ///
 /// While it runs, each of the thread's requests takes the slow path; when it does not, nothing is counted and nothing
 /// costs. It counts what goes through [`Pymalloc`](crate::Pymalloc), so there must be one, as the global allocator or in use
-/// otherwise. A thread that has given its cache up (in the last of its destructors) counts large requests only.
+/// otherwise. What the tracer allocates for itself does not count.
 ///
 /// # Panics
 /// When `build` does, with its own panic; the counts end with it.
@@ -108,7 +108,7 @@ fn poison_own(poisoned: bool) {
     if with_thread(|_| ()).is_none() {
         // The first small request of a thread gives it a cache.
         let class = SizeClass::SMALLEST;
-        let block = current().alloc(class);
+        let block = current().alloc(class, Request::of_bytes(class.block_bytes()));
         if !block.is_null() {
             // SAFETY: a block of the class, ours.
             unsafe { current().free(class, block) };
@@ -165,7 +165,7 @@ mod tests {
     fn calls_take_the_slow_path_while_measured_and_only_then() {
         let class = SizeClass::LARGEST;
         let pair = || {
-            let block = current().alloc(class);
+            let block = current().alloc(class, Request::of_bytes(class.block_bytes()));
             // SAFETY: a block of the class, ours.
             unsafe { current().free(class, block) };
         };

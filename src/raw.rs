@@ -6,9 +6,10 @@
 use core::ffi::c_void;
 
 use crate::cache::{self, GLOBAL, current};
-use crate::class_map::CLASS_MAP;
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
+use crate::hardened;
+use crate::observe;
 use crate::os::BYPASS;
 use crate::pool_set::tag_class;
 use crate::size_class::SizeClass;
@@ -60,7 +61,7 @@ impl Class {
     /// [`of_far`](Self::of_far), out of line. Never reads the block.
     #[inline(always)]
     pub fn of_near(address: *const c_void) -> Option<Self> {
-        CLASS_MAP.class_of(address.addr()).map(Self)
+        GLOBAL.classes.class_of(address.addr()).map(Self)
     }
 
     /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the block.
@@ -93,6 +94,43 @@ const fn classes() -> [Class; SMALL_MAX_BYTES + 1] {
     classes
 }
 
+/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(observe::Request);
+
+impl Request {
+    /// A request of so many bytes.
+    #[inline(always)]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self(observe::Request::of_bytes(bytes))
+    }
+}
+
+/// Whether somebody wants to be told of each large block, by the functions below.
+#[inline(always)]
+pub fn is_observed() -> bool {
+    observe::is_wanted()
+}
+
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+#[inline(always)]
+pub fn large_allocated(block: *mut c_void, bytes: usize) {
+    observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
+}
+
+/// A large block is about to be freed; for when [`is_observed`].
+pub fn large_freed(block: *mut c_void) {
+    // Its bytes are for `measure`, which no program on the library can call.
+    observe::freed_wanted(block.cast(), 0);
+}
+
+/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must not be
+/// inlined.
+#[inline(always)]
+pub fn large_resized(block: *mut c_void, bytes: usize, realloc: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
+}
+
 /// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
 /// [`allocate`]. So who wants to do something about null need not look at every block.
 #[inline(always)]
@@ -102,14 +140,14 @@ pub fn allocate_or(class: Class, otherwise: impl FnOnce() -> *mut c_void) -> *mu
 
 /// A block of `class`, or null when there is no memory.
 #[inline]
-pub fn allocate(class: Class) -> *mut c_void {
-    current().alloc(class.0).cast()
+pub fn allocate(class: Class, request: Request) -> *mut c_void {
+    current().alloc(class.0, request.0).cast()
 }
 
 /// A block of `class` whose bytes are all zero, or null when there is no memory.
 #[inline(always)]
-pub fn allocate_zeroed(class: Class) -> *mut c_void {
-    current().alloc_zeroed(class.0).cast()
+pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
+    current().alloc_zeroed(class.0, request.0).cast()
 }
 
 /// Takes back a block.
@@ -122,6 +160,12 @@ pub unsafe fn free(class: Class, block: *mut c_void) {
     unsafe { current().free(class.0, block.cast()) }
 }
 
+/// With the feature `hardened`: aborts, with a line that says why, unless the program has the block.
+#[inline(always)]
+pub fn check_live(class: Class, block: *mut c_void) {
+    hardened::check_live(current(), class.0, block.cast());
+}
+
 /// Allocations of small blocks so far, at least: nothing is counted on the fast path, so a block that was freed and
 /// allocated again while it was in a magazine counts once.
 pub fn allocations_min() -> u64 {
@@ -131,7 +175,7 @@ pub fn allocations_min() -> u64 {
 /// Aborts, with a line that says why, unless a block starts at `address`, which lies in an arena.
 pub fn check_start(address: *const c_void) {
     let Some(pool) = GLOBAL.map.pool_of(address.addr()) else { return };
-    // Relaxed: as in `of_address`.
+    // Relaxed: as in `of_far`.
     let tag = pool.tag().load(Ordering::Relaxed);
     if tag.is_null() {
         impossible(Impossible::NoPool, address.addr(), 0);
@@ -161,7 +205,7 @@ mod tests {
             let class = Class::of_size(bytes).expect("small");
             // More than a pool's.
             for _ in 0..POOL_BYTES / class.block_bytes() + 1 {
-                let block = allocate(class);
+                let block = allocate(class, Request::of_bytes(bytes));
                 assert!(!block.is_null());
                 blocks.push((class, block));
             }

@@ -13,8 +13,10 @@ use pymalloc::{Pymalloc, flush_thread_cache, purge};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-const BYTES_64: Layout = Layout::new::<[u64; 8]>();
-const BYTES_128: Layout = Layout::new::<[u64; 16]>();
+/// Nothing else in these programs has blocks of these sizes: a thread's start allocates too, and might be given the block
+/// that is to be freed again.
+const VICTIM: Layout = Layout::new::<[u64; 50]>();
+const OTHER_CLASS: Layout = Layout::new::<[u64; 58]>();
 
 /// Runs `misuse` in a process of its own, which must abort with `message` and nothing else.
 fn aborts(test: &str, message: &str, misuse: fn()) {
@@ -67,81 +69,82 @@ fn victim(layout: Layout) -> usize {
 
 misuses! {
     double_free: "block is already free" => {
-        let address = victim(BYTES_64);
-        free(address, BYTES_64);
-        free_and_flush(address, BYTES_64);
+        let address = victim(VICTIM);
+        free(address, VICTIM);
+        free_and_flush(address, VICTIM);
     }
 
     double_free_with_others_between: "block is already free" => {
-        let others: [usize; 20] = std::array::from_fn(|_| block(BYTES_64));
-        let address = victim(BYTES_64);
-        free(address, BYTES_64);
+        let others: [usize; 20] = std::array::from_fn(|_| block(VICTIM));
+        let address = victim(VICTIM);
+        free(address, VICTIM);
         for other in others {
-            free(other, BYTES_64);
+            free(other, VICTIM);
         }
-        free_and_flush(address, BYTES_64);
+        free_and_flush(address, VICTIM);
     }
 
     double_free_after_a_flush: "block is already free" => {
-        let address = victim(BYTES_64);
-        free_and_flush(address, BYTES_64);
-        free_and_flush(address, BYTES_64);
+        let address = victim(VICTIM);
+        free_and_flush(address, VICTIM);
+        free_and_flush(address, VICTIM);
     }
 
     double_free_here_then_in_another_thread: "block is already free" => {
-        let address = victim(BYTES_64);
-        free_and_flush(address, BYTES_64);
-        free_and_flush_elsewhere(address, BYTES_64);
-    }
-
-    double_free_in_another_thread_then_here: "block is already free" => {
-        let address = victim(BYTES_64);
-        free_and_flush_elsewhere(address, BYTES_64);
-        free_and_flush(address, BYTES_64);
+        let address = victim(VICTIM);
+        free_and_flush(address, VICTIM);
+        free_and_flush_elsewhere(address, VICTIM);
         // Seen at the latest when the owner collects what others freed.
         purge();
     }
 
+    double_free_in_another_thread_then_here: "block is already free" => {
+        let address = victim(VICTIM);
+        free_and_flush_elsewhere(address, VICTIM);
+        free_and_flush(address, VICTIM);
+        purge();
+    }
+
     double_free_in_two_other_threads: "block is already free" => {
-        let address = victim(BYTES_64);
-        free_and_flush_elsewhere(address, BYTES_64);
-        free_and_flush_elsewhere(address, BYTES_64);
+        let address = victim(VICTIM);
+        free_and_flush_elsewhere(address, VICTIM);
+        free_and_flush_elsewhere(address, VICTIM);
         purge();
     }
 
     layout_of_another_class: "block of another size class" => {
-        free_and_flush(victim(BYTES_64), BYTES_128);
+        free_and_flush(victim(VICTIM), OTHER_CLASS);
     }
 
     layout_of_another_class_in_another_thread: "block of another size class" => {
-        free_and_flush_elsewhere(victim(BYTES_128), BYTES_64);
+        free_and_flush_elsewhere(victim(OTHER_CLASS), VICTIM);
     }
 
     inside_a_block: "not the start of a block" => {
-        free_and_flush(victim(BYTES_64) + 8, BYTES_64);
+        free_and_flush(victim(VICTIM) + 8, VICTIM);
     }
 
     inside_a_block_in_another_thread: "not the start of a block" => {
-        free_and_flush_elsewhere(victim(BYTES_64) + 8, BYTES_64);
+        free_and_flush_elsewhere(victim(VICTIM) + 8, VICTIM);
     }
 
     a_static: "address in no arena" => {
         static NOT_OURS: [u64; 8] = [0; 8];
-        free_and_flush((&raw const NOT_OURS).expose_provenance(), BYTES_64);
+        free_and_flush((&raw const NOT_OURS).expose_provenance(), VICTIM);
     }
 
     a_block_of_the_system: "address in no arena" => {
         // SAFETY: the size is not 0.
-        let address = unsafe { System.alloc(BYTES_64) }.expose_provenance();
-        free_and_flush(address, BYTES_64);
+        let address = unsafe { System.alloc(VICTIM) }.expose_provenance();
+        free_and_flush(address, VICTIM);
     }
 
     a_variable_on_the_stack: "address in no arena" => {
         let variable = [0_u64; 8];
-        free_and_flush((&raw const variable).expose_provenance(), BYTES_64);
+        free_and_flush((&raw const variable).expose_provenance(), VICTIM);
     }
 
     an_address_that_is_not_mapped: "address in no arena" => {
-        free_and_flush(0x4000, BYTES_64);
+        free_and_flush(0x4000, VICTIM);
     }
 }

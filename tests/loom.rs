@@ -1,10 +1,10 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `remote.rs` and `lock.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of
-//! loom's types: no line of either is typed again. What lies around them in `pool_set/` and `cache/` names half
-//! the crate, so `world` and `poison` repeat it in small; each says what it repeats, and a change there is a
-//! change here.
+//! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of
+//! `sync.rs` made of loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names
+//! half the crate, so `world`, `poison`, `publication`, `classes`, `idle`, `session` and `states` repeat it in small; each says
+//! what it repeats, and a change there is a change here.
 //!
 //! So are the shared parts of object pools, with a twin of their own `sync.rs`.
 //!
@@ -20,6 +20,8 @@
 //! most so many preemptions (a thread that blocks or ends is no preemption).
 #![cfg(pymalloc_loom)]
 
+#[path = "../src/hardened/state.rs"]
+mod block_state;
 #[path = "../src/lock.rs"]
 mod lock;
 #[path = "../src/remote.rs"]
@@ -27,6 +29,10 @@ mod remote;
 #[path = "loom/sync.rs"]
 mod sync;
 
+#[path = "loom/classes.rs"]
+mod classes;
+#[path = "loom/idle.rs"]
+mod idle;
 #[path = "loom/locks.rs"]
 mod locks;
 #[path = "loom/object_pool/mod.rs"]
@@ -35,8 +41,14 @@ mod object_pool;
 mod owners;
 #[path = "loom/poison.rs"]
 mod poison;
+#[path = "loom/publication.rs"]
+mod publication;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
+#[path = "loom/session.rs"]
+mod session;
+#[path = "loom/states.rs"]
+mod states;
 #[path = "loom/world.rs"]
 mod world;
 

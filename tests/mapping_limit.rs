@@ -75,7 +75,9 @@ fn refuse_and_recover() {
     let layout = std::alloc::Layout::new::<[u64; 64]>();
     let fill = |count| (0..count).map(|serial| Block::new(serial, layout)).collect::<Vec<_>>();
     let address = |block: &Block| block.start().addr();
-    let mut live = fill(24 * (ARENA_BYTES / 512) as u64);
+    // Hardened, the arenas' metadata is larger, and lies between them more often.
+    let wanted = if cfg!(feature = "hardened") { 96 } else { 24 };
+    let mut live = fill(wanted * (ARENA_BYTES / 512) as u64);
     let mut arenas: Vec<_> = live.iter().map(|block| address(block) / ARENA_BYTES * ARENA_BYTES).collect();
     arenas.sort_unstable();
     arenas.dedup();

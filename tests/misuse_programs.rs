@@ -1,6 +1,6 @@
 //! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate: each runs in a
 //! process of its own, on the plain allocator and on the debug hooks, and what became of it must be what the table in
-//! `docs/misuse.md` says.
+//! `docs/misuse.md` says; with the feature `hardened`, what its column says.
 //!
 //! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.
 #![cfg(not(feature = "bypass"))]
@@ -49,11 +49,14 @@ impl Heap {
 
     /// A block with others of its size on both sides, so that its pool stays in use whatever happens to it.
     fn victim(self, layout: Layout) -> *mut u8 {
-        let first = self.alloc(layout);
-        let victim = self.alloc(layout);
-        self.alloc(layout);
-        black_box(first);
-        victim
+        self.three(layout)[1]
+    }
+
+    /// Three blocks, by their addresses: the feature `hardened` hands them out in no order.
+    fn three(self, layout: Layout) -> [*mut u8; 3] {
+        let mut blocks = [(); 3].map(|()| self.alloc(layout));
+        blocks.sort_unstable();
+        black_box(blocks)
     }
 }
 
@@ -64,7 +67,8 @@ const fn layout(bytes: usize, align: usize) -> Layout {
     }
 }
 
-const SMALL: Layout = layout(64, 8);
+/// Of a class that std has no blocks of: a thread's start allocates too, and might be given what was freed once.
+const SMALL: Layout = layout(400, 8);
 const LARGE: Layout = layout(64 << 10, 16);
 
 /// Fills `bytes` from `start + offset` on.
@@ -222,11 +226,11 @@ const PATTERNS: &[(&str, Pattern)] = &[
         // SAFETY: the size is not 0.
         free_of(heap, unsafe { System.alloc(SMALL) })
     }),
-    ("free_of_a_block_never_allocated", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(100 * 64))),
+    ("free_of_a_block_never_allocated", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(40 * SMALL.size()))),
     ("free_of_a_pool_never_used", |heap| free_of(heap, heap.victim(SMALL).wrapping_add(1 << 20))),
     ("free_with_another_class", |heap| wrong_layout(heap, SMALL, layout(128, 8))),
-    ("free_with_another_size_of_the_class", |heap| wrong_layout(heap, SMALL, layout(60, 8))),
-    ("free_with_another_alignment", |heap| wrong_layout(heap, SMALL, layout(64, 64))),
+    ("free_with_another_size_of_the_class", |heap| wrong_layout(heap, SMALL, layout(396, 8))),
+    ("free_with_another_alignment", |heap| wrong_layout(heap, SMALL, layout(400, 16))),
     ("free_of_large_as_small", |heap| wrong_layout(heap, LARGE, SMALL)),
     ("free_of_small_as_large", |heap| wrong_layout(heap, SMALL, LARGE)),
     ("realloc_with_another_class", |heap| {
@@ -246,15 +250,15 @@ const PATTERNS: &[(&str, Pattern)] = &[
     ("overflow_large_1_byte", |heap| overflow(heap, LARGE, 1)),
     ("overflow_large_8_bytes", |heap| overflow(heap, LARGE, 8)),
     ("overflow_jumps_over_the_pad", |heap| {
-        let victim = heap.victim(SMALL);
-        write(victim, 64 + 200, 8);
+        let [.., victim] = heap.three(SMALL);
+        write(victim, SMALL.size() as isize + 200, 8);
         heap.free(victim, SMALL);
         false
     }),
     ("overflow_after_shrinking", |heap| {
-        let shrunk = heap.realloc(heap.victim(SMALL), SMALL, 60);
-        write(shrunk, 60, 4);
-        heap.free(shrunk, layout(60, 8));
+        let shrunk = heap.realloc(heap.victim(SMALL), SMALL, 396);
+        write(shrunk, 396, 4);
+        heap.free(shrunk, layout(396, 8));
         false
     }),
     ("underflow_small_1_byte", |heap| underflow(heap, SMALL, 1)),
@@ -324,15 +328,15 @@ fn run_here(pattern: Pattern, is_debug: bool) -> ! {
     std::process::exit(if prevented { PREVENTED } else { 0 });
 }
 
-/// The rows of the table: pattern, plain, debug.
-fn table() -> BTreeMap<String, [String; 2]> {
+/// The rows of the table: pattern, plain, hardened, debug.
+fn table() -> BTreeMap<String, [String; 3]> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/misuse.md");
     let text = std::fs::read_to_string(path).expect("the table");
     let rows = text.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, .., plain, debug] = cells[..] else { panic!("{row:?} has too few cells") };
-        (name.trim_matches('`').to_owned(), [plain.to_owned(), debug.to_owned()])
+        let [name, .., plain, hardened, debug] = cells[..] else { panic!("{row:?} has too few cells") };
+        (name.trim_matches('`').to_owned(), [plain.to_owned(), hardened.to_owned(), debug.to_owned()])
     })
     .collect()
 }
@@ -347,7 +351,9 @@ fn every_pattern_ends_as_the_table_says() {
     let table = table();
     let mut wrong = Vec::new();
     for (name, _) in PATTERNS {
-        for (column, allocator) in ["plain", "debug"].into_iter().enumerate() {
+        // Without the debug hooks, the allocator is what the feature makes of it.
+        let own = if cfg!(feature = "hardened") { (1, "hardened") } else { (0, "plain") };
+        for (column, allocator) in [own, (2, "debug")] {
             let output = Command::new(env::current_exe().expect("an executable"))
                 .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
                 .envs([(PATTERN, name), (ALLOCATOR, &allocator)])

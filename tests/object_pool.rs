@@ -1,10 +1,13 @@
 //! Object pools as programs use them: drops counted, panics at every point, threads that come and go, waiting.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -281,6 +284,9 @@ fn pools_work_in_the_destructors_of_thread_locals() {
     .unwrap();
     let stats = pool.stats();
     assert_eq!((stats.in_use, stats.idle), (0, ledger.live()));
+    // All came to the stock, none to a magazine that the thread had given back already.
+    drop((0..stats.idle).map(|_| pool.acquire()).collect::<Vec<_>>());
+    assert_eq!(pool.stats().created, stats.created);
     drop(Arc::into_inner(pool));
     assert_eq!(ledger.live(), 0);
 }
@@ -523,10 +529,6 @@ fn guards_are_held_across_await_and_tasks_wait_in_turn() {
 
 #[test]
 fn the_futures_queue_is_first_come_first_served_and_closes_up() {
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
     let pool = ObjectPool::builder(|| 7).max_total(1).build().unwrap();
     let context = &mut Context::from_waker(Waker::noop());
     let only = pool.acquire();
@@ -545,6 +547,111 @@ fn the_futures_queue_is_first_come_first_served_and_closes_up() {
     drop(guard);
     let Poll::Ready(guard) = third.as_mut().poll(context) else { panic!("the queue did not close up") };
     assert_eq!(*guard, 7);
+}
+
+/// What runs when a waiter is woken: code of an executor, which may come back to the pool at once.
+struct OnWake<F: Fn()>(F);
+
+impl<F: Fn() + Send + Sync> std::task::Wake for OnWake<F> {
+    fn wake(self: Arc<Self>) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn a_waker_may_use_the_pool() {
+    let ledger = Arc::new(Ledger::default());
+    let pool = Arc::new(ledger.pool().max_total(1).build().unwrap());
+    let (inside, woken) = (pool.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = woken.clone();
+    let waker = Arc::new(OnWake(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        assert!(inside.try_acquire().is_none(), "granted to who is woken");
+        assert!(inside.acquire_timeout(Duration::ZERO).is_err());
+        assert_eq!(inside.stats().in_use, 1);
+    }));
+    let waker = waker.into();
+    let context = &mut Context::from_waker(&waker);
+    let only = pool.acquire();
+    let mut waiting = pin!(pool.acquire_async());
+    assert!(waiting.as_mut().poll(context).is_pending());
+    drop(only);
+    let Poll::Ready(guard) = waiting.as_mut().poll(context) else { panic!("woken, but not ready") };
+    // The right to create, when the object leaves for good.
+    let mut waiting = pin!(pool.acquire_async());
+    assert!(waiting.as_mut().poll(context).is_pending());
+    drop(Pooled::detach(guard));
+    assert!(waiting.as_mut().poll(context).is_ready());
+    assert_eq!(woken.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_panic_in_a_waker_loses_nothing() {
+    let ledger = Arc::new(Ledger::default());
+    let pool = ledger.pool().max_total(1).build().unwrap();
+    let waker = Arc::new(OnWake(|| panic!("in the waker, as the test wants it"))).into();
+    let context = &mut Context::from_waker(&waker);
+    for detaches in [false, true] {
+        let only = pool.acquire();
+        let mut waiting = Box::pin(pool.acquire_async());
+        let mut next = pin!(pool.acquire_async());
+        assert!(waiting.as_mut().poll(context).is_pending());
+        assert!(next.as_mut().poll(context).is_pending());
+        assert!(panics(|| if detaches { drop(Pooled::detach(only)) } else { drop(only) }));
+        // The one that was woken gives up: the next one has it.
+        assert!(panics(|| drop(waiting)));
+        assert!(next.as_mut().poll(context).is_ready());
+        assert_sum(pool.stats());
+        assert_eq!(pool.stats().in_use, 0);
+        assert_eq!(ledger.live(), 1);
+    }
+}
+
+#[test]
+fn the_waker_of_the_last_poll_is_called_and_only_once() {
+    let pool = ObjectPool::builder(|| 7).max_total(1).build().unwrap();
+    let only = pool.acquire();
+    let mut waiting = pin!(pool.acquire_async());
+    let called: [Arc<AtomicUsize>; 3] = std::array::from_fn(|_| Arc::default());
+    for count in &called {
+        let count = count.clone();
+        let waker = Arc::new(OnWake(move || _ = count.fetch_add(1, Ordering::SeqCst))).into();
+        assert!(waiting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    drop(only);
+    assert_eq!(called.each_ref().map(|count| count.load(Ordering::SeqCst)), [0, 0, 1]);
+    assert!(called[..2].iter().all(|count| Arc::strong_count(count) == 1), "replaced wakers are dropped");
+    let context = &mut Context::from_waker(Waker::noop());
+    assert!(waiting.as_mut().poll(context).is_ready());
+    // Polled again, it is like a new one.
+    assert!(waiting.as_mut().poll(context).is_ready());
+}
+
+/// Threads and a thread-local's destructor wait for what others hold.
+#[test]
+fn a_thread_that_ends_may_wait_in_a_destructor() {
+    struct Late(Arc<ObjectPool<Object>>, mpsc::Sender<()>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.1.send(()).unwrap();
+            drop(self.0.acquire());
+        }
+    }
+    thread_local! { static LATE: RefCell<Option<Late>> = const { RefCell::new(None) } }
+    let ledger = Arc::new(Ledger::default());
+    let pool = Arc::new(ledger.pool().max_total(1).build().unwrap());
+    let only = pool.acquire();
+    let (send, waits) = mpsc::channel();
+    let inside = pool.clone();
+    let thread = thread::spawn(move || {
+        LATE.set(Some(Late(inside.clone(), send)));
+        // Met by this thread later than the thread-local above, so gone before it.
+        assert!(inside.acquire_timeout(Duration::ZERO).is_err());
+    });
+    waits.recv().unwrap();
+    drop(only);
+    thread.join().unwrap();
+    assert_eq!((pool.stats().in_use, pool.stats().idle), (0, 1));
 }
 
 #[test]
@@ -585,7 +692,10 @@ fn a_local_pool_holds_what_no_other_thread_could_have() {
     let late = pool.acquire();
     let (object, _) = pymalloc::object_pool::LocalPooled::detach(pool.acquire());
     assert!(pool.release((object, "")).is_ok());
-    assert_eq!(pool.stats().high_water, 3);
+    assert_eq!(*resets.borrow(), 5, "the two that were released from outside, too");
+    let stats = pool.stats();
+    assert_eq!((stats.adopted, stats.detached, stats.in_use, stats.high_water), (1, 1, 1, 3));
+    assert_sum(stats);
     drop(pool);
     drop(late);
     assert_eq!(Rc::strong_count(&kept), 1, "every object is gone");

@@ -76,6 +76,20 @@ fn a_local_pool_in_steady_state_does_not_allocate() {
 }
 
 #[test]
+fn a_guard_that_outlives_its_pool_gets_no_magazine_any_more() {
+    let pool = ObjectPool::new(|| [0_u8; 100]);
+    let (guard, last) = (pool.acquire(), pool.acquire());
+    drop(pool);
+    let calls = thread::spawn(move || {
+        let before = CALLS.get();
+        drop(guard);
+        CALLS.get() - before
+    });
+    assert_eq!(calls.join().unwrap(), 1, "the object's memory is freed");
+    drop(last);
+}
+
+#[test]
 fn waiting_does_not_allocate() {
     let pool = ObjectPool::builder(|| 1).max_total(1).build().unwrap();
     let only = pool.acquire();

@@ -4,7 +4,7 @@
 mod common;
 
 use std::alloc::Layout;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
@@ -98,9 +98,12 @@ fn live_bytes_and_blocks_of_each_class_are_exact_at_rest() {
 }
 
 fn thread_caches_show_who_holds_what() {
+    static NUMBER: AtomicI64 = AtomicI64::new(0);
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
         scope.spawn(|| {
+            // SAFETY: no preconditions.
+            NUMBER.store(unsafe { libc::syscall(libc::SYS_gettid) }, Ordering::Relaxed);
             let kept: Vec<Block> = (0..4000).map(|serial| Block::new(serial, Layout::new::<[u64; 6]>())).collect();
             barrier.wait();
             barrier.wait();
@@ -115,6 +118,14 @@ fn thread_caches_show_who_holds_what() {
         assert_eq!(of(CacheUse::Caller).count() + of(CacheUse::Thread).count(), stats.caches_live);
         assert_eq!(of(CacheUse::Parked).count(), stats.caches_parked);
         assert!(of(CacheUse::Thread).any(|cache| cache.bytes_used >= 4000 * 48 && cache.pools_owned >= 6));
+        let numbered = |number: i64| caches.iter().filter(move |cache| cache.thread.map(i64::from) == Some(number));
+        let other = numbered(NUMBER.load(Ordering::Relaxed));
+        assert!(other.into_iter().all(|cache| cache.used_by == CacheUse::Thread && cache.bytes_used >= 4000 * 48));
+        assert_eq!(numbered(NUMBER.load(Ordering::Relaxed)).count(), 1);
+        // SAFETY: no preconditions.
+        let own = unsafe { libc::syscall(libc::SYS_gettid) };
+        assert!(numbered(own).all(|cache| cache.used_by == CacheUse::Caller) && numbered(own).count() == 1);
+        assert!(of(CacheUse::Parked).chain(of(CacheUse::Spare)).all(|cache| cache.thread.is_none()));
         let cached: usize = caches.iter().map(|cache| cache.bytes_cached).sum();
         assert_eq!(cached, stats.bytes.cached);
         assert!(

@@ -99,3 +99,7 @@ impl MemorySource for SystemMemory {
         assert_mapped(start, bytes);
     }
 }
+
+pub(crate) fn thread_id() -> u32 {
+    1
+}

@@ -9,6 +9,7 @@ use crate::check::check;
 use crate::config::CLASS_COUNT;
 use crate::heap::Heap;
 use crate::idle::Ticker;
+use crate::observe::Request;
 use crate::os;
 use crate::pool_set::Slot;
 use crate::program::{Op, Program};
@@ -82,7 +83,8 @@ impl World {
         if self.live.borrow().len() >= LIVE_MAX {
             return;
         }
-        let start = if zeroed { cache.alloc_zeroed(class) } else { cache.alloc(class) };
+        let request = Request::of_bytes(class.block_bytes());
+        let start = if zeroed { cache.alloc_zeroed(class, request) } else { cache.alloc(class, request) };
         if start.is_null() {
             return;
         }

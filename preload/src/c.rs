@@ -3,12 +3,9 @@
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
-use pymalloc_core::raw::{self, Class};
+use pymalloc_core::raw::{self, Class, Request};
 
-use crate::large::{
-    __libc_calloc, __libc_free, __libc_malloc, __libc_memalign, __libc_pvalloc, __libc_realloc, __libc_valloc,
-    Function, usable_bytes,
-};
+use crate::large::{self, Function, usable_bytes};
 use crate::start;
 
 #[cold]
@@ -23,16 +20,16 @@ fn fail(errno: c_int) -> *mut c_void {
 #[inline(always)]
 pub(crate) fn allocate(bytes: usize) -> *mut c_void {
     match Class::of_size(bytes) {
-        Some(class) => raw::allocate_or(class, || allocate_slow(class)),
+        Some(class) => raw::allocate_or(class, || allocate_slow(class, Request::of_bytes(bytes))),
         // SAFETY: no preconditions.
-        None => unsafe { __libc_malloc(bytes) },
+        None => unsafe { large::malloc(bytes) },
     }
 }
 
 #[cold]
 #[inline(never)]
-fn allocate_slow(class: Class) -> *mut c_void {
-    or_no_memory(raw::allocate(class))
+fn allocate_slow(class: Class, request: Request) -> *mut c_void {
+    or_no_memory(raw::allocate(class, request))
 }
 
 #[inline(always)]
@@ -45,9 +42,9 @@ fn or_no_memory(block: *mut c_void) -> *mut c_void {
 pub(crate) fn allocate_aligned(bytes: usize, align: usize) -> *mut c_void {
     match Class::of_size_align(bytes, align) {
         // A program with a `free` of its own, but no such function, gets what it would without this library.
-        Some(class) if start::free_is_ours() => or_no_memory(raw::allocate(class)),
+        Some(class) if start::free_is_ours() => or_no_memory(raw::allocate(class, Request::of_bytes(bytes))),
         // SAFETY: no preconditions.
-        _ => unsafe { __libc_memalign(align, bytes) },
+        _ => unsafe { large::memalign(align, bytes) },
     }
 }
 
@@ -73,7 +70,7 @@ unsafe fn release_far(start: *mut c_void) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same; also for null.
-        None => unsafe { __libc_free(start) },
+        None => unsafe { large::free(start) },
     }
 }
 
@@ -89,7 +86,7 @@ pub(crate) unsafe fn release_class(start: *mut c_void, class: Option<Class>) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same.
-        None => unsafe { __libc_free(start) },
+        None => unsafe { large::free(start) },
     }
 }
 
@@ -128,9 +125,9 @@ pub(crate) unsafe extern "C-unwind" fn calloc(count: usize, bytes: usize) -> *mu
         return fail(libc::ENOMEM);
     };
     match Class::of_size(all_bytes) {
-        Some(class) => or_no_memory(raw::allocate_zeroed(class)),
+        Some(class) => or_no_memory(raw::allocate_zeroed(class, Request::of_bytes(all_bytes))),
         // SAFETY: no preconditions.
-        None => unsafe { __libc_calloc(count, bytes) },
+        None => unsafe { large::calloc(count, bytes) },
     }
 }
 
@@ -175,6 +172,7 @@ unsafe fn reallocate_small(start: *mut c_void, old: Class, bytes: usize) -> *mut
     // CPython's rule: a block that shrinks by less than a quarter stays. Blocks are found by their address, so it may.
     let old_bytes = old.block_bytes();
     if bytes <= old_bytes && 4 * bytes > 3 * old_bytes {
+        raw::check_live(old, start);
         return start;
     }
     // SAFETY: the caller's promise is the same.
@@ -194,6 +192,7 @@ unsafe fn move_small(start: *mut c_void, old: Class, bytes: usize) -> *mut c_voi
             return ptr::null_mut();
         }
         if Class::of_size(bytes) == Some(old) {
+            raw::check_live(old, start);
             return start;
         }
         let new = allocate(bytes);
@@ -219,14 +218,14 @@ unsafe fn reallocate_large(start: *mut c_void, bytes: usize) -> *mut c_void {
         if let Some(class) = Class::of_size(bytes).filter(|_| bytes != 0)
             && let Some(old_bytes) = usable_bytes(start)
         {
-            let new = raw::allocate(class);
+            let new = raw::allocate(class, Request::of_bytes(bytes));
             if !new.is_null() {
                 new.cast::<u8>().copy_from_nonoverlapping(start.cast(), bytes.min(old_bytes));
-                __libc_free(start);
+                large::free(start);
                 return new;
             }
         }
-        __libc_realloc(start, bytes)
+        large::realloc(start, bytes)
     }
 }
 
@@ -285,7 +284,7 @@ pub(crate) unsafe extern "C-unwind" fn posix_memalign(place: *mut *mut c_void, a
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn valloc(bytes: usize) -> *mut c_void {
     // SAFETY: no preconditions.
-    unsafe { __libc_valloc(bytes) }
+    unsafe { large::valloc(bytes) }
 }
 
 /// # Safety
@@ -293,7 +292,7 @@ pub(crate) unsafe extern "C-unwind" fn valloc(bytes: usize) -> *mut c_void {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn pvalloc(bytes: usize) -> *mut c_void {
     // SAFETY: no preconditions.
-    unsafe { __libc_pvalloc(bytes) }
+    unsafe { large::pvalloc(bytes) }
 }
 
 /// All bytes of the block may be used.

@@ -4,15 +4,95 @@ use core::ffi::{CStr, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use pymalloc_core::raw;
+
 // glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them.
 unsafe extern "C" {
-    pub(crate) fn __libc_malloc(bytes: usize) -> *mut c_void;
-    pub(crate) fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
-    pub(crate) fn __libc_realloc(start: *mut c_void, bytes: usize) -> *mut c_void;
-    pub(crate) fn __libc_free(start: *mut c_void);
-    pub(crate) fn __libc_memalign(align: usize, bytes: usize) -> *mut c_void;
-    pub(crate) fn __libc_valloc(bytes: usize) -> *mut c_void;
-    pub(crate) fn __libc_pvalloc(bytes: usize) -> *mut c_void;
+    fn __libc_malloc(bytes: usize) -> *mut c_void;
+    fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
+    fn __libc_realloc(start: *mut c_void, bytes: usize) -> *mut c_void;
+    fn __libc_free(start: *mut c_void);
+    fn __libc_memalign(align: usize, bytes: usize) -> *mut c_void;
+    fn __libc_valloc(bytes: usize) -> *mut c_void;
+    fn __libc_pvalloc(bytes: usize) -> *mut c_void;
+}
+
+/// Whether the tracer wants to be told of large blocks; never, in a library without it.
+#[inline(always)]
+fn is_observed() -> bool {
+    cfg!(feature = "trace") && raw::is_observed()
+}
+
+/// What `allocate` hands out, of which the tracer is told.
+#[cold]
+#[inline(never)]
+fn allocate_observed(bytes: usize, allocate: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    let block = allocate();
+    raw::large_allocated(block, bytes);
+    block
+}
+
+/// glibc's functions, each told of to the tracer while it is on.
+macro_rules! allocators {
+    ($($function:ident = $of_libc:ident($($argument:ident),+), $bytes:expr;)+) => { $(
+        /// # Safety
+        /// None.
+        #[inline(always)]
+        pub(crate) unsafe fn $function($($argument: usize),+) -> *mut c_void {
+            if is_observed() {
+                // SAFETY: no preconditions.
+                return allocate_observed($bytes, || unsafe { $of_libc($($argument),+) });
+            }
+            // SAFETY: no preconditions.
+            unsafe { $of_libc($($argument),+) }
+        }
+    )+ };
+}
+
+allocators! {
+    malloc = __libc_malloc(bytes), bytes;
+    calloc = __libc_calloc(count, bytes), count.saturating_mul(bytes);
+    memalign = __libc_memalign(align, bytes), bytes;
+    valloc = __libc_valloc(bytes), bytes;
+    pvalloc = __libc_pvalloc(bytes), bytes;
+}
+
+/// # Safety
+/// As for `realloc`: a block of glibc's, or null.
+#[inline(always)]
+pub(crate) unsafe fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
+    if is_observed() {
+        // SAFETY: the caller's promise is the same.
+        return unsafe { realloc_observed(start, bytes) };
+    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { __libc_realloc(start, bytes) }
+}
+
+/// # Safety
+/// As for [`realloc`].
+#[cold]
+#[inline(never)]
+unsafe fn realloc_observed(start: *mut c_void, bytes: usize) -> *mut c_void {
+    if bytes == 0 {
+        // Frees, and returns null: not a failure.
+        raw::large_freed(start);
+        // SAFETY: the caller's promise is the same.
+        return unsafe { __libc_realloc(start, bytes) };
+    }
+    // SAFETY: the caller's promise is the same.
+    raw::large_resized(start, bytes, || unsafe { __libc_realloc(start, bytes) })
+}
+
+/// # Safety
+/// As for `free`: a block of glibc's, or null.
+#[inline(always)]
+pub(crate) unsafe fn free(start: *mut c_void) {
+    if is_observed() {
+        raw::large_freed(start);
+    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { __libc_free(start) }
 }
 
 /// A function of another library, looked up once it is needed.

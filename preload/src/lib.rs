@@ -4,7 +4,8 @@
 //! the map of arenas; what no arena holds is glibc's.
 //!
 //! # Rules
-//! - Nothing here may allocate through std: its `System` calls *our* `malloc`. No thread-local of std's either.
+//! - Nothing here may allocate through std: its `System` calls *our* `malloc`. No thread-local of std's either. (The tracer
+//!   may: outside of all locks of the heap, and it knows its own calls.)
 //! - No function that allocates or frees may take a lock of the dynamic linker, save where it has run out of memory.
 //! - Nothing here panics.
 //!
@@ -15,6 +16,7 @@
 //! | `large` | glibc's own functions, and definitions that come after ours in the link chain |
 //! | `start` | what runs when the library is loaded: environment, fork handlers |
 //! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
+//! | `trace` | with the feature `trace`: what `PYMALLOC_TRACE` asks for |
 
 #[cfg(not(all(
     target_os = "linux",
@@ -29,3 +31,5 @@ mod cxx;
 mod large;
 mod report;
 mod start;
+#[cfg(feature = "trace")]
+mod trace;

@@ -78,10 +78,14 @@ fn look_around() {
 extern "C" fn start() {
     large::look_ahead();
     look_around();
-    if variable(c"PYMALLOC_HARDENED").is_some_and(|value| value != c"" && value != c"0") {
+    // The hardened library checks by itself, and needs the caches for its quarantine.
+    if !cfg!(feature = "hardened") && variable(c"PYMALLOC_HARDENED").is_some_and(|value| value != c"" && value != c"0")
+    {
         raw::check_at_the_call();
     }
     report::prepare();
+    #[cfg(feature = "trace")]
+    crate::trace::start();
     STREAMS.iter().for_each(|function| {
         function.address();
     });

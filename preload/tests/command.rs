@@ -92,3 +92,29 @@ fn refuses_programs_that_preloading_does_not_reach() {
     assert_refused(&run(&["--library", copy.to_str().expect("UTF-8"), "true"]), "space or a colon");
     fs::remove_dir_all(&folder).expect("our folder");
 }
+
+#[test]
+fn takes_the_hardened_library_if_asked_to_and_if_it_is_there() {
+    let folder = std::env::temp_dir().join(format!("pymalloc-hardened-{}", std::process::id()));
+    let (programs, libraries) = (folder.join("bin"), folder.join("lib"));
+    fs::create_dir_all(&programs).expect("a folder");
+    fs::create_dir_all(&libraries).expect("a folder");
+    let command = programs.join("pymalloc");
+    fs::copy(command_path(), &command).expect("it is copied");
+    fs::copy(library(), libraries.join("libpymalloc.so")).expect("it is copied");
+    let preload = |hardened: bool| {
+        let options: &[&str] = if hardened { &["--hardened", "env"] } else { &["env"] };
+        let output = output_of(Command::new(&command).arg("run").args(options).env_remove("LD_PRELOAD"));
+        let variables = text(&output.stdout);
+        let line = variables.lines().find(|line| line.starts_with("LD_PRELOAD=")).expect("it is set").to_owned();
+        (line, variables.contains("PYMALLOC_HARDENED=1"))
+    };
+    let (line, asked) = preload(true);
+    assert!(line.ends_with("/libpymalloc.so") && asked, "{line}");
+    fs::copy(library(), libraries.join("libpymalloc_hardened.so")).expect("it is copied");
+    let (line, asked) = preload(true);
+    assert!(line.ends_with("/libpymalloc_hardened.so") && asked, "{line}");
+    let (line, asked) = preload(false);
+    assert!(line.ends_with("/libpymalloc.so") && !asked, "{line}");
+    fs::remove_dir_all(&folder).expect("our folder");
+}

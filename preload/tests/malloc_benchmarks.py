@@ -8,8 +8,8 @@ FOLDER holds the programs of mimalloc-bench (https://github.com/daanx/mimalloc-b
 for a given time are asked for the time that a fixed work would have taken. Allocators take turns within a round. Each run is a
 process of its own. The least time and the median memory count.
 
-With --security, the programs of FOLDER/security run once with each allocator instead: each does a misuse and says whether it
-went unnoticed.
+With --security, the programs of FOLDER/security run once with each allocator instead, and with this library and
+PYMALLOC_HARDENED=1: each does a misuse and says whether it went unnoticed.
 """
 
 import argparse
@@ -66,31 +66,54 @@ def measure(folder, inputs, program, library):
     return seconds, kib
 
 
-def security(folder, allocators):
-    """The table of the security programs: for each allocator, how many were stopped before or after the misuse took effect."""
-    found = {name: {} for name in allocators}
+def misuse(program, variables, folder):
+    """Runs a program that misuses a block, and says `NOT_CAUGHT` once it has: what became of it."""
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | variables
+    try:
+        done = subprocess.run([str(program)], env=environment, capture_output=True, timeout=60, cwd=folder)
+        said, stopped = b"NOT_CAUGHT" in done.stdout, done.returncode != 0
+    except subprocess.TimeoutExpired as over:
+        said, stopped = b"NOT_CAUGHT" in (over.stdout or b""), True
+    if said:
+        return "late" if stopped else "missed"
+    return "caught" if stopped else "harmless"
+
+
+OUTCOMES = {
+    "caught": "the program was stopped before the misuse had its effect",
+    "harmless": "it ran to its end, and the misuse had no effect",
+    "late": "stopped after the effect",
+    "missed": "the effect was there, and nobody noticed",
+}
+SIZES = {"small": 8, "medium": 4096, "large": 256 << 10}
+
+
+def security(folder, libraries):
+    """The table of the security programs: by pattern, what became of it with each allocator in each size."""
+    allocators = {name: {"LD_PRELOAD": library} if library else {} for name, library in libraries.items()}
+    allocators["pymalloc, checked"] = allocators["pymalloc"] | {"PYMALLOC_HARDENED": "1"}
     programs = sorted(path for path in (folder / "security").iterdir() if path.is_file() and os.access(path, os.X_OK))
+    found, counts = collections.defaultdict(dict), collections.Counter()
     for path in programs:
-        for name, library in allocators.items():
+        pattern, _, size = path.name.rpartition("_")
+        if size not in SIZES:
+            pattern, size = path.name, "any"
+        for name, variables in allocators.items():
             runs.progress(path.name, name)
-            environment = {**os.environ, "LD_PRELOAD": library} if library else os.environ
-            try:
-                done = subprocess.run([str(path)], env=environment, capture_output=True, timeout=5, cwd=folder)
-                missed, ended = b"NOT_CAUGHT" in done.stdout, "crash" if done.returncode else "exit"
-            except subprocess.TimeoutExpired as over:
-                missed, ended = b"NOT_CAUGHT" in (over.stdout or b""), "time"
-            if not missed:
-                outcome = "stopped" if ended == "crash" else "no effect"
-            else:
-                outcome = "unnoticed" if ended == "exit" else "stopped late"
-            found[name][path.name] = outcome
+            outcome = misuse(path, variables, folder)
+            found[pattern, name][size] = outcome
+            counts[outcome, size, name] += 1
     runs.progress()
-    print(f"{'':36}" + "".join(f"{name:>14}" for name in allocators))
-    for path in programs:
-        print(f"{path.name:36}" + "".join(f"{found[name][path.name]:>14}" for name in allocators))
-    for outcome in ("stopped", "no effect", "stopped late", "unnoticed"):
-        counts = [collections.Counter(found[name].values())[outcome] for name in allocators]
-        print(f"{'all: ' + outcome:36}" + "".join(f"{count:14}" for count in counts))
+    print("by pattern: outcomes with " + ", ".join(f"{bytes} bytes ({size})" for size, bytes in SIZES.items()) + "; one if they are equal")
+    print(f"{'':30}" + "".join(f"{name:>26}" for name in allocators))
+    for pattern in dict.fromkeys(pattern for pattern, _ in found):
+        sizes = [size for size in ("small", "medium", "large", "any") if size in found[pattern, next(iter(allocators))]]
+        row = [[found[pattern, name][size] for size in sizes] for name in allocators]
+        print(f"{pattern:30}" + "".join(f"{'/'.join(outcomes if len(set(outcomes)) > 1 else outcomes[:1]):>26}" for outcomes in row))
+    for outcome, meaning in OUTCOMES.items():
+        print(f"\n{outcome}: {meaning}")
+        for size in (*SIZES, "any"):
+            print(f"  {size:28}" + "".join(f"{counts[outcome, size, name]:26}" for name in allocators))
 
 
 def main():

@@ -90,11 +90,12 @@ impl ThreadCache {
     /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
     /// the class: strangers go home. Door.
     pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
-        let (bytes, bytes_max) = (self.depot_bytes.get(), inside.depot_bytes_max());
-        if bytes > bytes_max {
+        let bytes_max = inside.depot_bytes_max();
+        if self.depot_bytes.get() > bytes_max {
             self.flush_depots(inside);
         }
         let slots = self.blocks(class);
+        let bytes = self.depot_bytes.get();
         let fits = bytes + chunk_bytes(class) <= bytes_max && slots.len() == capacity_max(class);
         if !fits || !self.shape(class).allocated.get() {
             return false;
@@ -106,16 +107,10 @@ impl ThreadCache {
         }) else {
             return false;
         };
-        let (oldest, rest) = slots.split_at(chunk_blocks(class));
-        // Plain copies: besides this thread, slots are read under the door only.
-        // SAFETY: a chunk's blocks; both in the magazine's array. Slots are cells, so writing through a shared
-        // reference is fine.
-        unsafe {
-            ptr::copy_nonoverlapping(oldest.as_ptr(), chunk.as_ptr().add(1), oldest.len());
-            ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len());
-        }
-        self.magazine(class).set_top(rest.len());
-        self.note_left(class);
+        // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy: besides
+        // this thread, slots are read under the door only.
+        unsafe { ptr::copy_nonoverlapping(slots.as_ptr(), chunk.as_ptr().add(1), chunk_blocks(class)) };
+        self.drop_oldest(class, chunk_blocks(class));
         push(&depot.full, chunk);
         self.depot_bytes.set(bytes + chunk_bytes(class));
         true

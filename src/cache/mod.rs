@@ -29,7 +29,10 @@ use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::hardened::{self, PerThread};
 use crate::heap::Heap;
+use crate::observe::Request;
+use crate::os;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -79,10 +82,10 @@ pub(crate) struct ThreadCache {
     depot_bytes: Cell<usize>,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Whether the magazines are poisoned, as those of all caches are. Door.
-    poisoned: Cell<bool>,
-    /// Whether the magazines are poisoned, for a reason of this thread's own. Door.
-    own_poison: Cell<bool>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
+    poison: Cell<u8>,
+    /// The kernel's number of its thread. Door.
+    thread: Cell<u32>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
     allocations: Allocations,
@@ -90,10 +93,17 @@ pub(crate) struct ThreadCache {
     seen: Seen,
     /// The first arrays of the magazines.
     first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
+    /// What the feature `hardened` adds.
+    pub(crate) hardened: PerThread,
 }
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
+
+/// All caches are poisoned: somebody wants to see every call of the program.
+const POISON_ALL: u8 = 1;
+/// The cache's thread wants to see its own calls.
+const POISON_OWN: u8 = 2;
 
 /// Most slots of a magazine of `class`.
 pub(crate) const fn capacity_max(class: SizeClass) -> usize {
@@ -107,10 +117,10 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory.
+    /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
     #[inline(always)]
-    pub(crate) fn alloc(&self, class: SizeClass) -> *mut u8 {
-        self.alloc_or(class, || self.alloc_slow(class))
+    pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
+        self.alloc_or(class, || self.alloc_slow(class, request))
     }
 
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
@@ -133,7 +143,7 @@ impl ThreadCache {
         // Spares the caller its test for null.
         // SAFETY: slots below `top` hold blocks (*Bounds*).
         unsafe { assert_unchecked(!block.is_null()) };
-        block
+        hardened::handed_out(self, class, block)
     }
 
     /// Takes back a block of `class`.
@@ -142,6 +152,14 @@ impl ThreadCache {
     /// `block` is a block of `class` in the caller's hands (what can be checked is, when it returns to its pool).
     #[inline(always)]
     pub(crate) unsafe fn free(&self, class: SizeClass, block: *mut u8) {
+        if let Some(block) = hardened::freed(self, class, block) {
+            self.put(class, block);
+        }
+    }
+
+    /// Puts a free block of `class` into its magazine.
+    #[inline(always)]
+    fn put(&self, class: SizeClass, block: *mut u8) {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
@@ -189,12 +207,13 @@ impl ThreadCache {
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
-            poisoned: Cell::new(false),
-            own_poison: Cell::new(false),
+            poison: Cell::new(0),
+            thread: Cell::new(0),
             slow_calls: Cell::new(0),
             allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
+            hardened: PerThread::new(),
         }
     }
 
@@ -203,9 +222,11 @@ impl ThreadCache {
         if let Some(set) = heap.unpark() {
             // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
             let cache = unsafe { set.cast::<Self>().as_ref() };
+            cache.hardened.attach();
             cache.set.enter(heap, |inside| {
                 inside.adopt();
-                cache.own_poison.set(false);
+                cache.poison.set(0);
+                cache.thread.set(os::thread_id());
                 // A fork may have parked the set between its registration and the question below.
                 cache.set_poison(heap.poisons());
             });
@@ -215,6 +236,7 @@ impl ThreadCache {
             // SAFETY: zeroed memory, ours alone, in which a zeroed cache is valid.
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
+            cache.thread.set(os::thread_id());
             for class in SizeClass::all() {
                 cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN);
             }
@@ -222,6 +244,7 @@ impl ThreadCache {
         })?;
         // SAFETY: caches are never unmapped.
         let cache = unsafe { cache.as_ref() };
+        cache.hardened.attach();
         // Poisoning may have begun before the cache was in the register, where it is found from now on.
         cache.set.enter(heap, |_| cache.set_poison(heap.poisons()));
         Some(cache)
@@ -245,6 +268,16 @@ impl ThreadCache {
         (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
     }
 
+    /// The kernel's number of the thread that has the cache, or had it last. Door.
+    pub(crate) fn thread(&self) -> u32 {
+        self.thread.get()
+    }
+
+    /// Notes the calling thread, which has another number after a fork. Door.
+    pub(crate) fn renew_thread(&self) {
+        self.thread.set(os::thread_id());
+    }
+
     /// The magazine's array inside the cache.
     fn first_array(&self, class: SizeClass) -> *mut Slot {
         (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut()
@@ -264,8 +297,8 @@ impl ThreadCache {
     /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
     /// undo all that the other did.
     ///
-    /// The seam for tracing and hardening, which cost nothing while they are off.
-    #[cfg_attr(not(test), expect(dead_code, reason = "tracing and hardening will use it"))]
+    /// What tracing begins and ends with; it costs nothing while it is off.
+    #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
         for set in heap.sets() {
@@ -280,21 +313,26 @@ impl ThreadCache {
 
     /// Sets or lifts the poison of all magazines. Door.
     pub(crate) fn set_poison(&self, poisoned: bool) {
-        self.poisoned.set(poisoned);
-        for class in SizeClass::all() {
-            self.set_bounds(class);
-        }
+        self.set_reason(POISON_ALL, poisoned);
     }
 
     /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
     pub(crate) fn set_own_poison(&self, poisoned: bool) {
-        self.own_poison.set(poisoned);
-        self.set_poison(self.poisoned.get());
+        self.set_reason(POISON_OWN, poisoned);
+    }
+
+    fn set_reason(&self, reason: u8, on: bool) {
+        let others = self.poison.get() & !reason;
+        self.poison.set(if on { others | reason } else { others });
+        for class in SizeClass::all() {
+            self.set_bounds(class);
+        }
+        self.hardened.set_quarantine(!self.is_poisoned());
     }
 
     /// Whether the magazines are poisoned, for whatever reason. Door.
     fn is_poisoned(&self) -> bool {
-        self.poisoned.get() || self.own_poison.get()
+        self.poison.get() != 0
     }
 
     fn set_bounds(&self, class: SizeClass) {
@@ -316,6 +354,12 @@ impl ThreadCache {
         &self.shapes[class.number() & (CLASS_COUNT - 1)]
     }
 
+    /// Its heap; `None` in the stand-ins.
+    #[cfg(feature = "hardened")]
+    pub(crate) fn heap(&self) -> Option<&'static Heap> {
+        self.heap.get()
+    }
+
     /// Slots of the magazine's array. Door.
     pub(crate) fn slots(&self, class: SizeClass) -> usize {
         usize::from(self.shape(class).capacity.get())
@@ -327,11 +371,11 @@ impl ThreadCache {
         self.slow_calls.get()
     }
 
-    /// All slots that hold a free block of `class`, magazine first, then chunk by chunk of the depot. Door.
+    /// All slots that hold a free block of `class`: magazine, depot chunk by chunk, quarantine. Door.
     ///
     /// As exact as [`blocks`](Self::blocks).
     pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
-        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten()
+        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten().chain(self.hardened.held(class))
     }
 
     /// The slots of the magazine that hold a block. Door.

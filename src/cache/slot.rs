@@ -19,7 +19,9 @@ use core::ptr;
 
 use super::{ThreadCache, count, tls};
 use crate::fork;
+use crate::hardened;
 use crate::heap::Heap;
+use crate::observe::{self, Request};
 use crate::os;
 use crate::pool::Block;
 use crate::pool_set::Slot;
@@ -98,32 +100,38 @@ pub(crate) fn go_without_caches() {
     give_up_cache();
 }
 
-pub(super) fn alloc_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr()),
+#[inline(never)]
+pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
+    observe::allocated(block, class.block_bytes(), request);
+    block
 }
 
-pub(super) fn alloc_zeroed_without_cache(class: SizeClass) -> *mut u8 {
-    match attach() {
-        Some(cache) => cache.alloc_zeroed(class),
-        None => take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class)),
+#[inline(never)]
+pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+    if let Some(cache) = attach() {
+        return cache.alloc_zeroed(class, request);
     }
+    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
+    observe::allocated(block, class.block_bytes(), request);
+    block
 }
 
 fn take_spare(class: SizeClass) -> Option<Block> {
     let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class));
-    if block.is_some() {
+    block.inspect(|block| {
         count::note_spare_allocation();
-    }
-    block
+        hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr());
+    })
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
-    match attach() {
-        // SAFETY: the caller's promise is the same.
-        Some(cache) => unsafe { cache.free(class, block) },
-        None => GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)])),
+    if let Some(cache) = attach() {
+        return cache.put(class, block);
     }
+    observe::freed(block, class.block_bytes());
+    GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)]));
 }

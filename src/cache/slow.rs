@@ -26,8 +26,9 @@ use core::ptr::NonNull;
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
+use crate::hardened;
 use crate::heap::Heap;
-use crate::observe;
+use crate::observe::{self, Request};
 use crate::pool::Block;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
@@ -39,9 +40,9 @@ const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
 impl ThreadCache {
     #[cold]
     #[inline(never)]
-    pub(super) fn alloc_slow(&self, class: SizeClass) -> *mut u8 {
+    pub(super) fn alloc_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else {
-            return slot::alloc_without_cache(class);
+            return slot::alloc_without_cache(class, request);
         };
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
@@ -52,7 +53,8 @@ impl ThreadCache {
             self.refill(class, heap, inside);
             self.pop(class).unwrap_or(core::ptr::null_mut())
         });
-        observe::allocated(block, class.block_bytes());
+        let block = hardened::handed_out(self, class, block);
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 
@@ -84,29 +86,32 @@ impl ThreadCache {
             self.flush_all(inside);
             taken = inside.take(class, refill);
         }
+        self.hardened.shuffle(slots.get(..taken).unwrap_or_default());
         self.magazine(class).set_top(taken);
     }
 
     /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
     #[inline]
-    pub(crate) fn alloc_zeroed(&self, class: SizeClass) -> *mut u8 {
+    pub(crate) fn alloc_zeroed(&self, class: SizeClass, request: Request) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed (both): as in `alloc`.
         if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
-            let block = self.alloc(class);
-            // SAFETY: a block of the class, in our hands.
-            unsafe { block.write_bytes(0, class.block_bytes()) };
+            let block = self.alloc(class, request);
+            if !hardened::FREE_BLOCKS_ARE_ZERO {
+                // SAFETY: a block of the class, in our hands.
+                unsafe { block.write_bytes(0, class.block_bytes()) };
+            }
             return block;
         }
-        self.alloc_zeroed_slow(class)
+        self.alloc_zeroed_slow(class, request)
     }
 
     /// Takes one block past the magazine, because the pool still knows which of its memory was never used. Refills the
     /// magazine if that block was used before: the next ones will be, too.
     #[cold]
     #[inline(never)]
-    fn alloc_zeroed_slow(&self, class: SizeClass) -> *mut u8 {
-        let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class) };
+    fn alloc_zeroed_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
+        let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
             self.send_strangers_home(class, inside);
@@ -124,7 +129,8 @@ impl ThreadCache {
             Some(block)
         });
         let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
-        observe::allocated(block, class.block_bytes());
+        let block = hardened::handed_out(self, class, block);
+        observe::allocated(block, class.block_bytes(), request);
         block
     }
 
@@ -186,8 +192,14 @@ impl ThreadCache {
 
     /// Gives the oldest `blocks` of the magazine back to their pools. Door.
     fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
+        inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
+        self.drop_oldest(class, blocks);
+    }
+
+    /// Takes the oldest `blocks`, which went elsewhere, out of the magazine. Door.
+    #[inline]
+    pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize) {
         let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
-        inside.give(class, oldest);
         self.note_left(class);
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
@@ -198,6 +210,7 @@ impl ThreadCache {
     /// Empties all magazines and depots. Door.
     pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
         self.flush_depots(inside);
+        self.hardened.flush(inside);
         for class in SizeClass::all() {
             self.flush(class, self.blocks(class).len(), inside);
         }

@@ -30,6 +30,8 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 pub use guards::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 pub use origin::{Origins, PrintOrigin, set_origins};
+#[cfg(feature = "trace")]
+pub(crate) use origin::{install_origins, remove_origins};
 pub(crate) use register::{restart_all, stop_all};
 
 use guards::{Part, padded, start_of};

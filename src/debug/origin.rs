@@ -20,10 +20,28 @@ pub struct Origins {
 static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Has every [`Debug`](super::Debug) of the program use `origins` from now on, or none.
+///
+/// With the feature `trace` the tracer installs its own, while it is on and there are none: so this is for other tracers.
 pub fn set_origins(origins: Option<&'static Origins>) {
     let origins = origins.map_or(core::ptr::null_mut(), |origins| core::ptr::from_ref(origins).cast_mut());
     // Release: a value made at run time is seen whole by the Acquire in `installed`.
     INSTALLED.store(origins, Ordering::Release);
+}
+
+/// [`set_origins`], if there are none.
+#[cfg(feature = "trace")]
+pub(crate) fn install_origins(origins: &'static Origins) {
+    let new = core::ptr::from_ref(origins).cast_mut();
+    // Release: as in `set_origins`. Relaxed on failure: nothing is read.
+    let _ = INSTALLED.compare_exchange(core::ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
+}
+
+/// Takes [`install_origins`] back, unless the program set others meanwhile.
+#[cfg(feature = "trace")]
+pub(crate) fn remove_origins(origins: &'static Origins) {
+    let old = core::ptr::from_ref(origins).cast_mut();
+    // Relaxed (both): nothing is handed over.
+    let _ = INSTALLED.compare_exchange(old, core::ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
 }
 
 fn installed() -> Option<&'static Origins> {
@@ -31,8 +49,12 @@ fn installed() -> Option<&'static Origins> {
     unsafe { INSTALLED.load(Ordering::Acquire).as_ref() }
 }
 
+/// A number for where the program is; the frame of this function itself is one that tracers leave out.
+#[inline(never)]
 pub(super) fn capture() -> u32 {
-    installed().map_or(0, |origins| (origins.capture)())
+    let number = installed().map_or(0, |origins| (origins.capture)());
+    // Not a jump: the frame must be there.
+    core::hint::black_box(number)
 }
 
 /// Prints a place by `write`; `false` if there is none to print.

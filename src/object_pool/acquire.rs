@@ -16,7 +16,8 @@ use super::objects::{Core, discard};
 use super::pooled::Pooled;
 use super::waiters::Ticket;
 
-/// The future of [`ObjectPool::acquire_async`](super::ObjectPool::acquire_async).
+/// The future of [`ObjectPool::acquire_async`](super::ObjectPool::acquire_async). Polled again when it was ready, it
+/// acquires another object.
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'pool, T: Send + 'static> {
     core: &'pool Arc<Core<T>>,

@@ -106,6 +106,7 @@ impl<I> Magazine<I> {
     }
 
     /// Free places; as exact as [`count`](Self::count).
+    #[cfg(test)]
     pub(super) fn slack(&self) -> usize {
         self.capacity.load(Ordering::Relaxed).saturating_sub(self.count())
     }

@@ -36,8 +36,12 @@
 //! | `local` | the pool of one thread, which needs none of the above |
 //!
 //! # Limits
-//! - After `fork` in a program with threads, a child must not use the parent's pools: another thread may have held the
-//!   stock's lock. (So it is with every `std` mutex.) Signal handlers must not use pools.
+//! - After `fork` in a program with threads, a child must not use the parent's pools, nor drop their guards: another thread
+//!   may have held the stock's lock. (So it is with every `std` mutex.) It may exit, and build pools of its own. Signal
+//!   handlers must not use pools.
+//! - Linux: a program that enters a sandbox without `membarrier(2)` after it built a pool builds its pools with
+//!   [`magazine(0)`](PoolBuilder::magazine), or aborts when other threads' magazines are needed. Built inside the sandbox,
+//!   a pool does without.
 //! - A pool waits, with its lock held, for a thread that was preempted inside its magazine: a dozen instructions, but
 //!   a thread of real-time priority may wait for one of low priority.
 

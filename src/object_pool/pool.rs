@@ -72,7 +72,8 @@ impl<T: Send + 'static> ObjectPool<T> {
         }
     }
 
-    /// An idle object, if there is one anywhere in the pool; never creates one, never waits for one.
+    /// An idle object, if there is one anywhere in the pool; never creates one, never waits for one. While other threads
+    /// acquire and release, it may miss one that came to a magazine it had looked at already.
     #[inline]
     pub fn try_acquire(&self) -> Option<Pooled<T>> {
         self.core.take_fast().or_else(|| self.core.take_slow(false)).map(Pooled::new)

@@ -11,7 +11,10 @@
 
 use core::cell::{Cell, RefCell};
 use core::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError, Weak};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::os::process_id;
 
 /// A pool's place in every thread's table.
 pub(super) struct PoolId {
@@ -20,33 +23,55 @@ pub(super) struct PoolId {
     key: u64,
 }
 
-struct Ids {
-    free: Vec<usize>,
-    indexes: usize,
-    last_key: u64,
+/// Indexes that were used before, of one process.
+struct FreeIndexes {
+    process: u32,
+    list: Mutex<Vec<usize>>,
 }
 
-static IDS: Mutex<Ids> = Mutex::new(Ids { free: Vec::new(), indexes: 0, last_key: 0 });
+static FREE_INDEXES: AtomicPtr<FreeIndexes> = AtomicPtr::new(ptr::null_mut());
+static INDEXES: AtomicUsize = AtomicUsize::new(0);
+static LAST_KEY: AtomicU64 = AtomicU64::new(0);
+
+impl FreeIndexes {
+    /// The calling process's list. A forked child begins an empty one: in its parent, another thread may have held the lock.
+    fn lock() -> MutexGuard<'static, Vec<usize>> {
+        let process = process_id();
+        loop {
+            // Acquire: pairs with the Release below.
+            let known = FREE_INDEXES.load(Ordering::Acquire);
+            // SAFETY: null, or from the box below, and never freed.
+            if let Some(known) = unsafe { known.as_ref() }
+                && known.process == process
+            {
+                return known.list.lock().unwrap_or_else(PoisonError::into_inner);
+            }
+            let new = Box::into_raw(Box::new(Self { process, list: Mutex::default() }));
+            // Release: pairs with the Acquire above. Relaxed: looks again.
+            if FREE_INDEXES.compare_exchange(known, new, Ordering::Release, Ordering::Relaxed).is_err() {
+                // SAFETY: from the box above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
+    }
+}
 
 impl PoolId {
     pub(super) fn new() -> Self {
-        let mut ids = IDS.lock().unwrap_or_else(PoisonError::into_inner);
-        let lowest = (0..ids.free.len()).min_by_key(|&place| ids.free[place]);
+        let mut free = FreeIndexes::lock();
+        let lowest = (0..free.len()).min_by_key(|&place| free[place]);
+        // Relaxed (both): numbers that are only to differ.
         let index = match lowest {
-            Some(place) => ids.free.swap_remove(place),
-            None => {
-                ids.indexes += 1;
-                ids.indexes - 1
-            }
+            Some(place) => free.swap_remove(place),
+            None => INDEXES.fetch_add(1, Ordering::Relaxed),
         };
-        ids.last_key += 1;
-        Self { index, key: ids.last_key }
+        Self { index, key: 1 + LAST_KEY.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
 impl Drop for PoolId {
     fn drop(&mut self) {
-        IDS.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.index);
+        FreeIndexes::lock().push(self.index);
     }
 }
 
@@ -89,7 +114,13 @@ thread_local! {
 /// What the table points to, and where the magazines belong.
 struct Register {
     entries: Vec<Entry>,
-    homes: Vec<Option<Weak<dyn Home>>>,
+    homes: Vec<Option<Noted>>,
+}
+
+struct Noted {
+    home: Weak<dyn Home>,
+    /// The process in which the thread got the magazine.
+    process: u32,
 }
 
 /// The calling thread's magazine of the pool, if it has one.
@@ -114,7 +145,7 @@ impl Register {
         self.homes.resize_with(length, || None);
         self.entries[id.index] = Entry { key: id.key, magazine: magazine.as_ptr() };
         // The home noted here before, if any, is gone: its index is free.
-        self.homes[id.index] = Some(home);
+        self.homes[id.index] = Some(Noted { home, process: process_id() });
         TABLE.set(Table { entries: self.entries.as_ptr(), mask: length - 1 });
     }
 }
@@ -123,9 +154,13 @@ impl Drop for Register {
     fn drop(&mut self) {
         // First of all: objects that later destructors of this thread release go to the stock.
         TABLE.set(Table::NONE);
-        for (entry, home) in self.entries.iter().zip(&mut self.homes) {
+        let process = process_id();
+        for (entry, noted) in self.entries.iter().zip(&mut self.homes) {
+            // A forked child that just exits comes here, too, and must not wait for the lock of a pool of its parent, which
+            // a thread may hold that does not exist here. The magazine stays that pool's, as it is.
+            let noted = noted.take().filter(|noted| noted.process == process);
             if let (Some(magazine), Some(home)) =
-                (NonNull::new(entry.magazine.cast_mut()), home.take().and_then(|home| home.upgrade()))
+                (NonNull::new(entry.magazine.cast_mut()), noted.and_then(|noted| noted.home.upgrade()))
             {
                 // SAFETY: the home lives, so the entry is its own (*key*), and nothing finds the entry any more.
                 unsafe { home.take_back(magazine) };

@@ -32,8 +32,9 @@ pub struct PoolStats {
 impl From<Counts> for PoolStats {
     fn from(counts: Counts) -> Self {
         let Counts { created, adopted, reused, dropped, detached, idle, total, high_water } = counts;
-        // Saturating: a thread may have filled its magazine since the total was read.
-        Self { created, adopted, reused, dropped, detached, idle, in_use: total.saturating_sub(idle), high_water }
+        // An object that moved from one magazine to another meanwhile may have been seen in both.
+        let idle = idle.min(total);
+        Self { created, adopted, reused, dropped, detached, idle, in_use: total - idle, high_water }
     }
 }
 

@@ -9,7 +9,7 @@
 //! from the stock's, so no object is idle beyond `max_idle`, wherever it lies, at any time.
 //!
 //! *exact drop*: an object that returns is refused only if `max_idle` objects are idle at that moment: where capacities are
-//! reserved and not used, the owners are stopped and the reservations taken back first.
+//! reserved, the owners are stopped and the reservations taken back first.
 //!
 //! *total bound*: objects idle, in use, granted or being created = `total` ≤ `max_total`.
 //!
@@ -62,6 +62,8 @@ pub(super) struct Counts {
 pub(super) struct Stock<I> {
     gate: Gate,
     limits: Limits,
+    /// Whether the gate may ever open.
+    has_magazines: bool,
     /// Aligned: who only looks at the gate is not disturbed by who takes the lock.
     state: Apart<Mutex<State<I>>>,
 }
@@ -78,9 +80,8 @@ struct State<I> {
     /// Sum of the magazines' capacities.
     reserved: usize,
     waiters: Waiters<I>,
-    /// The gate's state, and whether it may ever open.
+    /// The gate's state.
     shut: bool,
-    has_magazines: bool,
     /// Slow calls since the gate was shut, or since somebody waited.
     quiet: u32,
     /// The pool was dropped; what comes back now is dropped too.
@@ -122,13 +123,12 @@ impl<I> Stock<I> {
             reserved: 0,
             waiters: Waiters::new(),
             shut: !has_magazines,
-            has_magazines,
             quiet: 0,
             closed: false,
             counts: Counts::default(),
         };
         let limits = Limits { magazine: limits.magazine.min(MAGAZINE_MAX), ..limits };
-        Self { gate: Gate::new(has_magazines), limits, state: Apart(Mutex::new(state)) }
+        Self { gate: Gate::new(has_magazines), limits, has_magazines, state: Apart(Mutex::new(state)) }
     }
 
     pub(super) fn gate(&self) -> &Gate {
@@ -222,8 +222,9 @@ impl<I> Stock<I> {
             return Err(item);
         }
         match self.place(&mut state, None, item) {
+            Placed::Kept => {}
             Placed::Refused(item) => return Err(item),
-            Placed::Kept | Placed::Handed(_) => {}
+            Placed::Handed(_) => unreachable!("somebody waits below `max_total`"),
         }
         state.counts.adopted += 1;
         state.counts.grow();
@@ -250,8 +251,11 @@ impl<I> Stock<I> {
 
     /// A magazine for a thread that has none; `None` if this pool has no magazines (any more).
     pub(super) fn join(&self) -> Option<Arc<Magazine<I>>> {
+        if !self.has_magazines {
+            return None;
+        }
         let mut state = self.lock();
-        if !state.has_magazines || state.closed {
+        if state.closed {
             return None;
         }
         Some(state.vacant.pop().unwrap_or_else(|| {
@@ -337,7 +341,8 @@ impl<I> Stock<I> {
                 Err(back) => item = back,
             }
         }
-        if self.room(state) == 0 && state.magazines.iter().any(|magazine| magazine.slack() > 0) {
+        // Without a look whether they are full: it would take time, in which objects move from one to another.
+        if self.room(state) == 0 && state.reserved > 0 {
             self.stop(state);
         }
         if self.room(state) == 0 {
@@ -409,7 +414,7 @@ impl<I> Stock<I> {
 
     /// Opens the gate again, when nobody waited for a while: stopping costs a system call, so not at once.
     fn reopen_in_time(&self, state: &mut State<I>) {
-        if !state.shut || !state.has_magazines || state.closed {
+        if !state.shut || !self.has_magazines || state.closed {
             return;
         }
         state.quiet = if state.waiters.is_empty() { state.quiet + 1 } else { 0 };

@@ -229,6 +229,87 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the preload
+/// library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
+#[cfg(all(feature = "trace", feature = "raw"))]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    /// The main thread's grows, so that its mapping is not all of it; the kernel keeps more than that free below.
+    const GROWTH_BYTES: usize = 64 << 20;
+    let _errno = KeepErrno::new();
+    let here = 0_u8;
+    let address = (&raw const here).addr();
+    // SAFETY: a C string.
+    let maps = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
+    if maps < 0 {
+        return None;
+    }
+    let mut search = MapsSearch::new(address);
+    let mut found = None;
+    let mut buffer = [0_u8; 1024];
+    loop {
+        // SAFETY: a writable buffer of that length.
+        let bytes = unsafe { libc::read(maps, buffer.as_mut_ptr().cast(), buffer.len()) };
+        let Ok(bytes @ 1..) = usize::try_from(bytes) else { break };
+        found = buffer.iter().take(bytes).find_map(|&byte| search.next(byte));
+        if found.is_some() {
+            break;
+        }
+    }
+    // SAFETY: opened above.
+    unsafe { libc::close(maps) };
+    let is_main = thread_id() == process_id();
+    found.map(|(start, end)| (if is_main { start.saturating_sub(GROWTH_BYTES) } else { start }, end))
+}
+
+/// Finds the mapping of an address in `/proc/self/maps`, byte by byte.
+#[cfg(all(feature = "trace", feature = "raw"))]
+struct MapsSearch {
+    address: usize,
+    /// The line's numbers so far.
+    start: usize,
+    end: usize,
+    /// 0 in the first number, 1 in the second, 2 behind both.
+    field: u8,
+}
+
+#[cfg(all(feature = "trace", feature = "raw"))]
+impl MapsSearch {
+    const fn new(address: usize) -> Self {
+        Self { address, start: 0, end: 0, field: 0 }
+    }
+
+    fn next(&mut self, byte: u8) -> Option<(usize, usize)> {
+        let digit = char::from(byte).to_digit(16).unwrap_or(0) as usize;
+        match (self.field, byte) {
+            (_, b'\n') => *self = Self::new(self.address),
+            (0, b'-') => self.field = 1,
+            (1, b' ') => self.field = 2,
+            (0, _) => self.start = self.start << 4 | digit,
+            (1, _) => self.end = self.end << 4 | digit,
+            _ => {}
+        }
+        let complete = self.field == 2 && byte == b' ' && (self.start..self.end).contains(&self.address);
+        complete.then_some((self.start, self.end))
+    }
+}
+
+/// The addresses of the calling thread's stack. May allocate.
+#[cfg(all(feature = "trace", not(feature = "raw")))]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    let _errno = KeepErrno::new();
+    // SAFETY: the attributes are written before they are read, and destroyed once.
+    unsafe {
+        let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return None;
+        }
+        let (mut start, mut bytes) = (ptr::null_mut(), 0);
+        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes) == 0;
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        known.then(|| (start.addr(), start.addr() + bytes))
+    }
+}
+
 /// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
 pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
     // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.
@@ -265,6 +346,13 @@ pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int
     }
 }
 
+/// The kernel's number of the calling thread.
+pub(crate) fn thread_id() -> u32 {
+    // By its number, because the function is missing in older C libraries.
+    // SAFETY: no preconditions.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
 /// The number of this process; not 0.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: no preconditions.
@@ -291,6 +379,25 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
     }
     #[cfg(not(all(target_env = "gnu", not(target_feature = "crt-static"))))]
     None
+}
+
+/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before the
+/// kernel has gathered any randomness, or where it refuses.
+#[cfg(feature = "hardened")]
+pub(crate) fn random_number() -> u64 {
+    let _errno = KeepErrno::new();
+    let mut number = [0_u8; 8];
+    // SAFETY: writable, of that length. By the system call's number: C libraries before glibc 2.25 have no function for it.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, number.as_mut_ptr(), number.len(), libc::GRND_NONBLOCK) };
+    if got == 8 {
+        return u64::from_ne_bytes(number);
+    }
+    // SAFETY: no preconditions; where the kernel gives an address, 16 bytes are there for as long as the process lives.
+    let of_process = unsafe {
+        let place = ptr::with_exposed_provenance::<[u8; 8]>(libc::getauxval(libc::AT_RANDOM) as usize);
+        place.as_ref().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    };
+    of_process ^ ((&raw const number).addr() as u64).rotate_left(32)
 }
 
 pub(crate) fn write_stderr(bytes: &[u8]) {

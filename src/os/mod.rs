@@ -19,8 +19,16 @@ mod unsupported;
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
+#[cfg(feature = "hardened")]
+pub(crate) use platform::random_number;
+#[cfg(feature = "trace")]
+pub(crate) use platform::stack_bounds;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
-pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc};
+pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
+
+/// Whether the platform gives memory, locks and fork handlers at all.
+#[cfg(feature = "trace")]
+pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// feature `bypass` (for valgrind and the sanitizers, which then see each block).

@@ -35,8 +35,18 @@ pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
 
 pub(crate) fn futex_wake(_word: &AtomicU32) {}
 
+#[cfg(feature = "hardened")]
+pub(crate) fn random_number() -> u64 {
+    0
+}
+
 pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _value: *const ()) -> bool {
     false
+}
+
+#[cfg(feature = "trace")]
+pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+    None
 }
 
 pub(crate) fn on_fork(
@@ -74,7 +84,15 @@ pub(crate) fn on_signal(_signal: i32, _function: extern "C" fn(i32)) -> bool {
     false
 }
 
+pub(crate) fn thread_id() -> u32 {
+    1
+}
+
 pub(crate) fn process_id() -> u32 {
+    #[cfg(unix)]
+    // SAFETY: no preconditions.
+    return unsafe { libc::getpid() }.cast_unsigned();
+    #[cfg(not(unix))]
     1
 }
 

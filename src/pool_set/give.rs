@@ -4,6 +4,7 @@ use super::{Inside, PoolSet, Slot, Tag, tag_class, tag_set};
 use crate::arena::PoolRef;
 use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
 use crate::fatal::{Impossible, impossible};
+use crate::heap::Heap;
 use crate::pool::Home;
 use crate::remote::Arrival;
 use crate::size_class::{Locator, Quotient, SizeClass};
@@ -155,21 +156,24 @@ impl Inside<'_> {
     #[cold]
     #[inline(never)]
     fn refuse(&self, class: SizeClass, address: usize, is_twice: bool) -> ! {
-        let what = match self.heap.map.pool_of(address) {
-            _ if is_twice => Impossible::AlreadyFree,
-            None => Impossible::NoArena,
-            Some(pool) => {
-                // Relaxed: only to choose the message.
-                let tag = pool.tag().load(Ordering::Relaxed);
-                if tag.is_null() {
-                    Impossible::NoPool
-                } else if tag_class(tag) != Some(class) {
-                    Impossible::OtherClass
-                } else {
-                    Impossible::NoBlockStart
-                }
-            }
+        let what = match is_twice {
+            true => Impossible::AlreadyFree,
+            false => misplaced(self.heap, class, address).unwrap_or(Impossible::NoBlockStart),
         };
         impossible(what, address, class.block_bytes())
+    }
+}
+
+/// Why no block of `class` can be around `address`; `None` if a pool of the class is there.
+pub(crate) fn misplaced(heap: &Heap, class: SizeClass, address: usize) -> Option<Impossible> {
+    let Some(pool) = heap.map.pool_of(address) else { return Some(Impossible::NoArena) };
+    // Relaxed: only to choose the message.
+    let tag = pool.tag().load(Ordering::Relaxed);
+    if tag.is_null() {
+        Some(Impossible::NoPool)
+    } else if tag_class(tag) != Some(class) {
+        Some(Impossible::OtherClass)
+    } else {
+        None
     }
 }

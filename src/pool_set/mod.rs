@@ -46,6 +46,8 @@ pub(crate) use crate::pool::Slot;
 use crate::remote::Inbox;
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
+#[cfg(feature = "hardened")]
+pub(crate) use give::misplaced;
 
 /// The pools of one thread, or of a thread that ended.
 #[repr(C, align(64))]

@@ -4,7 +4,6 @@ use core::ptr;
 
 use super::Inside;
 use crate::arena::PoolRef;
-use crate::class_map::CLASS_MAP;
 use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Growth;
@@ -45,7 +44,7 @@ impl Inside<'_> {
         if let Some(place) = self.place_of(pool) {
             // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
             place.tag().store(self.set.tag(class), Ordering::Relaxed);
-            CLASS_MAP.enter(pool.start().addr(), class);
+            self.heap.classes.enter(pool.start().addr(), class);
         }
         self.pools.partial(class).push_last(pool);
         *self.pools.of_class_mut(class) += 1;
@@ -117,7 +116,7 @@ impl Inside<'_> {
             pool.set_state(State::Unused);
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             place.tag().store(ptr::null_mut(), Ordering::Relaxed);
-            CLASS_MAP.leave(pool.start().addr());
+            heap.classes.leave(pool.start().addr());
             Some(place)
         }));
     }

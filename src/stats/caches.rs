@@ -26,6 +26,8 @@ pub enum CacheUse {
 pub struct CacheStats {
     /// Who uses it.
     pub used_by: CacheUse,
+    /// The kernel's number of the thread that uses it (`gettid`, as `top -H` and debuggers show it); `None` if nobody does.
+    pub thread: Option<u32>,
     /// Free blocks in its magazines.
     pub blocks_cached: usize,
     /// Their bytes.
@@ -55,6 +57,7 @@ pub(crate) unsafe fn gather_caches(heap: &Heap, found: &mut Vec<CacheStats>) -> 
         }
         let mut stats = CacheStats {
             used_by: CacheUse::Spare,
+            thread: None,
             blocks_cached: 0,
             bytes_cached: 0,
             slots: 0,
@@ -89,6 +92,7 @@ impl CacheStats {
         } else {
             CacheUse::Thread
         };
+        self.thread = (self.used_by != CacheUse::Parked).then(|| cache.thread());
         for class in SizeClass::all() {
             let blocks = cache.all_blocks(class).count();
             self.blocks_cached += blocks;

@@ -6,12 +6,13 @@ use crate::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES,
     SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_MIN_BYTES,
 };
+use crate::hardened::QUARANTINE_SLOTS;
 
 const PEAK_BYTES: usize = 384 << 20;
 
 /// Bytes of arenas that may stay resident: `caches` caches, of which one had a peak of blocks of so many bytes each.
 fn bound_bytes(caches: usize, block_bytes: &[usize]) -> usize {
-    let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes))).sum();
+    let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes)) + QUARANTINE_SLOTS).sum();
     let pinned_bytes = caches * magazine_blocks * POOL_BYTES;
     let empty_pools = (EMPTY_POOLS_BUDGET / (caches + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
     let set_pools = empty_pools + INBOX_KNOCK_POOLS as usize - 1;

@@ -2,11 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class, free_by_spare_set, take_by_spare_set};
 use crate::cache::ThreadCache;
 use crate::config::ARENA_BYTES;
 use crate::os::{MemorySource, SystemMemory};
-use crate::pool_set::Slot;
 
 #[test]
 fn whichever_map_fails_first_the_heap_gives_null_and_recovers() {
@@ -69,10 +68,10 @@ fn a_thread_without_a_cache_frees_and_allocates_by_the_spare_set() {
     let block = alloc(cache, class(64), 1).expect("memory");
     test.memory.maps_left.store(0, Relaxed);
     let heap = test.heap;
-    heap.spare.enter(heap, |inside| inside.give(block.class, &[Slot::new(block.start)]));
+    free_by_spare_set(heap, block);
     let stats = test.check();
     assert_eq!((stats.blocks_live(), stats.classes[7].blocks_remote), (0, 1));
-    let again = heap.spare.enter(heap, |inside| inside.take_one(class(64))).expect("a pool of the arena");
+    let again = take_by_spare_set(heap, class(64)).expect("a pool of the arena");
     Live::fill(again.start.as_ptr(), class(64), 2).free(cache);
     cache.release();
     assert_eq!(test.check().blocks_live(), 0);
@@ -150,7 +149,7 @@ fn zeroed_blocks_are_zero_after_a_purge_that_failed() {
 fn zeroed_blocks_of_virgin_memory_are_not_touched() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let block = test.heap.spare.enter(test.heap, |inside| inside.take_one(class(512))).expect("memory");
+    let block = take_by_spare_set(test.heap, class(512)).expect("memory");
     assert!(block.zeroed, "virgin memory is known to be zero");
     Live::fill(block.start.as_ptr(), class(512), 1).free(cache);
     cache.shrink();

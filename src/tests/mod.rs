@@ -4,6 +4,8 @@ mod arithmetic;
 mod bound;
 mod faults;
 mod idle;
+mod magazines;
+mod oracle;
 mod programs;
 mod rules;
 pub(crate) mod test_heap;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
-use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::size_class::SizeClass;
@@ -133,13 +133,7 @@ impl World {
         self.operations += 1;
         match self.thread(thread) {
             Some(cache) => block.free(cache),
-            None => {
-                block.verify();
-                let heap = self.test.heap;
-                heap.spare.enter(heap, |inside| {
-                    inside.give(block.class, &[crate::pool_set::Slot::new(block.start)]);
-                });
-            }
+            None => free_by_spare_set(self.test.heap, block),
         }
     }
 

@@ -8,6 +8,7 @@ use crate::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, FAULT_IN_FROM_POOLS, MAGAZINE_BYTES_MAX, POOL_BYTES,
     POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
 };
+use crate::hardened::QUARANTINE_SLOTS;
 
 fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
@@ -45,8 +46,12 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot.
-        assert!(stats.arenas_mapped <= EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES), "{stats}");
+        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot: those
+        // that it freed first, near each other because it allocated them so; with the feature `hardened` in random order,
+        // so each peak scatters them a little more.
+        let scattered = if cfg!(feature = "hardened") { 8 } else { 0 };
+        let kept = EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES) + scattered;
+        assert!(stats.arenas_mapped <= kept, "{stats}");
         assert!(stats.pools_empty <= SET_EMPTY_POOLS_MAX, "{stats}");
     }
     cache.release();
@@ -70,7 +75,12 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
         let live = fill(cache, 64, bytes);
         let mut addresses: Vec<_> = live.iter().map(|block| block.start.addr()).collect();
         addresses.sort_unstable();
-        assert!(before.is_empty() || addresses == before, "other blocks than those in the depot");
+        // In the place of those in quarantine come others.
+        let others = addresses.iter().filter(|&address| before.binary_search(address).is_err()).count();
+        assert!(
+            before.is_empty() || others.saturating_sub(QUARANTINE_SLOTS) == 0,
+            "{others} other blocks than those in the depot"
+        );
         before = addresses;
         test.check();
         live.into_iter().for_each(|block| block.free(cache));
@@ -122,7 +132,10 @@ fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
     let test = TestHeap::new();
     let cache = test.attach();
     let base = fill(cache, 512, 2 * ARENA_BYTES);
-    fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    // Twice, because the second time some of them may be in quarantine, and others are needed.
+    for _ in 0..2 {
+        fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
     let ever = test.check().arenas_ever;
     for _ in 0..20 {
         fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
@@ -271,6 +284,7 @@ fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards
     cache.release();
 }
 
+#[cfg(not(feature = "hardened"))]
 #[test]
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();

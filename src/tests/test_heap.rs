@@ -6,10 +6,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::cache::ThreadCache;
-use crate::check::check;
+use crate::check::{Corruption, check};
 use crate::config::ARENA_BYTES;
+use crate::hardened;
 use crate::heap::Heap;
+use crate::observe::Request;
 use crate::os::{MemorySource, SystemMemory};
+use crate::pool::Block;
+use crate::pool_set::Slot;
 use crate::purging::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -152,12 +156,17 @@ impl TestHeap {
 
     /// The self-check; panics on what it finds.
     pub(crate) fn check(&self) -> Stats {
+        self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"))
+    }
+
+    /// The self-check.
+    pub(crate) fn try_check(&self) -> Result<Stats, Corruption> {
         assert!(self.heap.stop_slow_paths());
         // SAFETY: stopped, by this thread.
         let checked = unsafe { check(self.heap) };
         // SAFETY: as above.
         unsafe { self.heap.restart_slow_paths() };
-        checked.unwrap_or_else(|corruption| panic!("{corruption}"))
+        checked
     }
 
     pub(crate) fn purge(&self) -> usize {
@@ -224,15 +233,29 @@ impl Live {
     }
 }
 
+/// Frees a block as a thread without a cache does.
+pub(crate) fn free_by_spare_set(heap: &'static Heap, block: Live) {
+    block.verify();
+    hardened::freed_spare(heap, block.class, block.start);
+    heap.spare.enter(heap, |inside| inside.give(block.class, &[Slot::new(block.start)]));
+}
+
+/// Takes a block as a thread without a cache does.
+pub(crate) fn take_by_spare_set(heap: &'static Heap, class: SizeClass) -> Option<Block> {
+    let block = heap.spare.enter(heap, |inside| inside.take_one(class))?;
+    hardened::handed_out_spare(heap, class, block.start.as_ptr());
+    Some(block)
+}
+
 /// Allocates by `cache`; `None` when there is no memory.
 pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc(class);
+    let start = cache.alloc(class, Request::of_bytes(class.block_bytes()));
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
 pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
-    let start = cache.alloc_zeroed(class);
+    let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
         return None;
     }

@@ -2,7 +2,7 @@
 //! and children. The soak example and the benchmarks use it too.
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
@@ -68,22 +68,70 @@ unsafe impl Send for Block {}
 
 impl Block {
     pub(crate) fn new(serial: u64, layout: Layout) -> Self {
+        Self::try_new(serial, layout).unwrap_or_else(|| handle_alloc_error(layout))
+    }
+
+    /// `None` when there is no memory.
+    pub(crate) fn try_new(serial: u64, layout: Layout) -> Option<Self> {
         assert_ne!(layout.size(), 0);
         // SAFETY: the size is not 0. `black_box` keeps the compiler from removing the pair of
         // calls.
-        let Some(start) = NonNull::new(black_box(unsafe { alloc(layout) })) else {
-            handle_alloc_error(layout);
-        };
+        let start = NonNull::new(black_box(unsafe { alloc(layout) }))?;
+        Some(Self::filled(start, layout, serial))
+    }
+
+    /// The same by `alloc_zeroed`.
+    ///
+    /// # Panics
+    /// When the memory is not zero.
+    pub(crate) fn try_zeroed(serial: u64, layout: Layout) -> Option<Self> {
+        assert_ne!(layout.size(), 0);
+        // SAFETY: as in `try_new`.
+        let start = NonNull::new(black_box(unsafe { alloc_zeroed(layout) }))?;
+        // SAFETY: so many bytes, initialised, and nobody else's.
+        let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), layout.size()) };
+        assert!(bytes.iter().all(|&byte| byte == 0), "zeroed memory at {start:?} is not zero");
+        Some(Self::filled(start, layout, serial))
+    }
+
+    fn filled(start: NonNull<u8>, layout: Layout, serial: u64) -> Self {
         assert!(start.as_ptr().addr().is_multiple_of(layout.align()));
-        for (index, offset) in (0..layout.size()).step_by(8).enumerate() {
-            let word = pattern(serial, index);
-            let bytes = word.len().min(layout.size() - offset);
+        let block = Self { start, layout, serial };
+        block.fill();
+        block
+    }
+
+    fn fill(&self) {
+        for (index, offset) in (0..self.layout.size()).step_by(8).enumerate() {
+            let word = pattern(self.serial, index);
+            let bytes = word.len().min(self.layout.size() - offset);
             // SAFETY: `offset + bytes` is within the block, which nobody else knows.
             unsafe {
-                start.as_ptr().add(offset).copy_from_nonoverlapping(word.as_ptr(), bytes);
+                self.start.as_ptr().add(offset).copy_from_nonoverlapping(word.as_ptr(), bytes);
             }
         }
-        Self { start, layout, serial }
+    }
+
+    /// Changes its size by `realloc`; `false` when there is no memory, and then it is as it was.
+    ///
+    /// # Panics
+    /// When the contents that both sizes have were not kept.
+    pub(crate) fn try_resize(&mut self, bytes: usize) -> bool {
+        assert_ne!(bytes, 0);
+        let resized = |bytes| Layout::from_size_align(bytes, self.layout.align()).expect("a small size");
+        let (kept, whole) = (resized(bytes.min(self.layout.size())), resized(bytes));
+        // SAFETY: this block's own layout; the new size is not 0, and small.
+        let moved = unsafe { realloc(black_box(self.start.as_ptr()), self.layout, bytes) };
+        let Some(start) = NonNull::new(moved) else {
+            return false;
+        };
+        assert!(start.as_ptr().addr().is_multiple_of(whole.align()));
+        self.start = start;
+        self.layout = kept;
+        self.check();
+        self.layout = whole;
+        self.fill();
+        true
     }
 
     pub(crate) fn random(serial: u64, rng: &mut Rng) -> Self {
@@ -203,12 +251,14 @@ pub(crate) fn arenas_at_floor() -> usize {
 
 /// Checks the heap, and that as many blocks are live as were `before`. The threads of the test
 /// harness keep a few blocks of their own, hence `slack`.
-pub(crate) fn assert_live_near(before: usize, slack: usize) {
-    let now = assert_sound().blocks_live();
+pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::Stats {
+    let stats = assert_sound();
+    let now = stats.blocks_live();
     assert!(
         now.abs_diff(before) <= slack,
         "{before} blocks were live before, {now} are now (allowed difference: {slack})"
     );
+    stats
 }
 
 /// Held by tests that compare counts of the whole process, so that they run one at a time.

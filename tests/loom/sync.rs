@@ -1,7 +1,7 @@
 //! The twin of `src/sync.rs`: the same names, made of loom's types.
 
 pub(crate) use loom::cell::UnsafeCell;
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -32,6 +32,9 @@ impl Allocator {
 /// The one all others are compared with.
 pub const BASELINE: &str = "pymalloc";
 
+/// The crate with its feature `hardened`: no peer, and compared only if it is asked for.
+pub const HARDENED: &str = "hardened";
+
 /// Counts requests; never timed.
 pub const COUNTING: Allocator =
     allocator("counting", "alloc-counting", "counts requests, for the share of small ones");
@@ -50,6 +53,7 @@ pub const ALLOCATORS: &[Allocator] = &[
     allocator("rusty", "alloc-rusty-alloc", "crate rusty_alloc-api 2.4.0: Rust"),
     allocator("stoolap", "alloc-stoolap", "crate stoolap-jemalloc 0.1.5: Rust"),
     allocator("mnemosyne", "alloc-mnemosyne", "crate mnemosyne-memory 0.10.1: Rust"),
+    allocator(HARDENED, "alloc-pymalloc-hardened", "this crate with its feature `hardened`"),
 ];
 
 /// The allocator of that name.

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 use loom::cell::UnsafeCell;
-use loom::thread::{self, Thread};
+use loom::thread::{self, JoinHandle, Thread};
 
 use crate::{check, check_bounded};
 use magazine::Magazine;
@@ -130,6 +130,26 @@ fn one_in_a_magazine(max_total: usize) -> (Arc<Stock<Object>>, User) {
     (stock, user)
 }
 
+/// A stock of one object, which is in use, and a user whose magazine has a place for it.
+fn one_in_use() -> (Arc<Stock<Object>>, User, Object) {
+    let (stock, user) = one_in_a_magazine(1);
+    let object = user.take(false).expect("put there");
+    (stock, user, object)
+}
+
+/// A thread that waits for an object, and returns it.
+fn spawn_waiter(stock: &Arc<Stock<Object>>) -> JoinHandle<()> {
+    let waiter = User::new(stock);
+    thread::spawn(move || assert!(waiter.put(waiter.wait())))
+}
+
+/// When the threads have ended, the only object is idle.
+fn assert_one_idle(stock: &Stock<Object>, threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    stock.self_check();
+    assert_eq!(stock.counts().idle, 1);
+}
+
 #[test]
 fn an_owner_and_who_stops_it_never_get_the_same_object() {
     check(|| {
@@ -181,17 +201,10 @@ fn an_object_that_returns_while_its_pool_is_dropped_is_dropped_once() {
 #[test]
 fn who_waits_is_woken_by_an_object_that_returns_to_a_magazine() {
     check_bounded(3, || {
-        let (stock, owner) = one_in_a_magazine(1);
-        let object = owner.take(false).expect("put there");
-        let waiter = User::new(&stock);
-        let thread = thread::spawn(move || {
-            let object = waiter.wait();
-            assert!(waiter.put(object));
-        });
+        let (stock, owner, object) = one_in_use();
+        let thread = spawn_waiter(&stock);
         assert!(owner.put(object));
-        thread.join().unwrap();
-        stock.self_check();
-        assert_eq!(stock.counts().idle, 1);
+        assert_one_idle(&stock, [thread]);
     });
 }
 
@@ -199,18 +212,9 @@ fn who_waits_is_woken_by_an_object_that_returns_to_a_magazine() {
 fn two_that_wait_for_one_object_both_get_it() {
     check_bounded(2, || {
         let (stock, owner) = one_in_a_magazine(1);
-        let threads = [(); 2].map(|()| {
-            let waiter = User::new(&stock);
-            thread::spawn(move || {
-                let object = waiter.wait();
-                assert!(waiter.put(object));
-            })
-        });
-        let object = owner.wait();
-        assert!(owner.put(object));
-        threads.into_iter().for_each(|thread| thread.join().unwrap());
-        stock.self_check();
-        assert_eq!(stock.counts().idle, 1);
+        let threads = [(); 2].map(|()| spawn_waiter(&stock));
+        assert!(owner.put(owner.wait()));
+        assert_one_idle(&stock, threads);
     });
 }
 
@@ -218,36 +222,23 @@ fn two_that_wait_for_one_object_both_get_it() {
 #[test]
 fn what_was_granted_to_who_gives_up_goes_to_the_next() {
     check_bounded(3, || {
-        let (stock, owner) = one_in_a_magazine(1);
-        let object = owner.take(false).expect("put there");
+        let (stock, owner, object) = one_in_use();
         let impatient = stock.take_or_wait(waker()).expect_err("the only object is in use");
-        let patient = User::new(&stock);
-        let thread = thread::spawn(move || {
-            let object = patient.wait();
-            assert!(patient.put(object));
-        });
+        let patient = spawn_waiter(&stock);
         let giver = {
             let stock = stock.clone();
             thread::spawn(move || assert!(stock.give_up(impatient).is_none(), "dropped, though there is room"))
         };
         assert!(owner.put(object));
-        giver.join().unwrap();
-        thread.join().unwrap();
-        stock.self_check();
-        assert_eq!(stock.counts().idle, 1);
+        assert_one_idle(&stock, [giver, patient]);
     });
 }
 
 #[test]
 fn an_object_that_is_lost_lets_who_waits_create_another() {
     check(|| {
-        let (stock, owner) = one_in_a_magazine(1);
-        let object = owner.take(false).expect("put there");
-        let waiter = User::new(&stock);
-        let thread = thread::spawn(move || {
-            let object = waiter.wait();
-            assert!(waiter.put(object));
-        });
+        let (stock, _owner, object) = one_in_use();
+        let thread = spawn_waiter(&stock);
         drop(object.used());
         stock.lose(Loss::Detached);
         thread.join().unwrap();
@@ -264,9 +255,7 @@ fn a_thread_that_ends_while_another_stops_it_leaves_every_object() {
         let other = User::new(&stock);
         let thread = thread::spawn(move || owner.leave());
         assert!(other.take(false).is_some_and(|object| other.put(object)), "it lay in a magazine or in the stock");
-        thread.join().unwrap();
-        stock.self_check();
-        assert_eq!(stock.counts().idle, 1);
+        assert_one_idle(&stock, [thread]);
     });
 }
 
@@ -294,18 +283,11 @@ fn no_object_is_dropped_for_a_place_that_is_reserved_and_empty() {
 #[test]
 fn who_only_looks_does_not_let_objects_past_who_waits() {
     check(|| {
-        let (stock, owner) = one_in_a_magazine(1);
-        let object = owner.take(false).expect("put there");
-        let waiter = User::new(&stock);
-        let thread = thread::spawn(move || {
-            let object = waiter.wait();
-            assert!(waiter.put(object));
-        });
+        let (stock, owner, object) = one_in_use();
+        let thread = spawn_waiter(&stock);
         assert!(matches!(stock.take(None, false), Taken::Nothing));
         assert!(owner.put(object));
-        thread.join().unwrap();
-        stock.self_check();
-        assert_eq!(stock.counts().idle, 1);
+        assert_one_idle(&stock, [thread]);
     });
 }
 
@@ -326,5 +308,28 @@ fn an_owner_that_slept_through_a_stop_sees_its_magazine_empty() {
         stock.self_check();
         let counts = stock.counts();
         assert_eq!(counts.idle, counts.total);
+    });
+}
+
+/// At each moment there is a place free, but not always in the same magazine.
+///
+/// The spawned thread is the one that returns an object; the other way round, loom's search leaves out the executions
+/// that matter.
+#[test]
+fn no_object_is_dropped_for_a_place_that_moves_between_magazines() {
+    check(|| {
+        let stock = new_stock(3, usize::MAX);
+        let (first, second) = (User::new(&stock), User::new(&stock));
+        let [one, two, three, four] = [(); 4].map(|()| first.take(true).expect("may be created"));
+        assert!(first.put(one) && second.put(two) && stock.put(None, three.used()).is_none());
+        let two = second.take(false).expect("put there");
+        assert_eq!((first.magazine.slack(), second.magazine.slack()), (0, 1));
+        let other = stock.clone();
+        let thread = thread::spawn(move || other.put(None, four.used()).is_none());
+        let one = first.take(false).expect("nobody else takes");
+        assert!(second.put(two));
+        assert!(thread.join().unwrap(), "dropped, though only two others were idle at any time");
+        drop(one);
+        stock.self_check();
     });
 }

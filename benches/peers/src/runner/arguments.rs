@@ -1,6 +1,6 @@
 //! The command line.
 
-use peers::allocators::{self, ALLOCATORS, Allocator, BASELINE};
+use peers::allocators::{self, ALLOCATORS, Allocator, BASELINE, HARDENED};
 use peers::catalog::{self, Entry, WORKLOADS};
 use peers::params::Scale;
 use std::fmt::Write as _;
@@ -123,7 +123,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
         modes: modes.unwrap_or(default_modes),
         rounds: rounds.unwrap_or(if quick { 3 } else { 5 }),
         workloads: only.unwrap_or_else(default_workloads),
-        allocators: peers.unwrap_or_else(|| ALLOCATORS.iter().collect()),
+        allocators: peers.unwrap_or_else(|| ALLOCATORS.iter().filter(|peer| peer.name != HARDENED).collect()),
         out: out.unwrap_or_else(|| package().join("target/report")),
         build,
         run,

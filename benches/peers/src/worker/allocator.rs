@@ -19,6 +19,7 @@ global_allocators! {
     "alloc-system" => std::alloc::System = std::alloc::System;
     "alloc-counting" => crate::counting::Counting = crate::counting::Counting;
     "alloc-pymalloc" => pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+    "alloc-pymalloc-hardened" => pymalloc::Pymalloc = pymalloc::Pymalloc::new();
     "alloc-pymalloc-mimalloc" => pymalloc::Pymalloc<mimalloc::MiMalloc> =
         pymalloc::Pymalloc::with_large(mimalloc::MiMalloc);
     "alloc-mimalloc3" => mimalloc::MiMalloc = mimalloc::MiMalloc;

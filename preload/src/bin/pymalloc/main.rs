@@ -2,6 +2,7 @@
 
 mod library;
 mod program;
+mod traced;
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -30,7 +31,24 @@ struct Run {
     /// path)
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     stats: Option<OsString>,
-    /// Check every free at its call rather than when the block returns to its pool (slower)
+    /// Save what the program held at its peak to FILE, for `go tool pprof` and others; `%p` in the name stands for the
+    /// process's number, and has its child processes traced, too
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// The same as a flame graph, to be opened in a browser
+    #[arg(long, value_name = "FILE.svg")]
+    flame_graph: Option<PathBuf>,
+    /// Save what the program holds when it exits instead: what it leaks
+    #[arg(long)]
+    trace_exit: bool,
+    /// Frames a trace, 1 to 256 [default: 32]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
+    trace_frames: Option<u16>,
+    /// Trace one allocation every so many bytes on average, rather than all
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    trace_every: Option<u64>,
+    /// Check every free at its call rather than when the block returns to its pool: by the hardened library if it was
+    /// built, else by doing without caches (slow in threads)
     #[arg(long)]
     hardened: bool,
     /// The library, if it is not beside this command
@@ -42,7 +60,7 @@ struct Run {
 }
 
 fn run(run: Run) -> Result<std::convert::Infallible, String> {
-    let library = library::find(run.library)?;
+    let library = library::find(run.library, run.hardened)?;
     let Some((name, arguments)) = run.command.split_first() else {
         return Err("no program".into());
     };
@@ -60,6 +78,17 @@ fn run(run: Run) -> Result<std::convert::Infallible, String> {
     if run.hardened {
         command.env("PYMALLOC_HARDENED", "1");
     }
+    traced::prepare(
+        &mut command,
+        &library,
+        traced::Wish {
+            profile: run.trace,
+            flame_graph: run.flame_graph,
+            at_exit: run.trace_exit,
+            frames: run.trace_frames,
+            every_bytes: run.trace_every,
+        },
+    )?;
     // Returns only if the program could not be started.
     Err(format!("{}: {}", path.display(), command.exec()))
 }

@@ -1,24 +1,28 @@
 //! Runs the allocator for as long as you like: a live set that grows, peaks, drops to a scattered
-//! hundredth and goes away, again and again, in several threads that free each other's blocks.
+//! hundredth and goes away, again and again, in several threads that free each other's blocks, start others and end.
+//! The OS refuses memory at random, or takes none back; now and then there is a limit, or a fork.
 //! All contents are verified, and each cycle ends with a self-check and with the memory returned.
 
-#[path = "../tests/common/mod.rs"]
+#[path = "../../tests/common/mod.rs"]
 mod common;
+mod faults;
+mod worker;
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{Block, Rng};
-use pymalloc::{Pymalloc, Stats};
+use faults::Refused;
+use pymalloc::{ARENA_BYTES, Pymalloc, Stats};
+use worker::{Shared, Worker};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const USAGE: &str = "usage: soak [--minutes M] [--threads N] [--seed S]";
-const PEAK_BLOCKS_PER_THREAD: usize = 100_000;
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Small blocks that the runtime and the threads themselves may hold: not the program's.
 const SLACK_BLOCKS: usize = 100;
@@ -56,152 +60,30 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
     Ok(options)
 }
 
-/// Where the threads wait until all have come, the main thread has looked at the heap at rest, and
-/// opens. (A `Barrier` would not let it print meanwhile.)
+/// How often a worker rests in a cycle.
+const RESTS: usize = 4;
+/// After which of them the limit, if any, is set; at the next one it is lifted.
+const LIMITED: usize = 0;
+/// Of so many cycles, one is under a limit; and of so many others, one sees a fork.
+const LIMITED_ONE_IN: usize = 4;
+const FORKED_ONE_IN: usize = 4;
+
 #[derive(Default)]
-struct Gate {
-    arrived: AtomicUsize,
-    opened: AtomicUsize,
+struct Counts {
+    cycles: u64,
+    allocated: u64,
+    nulls: u64,
+    visitors: u64,
+    limits: u64,
+    forks: u64,
 }
-
-impl Gate {
-    fn pass(&self) {
-        let opened = self.opened.load(Ordering::Acquire);
-        // AcqRel and Acquire here, Release in `open`: what one thread did before the gate, all
-        // others see behind it.
-        self.arrived.fetch_add(1, Ordering::AcqRel);
-        while self.opened.load(Ordering::Acquire) == opened {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    fn wait_for(&self, threads: usize, mut meanwhile: impl FnMut()) {
-        while self.arrived.load(Ordering::Acquire) < threads {
-            meanwhile();
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-
-    fn open(&self) {
-        self.arrived.store(0, Ordering::Relaxed);
-        self.opened.fetch_add(1, Ordering::Release);
-    }
-}
-
-/// What the threads of a cycle and the main thread know of each other.
-#[derive(Default)]
-struct Shared {
-    gate: Gate,
-    /// Small blocks that the threads hold; right when all are at the gate.
-    live: AtomicUsize,
-    allocated: AtomicU64,
-}
-
-struct Worker<'a> {
-    shared: &'a Shared,
-    rng: Rng,
-    mine: Vec<Block>,
-    inbox: Receiver<Vec<Block>>,
-    neighbour: Sender<Vec<Block>>,
-    serial: u64,
-}
-
-impl Worker<'_> {
-    fn allocate(&mut self) {
-        self.serial += 1;
-        self.mine.push(Block::random(self.serial, &mut self.rng));
-    }
-
-    fn free_any(&mut self) {
-        let any = self.rng.below(self.mine.len());
-        drop(self.mine.swap_remove(any));
-    }
-
-    /// Gives the last `blocks` to the neighbour.
-    fn give(&mut self, blocks: usize) {
-        let given = self.mine.split_off(self.mine.len() - blocks);
-        self.neighbour.send(given).expect("it ends when we do");
-    }
-
-    /// What the others have given. (A receive that blocks would allocate something that stays
-    /// until the thread ends.)
-    fn taken(&self) -> Vec<Block> {
-        self.inbox.try_iter().flatten().collect()
-    }
-
-    fn grow(&mut self) {
-        while self.mine.len() < PEAK_BLOCKS_PER_THREAD {
-            for _ in 0..1000 {
-                self.allocate();
-                if self.rng.below(4) == 0 {
-                    self.free_any();
-                }
-            }
-            self.rng.shuffle(&mut self.mine);
-            self.give(100);
-            let taken = self.taken();
-            self.mine.extend(taken);
-        }
-    }
-
-    fn replace(&mut self, blocks: usize) {
-        for _ in 0..blocks {
-            self.free_any();
-            self.allocate();
-        }
-    }
-
-    /// Keeps a scattered hundredth; half of the others are freed by the neighbour.
-    fn drop_most(&mut self) {
-        self.rng.shuffle(&mut self.mine);
-        let kept = self.mine.len() / 100;
-        self.give((self.mine.len() - kept) / 2);
-        self.mine.truncate(kept);
-    }
-
-    /// Waits for all at one gate, behind which nobody gives any more, so that what is taken is
-    /// all; then at another, where the main thread looks at the heap at rest.
-    fn rest(&mut self, keep: bool) {
-        self.shared.gate.pass();
-        let taken = self.taken();
-        if keep {
-            self.mine.extend(taken);
-        } else {
-            drop(taken);
-        }
-        let small = self.mine.iter().filter(|block| block.is_small()).count();
-        self.shared.live.fetch_add(small, Ordering::Relaxed);
-        self.shared.gate.pass();
-    }
-
-    /// The threads rest `RESTS` times.
-    fn cycle(&mut self) {
-        let first = self.serial;
-        self.grow();
-        self.rest(true);
-        self.replace(PEAK_BLOCKS_PER_THREAD / 2);
-        self.drop_most();
-        self.rest(false);
-        // The free space between the survivors is used again.
-        for _ in 0..PEAK_BLOCKS_PER_THREAD / 4 {
-            self.allocate();
-        }
-        self.rng.shuffle(&mut self.mine);
-        self.mine.clear();
-        pymalloc::flush_thread_cache();
-        self.rest(false);
-        self.shared.allocated.fetch_add(self.serial - first, Ordering::Relaxed);
-    }
-}
-
-const RESTS: usize = 3;
 
 struct Soak {
     options: Options,
     started: Instant,
     printed: Instant,
-    cycles: u64,
-    allocated: u64,
+    rng: Rng,
+    counts: Counts,
     /// Arenas mapped when the program holds nothing.
     floor: usize,
 }
@@ -210,16 +92,23 @@ impl Soak {
     fn new(options: Options) -> Self {
         let now = Instant::now();
         let floor = common::arenas_at_floor();
-        Self { options, started: now, printed: now, cycles: 0, allocated: 0, floor }
+        let rng = Rng::new(options.seed);
+        faults::seed(options.seed);
+        Self { options, started: now, printed: now, rng, counts: Counts::default(), floor }
     }
 
     fn summary(&self) -> String {
         let Stats { arenas_mapped, arenas_peak, .. } = pymalloc::stats();
         format!(
-            "{:.0} s: {} cycles, {} blocks; arenas: {arenas_mapped} now, {arenas_peak} at the peak, {} at the floor",
+            "{:.0} s: {} cycles, {} blocks, {} short threads, {} forks; refused: {Refused}; {} limits; {} requests got null; \
+             arenas: {arenas_mapped} now, {arenas_peak} at the peak, {} at the floor",
             self.started.elapsed().as_secs_f64(),
-            self.cycles,
-            self.allocated,
+            self.counts.cycles,
+            self.counts.allocated,
+            self.counts.visitors,
+            self.counts.forks,
+            self.counts.limits,
+            self.counts.nulls,
             self.floor,
         )
     }
@@ -250,18 +139,36 @@ impl Soak {
                 .zip(inboxes)
                 .zip(neighbours)
                 .map(|((number, inbox), neighbour)| {
-                    let serial = (self.cycles << 40) + (number << 32);
+                    let serial = (self.counts.cycles << 40) + (number << 32);
                     let rng = Rng::new(self.options.seed ^ Rng::new(serial).next());
                     let mut worker = Worker { shared: &shared, rng, mine: Vec::new(), inbox, neighbour, serial };
                     scope.spawn(move || worker.cycle())
                 })
                 .collect();
-            for _ in 0..RESTS {
-                self.wait_at_gate(&shared);
+            if self.rng.below(FORKED_ONE_IN) == 0 {
+                thread::sleep(Duration::from_millis(self.rng.below(100) as u64));
+                self.fork();
+            }
+            let limited = self.rng.below(LIMITED_ONE_IN) == 0;
+            for rest in 0..RESTS {
+                // Under a limit, printing might get no memory.
+                if !limited || rest != LIMITED + 1 {
+                    self.wait_at_gate(&shared);
+                }
+                shared.gate.wait_for(self.options.threads, || ());
+                if rest == LIMITED + 1 {
+                    pymalloc::set_limit(usize::MAX);
+                }
                 shared.gate.open();
                 self.wait_at_gate(&shared);
                 let live = shared.live.swap(0, Ordering::Relaxed);
-                common::assert_live_near(before + live, SLACK_BLOCKS + 8 * threads.len());
+                let Stats { arenas_mapped, .. } =
+                    common::assert_live_near(before + live, SLACK_BLOCKS + 8 * threads.len());
+                if limited && rest == LIMITED {
+                    let arenas = arenas_mapped / 2 + self.rng.below(arenas_mapped / 2 + 1);
+                    pymalloc::set_limit(arenas * ARENA_BYTES);
+                    self.counts.limits += 1;
+                }
                 shared.gate.open();
             }
             // Joined by hand: a scope does not wait for the thread-locals.
@@ -270,11 +177,36 @@ impl Soak {
             }
         });
         drop(senders);
+        // What the OS does not take back now, it takes at the next time.
+        faults::amid(pymalloc::purge);
         let arenas = common::arenas_after_purge();
         assert!(arenas <= self.floor, "{arenas} arenas stay mapped, {} did before", self.floor);
         common::assert_live_near(before, SLACK_BLOCKS);
-        self.cycles += 1;
-        self.allocated += shared.allocated.into_inner();
+        self.counts.cycles += 1;
+        self.counts.allocated += shared.allocated.into_inner();
+        self.counts.nulls += shared.nulls.into_inner();
+        self.counts.visitors += shared.visitors.into_inner();
+    }
+
+    /// Forks in the middle of whatever the others do; the child uses its copy of the heap, checks it, and ends.
+    fn fork(&mut self) {
+        let mut rng = Rng::new(self.rng.next());
+        // SAFETY: the child allocates and frees, checks the heap and exits; it knows nothing of the other threads.
+        let child = unsafe { libc::fork() };
+        assert_ne!(child, -1);
+        if child == 0 {
+            let mut blocks: Vec<Block> = (0..5000).map(|serial| Block::random(serial, &mut rng)).collect();
+            rng.shuffle(&mut blocks);
+            drop(blocks);
+            common::assert_sound();
+            // SAFETY: always allowed; no exit handler runs. A panic has exited with 1.
+            unsafe { libc::_exit(0) };
+        }
+        let mut status = 0;
+        // SAFETY: `status` is a place for the status of our own child.
+        let ended = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!((ended, status), (child, 0), "a forked child failed");
+        self.counts.forks += 1;
     }
 }
 

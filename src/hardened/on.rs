@@ -1,0 +1,215 @@
+//! The hooks of the thread cache.
+
+use core::ptr::NonNull;
+
+use super::quarantine::Quarantine;
+use super::random::Random;
+use super::state::{BlockState, FREED, LIVE, NEVER};
+use super::zero;
+use crate::arena::Arena;
+use crate::cache::{GLOBAL, ThreadCache};
+use crate::config::{ARENA_BYTES, CLASS_STEP_BYTES, POOL_BYTES};
+use crate::fatal::{Impossible, impossible};
+use crate::heap::Heap;
+use crate::os::BYPASS;
+use crate::pool_set::{Inside, Slot, misplaced};
+use crate::size_class::SizeClass;
+use crate::sync::Ordering;
+
+// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. No feature, because
+// features are added up over a program.
+const CHECKS: bool = !cfg!(pymalloc_without = "checks");
+const SHUFFLES: bool = !cfg!(pymalloc_without = "random");
+const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
+const CLEARS: bool = !cfg!(pymalloc_without = "zero");
+
+/// Whether free blocks are known to be zero (*Clean*).
+pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = CLEARS && CHECKS;
+
+/// Most blocks of a class in a thread's quarantine.
+#[cfg(test)]
+pub(crate) const QUARANTINE_SLOTS: usize = super::quarantine::SLOTS;
+
+/// What a thread cache has more. Zeroed memory is a valid value.
+pub(crate) struct PerThread {
+    random: Random,
+    quarantine: Quarantine,
+}
+
+impl PerThread {
+    pub(crate) const fn new() -> Self {
+        Self { random: Random::new(), quarantine: Quarantine::new() }
+    }
+
+    /// A thread got the cache.
+    pub(crate) fn attach(&self) {
+        self.random.seed();
+    }
+
+    /// Has freed blocks wait, or not. Door.
+    pub(crate) fn set_quarantine(&self, on: bool) {
+        self.quarantine.set_on(on && QUARANTINES);
+    }
+
+    /// Puts blocks of a refill in random order. Door.
+    pub(crate) fn shuffle(&self, slots: &[Slot]) {
+        if SHUFFLES {
+            self.random.shuffle(slots);
+        }
+    }
+
+    /// The slots of the quarantine that hold a block of `class`. Door.
+    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
+        self.quarantine.held(class)
+    }
+
+    /// Gives all blocks in quarantine back to their pools; aborts if one was written into. Door.
+    pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
+        for class in SizeClass::all() {
+            self.quarantine.empty(class, |slots| {
+                for slot in slots {
+                    // Relaxed: under the door.
+                    check_clean(class, slot.load(Ordering::Relaxed), FREED);
+                }
+                inside.give(class, slots);
+            });
+        }
+    }
+}
+
+/// The heap whose block a thread with `cache` has.
+#[inline(always)]
+fn heap_of(cache: &ThreadCache) -> &'static Heap {
+    // The program has one, whose address is a constant. A test has more.
+    if cfg!(test) { cache.heap().unwrap_or(&GLOBAL) } else { &GLOBAL }
+}
+
+/// The state of the block at `address`; `None` if none can start there.
+#[inline(always)]
+fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
+    let arena = heap.map.arena_of(address)?;
+    address.is_multiple_of(CLASS_STEP_BYTES).then(|| Arena::block_state(arena, address))
+}
+
+/// A block that leaves its magazine for the program.
+///
+/// `block` is of `class`, and free.
+#[inline(always)]
+pub(crate) fn handed_out(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> *mut u8 {
+    hand_out(heap_of(cache), class, block);
+    block
+}
+
+/// The same in a thread without a cache.
+pub(crate) fn handed_out_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    hand_out(heap, class, block);
+}
+
+#[inline(always)]
+fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    if !CHECKS || block.is_null() {
+        return;
+    }
+    // SAFETY: a block that leaves a magazine or a pool: what is put there was found in the map before, and an arena
+    // with a block outside stays there (*Known*).
+    let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
+    let before = state.hand_out(class.number() as u8);
+    // What was never handed out is as it was mapped: don't touch it before the program does.
+    if before != NEVER {
+        check_clean(class, block, before);
+    }
+}
+
+/// Aborts unless a block that was `before` is free and zero.
+#[inline(always)]
+fn check_clean(class: SizeClass, block: *mut u8, before: u8) {
+    // SAFETY: a free block, the caller's. Not null.
+    let joined = if CLEARS { unsafe { zero::joined(NonNull::new_unchecked(block), class) } } else { 0 };
+    if joined | u64::from(before ^ FREED) != 0 {
+        refuse_to_hand_out(class, block, before);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
+    let what = if before & LIVE != 0 { Impossible::HandedOutTwice } else { Impossible::WrittenAfterFree };
+    impossible(what, block.addr(), class.block_bytes())
+}
+
+/// Checks a free, and clears the block; returns the block that goes to the magazine, if any: not as a rule the same.
+#[inline(always)]
+pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+    take_back(heap_of(cache), class, block);
+    if !QUARANTINES || !cache.hardened.quarantine.is_on() {
+        return Some(block);
+    }
+    let block = cache.hardened.quarantine.exchange(class, block, &cache.hardened.random);
+    (!block.is_null()).then_some(block)
+}
+
+/// The same in a thread without a cache; what it frees goes to its pool.
+#[cfg(test)]
+pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    take_back(heap, class, block);
+}
+
+#[inline(always)]
+fn take_back(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    if CHECKS {
+        let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
+        if let Err(before) = state.free(class.number() as u8) {
+            refuse(heap, class, block.addr(), before);
+        }
+    }
+    if CLEARS {
+        // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
+        unsafe { zero::clear(NonNull::new_unchecked(block), class) };
+    }
+}
+
+/// Aborts unless the program has the block.
+#[inline(always)]
+pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    if !CHECKS || BYPASS {
+        return;
+    }
+    let heap = heap_of(cache);
+    let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
+    if let Err(now) = found {
+        refuse(heap, class, block.addr(), now);
+    }
+}
+
+/// Aborts if what is freed as a large block lies in an arena.
+#[inline(always)]
+pub(crate) fn check_large(block: *mut u8) {
+    if CHECKS && !BYPASS && GLOBAL.map.arena_of(block.addr()).is_some() {
+        impossible(Impossible::SmallAsLarge, block.addr(), 0);
+    }
+}
+
+/// Says what is impossible about the free of a block of `class` at `address`, whose state was `before`, and aborts.
+#[cold]
+#[inline(never)]
+fn refuse(heap: &'static Heap, class: SizeClass, address: usize, before: u8) -> ! {
+    let what = misplaced(heap, class, address).unwrap_or(if class.block_at(address & (POOL_BYTES - 1)).is_none() {
+        Impossible::NoBlockStart
+    } else if before == FREED {
+        Impossible::AlreadyFree
+    } else {
+        Impossible::NeverAllocated
+    });
+    impossible(what, address, class.block_bytes())
+}
+
+/// A forked child goes on: its choices are to be its own.
+pub(crate) fn forked() {
+    crate::cache::with_thread(|cache| cache.hardened.random.seed());
+}
+
+/// The states of an arena's blocks, each at its block's start: a byte for every place where a block may start.
+///
+/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of a
+/// block is not live, and need not be told from it.
+pub(crate) type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];

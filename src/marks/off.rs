@@ -1,0 +1,22 @@
+//! Without a tool: nothing.
+
+/// Whether a tool is told.
+pub(crate) const IS_ON: bool = false;
+
+/// Closed bytes behind each block, at least.
+pub(crate) const PAD_BYTES: usize = 0;
+
+pub(crate) fn fresh(_start: *mut u8, _bytes: usize) {}
+
+pub(crate) fn gone(_start: *mut u8, _bytes: usize) {}
+
+#[inline(always)]
+pub(crate) fn allocated(block: *mut u8, _bytes: usize) -> *mut u8 {
+    block
+}
+
+#[inline(always)]
+pub(crate) fn freed(_block: *mut u8, _bytes: usize) {}
+
+#[inline(always)]
+pub(crate) fn resized(_block: *mut u8, _old_bytes: usize, _new_bytes: usize) {}

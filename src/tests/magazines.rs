@@ -1,0 +1,67 @@
+//! When magazines grow, and where their arrays go.
+
+use super::test_heap::{Live, TestHeap, alloc};
+use crate::cache::{ThreadCache, capacity_max};
+use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN};
+use crate::size_class::SizeClass;
+
+fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
+    cache.set.door.lock().with(|_| cache.slots(class))
+}
+
+fn slow_calls(cache: &ThreadCache) -> u64 {
+    cache.set.door.lock().with(|_| cache.slow_calls())
+}
+
+fn fill(cache: &ThreadCache, class: SizeClass, blocks: usize) -> Vec<Live> {
+    (0..blocks).map(|seed| alloc(cache, class, seed as u64).expect("memory")).collect()
+}
+
+#[test]
+fn a_magazine_is_small_at_its_first_slow_call_and_doubles_at_each_up_to_its_limit() {
+    for class in SizeClass::all() {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        let mut live = Vec::new();
+        let (mut before, mut grown) = (MAGAZINE_SLOTS_MIN, 0);
+        while grown < 200 {
+            live.push(alloc(cache, class, 0).expect("memory"));
+            let now = slots(cache, class);
+            assert!(now == before || now == 2 * before);
+            match slow_calls(cache) {
+                1 => assert_eq!(now, MAGAZINE_SLOTS_MIN, "{class:?}"),
+                2 => assert_eq!(now, (2 * MAGAZINE_SLOTS_MIN).min(capacity_max(class)), "{class:?}"),
+                _ => grown += 1,
+            }
+            before = now;
+        }
+        assert!(before > MAGAZINE_SLOTS_MIN || capacity_max(class) == MAGAZINE_SLOTS_MIN);
+        live.extend(fill(cache, class, 2000));
+        assert_eq!(slots(cache, class), capacity_max(class));
+        live.into_iter().for_each(|block| block.free(cache));
+        cache.shrink();
+        assert_eq!(slots(cache, class), MAGAZINE_SLOTS_MIN);
+        cache.release();
+    }
+}
+
+#[test]
+fn arrays_of_magazines_and_chunks_are_used_again() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let metadata_bytes = || test.heap.with_state(|state, _| state.metadata.mapped_bytes());
+    let mut after_one = 0;
+    for round in 0..100 {
+        for class in SizeClass::all().step_by(CLASS_COUNT / 8) {
+            let live = fill(cache, class, 4 * capacity_max(class));
+            live.into_iter().for_each(|block| block.free(cache));
+        }
+        test.check();
+        cache.shrink();
+        if round == 0 {
+            after_one = metadata_bytes();
+        }
+    }
+    assert_eq!(metadata_bytes(), after_one);
+    cache.release();
+}

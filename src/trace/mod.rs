@@ -1,0 +1,211 @@
+//! The tracer: who holds the memory. What `tracemalloc` is to Python; with the feature `trace`.
+//!
+//! While it is off, an allocation from a pool costs not one instruction more than without the feature, and a large one a
+//! load and a branch that is never taken. [`start`] makes every thread cache look empty and full, so that each call takes
+//! the slow path, which records the block with the calls that led to it.
+//!
+//! ```
+//! # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+//! use pymalloc::trace::{self, By, Config};
+//!
+//! trace::start(Config::new())?;
+//! let names: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+//! let snapshot = trace::take_snapshot()?;
+//! println!("{}", snapshot.statistics(By::Line).top(10));
+//! # let folder = std::env::temp_dir().join(format!("pymalloc-{}", std::process::id()));
+//! # std::fs::create_dir_all(&folder)?;
+//! # std::env::set_current_dir(&folder)?;
+//! snapshot.save("heap.pb.gz")?; // for `go tool pprof` and others
+//! # #[cfg(feature = "flamegraph")]
+//! snapshot.save_flame_graph("heap.svg", "Who holds the memory")?; // with the feature `flamegraph`
+//! trace::stop();
+//! # std::fs::remove_dir_all(&folder)?;
+//! # drop(names);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is traced
+//! Every block that any thread gets from [`Pymalloc`](crate::Pymalloc) after [`start`], small or large, until it is freed
+//! or [`stop`] is called; with [`Config::sample_every`] a sample of them. Sizes are those of the requests. A `realloc` that
+//! keeps its block in its size class is not seen: the size of such a block, at most 7 bytes off as a rule (and less than
+//! its alignment in any case), stays that of its allocation. One that moves the block is an allocation and a free.
+//! Blocks allocated before the start are not known, and freeing them does nothing here; nor does freeing a traced block
+//! after the stop.
+//!
+//! What the tracer itself allocates is not in its snapshots; [`overhead`] has it all.
+//!
+//! # Threads, forks, signals
+//! Every function may be called from any thread at any time, but not from signal handlers, nor from destructors of
+//! thread-locals. A forked child goes on tracing, with what its parent had.
+//!
+//! # Names
+//! Come from the debug information of the program: `debug = 1` in its Cargo profile is enough for lines and inlined
+//! calls; symbols alone give functions.
+//!
+//! # Layers
+//! | layer | files |
+//! |---|---|
+//! | memory of its own | `memory` |
+//! | inside the allocator's calls | `hook`, `thread`, `sampling`, `capture`, `rules`, `stacks`, `blocks` |
+//! | sessions | `config`, `session` |
+//! | the debug hooks' dump | `origins` |
+//! | names | `symbols`, `modules`, `traceback` |
+//! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
+//! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
+
+mod blocks;
+mod capture;
+mod collapsed;
+mod config;
+mod filter;
+#[cfg(feature = "flamegraph")]
+mod flame;
+mod growth;
+pub(crate) mod hook;
+mod memory;
+mod modules;
+mod origins;
+mod pprof;
+mod rules;
+mod sampling;
+mod session;
+mod snapshot;
+mod stacks;
+mod statistics;
+mod symbols;
+mod text;
+mod thread;
+mod traceback;
+
+pub use config::{Config, StartError};
+pub use filter::{Filter, PatternError};
+pub use growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth};
+pub use pprof::LoadError;
+pub use snapshot::{NotTracing, Snapshot, Trace};
+pub use statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
+pub use traceback::{Frame, Traceback};
+
+/// Starts tracing.
+///
+/// # Errors
+/// A configuration out of range, tracing on already, or a platform without support; nothing has changed then.
+pub fn start(config: Config) -> Result<(), StartError> {
+    session::start(config)
+}
+
+/// Stops tracing and forgets all blocks; does nothing when not tracing.
+pub fn stop() {
+    session::stop();
+}
+
+/// Whether blocks are being traced.
+pub fn is_tracing() -> bool {
+    session::config().is_some()
+}
+
+/// How blocks are being traced; `None` when they are not.
+pub fn config() -> Option<Config> {
+    session::config()
+}
+
+/// Forgets all blocks traced so far, and goes on tracing.
+pub fn clear() {
+    session::clear();
+}
+
+/// Bytes of all traced blocks, now and at most since the start, [`clear`] or [`reset_peak`]: `(current, peak)`.
+///
+/// Estimates when sampling; `(0, 0)` when not tracing. Exact whenever no other thread allocates or frees.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace;
+///
+/// trace::start(trace::Config::new())?;
+/// let (before, _) = trace::traced_memory();
+/// let kilobyte = vec![0_u8; 1024];
+/// drop(vec![0_u8; 4096]);
+/// let (current, peak) = trace::traced_memory();
+/// assert_eq!((current - before, peak - before), (1024, 1024 + 4096));
+/// trace::stop();
+/// # drop(kilobyte);
+/// # Ok::<(), trace::StartError>(())
+/// ```
+pub fn traced_memory() -> (u64, u64) {
+    blocks::traced_memory()
+}
+
+/// Sets the peak to what is allocated now.
+pub fn reset_peak() {
+    session::reset_peak();
+}
+
+/// Bytes of memory that the tracer uses, all of it: tables, stacks, names, debug information read into memory, and
+/// snapshots taken since the start that are still alive.
+///
+/// (Not what the system's C library and the loader allocate by other means, and not the program's file, of which the
+/// debug information is mapped while names are looked up.)
+pub fn overhead() -> u64 {
+    session::overhead()
+}
+
+/// Takes a snapshot of all traced blocks.
+///
+/// The program's other threads run on; each of them waits for a part of the tables at most. Looking up the names
+/// of new frames may take seconds in a large program: see [`take_snapshot_with`].
+///
+/// # Errors
+/// When not tracing.
+pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
+    snapshot::take(&mut |_, _| {})
+}
+
+/// [`take_snapshot`], telling `progress` how many of how many frames have got their names.
+///
+/// What `progress` allocates is not traced.
+///
+/// # Errors
+/// When not tracing.
+pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    snapshot::take(&mut progress)
+}
+
+/// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
+/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were. `progress` is as in [`take_snapshot_with`].
+///
+/// Its time is that of this call.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace;
+///
+/// trace::start(trace::Config::new().keep_peak())?;
+/// drop(vec![1_u8; 1 << 20]);
+/// let peak = trace::take_peak_snapshot(|_, _| {})?;
+/// assert!(peak.size() >= 1 << 20 && trace::traced_memory().0 < 1 << 20);
+/// trace::stop();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// When not tracing.
+pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    snapshot::take_peak(&mut progress)
+}
+
+/// Where the block at `address` was allocated; `None` if it is not known to the tracer.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace;
+///
+/// trace::start(trace::Config::new())?;
+/// let number = Box::new(7);
+/// let traceback = trace::traceback_of(&raw const *number).expect("traced");
+/// println!("{traceback}");
+/// trace::stop();
+/// # Ok::<(), trace::StartError>(())
+/// ```
+pub fn traceback_of<T: ?Sized>(address: *const T) -> Option<Traceback> {
+    snapshot::traceback_of(address.cast::<u8>().addr())
+}

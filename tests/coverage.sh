@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Line coverage of src/ by the unit tests and every test binary. Needs cargo-llvm-cov (`cargo install cargo-llvm-cov`)
+# and the toolchain's llvm-tools (`rustup component add llvm-tools`).
+#
+#   tests/coverage.sh           runs the tests; prints a line a file, and the lines that no test reached
+#   tests/coverage.sh report    the same of the last run
+#
+# Counters live in a file that is mapped (LLVM's continuous mode), so children that abort, end by `_exit` or are killed
+# count like the rest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# What is not the core: tests, and what other platforms have in place of os/linux.rs.
+ignored='(^|/)(tests|examples|preload)/|/src/os/unsupported\.rs$'
+
+export LLVM_PROFILE_FILE_NAME='pymalloc-%p%c.profraw'
+export RUSTFLAGS="${RUSTFLAGS:-} -Cllvm-args=-runtime-counter-relocation"
+
+if [ "${1:-}" != report ]; then
+    cargo llvm-cov clean --workspace
+    cargo llvm-cov --no-report --profile quick --features serde --lib
+    for test in tests/*.rs; do
+        test=$(basename "$test" .rs)
+        [ "$test" = loom ] || cargo llvm-cov --no-report --profile quick --features serde --test "$test"
+    done
+fi
+cargo llvm-cov report --profile quick --ignore-filename-regex "$ignored" --show-missing-lines

@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The tests under AddressSanitizer and ThreadSanitizer, and the examples under memcheck. Not for the gate: takes half an hour.
+#   tests/sanitizers.sh [asan|tsan|memcheck|marks]…      (all, if none is named)
+# Rust's sanitizers are unstable: RUSTC_BOOTSTRAP opens them to this compiler for these runs only. ThreadSanitizer needs std
+# built with it, or it takes std's own locks for races: `rustup component add rust-src`. What is left out, and why, is in
+# docs/testing.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=$(rustc -vV | sed -n 's/^host: //p')
+step() { printf '\n=== %s\n' "$*"; }
+# Everything is built in a folder of its own, so that nothing sanitized is left where others look.
+sanitized() { # sanitizer, arguments of cargo
+    local sanitizer=$1
+    shift
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$sanitizer" \
+        cargo test --locked --target "$target" --target-dir "target/$sanitizer" "$@"
+}
+
+# Heaps of tests, caches and sets live for ever, and the leak checker does not look into arenas for pointers.
+export ASAN_OPTIONS=detect_leaks=0
+# Children that are to abort, fork handlers: threads at a fork are meant.
+export TSAN_OPTIONS='halt_on_error=1 report_signal_unsafe=0'
+
+asan() {
+    step 'AddressSanitizer: the heaps of the tests (pools are one block to it)'
+    sanitized address --lib
+    step 'AddressSanitizer: each block the system allocator'"'"'s (feature bypass)'
+    sanitized address --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork \
+        --test object_pool
+    step 'AddressSanitizer: the real pools'
+    sanitized address --test threads_storm --test teardown --test realloc --test zeroed --test large_allocator \
+        --test object_pool --test fork --test nested_fork --test real_programs
+    step 'AddressSanitizer: the hardened allocator'
+    sanitized address --features hardened --lib --test hardened --test threads_storm --test real_programs
+}
+
+marks() {
+    step 'AddressSanitizer, told of the blocks (feature asan)'
+    PYMALLOC_ASAN=1 sanitized address --features asan --test tools -- --nocapture
+    sanitized address --features asan --test teardown --test object_pool --test fork --test nested_fork --test real_programs
+    step 'memcheck, told of the blocks (feature valgrind)'
+    cargo test --locked --features valgrind --target-dir target/marks --test tools -- --nocapture
+}
+
+tsan() {
+    step 'ThreadSanitizer'
+    sanitized thread -Zbuild-std --lib
+    sanitized thread -Zbuild-std --test threads_storm --test teardown --test object_pool --test statistics \
+        --test memory_return --test purge_thread --test sleeping_thread --test survivor
+}
+
+memcheck() {
+    step 'memcheck: examples, each block the system allocator'"'"'s, and pools as they are'
+    local features example
+    for features in bypass valgrind; do
+        cargo build --locked --examples --features "$features" --target-dir target/memcheck
+        for example in global pool_cheap pool_connections pool_buffers; do
+            valgrind --quiet --error-exitcode=99 --leak-check=no "target/memcheck/debug/examples/$example" >/dev/null
+            echo "$example ($features): nothing to report"
+        done
+    done
+}
+
+[ $# -gt 0 ] || set -- asan marks tsan memcheck
+for run in "$@"; do
+    case $run in
+        asan | marks | tsan | memcheck) "$run" ;;
+        *)
+            echo "$0: $run is none of asan, marks, tsan, memcheck" >&2
+            exit 2
+            ;;
+    esac
+done

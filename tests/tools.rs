@@ -1,0 +1,131 @@
+//! The features `valgrind` and `asan`: the tool sees misuse of small blocks, and nothing in a program without any.
+//!
+//! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and says it by
+//! `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
+#![cfg(any(feature = "valgrind", feature = "asan"))]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::env;
+use std::hint::black_box;
+use std::process::{Command, Output};
+
+use pymalloc::Pymalloc;
+
+#[global_allocator]
+static GLOBAL: Pymalloc = Pymalloc::new();
+
+const PLANTED: &str = "PYMALLOC_PLANTED";
+const LAYOUT: Layout = Layout::new::<[u8; 20]>();
+
+/// A block with others on both sides.
+fn victim() -> *mut u8 {
+    let blocks: [*mut u8; 3] = std::array::from_fn(|_| {
+        // SAFETY: the size is not 0.
+        let block = black_box(unsafe { GLOBAL.alloc(LAYOUT) });
+        // SAFETY: a block of the layout.
+        unsafe { block.write_bytes(7, LAYOUT.size()) };
+        block
+    });
+    blocks[1]
+}
+
+fn read(block: *const u8, offset: isize) {
+    // SAFETY: the misuse is the test; the memory is mapped.
+    let byte = unsafe { black_box(block).offset(offset).read_volatile() };
+    // Memcheck reports the use of what is undefined, and the access at once.
+    black_box(byte);
+}
+
+fn free(block: *mut u8) {
+    // SAFETY: a block of the layout.
+    unsafe { GLOBAL.dealloc(black_box(block), LAYOUT) };
+}
+
+/// Everything a program may do.
+fn no_misuse() {
+    let text: Vec<String> = (0..3_000).map(|number| format!("{number:0>width$}", width = number % 700)).collect();
+    assert!(text.iter().enumerate().all(|(number, text)| text.parse::<usize>().unwrap_or(0) == number));
+    std::thread::spawn(move || drop(text)).join().expect("it does not panic");
+    let mut grown = Vec::new();
+    for number in 0..1_000_u32 {
+        grown.push(number);
+        if number % 100 == 0 {
+            grown.shrink_to_fit();
+        }
+    }
+    assert_eq!(grown.iter().sum::<u32>(), 499_500);
+    assert!(vec![0_u8; 300].iter().all(|&byte| byte == 0));
+    pymalloc::purge();
+    let maps: Vec<std::collections::BTreeMap<usize, Box<[u8; 40]>>> =
+        (0..50).map(|size| (0..size).map(|key| (key, Box::new([1; 40]))).collect()).collect();
+    drop(maps);
+    pymalloc::purge();
+}
+
+/// What the tools call an access to closed bytes: AddressSanitizer, memcheck.
+const CLOSED: [&str; 2] = ["use-after-poison", "Invalid read of size 1"];
+
+/// A name, what is done, and whether a tool must report it.
+type Bug = (&'static str, fn(), bool);
+
+const BUGS: &[Bug] = &[
+    (
+        "a_read_after_the_free",
+        || {
+            let block = victim();
+            free(block);
+            read(block, 3);
+        },
+        true,
+    ),
+    ("a_read_beyond_the_end", || read(victim(), 20), true),
+    ("a_read_before_the_start", || read(victim(), -1), true),
+    (
+        "a_read_beyond_a_block_that_was_made_shorter",
+        || {
+            // SAFETY: a block of the layout.
+            let block = unsafe { GLOBAL.realloc(victim(), LAYOUT, 18) };
+            read(block, 18);
+        },
+        true,
+    ),
+    ("no_misuse", no_misuse, false),
+];
+
+/// The binary on the tool, doing `bug`; `None` if there is no tool.
+fn on_tool(bug: &str) -> Option<Output> {
+    let own = env::current_exe().expect("an executable");
+    let mut command = if cfg!(feature = "valgrind") {
+        if Command::new("valgrind").arg("--version").output().is_err() {
+            eprintln!("skipped: no valgrind");
+            return None;
+        }
+        let mut command = Command::new("valgrind");
+        command.args(["--error-exitcode=99", "--leak-check=no", "--quiet"]).arg(own);
+        command
+    } else {
+        if env::var_os("PYMALLOC_ASAN").is_none() {
+            eprintln!("skipped: built without AddressSanitizer; tests/sanitizers.sh builds with it");
+            return None;
+        }
+        let mut command = Command::new(own);
+        command.env("ASAN_OPTIONS", "detect_leaks=0");
+        command
+    };
+    command.args(["--exact", "the_tool_sees_each_planted_bug", "--nocapture", "--test-threads=1"]);
+    Some(command.env(PLANTED, bug).output().expect("it starts"))
+}
+
+#[test]
+fn the_tool_sees_each_planted_bug() {
+    if let Ok(name) = env::var(PLANTED) {
+        let (_, bug, _) = BUGS.iter().find(|(known, ..)| *known == name).expect("a bug");
+        return bug();
+    }
+    for &(name, _, is_reported) in BUGS {
+        let Some(output) = on_tool(name) else { return };
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.success(), !is_reported, "{name}: {printed}");
+        assert_eq!(CLOSED.iter().any(|said| printed.contains(said)), is_reported, "{name}: {printed}");
+    }
+}
