@@ -23,7 +23,7 @@
 
 #[cfg(feature = "raw")]
 mod map {
-    use crate::config::POOL_SHIFT;
+    use crate::config::{POOL_SHIFT, POOLS_PER_ARENA};
     use crate::size_class::SizeClass;
     use crate::sync::{AtomicU8, AtomicUsize, Ordering};
 
@@ -33,39 +33,48 @@ mod map {
     const WINDOW_SHIFT: u32 = if cfg!(test) { 32 } else { 35 };
     pub(super) const WINDOW_POOLS: usize = 1 << (WINDOW_SHIFT - POOL_SHIFT);
     /// Linux places further mappings below the first ones, as a rule.
-    const POOLS_BELOW: usize = WINDOW_POOLS / 4 * 3;
-
-    /// More than the window's pools, and little enough to be added in one instruction.
-    const OUTSIDE: usize = 1 << 30;
+    const POOLS_ABOVE: usize = WINDOW_POOLS / 4;
 
     /// A heap's map. Zeroed memory is a valid value: no window yet.
-    #[repr(C)]
+    #[repr(C, align(64))]
     pub(crate) struct ClassMap {
-        /// The number of the window's first pool plus [`OUTSIDE`]; 0 if there is no window yet. So no address is in a window
-        /// that is not there.
-        first: AtomicUsize,
+        /// From the window's last pool down, so that finding a place takes one subtraction. The last pool itself is never
+        /// entered: its byte is where the addresses around null are looked for without a window.
         classes: [AtomicU8; WINDOW_POOLS],
+        /// The number of the window's last pool; 0 if there is no window yet.
+        last: AtomicUsize,
     }
 
     impl ClassMap {
         pub(crate) const fn new() -> Self {
-            Self { first: AtomicUsize::new(0), classes: [const { AtomicU8::new(0) }; WINDOW_POOLS] }
+            Self { classes: [const { AtomicU8::new(0) }; WINDOW_POOLS], last: AtomicUsize::new(0) }
         }
 
         #[inline(always)]
-        fn place_of(&self, address: usize) -> Option<&AtomicU8> {
+        fn index_of(&self, address: usize) -> usize {
             // Relaxed: who reads an old value, 0, finds no place, for which the tree answers.
-            let first = self.first.load(Ordering::Relaxed);
-            self.classes.get((address >> POOL_SHIFT).wrapping_sub(first).wrapping_add(OUTSIDE))
+            self.last.load(Ordering::Relaxed).wrapping_sub(address >> POOL_SHIFT)
+        }
+
+        /// The place of a pool that may be entered.
+        fn place_of(&self, address: usize) -> Option<&AtomicU8> {
+            let index = self.index_of(address);
+            self.classes.get(index).filter(|_| index != 0)
+        }
+
+        /// The number, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not know it.
+        #[inline(always)]
+        pub(crate) fn entry_of(&self, address: usize) -> Option<usize> {
+            // Relaxed: *Block*, *Others' addresses*.
+            self.classes.get(self.index_of(address)).map(|place| usize::from(place.load(Ordering::Relaxed)))
         }
 
         /// The class of the pool that holds `address`; `None` if the map does not know it.
         #[inline(always)]
         pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
-            // Relaxed: *Block*, *Others' addresses*.
-            let byte = self.place_of(address)?.load(Ordering::Relaxed);
-            // SAFETY: the byte is 0 or a class's number plus 1 (*Byte*).
-            (byte != 0).then(|| unsafe { SizeClass::from_number_unchecked(usize::from(byte) - 1) })
+            let number = self.entry_of(address)?.checked_sub(1)?;
+            // SAFETY: a class's number (*Byte*).
+            Some(unsafe { SizeClass::from_number_unchecked(number) })
         }
 
         /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the window. For
@@ -77,9 +86,10 @@ mod map {
         /// Enters the pool at `address`, whose tag is being written.
         pub(crate) fn enter(&self, address: usize, class: SizeClass) {
             // Relaxed (all): the first writer wins; who lost reads its window below, and an old value does no harm.
-            if self.first.load(Ordering::Relaxed) == 0 {
-                let first = (address >> POOL_SHIFT).saturating_sub(POOLS_BELOW) + OUTSIDE;
-                let _ = self.first.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+            if self.last.load(Ordering::Relaxed) == 0 {
+                // The last of an arena: each arena's bytes are to be one line.
+                let last = (address >> POOL_SHIFT | (POOLS_PER_ARENA - 1)) + POOLS_ABOVE;
+                let _ = self.last.compare_exchange(0, last, Ordering::Relaxed, Ordering::Relaxed);
             }
             if let Some(place) = self.place_of(address) {
                 // Relaxed: as for the tag.

@@ -5,7 +5,7 @@
 
 use core::ffi::c_void;
 
-use crate::cache::{self, GLOBAL, current};
+use crate::cache::{self, GLOBAL, MagazineOffset, current};
 use crate::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::hardened;
@@ -28,13 +28,8 @@ impl Class {
     /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
     /// alignment.
     #[inline(always)]
-    pub fn of_size(bytes: usize) -> Option<Self> {
-        /// By bytes: one load takes fewer instructions than the arithmetic of `of_last`.
-        static CLASSES: [Class; SMALL_MAX_BYTES + 1] = classes();
-        if BYPASS {
-            return None;
-        }
-        CLASSES.get(bytes).copied()
+    pub const fn of_size(bytes: usize) -> Option<Self> {
+        Self::of_last(bytes - (bytes != 0) as usize)
     }
 
     /// [`of_size`](Self::of_size) for a further alignment, a power of two.
@@ -81,18 +76,18 @@ impl Class {
     }
 }
 
-/// The class for each size.
-const fn classes() -> [Class; SMALL_MAX_BYTES + 1] {
-    let mut classes = [Class(SizeClass::SMALLEST); SMALL_MAX_BYTES + 1];
-    let mut bytes = 1;
+/// The magazine for each size.
+static MAGAZINES: [MagazineOffset; SMALL_MAX_BYTES + 1] = {
+    let mut magazines = [MagazineOffset::of_class(SizeClass::SMALLEST); SMALL_MAX_BYTES + 1];
+    let mut bytes = 0;
     while bytes <= SMALL_MAX_BYTES {
-        if let Some(class) = Class::of_last(bytes - 1) {
-            classes[bytes] = class;
+        if let Some(class) = Class::of_size(bytes) {
+            magazines[bytes] = MagazineOffset::of_class(class.0);
         }
         bytes += 1;
     }
-    classes
-}
+    magazines
+};
 
 /// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
 #[derive(Clone, Copy, Debug)]
@@ -131,11 +126,26 @@ pub fn large_resized(block: *mut c_void, bytes: usize, realloc: impl FnOnce() ->
     observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
 }
 
-/// A block of `class` from the thread's magazine, or what `otherwise` returns if there is none: as a rule, the result of
-/// [`allocate`]. So who wants to do something about null need not look at every block.
+/// A block for `bytes` from the thread's magazine, or what `slow` returns if there is none, or `large` if the request is large.
 #[inline(always)]
-pub fn allocate_or(class: Class, otherwise: impl FnOnce() -> *mut c_void) -> *mut c_void {
-    current().alloc_or(class.0, || otherwise().cast()).cast()
+pub fn allocate_or(
+    bytes: usize,
+    slow: impl FnOnce() -> *mut c_void,
+    large: impl FnOnce() -> *mut c_void,
+) -> *mut c_void {
+    match MAGAZINES.get(bytes) {
+        Some(&magazine) if !BYPASS => match if hardened::LOOKS_ON { None } else { cache::alloc_at(magazine) } {
+            Some(block) => block.as_ptr().cast(),
+            None => slow(),
+        },
+        _ => large(),
+    }
+}
+
+/// The same for a class.
+#[inline(always)]
+pub fn allocate_class_or(class: Class, slow: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    current().alloc_or(class.0, || slow().cast()).cast()
 }
 
 /// A block of `class`, or null when there is no memory.
@@ -158,6 +168,35 @@ pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
 pub unsafe fn free(class: Class, block: *mut c_void) {
     // SAFETY: the caller's promise is the same.
     unsafe { current().free(class.0, block.cast()) }
+}
+
+/// Takes back a block that lies where nearly all do, if the thread's magazine has room; else does as `otherwise`, with any
+/// address.
+///
+/// # Safety
+/// If `block` is in an arena, it is a block in the caller's hands.
+#[inline(always)]
+pub unsafe fn free_or(block: *mut c_void, otherwise: impl FnOnce()) {
+    match GLOBAL.classes.entry_of(block.addr()) {
+        Some(entry) if !hardened::LOOKS_ON => {
+            // SAFETY: an entry of the map.
+            let magazine = unsafe { MagazineOffset::of_entry(entry) };
+            cache::free_at_or(magazine, block.cast(), otherwise);
+        }
+        _ => otherwise(),
+    }
+}
+
+/// Takes back a block that was asked for as so many bytes, if the thread's magazine has room; else does as `otherwise`.
+///
+/// # Safety
+/// If `bytes` are no large request, `block` is a block in the caller's hands, of their class.
+#[inline(always)]
+pub unsafe fn free_sized_or(block: *mut c_void, bytes: usize, otherwise: impl FnOnce()) {
+    match MAGAZINES.get(bytes) {
+        Some(&magazine) if !BYPASS && !hardened::LOOKS_ON => cache::free_at_or(magazine, block.cast(), otherwise),
+        _ => otherwise(),
+    }
 }
 
 /// With the feature `hardened`: aborts, with a line that says why, unless the program has the block.
@@ -227,6 +266,48 @@ mod tests {
         }
         let gone = blocks.iter().filter(|(_, block)| Class::of_near(*block).is_none()).count();
         assert!(gone > blocks.len() / 2, "most pools went back: {gone} of {}", blocks.len());
+    }
+
+    /// Without the feature `hardened`, by which no magazine hands a block out again at once.
+    #[test]
+    #[cfg(not(feature = "hardened"))]
+    fn by_size_by_address_and_by_class_the_same_magazine_is_found() {
+        let impossible = || panic!("the slow path, though the magazine has room and blocks");
+        for bytes in 0..=SMALL_MAX_BYTES {
+            let class = Class::of_size(bytes).expect("small");
+            let request = || allocate(class, Request::of_bytes(bytes));
+            // Some to begin with: the first call refills.
+            let (first, second) = (request(), request());
+            // SAFETY: allocated above, and freed once; the magazine has room for both.
+            unsafe {
+                free(class, first);
+                assert_eq!(allocate_or(bytes, || panic!("no block"), || panic!("large")), first);
+                free_or(first, impossible);
+                assert_eq!(allocate_class_or(class, || panic!("no block")), first);
+                free_sized_or(first, bytes, impossible);
+                assert_eq!(request(), first);
+                free(class, second);
+                free(class, first);
+            }
+        }
+        crate::flush_thread_cache();
+    }
+
+    #[test]
+    fn what_is_no_small_block_is_left_to_the_slow_path() {
+        let large = SMALL_MAX_BYTES + 1;
+        let foreign = Box::new([0_u8; 4096]);
+        for address in [core::ptr::null_mut(), (&raw const *foreign).cast_mut().cast(), usize::MAX as *mut c_void] {
+            let mut slow = false;
+            // SAFETY: in no arena.
+            unsafe { free_or(address, || slow = true) };
+            assert!(slow);
+            slow = false;
+            // SAFETY: a large request.
+            unsafe { free_sized_or(address, large, || slow = true) };
+            assert!(slow);
+        }
+        assert!(allocate_or(large, || panic!("small"), core::ptr::null_mut).is_null());
     }
 
     fn has_owner(block: *const c_void) -> bool {

@@ -153,7 +153,7 @@ break_by $publication "a report that finds another printing is forgotten" \
 break_by $publication "two threads print at once" 's/if self\.printing\.compare_exchange.*?\{/if self.printing.compare_exchange(NONE, PRINTS, success, Ordering::Relaxed).is_err() \&\& false {/'
 classes=tests/loom/classes.rs
 break_by $classes "the window is moved by who enters the next pool" \
-    's/let _ = self\.first\.compare_exchange.*?;/self.first.store(first, Ordering::Relaxed);/'
+    's/let _ = self\.last\.compare_exchange.*?;/self.last.store(last, Ordering::Relaxed);/'
 break_by $classes "a block is handed out before its pool is in the map" \
     's/( *self\.map\.enter.*?\n)( *self\.passed\[index\]\.store.*?\n)/$2$1/'
 break_by $classes "a pool gets its next class before its blocks are home" 's/if door\.lock\(\)\.with\(\|home\| \*home\)/if true/'

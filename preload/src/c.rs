@@ -19,17 +19,19 @@ fn fail(errno: c_int) -> *mut c_void {
 /// `malloc`.
 #[inline(always)]
 pub(crate) fn allocate(bytes: usize) -> *mut c_void {
+    // SAFETY: no preconditions.
+    raw::allocate_or(bytes, || allocate_slow(bytes), || unsafe { large::malloc(bytes) })
+}
+
+/// `malloc`, whatever the magazine holds.
+#[cold]
+#[inline(never)]
+fn allocate_slow(bytes: usize) -> *mut c_void {
     match Class::of_size(bytes) {
-        Some(class) => raw::allocate_or(class, || allocate_slow(class, Request::of_bytes(bytes))),
+        Some(class) => or_no_memory(raw::allocate(class, Request::of_bytes(bytes))),
         // SAFETY: no preconditions.
         None => unsafe { large::malloc(bytes) },
     }
-}
-
-#[cold]
-#[inline(never)]
-fn allocate_slow(class: Class, request: Request) -> *mut c_void {
-    or_no_memory(raw::allocate(class, request))
 }
 
 #[inline(always)]
@@ -54,19 +56,17 @@ pub(crate) fn allocate_aligned(bytes: usize, align: usize) -> *mut c_void {
 /// As for `free`.
 #[inline(always)]
 pub(crate) unsafe fn release(start: *mut c_void) {
-    match Class::of_near(start) {
-        // SAFETY: the caller's promise is the same.
-        Some(class) => unsafe { raw::free(class, start) },
-        // SAFETY: the caller's promise is the same.
-        None => unsafe { release_far(start) },
-    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { raw::free_or(start, || release_slow(start)) }
 }
 
+/// `free`, wherever the address is and whatever the magazine holds.
+///
 /// # Safety
 /// As for `free`.
 #[inline(never)]
-unsafe fn release_far(start: *mut c_void) {
-    match Class::of_far(start) {
+unsafe fn release_slow(start: *mut c_void) {
+    match class_of(start) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same; also for null.
@@ -74,15 +74,29 @@ unsafe fn release_far(start: *mut c_void) {
     }
 }
 
-/// Takes back what was allocated as a request of `class`, or a large one.
+/// The class of the block at `address`; `None` if no arena holds it.
+fn class_of(address: *const c_void) -> Option<Class> {
+    Class::of_near(address).or_else(|| Class::of_far(address))
+}
+
+/// Takes back what was allocated as a request of so many bytes.
 ///
 /// # Safety
-/// As for `free`; and `class` is that of the request.
+/// As for `free`; and `bytes` is what was asked for.
 #[inline(always)]
-pub(crate) unsafe fn release_class(start: *mut c_void, class: Option<Class>) {
-    match class {
-        // C++ lets null be deleted, and C lets it be freed.
-        Some(_) if start.is_null() => {}
+pub(crate) unsafe fn release_sized(start: *mut c_void, bytes: usize) {
+    // C++ lets null be deleted.
+    if !start.is_null() {
+        // SAFETY: the caller's promise is the same.
+        unsafe { raw::free_sized_or(start, bytes, || release_sized_slow(start, bytes)) }
+    }
+}
+
+/// # Safety
+/// As for `release_sized`; not null.
+#[inline(never)]
+unsafe fn release_sized_slow(start: *mut c_void, bytes: usize) {
+    match Class::of_size(bytes) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same.
@@ -301,7 +315,7 @@ pub(crate) unsafe extern "C-unwind" fn pvalloc(bytes: usize) -> *mut c_void {
 /// As for `free`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn malloc_usable_size(start: *mut c_void) -> usize {
-    match Class::of_near(start).or_else(|| Class::of_far(start)) {
+    match class_of(start) {
         Some(class) => {
             raw::check_start(start);
             class.block_bytes()

@@ -19,13 +19,14 @@
 
 mod count;
 mod depot;
+#[cfg(feature = "raw")]
+mod direct;
 mod idle;
 mod slot;
 mod slow;
 mod tls;
 
 use core::cell::Cell;
-use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
@@ -42,6 +43,8 @@ use idle::Seen;
 
 #[cfg(feature = "raw")]
 pub(crate) use count::allocations_min;
+#[cfg(feature = "raw")]
+pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
@@ -75,7 +78,7 @@ struct Shape {
 pub(crate) struct ThreadCache {
     /// First, so that a registered set's address is its cache's.
     pub(crate) set: PoolSet,
-    magazines: [Magazine; CLASS_COUNT],
+    magazines: [Magazine; NO_CLASS + CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     /// Bytes of all blocks in the depots. Door.
@@ -105,6 +108,10 @@ const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
 
+/// Magazines before that of the smallest class. With the feature `raw` there is one, zero for ever, and so poisoned: of the
+/// blocks whose class is not known (see `direct`).
+const NO_CLASS: usize = cfg!(feature = "raw") as usize;
+
 /// Most slots of a magazine of `class`.
 pub(crate) const fn capacity_max(class: SizeClass) -> usize {
     let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
@@ -126,24 +133,10 @@ impl ThreadCache {
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
     #[inline(always)]
     pub(crate) fn alloc_or(&self, class: SizeClass, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
-        let magazine = self.magazine(class);
-        // Relaxed: this thread's own word (*Owner*).
-        let top = magazine.top.load(Ordering::Relaxed);
-        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
-        if top <= magazine.floor.load(Ordering::Relaxed) {
-            return slow();
+        match self.magazine(class).alloc() {
+            Some(block) => hardened::handed_out(self, class, block.as_ptr()),
+            None => slow(),
         }
-        // SAFETY: `top` is above `base` (*Bounds*).
-        let slot = unsafe { top.sub(1) };
-        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
-        let block = unsafe { &*slot }.load(Ordering::Relaxed);
-        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
-        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
-        magazine.top.store(slot, Ordering::Release);
-        // Spares the caller its test for null.
-        // SAFETY: slots below `top` hold blocks (*Bounds*).
-        unsafe { assert_unchecked(!block.is_null()) };
-        hardened::handed_out(self, class, block)
     }
 
     /// Takes back a block of `class`.
@@ -177,7 +170,30 @@ impl ThreadCache {
     #[inline(always)]
     fn magazine(&self, class: SizeClass) -> &Magazine {
         // SAFETY: a class's number is below CLASS_COUNT.
-        unsafe { self.magazines.get_unchecked(class.number()) }
+        unsafe { self.magazines.get_unchecked(NO_CLASS + class.number()) }
+    }
+}
+
+impl Magazine {
+    /// Takes the last block; `None` if there is none, or the magazine is poisoned. For the cache's thread only.
+    #[inline(always)]
+    fn alloc(&self) -> Option<NonNull<u8>> {
+        // Relaxed: this thread's own word (*Owner*).
+        let top = self.top.load(Ordering::Relaxed);
+        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
+        if top <= self.floor.load(Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: `top` is above `base` (*Bounds*).
+        let slot = unsafe { top.sub(1) };
+        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
+        let block = unsafe { &*slot }.load(Ordering::Relaxed);
+        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
+        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
+        self.top.store(slot, Ordering::Release);
+        // Spares the caller its test for null.
+        // SAFETY: slots below `top` hold blocks (*Bounds*).
+        Some(unsafe { NonNull::new_unchecked(block) })
     }
 }
 
@@ -195,7 +211,7 @@ impl ThreadCache {
                     ceiling: AtomicPtr::new(ptr::null_mut()),
                     base: AtomicPtr::new(ptr::null_mut()),
                 }
-            }; CLASS_COUNT],
+            }; NO_CLASS + CLASS_COUNT],
             shapes: [const {
                 Shape {
                     capacity: Cell::new(0),

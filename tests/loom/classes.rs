@@ -12,35 +12,37 @@ use crate::check;
 use crate::lock::Lock;
 use crate::sync::Ordering;
 
-/// As in the product: more than the window's pools.
-const OUTSIDE: usize = 100;
-const BELOW: usize = 1;
+const ABOVE: usize = 2;
 
-/// A window of three pools.
+/// A window of four pools, of which the last is never entered.
 struct ClassMap {
-    first: AtomicUsize,
-    classes: [AtomicUsize; 3],
+    classes: [AtomicUsize; 4],
+    last: AtomicUsize,
 }
 
 impl ClassMap {
     fn new() -> Self {
-        Self { first: AtomicUsize::new(0), classes: [0; 3].map(AtomicUsize::new) }
+        Self { classes: [0; 4].map(AtomicUsize::new), last: AtomicUsize::new(0) }
+    }
+
+    fn index_of(&self, pool: usize) -> usize {
+        self.last.load(Ordering::Relaxed).wrapping_sub(pool)
     }
 
     fn place_of(&self, pool: usize) -> Option<&AtomicUsize> {
-        let first = self.first.load(Ordering::Relaxed);
-        self.classes.get(pool.wrapping_sub(first).wrapping_add(OUTSIDE))
+        let index = self.index_of(pool);
+        self.classes.get(index).filter(|_| index != 0)
     }
 
     /// The class; 0 for none.
     fn class_of(&self, pool: usize) -> usize {
-        self.place_of(pool).map_or(0, |place| place.load(Ordering::Relaxed))
+        self.classes.get(self.index_of(pool)).map_or(0, |place| place.load(Ordering::Relaxed))
     }
 
     fn enter(&self, pool: usize, class: usize) {
-        if self.first.load(Ordering::Relaxed) == 0 {
-            let first = pool - BELOW + OUTSIDE;
-            let _ = self.first.compare_exchange(0, first, Ordering::Relaxed, Ordering::Relaxed);
+        if self.last.load(Ordering::Relaxed) == 0 {
+            let last = pool + ABOVE;
+            let _ = self.last.compare_exchange(0, last, Ordering::Relaxed, Ordering::Relaxed);
         }
         if let Some(place) = self.place_of(pool) {
             place.store(class, Ordering::Relaxed);
@@ -94,6 +96,22 @@ fn who_was_passed_a_block_finds_its_class_whoever_laid_the_window() {
         }
         program.free(0);
         program.free(1);
+    });
+}
+
+#[test]
+fn an_address_of_no_pool_has_no_class_while_the_window_is_laid() {
+    check(|| {
+        let map = Arc::new(ClassMap::new());
+        let opener = {
+            let map = map.clone();
+            thread::spawn(move || map.enter(POOLS[0], 1))
+        };
+        // Null; a neighbour; one far above, and one far below.
+        for address in [0, POOLS[1], 1 << 40, 1] {
+            assert_eq!(map.class_of(address), 0, "{address} has a class");
+        }
+        opener.join().unwrap();
     });
 }
 
