@@ -104,12 +104,15 @@ def security(folder, libraries):
             found[pattern, name][size] = outcome
             counts[outcome, size, name] += 1
     runs.progress()
-    print("by pattern: outcomes with " + ", ".join(f"{bytes} bytes ({size})" for size, bytes in SIZES.items()) + "; one if they are equal")
+    sizes = ", ".join(f"{bytes} bytes ({size})" for size, bytes in SIZES.items())
+    print(f"outcomes with {sizes}; one if they are equal")
     print(f"{'':30}" + "".join(f"{name:>26}" for name in allocators))
     for pattern in dict.fromkeys(pattern for pattern, _ in found):
-        sizes = [size for size in ("small", "medium", "large", "any") if size in found[pattern, next(iter(allocators))]]
-        row = [[found[pattern, name][size] for size in sizes] for name in allocators]
-        print(f"{pattern:30}" + "".join(f"{'/'.join(outcomes if len(set(outcomes)) > 1 else outcomes[:1]):>26}" for outcomes in row))
+        row = f"{pattern:30}"
+        for name in allocators:
+            outcomes = [found[pattern, name][size] for size in (*SIZES, "any") if size in found[pattern, name]]
+            row += f"{'/'.join(outcomes if len(set(outcomes)) > 1 else outcomes[:1]):>26}"
+        print(row)
     for outcome, meaning in OUTCOMES.items():
         print(f"\n{outcome}: {meaning}")
         for size in (*SIZES, "any"):
