@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
-const MODULES: [&str; 21] = [
+const MODULES: [&str; 22] = [
     "arena",
     "arena_map",
     "arena_table",
     "bitmap",
     "cache",
     "check",
+    "class_map",
     "config",
     "fatal",
     "hardened",

@@ -115,6 +115,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         ensure(tag.is_null(), "an unused pool has an owner", start)?;
         ensure(pool.state() == State::Unused, "an unused pool is in use", start)?;
         ensure(outstanding == 0, "an unused pool has blocks outstanding", start)?;
+        ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
         let dirty = arena.dirty.get() & bit != 0;
         return ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start);
     }
@@ -124,6 +125,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
     }
     ensure(found.owner.is_some(), "a pool's owner is no set", start)?;
     ensure(tag_class(tag) == Some(pool.class()), "a pool's tag and descriptor differ in class", start)?;
+    ensure(heap.classes.agrees(start, tag_class(tag)), "a pool has another class in the map of classes", start)?;
     ensure(pool.start().addr() == start, "a pool's descriptor has another start", start)?;
     let bits = check_bitmaps(place, pool, start)?;
     let blocks = pool.class().pool_blocks();

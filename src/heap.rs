@@ -9,6 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
+use crate::class_map::ClassMap;
 use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::lock::Lock;
 use crate::marks;
@@ -26,6 +27,8 @@ pub(crate) struct Heap {
     /// its file.
     source: Option<&'static dyn MemorySource>,
     pub(crate) map: ArenaMap,
+    /// Classes by address, with the feature `raw`.
+    pub(crate) classes: ClassMap,
     /// Every set ever made, newest first; sets are never unmapped.
     sets: AtomicPtr<PoolSet>,
     /// The set of threads without a cache; always in the register, never parked.
@@ -94,6 +97,7 @@ impl Heap {
         Self {
             source,
             map: ArenaMap::new(),
+            classes: ClassMap::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
             spare: PoolSet::new(),
             poisons: AtomicU32::new(0),

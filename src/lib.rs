@@ -44,6 +44,7 @@ mod arena_table;
 mod bitmap;
 mod cache;
 mod check;
+mod class_map;
 mod config;
 mod debug;
 mod fatal;

@@ -37,6 +37,16 @@ impl SizeClass {
         if number < CLASS_COUNT { Some(Self(number as u8)) } else { None }
     }
 
+    /// The class of that number.
+    ///
+    /// # Safety
+    /// `number` is below [`CLASS_COUNT`].
+    #[cfg(feature = "raw")]
+    #[inline(always)]
+    pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
+        Self(number as u8)
+    }
+
     /// All classes, smallest blocks first.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..CLASS_COUNT as u8).map(Self)

@@ -4,8 +4,10 @@
 //! same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
-#[cfg(feature = "hardened")]
+#[cfg(any(feature = "hardened", feature = "raw"))]
 pub(crate) use core::sync::atomic::AtomicU8;
+#[cfg(feature = "raw")]
+pub(crate) use core::sync::atomic::AtomicUsize;
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 pub(crate) use crate::config::LOCK_SPINS;

@@ -3,8 +3,8 @@
 //! # What runs
 //! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of
 //! `sync.rs` made of loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names
-//! half the crate, so `world`, `poison`, `publication`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
-//! change here.
+//! half the crate, so `world`, `poison`, `publication`, `classes`, `idle`, `session` and `states` repeat it in small; each says
+//! what it repeats, and a change there is a change here.
 //!
 //! So are the shared parts of object pools, with a twin of their own `sync.rs`.
 //!
@@ -29,6 +29,8 @@ mod remote;
 #[path = "loom/sync.rs"]
 mod sync;
 
+#[path = "loom/classes.rs"]
+mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
 #[path = "loom/locks.rs"]

@@ -151,6 +151,14 @@ break_by $publication "who loses the race to make it keeps its own" 's/map_or_el
 break_by $publication "a report that finds another printing is forgotten" \
     's/self\.wanted\.fetch_or\(REPORT, Ordering::Relaxed\);(\s*\}\s*\})/$1/'
 break_by $publication "two threads print at once" 's/if self\.printing\.compare_exchange.*?\{/if self.printing.compare_exchange(NONE, PRINTS, success, Ordering::Relaxed).is_err() \&\& false {/'
+classes=tests/loom/classes.rs
+break_by $classes "the window is moved by who enters the next pool" \
+    's/let _ = self\.last\.compare_exchange.*?;/self.last.store(last, Ordering::Relaxed);/'
+break_by $classes "a block is handed out before its pool is in the map" \
+    's/( *self\.map\.enter.*?\n)( *self\.passed\[index\]\.store.*?\n)/$2$1/'
+break_by $classes "a pool gets its next class before its blocks are home" 's/if door\.lock\(\)\.with\(\|home\| \*home\)/if true/'
+break_by $classes "a pool leaves the map after its arena may be unmapped" \
+    's/( *map\.leave.*?\n)( *\*back = true;\n *\}\);\n)/$2$1/'
 idle=tests/loom/idle.rs
 break_by $idle "a tick empties the magazine, too" \
     's/(cold\.home \+= core::mem::take\(&mut cold\.stowed\);)/$1 cold.home += self.top.swap(0, Ordering::AcqRel);/'

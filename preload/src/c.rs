@@ -19,17 +19,19 @@ fn fail(errno: c_int) -> *mut c_void {
 /// `malloc`.
 #[inline(always)]
 pub(crate) fn allocate(bytes: usize) -> *mut c_void {
+    // SAFETY: no preconditions.
+    raw::allocate_or(bytes, || allocate_slow(bytes), || unsafe { large::malloc(bytes) })
+}
+
+/// `malloc`, whatever the magazine holds.
+#[cold]
+#[inline(never)]
+fn allocate_slow(bytes: usize) -> *mut c_void {
     match Class::of_size(bytes) {
-        Some(class) => raw::allocate_or(class, || allocate_slow(class, Request::of_bytes(bytes))),
+        Some(class) => or_no_memory(raw::allocate(class, Request::of_bytes(bytes))),
         // SAFETY: no preconditions.
         None => unsafe { large::malloc(bytes) },
     }
-}
-
-#[cold]
-#[inline(never)]
-fn allocate_slow(class: Class, request: Request) -> *mut c_void {
-    or_no_memory(raw::allocate(class, request))
 }
 
 #[inline(always)]
@@ -54,7 +56,17 @@ pub(crate) fn allocate_aligned(bytes: usize, align: usize) -> *mut c_void {
 /// As for `free`.
 #[inline(always)]
 pub(crate) unsafe fn release(start: *mut c_void) {
-    match Class::of_address(start) {
+    // SAFETY: the caller's promise is the same.
+    unsafe { raw::free_or(start, || release_slow(start)) }
+}
+
+/// `free`, wherever the address is and whatever the magazine holds.
+///
+/// # Safety
+/// As for `free`.
+#[inline(never)]
+unsafe fn release_slow(start: *mut c_void) {
+    match class_of(start) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same; also for null.
@@ -62,15 +74,29 @@ pub(crate) unsafe fn release(start: *mut c_void) {
     }
 }
 
-/// Takes back what was allocated as a request of `class`, or a large one.
+/// The class of the block at `address`; `None` if no arena holds it.
+fn class_of(address: *const c_void) -> Option<Class> {
+    Class::of_near(address).or_else(|| Class::of_far(address))
+}
+
+/// Takes back what was allocated as a request of so many bytes.
 ///
 /// # Safety
-/// As for `free`; and `class` is that of the request.
+/// As for `free`; and `bytes` is what was asked for.
 #[inline(always)]
-pub(crate) unsafe fn release_class(start: *mut c_void, class: Option<Class>) {
-    match class {
-        // C++ lets null be deleted, and C lets it be freed.
-        Some(_) if start.is_null() => {}
+pub(crate) unsafe fn release_sized(start: *mut c_void, bytes: usize) {
+    // C++ lets null be deleted.
+    if !start.is_null() {
+        // SAFETY: the caller's promise is the same.
+        unsafe { raw::free_sized_or(start, bytes, || release_sized_slow(start, bytes)) }
+    }
+}
+
+/// # Safety
+/// As for `release_sized`; not null.
+#[inline(never)]
+unsafe fn release_sized_slow(start: *mut c_void, bytes: usize) {
+    match Class::of_size(bytes) {
         // SAFETY: the caller's promise is the same.
         Some(class) => unsafe { raw::free(class, start) },
         // SAFETY: the caller's promise is the same.
@@ -133,10 +159,30 @@ pub(crate) unsafe extern "C-unwind" fn realloc(start: *mut c_void, bytes: usize)
 /// As for `free`.
 #[inline(always)]
 unsafe fn reallocate(start: *mut c_void, bytes: usize) -> *mut c_void {
-    let Some(old) = Class::of_address(start) else {
+    match Class::of_near(start) {
         // SAFETY: the caller's promise is the same.
-        return unsafe { reallocate_large(start, bytes) };
-    };
+        Some(old) => unsafe { reallocate_small(start, old, bytes) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { reallocate_far(start, bytes) },
+    }
+}
+
+/// # Safety
+/// As for `realloc`.
+#[inline(never)]
+unsafe fn reallocate_far(start: *mut c_void, bytes: usize) -> *mut c_void {
+    match Class::of_far(start) {
+        // SAFETY: the caller's promise is the same.
+        Some(old) => unsafe { reallocate_small(start, old, bytes) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { reallocate_large(start, bytes) },
+    }
+}
+
+/// # Safety
+/// `start` is a block of `old` in the caller's hands.
+#[inline(always)]
+unsafe fn reallocate_small(start: *mut c_void, old: Class, bytes: usize) -> *mut c_void {
     // CPython's rule: a block that shrinks by less than a quarter stays. Blocks are found by their address, so it may.
     let old_bytes = old.block_bytes();
     if bytes <= old_bytes && 4 * bytes > 3 * old_bytes {
@@ -229,7 +275,7 @@ pub(crate) unsafe extern "C-unwind" fn aligned_alloc(align: usize, bytes: usize)
     if align.is_power_of_two() { allocate_aligned(bytes, align) } else { fail(libc::EINVAL) }
 }
 
-/// Returns `EINVAL` or `ENOMEM`, and keeps `errno` and `*place` then.
+/// Returns `EINVAL` or `ENOMEM`, and keeps `*place` then. As in glibc, `errno` is `ENOMEM`, too, without memory.
 ///
 /// # Safety
 /// `place` is writable.
@@ -238,11 +284,8 @@ pub(crate) unsafe extern "C-unwind" fn posix_memalign(place: *mut *mut c_void, a
     if !align.is_power_of_two() || !align.is_multiple_of(size_of::<*mut c_void>()) {
         return libc::EINVAL;
     }
-    // SAFETY: libc's own thread-local.
-    let errno = unsafe { *libc::__errno_location() };
     let block = allocate_aligned(bytes, align);
     if block.is_null() {
-        fail(errno);
         return libc::ENOMEM;
     }
     // SAFETY: writable, says the caller.
@@ -272,7 +315,7 @@ pub(crate) unsafe extern "C-unwind" fn pvalloc(bytes: usize) -> *mut c_void {
 /// As for `free`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn malloc_usable_size(start: *mut c_void) -> usize {
-    match Class::of_address(start) {
+    match class_of(start) {
         Some(class) => {
             raw::check_start(start);
             class.block_bytes()

@@ -13,7 +13,7 @@ use core::ptr;
 
 use pymalloc_core::raw::{self, Class};
 
-use crate::c::{allocate, allocate_aligned, release, release_class};
+use crate::c::{allocate, allocate_aligned, release, release_sized};
 use crate::large::Function;
 use crate::start::{free_is_ours, operators_are_ours};
 
@@ -75,22 +75,22 @@ macro_rules! news {
                     if block.is_null() { news!(@$fail) } else { block }
                 })
             }
-            match news!(@class $bytes $($align)?) {
-                Some(class) if news!(@served $kind $($align)?) => {
-                    // SAFETY: our own arguments.
-                    raw::allocate_or(class, || unsafe { slow($bytes $(, $align)? $(, $nothrow)?) })
-                }
-                // SAFETY: our own arguments.
-                _ => unsafe { slow($bytes $(, $align)? $(, $nothrow)?) },
-            }
+            // SAFETY: our own arguments.
+            let slow = || unsafe { slow($bytes $(, $align)? $(, $nothrow)?) };
+            if news!(@served $kind $($align)?) { news!(@take slow $bytes $($align)?) } else { slow() }
         }
     )+ };
     (@served basic) => { true };
     (@served basic $align:ident) => { $align.is_power_of_two() };
     (@served derived) => { operators_are_ours() };
     (@served derived $align:ident) => { operators_are_ours() && $align.is_power_of_two() };
-    (@class $bytes:ident) => { Class::of_size($bytes) };
-    (@class $bytes:ident $align:ident) => { Class::of_size_align($bytes, $align.max(1)).filter(|_| free_is_ours()) };
+    (@take $slow:ident $bytes:ident) => { raw::allocate_or($bytes, $slow, $slow) };
+    (@take $slow:ident $bytes:ident $align:ident) => {
+        match Class::of_size_align($bytes, $align) {
+            Some(class) if free_is_ours() => raw::allocate_class_or(class, $slow),
+            _ => $slow(),
+        }
+    };
     (@allocate $bytes:ident) => { allocate($bytes) };
     (@allocate $bytes:ident $align:expr) => { allocate_aligned($bytes, $align) };
     (@throws) => { no_runtime() };
@@ -116,9 +116,9 @@ news! {
     derived _ZnamSt11align_val_tRKSt9nothrow_t = c"_ZnamSt11align_val_tRKSt9nothrow_t", null(bytes, align; nothrow);
 }
 
-/// Forms of `delete`. With a size, the class is known without a look-up.
+/// Forms of `delete`. With a size, the magazine is known without a look-up.
 macro_rules! deletes {
-    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, ($($argument:ident: $type:ty),*) $class:expr;)+) => { $(
+    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, ($($argument:ident: $type:ty),*) $sized:expr;)+) => { $(
         $(#[$meta])*
         ///
         /// # Safety
@@ -127,11 +127,11 @@ macro_rules! deletes {
         #[allow(unused_variables, reason = "not every form needs every argument")]
         pub(crate) unsafe extern "C-unwind" fn $function(start: *mut c_void $(, $argument: $type)*) {
             if deletes!(@served $kind) {
-                let class: Option<Option<Class>> = $class;
+                let bytes: Option<usize> = $sized;
                 // SAFETY: the caller's promise is the same.
                 return unsafe {
-                    match class {
-                        Some(class) => release_class(start, class),
+                    match bytes {
+                        Some(bytes) => release_sized(start, bytes),
                         None => release(start),
                     }
                 };
@@ -156,9 +156,9 @@ deletes! {
     /// `operator delete[](void*, nothrow_t const&)`
     derived _ZdaPvRKSt9nothrow_t = c"_ZdaPvRKSt9nothrow_t", (nothrow: Nothrow) None;
     /// `operator delete(void*, size_t)`
-    derived _ZdlPvm = c"_ZdlPvm", (bytes: usize) Some(Class::of_size(bytes));
+    derived _ZdlPvm = c"_ZdlPvm", (bytes: usize) Some(bytes);
     /// `operator delete[](void*, size_t)`
-    derived _ZdaPvm = c"_ZdaPvm", (bytes: usize) Some(Class::of_size(bytes));
+    derived _ZdaPvm = c"_ZdaPvm", (bytes: usize) Some(bytes);
     /// `operator delete(void*, align_val_t)`
     basic _ZdlPvSt11align_val_t = c"_ZdlPvSt11align_val_t", (align: usize) None;
     /// `operator delete[](void*, align_val_t)`

@@ -8,6 +8,8 @@ use core::ffi::{CStr, c_char, c_int};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicI32, Ordering};
 
+use pymalloc_core::raw;
+
 use crate::start::variable;
 
 unsafe extern "C" {
@@ -60,7 +62,8 @@ fn report(out: &mut Descriptor, whole: bool) {
     let _ = write!(out, "pymalloc: process {process} (");
     out.push(name.to_bytes());
     let (blocks, arenas, ever) = (stats.blocks_live(), stats.arenas_mapped, stats.arenas_ever);
-    let _ = writeln!(out, ") exits with {blocks} blocks in {pools} pools, {arenas} arenas mapped now, {ever} ever");
+    let _ = write!(out, ") exits with {blocks} blocks in {pools} pools, {arenas} arenas mapped now, {ever} ever, ");
+    let _ = writeln!(out, "after at least {} allocations", raw::allocations_min());
     if whole {
         let _ = write!(out, "{stats}");
     }

@@ -114,7 +114,7 @@ fn bad_alignments_fail_as_documented() {
             let mut block = untouched;
             set_errno(7);
             assert_eq!(posix_memalign(&raw mut block, 16, isize::MAX as usize), ENOMEM);
-            assert_eq!((block, errno()), (untouched, 7));
+            assert_eq!((block, errno()), (untouched, ENOMEM));
             for bytes in [0, 1, 100, 5000] {
                 let all: [(&str, usize); 2] = [("valloc", 1), ("pvalloc", 4096)];
                 for (name, least) in all {

@@ -67,10 +67,12 @@ for kind in "malloc", "malloc_debug":
             different = True
             print(f"  DIFFERENT: {test}: without {pair[0]}, with {pair[1]}")
     lines = open(f"{folder}/{kind}.report").read().splitlines()
-    served = [line for line in lines if " 0 pools" not in line]
+    allocations = {line: int(re.search(r"at least (\d+) allocations$", line)[1]) for line in lines}
+    served = [line for line in lines if allocations[line]]
     python = [line for line in served if "(python" in line]
-    print(f"  the library served {len(served)} processes that exited by exit, {len(python)} of them CPython;"
-          f" {len(lines) - len(served)} allocated nothing small")
+    print(f"  the library served {len(served)} processes that exited by exit, {len(python)} of them CPython,"
+          f" with at least {sum(allocations[line] for line in python):,} allocations,"
+          f" {min(map(allocations.get, python), default=0):,} in the least; {len(lines) - len(served)} allocated nothing small")
     different |= not with_library or len(python) == 0 or any("(python" in line for line in set(lines) - set(served))
 print("DIFFERENT" if different else "the same outcomes with and without the library")
 sys.exit(different)

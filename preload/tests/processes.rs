@@ -11,7 +11,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{child, is_child, library, on_library, on_library_with, output_of};
+use common::{allocations, child, is_child, library, on_library, on_library_with, output_of, preloaded};
 use libc::{free, malloc};
 
 /// An address that goes to other threads.
@@ -51,6 +51,33 @@ fn threads_free_each_others_blocks() {
             }
         });
     });
+}
+
+#[test]
+fn the_report_counts_allocations_but_not_those_that_a_magazine_serves_again() {
+    const BLOCKS: usize = 100_000;
+    let name = "the_report_counts_allocations_but_not_those_that_a_magazine_serves_again";
+    if is_child() {
+        let keep = std::env::var_os("KEEP").is_some();
+        for _ in 0..BLOCKS {
+            // SAFETY: a block in our hands.
+            unsafe {
+                let block = black_box(malloc(black_box(48)));
+                if !keep {
+                    free(block);
+                }
+            }
+        }
+        return;
+    }
+    let count = |keep: &[(&str, &str)]| {
+        let (output, report) = preloaded(child(name).envs(keep.iter().copied()));
+        assert!(output.status.success(), "{output:?}");
+        allocations(report.first().expect("one process, one line"))
+    };
+    let (freed, kept) = (count(&[]), count(&[("KEEP", "1")]));
+    assert!(freed > 0 && kept >= BLOCKS && kept - freed <= BLOCKS, "{freed} {kept}");
+    assert!(kept - freed >= BLOCKS / 10 * 9, "the harness allocates about as much in both: {freed} {kept}");
 }
 
 static LATE_CALLS: AtomicUsize = AtomicUsize::new(0);

@@ -17,14 +17,16 @@
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 
+mod count;
 mod depot;
+#[cfg(feature = "raw")]
+mod direct;
 mod idle;
 mod slot;
 mod slow;
 mod tls;
 
 use core::cell::Cell;
-use core::hint::assert_unchecked;
 use core::ptr::{self, NonNull};
 
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
@@ -35,9 +37,14 @@ use crate::os;
 use crate::pool_set::{PoolSet, Slot};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
+use count::{Allocations, Filled};
 use depot::Depot;
 use idle::Seen;
 
+#[cfg(feature = "raw")]
+pub(crate) use count::allocations_min;
+#[cfg(feature = "raw")]
+pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
@@ -63,6 +70,7 @@ struct Shape {
     slow_calls: Cell<u8>,
     /// Whether the thread allocated from the class yet (*Strangers*).
     allocated: Cell<bool>,
+    filled: Filled,
 }
 
 /// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
@@ -70,7 +78,7 @@ struct Shape {
 pub(crate) struct ThreadCache {
     /// First, so that a registered set's address is its cache's.
     pub(crate) set: PoolSet,
-    magazines: [Magazine; CLASS_COUNT],
+    magazines: [Magazine; NO_CLASS + CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     /// Bytes of all blocks in the depots. Door.
@@ -83,6 +91,7 @@ pub(crate) struct ThreadCache {
     thread: Cell<u32>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
+    allocations: Allocations,
     /// What a purge thread saw last. Door.
     seen: Seen,
     /// The first arrays of the magazines.
@@ -98,6 +107,10 @@ unsafe impl Sync for ThreadCache {}
 const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
+
+/// Magazines before that of the smallest class. With the feature `raw` there is one, zero for ever, and so poisoned: of the
+/// blocks whose class is not known (see `direct`).
+const NO_CLASS: usize = cfg!(feature = "raw") as usize;
 
 /// Most slots of a magazine of `class`.
 pub(crate) const fn capacity_max(class: SizeClass) -> usize {
@@ -120,24 +133,10 @@ impl ThreadCache {
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
     #[inline(always)]
     pub(crate) fn alloc_or(&self, class: SizeClass, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
-        let magazine = self.magazine(class);
-        // Relaxed: this thread's own word (*Owner*).
-        let top = magazine.top.load(Ordering::Relaxed);
-        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
-        if top <= magazine.floor.load(Ordering::Relaxed) {
-            return slow();
+        match self.magazine(class).alloc() {
+            Some(block) => hardened::handed_out(self, class, block.as_ptr()),
+            None => slow(),
         }
-        // SAFETY: `top` is above `base` (*Bounds*).
-        let slot = unsafe { top.sub(1) };
-        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
-        let block = unsafe { &*slot }.load(Ordering::Relaxed);
-        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
-        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
-        magazine.top.store(slot, Ordering::Release);
-        // Spares the caller its test for null.
-        // SAFETY: slots below `top` hold blocks (*Bounds*).
-        unsafe { assert_unchecked(!block.is_null()) };
-        hardened::handed_out(self, class, block)
     }
 
     /// Takes back a block of `class`.
@@ -171,7 +170,30 @@ impl ThreadCache {
     #[inline(always)]
     fn magazine(&self, class: SizeClass) -> &Magazine {
         // SAFETY: a class's number is below CLASS_COUNT.
-        unsafe { self.magazines.get_unchecked(class.number()) }
+        unsafe { self.magazines.get_unchecked(NO_CLASS + class.number()) }
+    }
+}
+
+impl Magazine {
+    /// Takes the last block; `None` if there is none, or the magazine is poisoned. For the cache's thread only.
+    #[inline(always)]
+    fn alloc(&self) -> Option<NonNull<u8>> {
+        // Relaxed: this thread's own word (*Owner*).
+        let top = self.top.load(Ordering::Relaxed);
+        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
+        if top <= self.floor.load(Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: `top` is above `base` (*Bounds*).
+        let slot = unsafe { top.sub(1) };
+        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
+        let block = unsafe { &*slot }.load(Ordering::Relaxed);
+        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
+        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
+        self.top.store(slot, Ordering::Release);
+        // Spares the caller its test for null.
+        // SAFETY: slots below `top` hold blocks (*Bounds*).
+        Some(unsafe { NonNull::new_unchecked(block) })
     }
 }
 
@@ -189,15 +211,22 @@ impl ThreadCache {
                     ceiling: AtomicPtr::new(ptr::null_mut()),
                     base: AtomicPtr::new(ptr::null_mut()),
                 }
+            }; NO_CLASS + CLASS_COUNT],
+            shapes: [const {
+                Shape {
+                    capacity: Cell::new(0),
+                    slow_calls: Cell::new(0),
+                    allocated: Cell::new(false),
+                    filled: Filled::new(),
+                }
             }; CLASS_COUNT],
-            shapes: [const { Shape { capacity: Cell::new(0), slow_calls: Cell::new(0), allocated: Cell::new(false) } };
-                CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_bytes: Cell::new(0),
             heap: Cell::new(None),
             poison: Cell::new(0),
             thread: Cell::new(0),
             slow_calls: Cell::new(0),
+            allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
             hardened: PerThread::new(),

@@ -17,7 +17,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use super::{ThreadCache, tls};
+use super::{ThreadCache, count, tls};
 use crate::fork;
 use crate::hardened;
 use crate::heap::Heap;
@@ -122,7 +122,10 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> 
 
 fn take_spare(class: SizeClass) -> Option<Block> {
     let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class));
-    block.inspect(|block| hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr()))
+    block.inspect(|block| {
+        count::note_spare_allocation();
+        hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr());
+    })
 }
 
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {

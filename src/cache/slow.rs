@@ -68,6 +68,13 @@ impl ThreadCache {
 
     /// Fills half of an empty magazine. Door.
     fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.count_filled(class);
+        self.fill(class, heap, inside);
+        self.note_filled(class);
+    }
+
+    #[inline(always)]
+    fn fill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         if self.unstow(class) {
             return;
         }
@@ -115,6 +122,7 @@ impl ThreadCache {
                 self.flush_all(inside);
                 inside.take_one(class)
             })?;
+            self.note_allocation();
             if !block.zeroed {
                 self.refill(class, heap, inside);
             }
@@ -192,6 +200,7 @@ impl ThreadCache {
     #[inline]
     pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize) {
         let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
+        self.note_left(class);
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
         unsafe { core::ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };

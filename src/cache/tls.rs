@@ -30,6 +30,12 @@ mod place {
         SLOT.with(Cell::get)
     }
 
+    #[cfg(feature = "raw")]
+    #[inline(always)]
+    pub(super) fn get_plus(bytes: usize) -> *const u8 {
+        ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
+    }
+
     pub(super) fn set(cache: &'static ThreadCache) {
         SLOT.set(cache);
     }
@@ -86,6 +92,29 @@ mod place {
         }
     }
 
+    #[inline(always)]
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn get_plus(bytes: usize) -> *const u8 {
+        let place: *const u8;
+        // SAFETY: reads this thread's word, as `get` does.
+        unsafe {
+            asm!(
+                "mov {offset}, qword ptr [rip + pymalloc_thread_slot@GOTTPOFF]",
+                "add {place}, qword ptr fs:[{offset}]",
+                offset = out(reg) _,
+                place = inout(reg) bytes => place,
+                options(pure, readonly, nostack),
+            );
+        }
+        place
+    }
+
+    #[inline(always)]
+    #[cfg(target_arch = "aarch64")]
+    pub(super) fn get_plus(bytes: usize) -> *const u8 {
+        core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
+    }
+
     pub(super) fn set(cache: &'static ThreadCache) {
         // SAFETY: the word is this thread's, and is only read as a whole, by `get`.
         unsafe { core::ptr::with_exposed_provenance_mut::<&'static ThreadCache>(address()).write_volatile(cache) }
@@ -121,6 +150,13 @@ mod place {
 #[inline(always)]
 pub(super) fn get() -> &'static ThreadCache {
     place::get()
+}
+
+/// The address so many bytes behind the cache's start, in one instruction where that can be.
+#[cfg(feature = "raw")]
+#[inline(always)]
+pub(super) fn get_plus(bytes: usize) -> *const u8 {
+    place::get_plus(bytes)
 }
 
 /// Points the calling thread's slot at `cache`.

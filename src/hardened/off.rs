@@ -5,6 +5,10 @@ use crate::heap::Heap;
 use crate::pool_set::{Inside, Slot};
 use crate::size_class::SizeClass;
 
+/// Whether calls need the hooks below, even while the thread's magazine can serve them.
+#[cfg(feature = "raw")]
+pub(crate) const LOOKS_ON: bool = false;
+
 /// Whether free blocks are known to be zero.
 pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = false;
 

@@ -23,6 +23,10 @@ const SHUFFLES: bool = !cfg!(pymalloc_without = "random");
 const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
 const CLEARS: bool = !cfg!(pymalloc_without = "zero");
 
+/// Whether calls need the hooks below, even while the thread's magazine can serve them.
+#[cfg(feature = "raw")]
+pub(crate) const LOOKS_ON: bool = true;
+
 /// Whether free blocks are known to be zero (*Clean*).
 pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = CLEARS && CHECKS;
 

@@ -44,6 +44,7 @@ impl Inside<'_> {
         if let Some(place) = self.place_of(pool) {
             // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
             place.tag().store(self.set.tag(class), Ordering::Relaxed);
+            self.heap.classes.enter(pool.start().addr(), class);
         }
         self.pools.partial(class).push_last(pool);
         *self.pools.of_class_mut(class) += 1;
@@ -115,6 +116,7 @@ impl Inside<'_> {
             pool.set_state(State::Unused);
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             place.tag().store(ptr::null_mut(), Ordering::Relaxed);
+            heap.classes.leave(pool.start().addr());
             Some(place)
         }));
     }

@@ -106,6 +106,25 @@ fn unused_pools() {
 }
 
 #[test]
+#[cfg(feature = "raw")]
+fn the_map_of_classes() {
+    let sound = Sound::new();
+    let classes = &sound.test.heap.classes;
+    for pool in [sound.partial, sound.full] {
+        let start = pool.pool().start().addr();
+        classes.leave(start);
+        sound.assert_finds("a pool has another class in the map of classes");
+        classes.enter(start, class(64));
+        sound.assert_finds("a pool has another class in the map of classes");
+        classes.enter(start, class(BLOCK_BYTES));
+        sound.test.check();
+    }
+    let unused = sound.arena().start().addr() + sound.unused().0.index() * POOL_BYTES;
+    classes.enter(unused, class(BLOCK_BYTES));
+    sound.assert_finds("an unused pool is in the map of classes");
+}
+
+#[test]
 fn tags() {
     let sound = Sound::new();
     let tag = sound.partial.tag().load(Ordering::Relaxed);

@@ -47,7 +47,7 @@ impl Magazine {
         }
     }
 
-    /// `ThreadCache::alloc`.
+    /// `Magazine::alloc`.
     fn alloc(&self) {
         let top = self.top.load(Ordering::Relaxed);
         if top <= self.floor.load(Ordering::Relaxed) {
@@ -60,7 +60,7 @@ impl Magazine {
         self.top.store(top - 1, Ordering::Release);
     }
 
-    /// `ThreadCache::free`.
+    /// `ThreadCache::put`.
     fn free(&self) {
         let top = self.top.load(Ordering::Relaxed);
         if top >= self.ceiling.load(Ordering::Relaxed) {

@@ -142,14 +142,14 @@ struct Magazine {
 }
 
 impl Magazine {
-    /// `ThreadCache::free`.
+    /// `ThreadCache::put`.
     fn free(&self, block: usize) {
         let top = self.top.load(Ordering::Relaxed);
         self.slots[top].store(block, Ordering::Relaxed);
         self.top.store(top + 1, Ordering::Release); // free
     }
 
-    /// `ThreadCache::alloc`.
+    /// `Magazine::alloc`.
     fn alloc(&self) -> usize {
         let top = self.top.load(Ordering::Relaxed) - 1;
         let block = self.slots[top].load(Ordering::Relaxed);

@@ -90,11 +90,15 @@ pub(crate) fn preloaded(command: &mut Command) -> (Output, Vec<String>) {
     (output, lines)
 }
 
-/// Whether a line of a report shows that the library served the process: no pool is opened but for a request.
+/// Whether a line of a report shows that the library served the process.
 pub(crate) fn served(line: &str) -> bool {
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let place = words.iter().position(|&word| word == "pools,").expect("a line of a report");
-    words[place - 1].parse::<usize>().expect("a number") > 0
+    allocations(line) > 0
+}
+
+/// How many allocations there were at least, says a line of a report.
+pub(crate) fn allocations(line: &str) -> usize {
+    let count = line.strip_suffix(" allocations").and_then(|rest| rest.rsplit(' ').next()).expect("a line of a report");
+    count.parse().expect("a number")
 }
 
 pub(crate) fn is_child() -> bool {

@@ -1,0 +1,131 @@
+//! At least how many allocations there were: counted where magazines are refilled, never on the fast path.
+//!
+//! A magazine that was refilled with some blocks, and is empty again, gave at least so many to the program: unless some
+//! left it by another way, a flush or a stow, and then those of this refill are not counted. Further allocations, of blocks that
+//! were freed into the magazine meanwhile, are not seen. Only with the feature `raw`, for the preload library's report.
+
+#[cfg(feature = "raw")]
+mod counts {
+    use core::cell::Cell;
+
+    use super::super::{GLOBAL, ThreadCache};
+    use crate::size_class::SizeClass;
+    use crate::sync::{AtomicU64, Ordering};
+
+    /// Blocks that the last refill of a magazine brought, if none left it but to the program. Door.
+    pub(crate) struct Filled(Cell<u16>);
+
+    impl Filled {
+        pub(crate) const fn new() -> Self {
+            Self(Cell::new(0))
+        }
+    }
+
+    /// Allocations by a cache so far, at least. Door.
+    pub(crate) struct Allocations(Cell<u64>);
+
+    impl Allocations {
+        pub(crate) const fn new() -> Self {
+            Self(Cell::new(0))
+        }
+    }
+
+    /// Allocations by threads without a cache, exactly.
+    static BY_SPARE: AtomicU64 = AtomicU64::new(0);
+
+    /// A thread without a cache allocates.
+    pub(crate) fn note_spare_allocation() {
+        // Relaxed: a count alone.
+        BY_SPARE.fetch_add(1, Ordering::Relaxed);
+    }
+
+    impl ThreadCache {
+        fn add(&self, allocations: u64) {
+            self.allocations.0.set(self.allocations.0.get().wrapping_add(allocations));
+        }
+
+        /// A block goes to the program past the magazine. Door.
+        pub(crate) fn note_allocation(&self) {
+            self.add(1);
+        }
+
+        /// The magazine is empty: what the last refill brought is gone. Door.
+        pub(crate) fn count_filled(&self, class: SizeClass) {
+            self.add(u64::from(self.shape(class).filled.0.replace(0)));
+        }
+
+        /// The magazine was empty before it got what it holds. Door.
+        pub(crate) fn note_filled(&self, class: SizeClass) {
+            self.shape(class).filled.0.set(self.blocks(class).len() as u16);
+        }
+
+        /// What the last refills brought and is not in the magazines any more. Door.
+        fn gone_since_filled(&self) -> u64 {
+            let gone = |class| usize::from(self.shape(class).filled.0.get()).saturating_sub(self.blocks(class).len());
+            SizeClass::all().map(|class| gone(class) as u64).sum()
+        }
+
+        /// Blocks leave the magazine, but not to the program. Door.
+        pub(crate) fn note_left(&self, class: SizeClass) {
+            self.shape(class).filled.0.set(0);
+        }
+    }
+
+    /// Allocations of small blocks in the program so far, at least.
+    pub(crate) fn allocations_min() -> u64 {
+        let caches = GLOBAL.sets().filter_map(|set| {
+            // SAFETY: a registered set of the heap's; caches are never unmapped.
+            let cache = unsafe { ThreadCache::of_set(&GLOBAL, set)?.as_ref() };
+            Some(cache.set.enter(&GLOBAL, |_| cache.allocations.0.get() + cache.gone_since_filled()))
+        });
+        // Relaxed: a count alone.
+        caches.sum::<u64>() + BY_SPARE.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(not(feature = "raw"))]
+mod counts {
+    use super::super::ThreadCache;
+    use crate::size_class::SizeClass;
+
+    /// Nothing.
+    pub(crate) struct Filled;
+
+    impl Filled {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+    }
+
+    /// Nothing.
+    pub(crate) struct Allocations;
+
+    impl Allocations {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn note_spare_allocation() {}
+
+    impl ThreadCache {
+        #[inline(always)]
+        pub(crate) fn note_allocation(&self) {
+            let Allocations = self.allocations;
+        }
+
+        #[inline(always)]
+        pub(crate) fn count_filled(&self, class: SizeClass) {
+            let Filled = self.shape(class).filled;
+        }
+
+        #[inline(always)]
+        pub(crate) fn note_filled(&self, _class: SizeClass) {}
+
+        #[inline(always)]
+        pub(crate) fn note_left(&self, _class: SizeClass) {}
+    }
+}
+
+pub(crate) use counts::*;

@@ -1,0 +1,62 @@
+//! The fast path of the preload library: a table's entry is where the magazine is, so its class need not be known.
+//!
+//! A size's entry is in a table, an address's in the map of classes. What has none is sent to a magazine of no class, which
+//! is always poisoned: so `free` has no test for it, and the slow path finds out.
+
+use core::mem::offset_of;
+use core::ptr::NonNull;
+
+use super::{Magazine, ThreadCache, tls};
+use crate::size_class::SizeClass;
+use crate::sync::Ordering;
+
+/// Where a magazine is in a thread cache, in bytes from that of no class.
+#[derive(Clone, Copy)]
+pub(crate) struct MagazineOffset(u16);
+
+impl MagazineOffset {
+    pub(crate) const fn of_class(class: SizeClass) -> Self {
+        Self(((class.number() + 1) * size_of::<Magazine>()) as u16)
+    }
+
+    /// That of an entry of the map of classes.
+    ///
+    /// # Safety
+    /// `entry` is 0, for no class, or a class's number plus 1.
+    #[inline(always)]
+    pub(crate) const unsafe fn of_entry(entry: usize) -> Self {
+        Self((entry * size_of::<Magazine>()) as u16)
+    }
+}
+
+/// The calling thread's magazine.
+#[inline(always)]
+fn magazine_at(offset: MagazineOffset) -> &'static Magazine {
+    let place = tls::get_plus(usize::from(offset.0));
+    // SAFETY: one of the cache's magazines, as an offset's makers see to. Caches live for ever.
+    unsafe { &*place.add(offset_of!(ThreadCache, magazines)).cast() }
+}
+
+/// Takes a block from the calling thread's magazine, if there is one.
+#[inline(always)]
+pub(crate) fn alloc_at(offset: MagazineOffset) -> Option<NonNull<u8>> {
+    magazine_at(offset).alloc()
+}
+
+/// Puts a block, free and of the magazine's class, into the calling thread's magazine, or does as `slow` if there is no room.
+///
+/// Repeats `ThreadCache::put`: as one function for both, it made the compiler spend five instructions more on each flush.
+#[inline(always)]
+pub(crate) fn free_at_or(offset: MagazineOffset, block: *mut u8, slow: impl FnOnce()) {
+    let magazine = magazine_at(offset);
+    // Relaxed (both): as in `put`.
+    let top = magazine.top.load(Ordering::Relaxed);
+    if top >= magazine.ceiling.load(Ordering::Relaxed) {
+        return slow();
+    }
+    // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.
+    unsafe { &*top }.store(block, Ordering::Relaxed);
+    // Release: as in `put`; pairs with the Acquire in `blocks`.
+    // SAFETY: at most one past the array's end.
+    magazine.top.store(unsafe { top.add(1) }, Ordering::Release);
+}
