@@ -37,6 +37,8 @@ fn fork(child: fn()) {
 
 unsafe extern "C" fn prepare() {
     if !INSIDE.replace(true) {
+        // Wants all locks, which this thread has.
+        pymalloc::self_check().expect("a sound heap while it forks");
         fork(|| ());
         NESTED.fetch_add(1, Ordering::Relaxed);
         INSIDE.set(false);

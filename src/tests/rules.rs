@@ -90,6 +90,21 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
 }
 
 #[test]
+fn a_depot_holds_as_much_after_a_flush_as_before() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let bytes = DEPOT_BYTES_MAX / 2;
+    for _ in 0..4 {
+        fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
+        let cached = blocks_cached(&test) * 64;
+        assert!(cached >= bytes - MAGAZINE_BYTES_MAX, "{cached} of {bytes} bytes");
+        cache.shrink();
+        assert_eq!(blocks_cached(&test), 0);
+    }
+    cache.release();
+}
+
+#[test]
 fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_not() {
     let test = TestHeap::new();
     let cache = test.attach();
