@@ -45,9 +45,14 @@ marks() {
 
 tsan() {
     step 'ThreadSanitizer'
-    sanitized thread -Zbuild-std --lib
+    # One thread alone works in `bound`, for ten minutes.
+    sanitized thread -Zbuild-std --lib -- --skip bound
+    # Left out: what its runtime can't do (docs/testing.md).
     sanitized thread -Zbuild-std --test threads_storm --test teardown --test object_pool --test statistics \
-        --test memory_return --test purge_thread --test sleeping_thread --test survivor
+        --test memory_return --test purge_thread --test sleeping_thread --test survivor \
+        -- --skip a_forked_child_has_none --skip what_sleeping_threads_left_of_a_peak_goes_back \
+        --skip large_requests_show_in_the_systems_share --skip key_destructors_free_and_allocate_and_arm_again \
+        --skip detached_threads_may_end_by_pthread_exit
 }
 
 memcheck() {
