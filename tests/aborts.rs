@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System, alloc, dealloc};
 use std::hint::black_box;
 use std::thread;
 
-use common::abort_of;
+use common::{abort_of, output_of_abort};
 use pymalloc::{Pymalloc, flush_thread_cache, purge};
 
 #[global_allocator]
@@ -147,4 +147,40 @@ misuses! {
     an_address_that_is_not_mapped: "address in no arena" => {
         free_and_flush(0x4000, VICTIM);
     }
+}
+
+/// Frees a block of many in a pool twice by `free`, and checks that the message has its address.
+fn names_the_block(test: &str, misuse: fn()) {
+    let output = output_of_abort(test, misuse);
+    let (told, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let victim = told.lines().find_map(|line| line.split_once("victim ")).expect("the child says it").1;
+    let expected = format!("pymalloc: double free: block is already free (address {victim}, size class of 40 bytes)\n");
+    assert_eq!(message, expected);
+}
+
+const ONE_OF_MANY: Layout = Layout::new::<[u64; 5]>();
+
+/// A block, not the first of its pool's bitmap's first words, whose address was printed.
+fn told_victim() -> usize {
+    let blocks: [usize; 300] = std::array::from_fn(|_| block(ONE_OF_MANY));
+    println!("\nvictim {:#x}", blocks[250]);
+    blocks[250]
+}
+
+#[test]
+fn the_message_of_a_double_free_has_the_blocks_address() {
+    names_the_block("the_message_of_a_double_free_has_the_blocks_address", || {
+        let address = told_victim();
+        free_and_flush(address, ONE_OF_MANY);
+        free_and_flush(address, ONE_OF_MANY);
+    });
+}
+
+#[test]
+fn the_message_of_a_double_free_in_another_thread_has_the_blocks_address() {
+    names_the_block("the_message_of_a_double_free_in_another_thread_has_the_blocks_address", || {
+        let address = told_victim();
+        free_and_flush_elsewhere(address, ONE_OF_MANY);
+        free_and_flush_elsewhere(address, ONE_OF_MANY);
+    });
 }

@@ -282,6 +282,33 @@ fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
 }
 
 #[test]
+fn a_set_is_swept_again_when_half_as_much_is_left() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut few, mut more, mut freed) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        match index {
+            _ if index % 100 == 0 => few.push(block),
+            _ if index % 40 == 0 => more.push(block),
+            _ => freed.push(block),
+        }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    // The first sweep: below one byte in 32.
+    while test.heap.bytes_given_back() < 16 << 20 {
+        more.pop().expect("a sweep before the last").free(cache);
+    }
+    let (before, left) = (test.heap.bytes_given_back(), more.len());
+    assert!(left > 4000, "{left} blocks");
+    more.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back() - before;
+    assert!(given_back > 6 << 20, "{given_back} bytes for {left} blocks");
+    test.check();
+    few.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
 fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards() {
     let test = TestHeap::new();
     let cache = test.attach();
