@@ -32,6 +32,9 @@ pub(crate) struct TestMemory {
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     pub(crate) populates: AtomicUsize,
+    /// Ranges for which huge pages were asked for, and those for which they no longer are.
+    pub(crate) huge: AtomicUsize,
+    pub(crate) no_longer_huge: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, usize>>,
 }
 
@@ -46,6 +49,8 @@ impl TestMemory {
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
+            huge: AtomicUsize::new(0),
+            no_longer_huge: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
         }
     }
@@ -123,6 +128,8 @@ impl MemorySource for TestMemory {
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
         self.assert_mapped(start.addr().get(), bytes);
+        let count = if huge { &self.huge } else { &self.no_longer_huge };
+        count.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.advise_huge(start, bytes, huge) }
     }
