@@ -15,24 +15,18 @@ ignored='(^|/)(tests|examples|preload)/|/src/os/unsupported\.rs$'
 export LLVM_PROFILE_FILE_NAME='pymalloc-%p%c.profraw'
 export RUSTFLAGS="${RUSTFLAGS:-} -Cllvm-args=-runtime-counter-relocation"
 
-run() { # arguments of cargo test
-    cargo llvm-cov --no-report --profile quick "$@"
-}
-
 if [ "${1:-}" != report ]; then
     cargo llvm-cov clean --workspace
     # Which leaves what was built with other features or from files since gone: the report would count it.
     cargo clean --quiet --profile quick --package pymalloc --target-dir target/llvm-cov-target
-    run --features serde --lib
+    cargo llvm-cov --no-report --profile quick --features serde --lib
     for test in tests/*.rs; do
         test=$(basename "$test" .rs)
         case $test in
-            loom) ;;
-            # The tracer is not there without its feature.
-            trace*) run --features serde,flamegraph --test "$test" ;;
-            *) run --features serde --test "$test" ;;
+            # The models' own build; the tracer is not there without its feature, and needs debugging information.
+            loom | trace*) ;;
+            *) cargo llvm-cov --no-report --profile quick --features serde --test "$test" ;;
         esac
     done
-    run --features serde,flamegraph --lib trace
 fi
 cargo llvm-cov report --profile quick --ignore-filename-regex "$ignored" --show-missing-lines
