@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System, alloc, dealloc};
 use std::hint::black_box;
 use std::thread;
 
-use common::abort_of;
+use common::{abort_of, output_of_abort};
 use pymalloc::{Pymalloc, flush_thread_cache, purge};
 
 #[global_allocator]
@@ -147,4 +147,42 @@ misuses! {
     an_address_that_is_not_mapped: "address in no arena" => {
         free_and_flush(0x4000, VICTIM);
     }
+}
+
+/// Frees a block of many in a pool twice by `free`, and checks that the message has its address.
+fn names_the_block(test: &str, misuse: fn()) {
+    let output = output_of_abort(test, misuse);
+    let (told, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let victim = told.lines().find_map(|line| line.split_once("victim ")).expect("the child says it").1;
+    let expected = format!("pymalloc: double free: block is already free (address {victim}, size class of 304 bytes)\n");
+    assert_eq!(message, expected);
+}
+
+/// Of a class that nothing else in these programs has blocks of, as `VICTIM`; a pool has more of them than a word has bits.
+const ONE_OF_MANY: Layout = Layout::new::<[u64; 38]>();
+
+/// A block beyond its pool's first bitmap word, as a rule, whose address was printed.
+fn told_victim() -> usize {
+    let blocks: [usize; 300] = std::array::from_fn(|_| block(ONE_OF_MANY));
+    println!("\nvictim {:#x}", blocks[100]);
+    blocks[100]
+}
+
+#[test]
+fn the_message_of_a_double_free_has_the_blocks_address() {
+    names_the_block("the_message_of_a_double_free_has_the_blocks_address", || {
+        let address = told_victim();
+        free_and_flush(address, ONE_OF_MANY);
+        free_and_flush(address, ONE_OF_MANY);
+    });
+}
+
+#[test]
+fn the_message_of_a_double_free_in_another_thread_has_the_blocks_address() {
+    names_the_block("the_message_of_a_double_free_in_another_thread_has_the_blocks_address", || {
+        let address = told_victim();
+        free_and_flush_elsewhere(address, ONE_OF_MANY);
+        free_and_flush_elsewhere(address, ONE_OF_MANY);
+        purge();
+    });
 }

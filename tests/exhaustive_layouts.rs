@@ -6,7 +6,7 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::hint::black_box;
 use std::slice::from_raw_parts;
 
-use pymalloc::{Pymalloc, SMALL_MAX_BYTES, class_bytes};
+use pymalloc::{Pymalloc, SMALL_MAX_BYTES, class_bytes, class_number};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
@@ -52,6 +52,7 @@ fn class_is_the_size_rounded_up_to_the_alignment() {
         let rounded = layout.size().next_multiple_of(layout.align().max(8));
         let expected = (rounded <= SMALL_MAX_BYTES).then_some(rounded);
         assert_eq!(class_bytes(layout), expected, "{layout:?}");
+        assert_eq!(class_number(layout), expected.map(|bytes| bytes / 8 - 1), "{layout:?}");
     }
 }
 

@@ -127,6 +127,16 @@ fn realloc_across_the_border_uses_both() {
 }
 
 #[test]
+fn it_can_be_asked_for() {
+    let (large, one) = (layout(600, 8), layout(600, 8));
+    // SAFETY: the size is not 0; the block is freed by the allocator that gave it.
+    let ((), calls) = calls_of(|| unsafe { GLOBAL.large().dealloc(black_box(GLOBAL.large().alloc(large)), one) });
+    assert_eq!(calls, Calls { alloc: 1, dealloc: 1, last: Some(large), ..NONE });
+    // Made at run time, too.
+    assert_eq!(*Pymalloc::with_large(black_box(7)).large(), 7);
+}
+
+#[test]
 fn collections_of_small_blocks_do_not_reach_it() {
     let (boxes, calls) = calls_of(|| {
         let mut boxes: [Option<Box<[u64; 8]>>; 1000] = [const { None }; 1000];

@@ -37,6 +37,11 @@ fn fork(child: fn()) {
 
 unsafe extern "C" fn prepare() {
     if !INSIDE.replace(true) {
+        // Wants all locks, which this thread has.
+        pymalloc::self_check().expect("a sound heap while it forks");
+        // They admit it, too.
+        let blocks: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+        assert_eq!(blocks.iter().map(|block| **block).sum::<u64>(), 499_500);
         fork(|| ());
         NESTED.fetch_add(1, Ordering::Relaxed);
         INSIDE.set(false);

@@ -165,11 +165,15 @@ fn main() {
             the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads,
         ),
     ];
-    // What asks for a list of tests gets one.
-    let list = std::env::args().any(|argument| argument == "--list");
+    // What asks for a list of tests gets one; what is to be left out is.
+    let arguments: Vec<String> = std::env::args().collect();
+    let list = arguments.iter().any(|argument| argument == "--list");
+    let is_skipped = |name: &str| arguments.windows(2).any(|pair| pair[0] == "--skip" && name.contains(&pair[1]));
     watchdog();
     for (name, test) in tests {
-        if list {
+        if is_skipped(name) {
+            continue;
+        } else if list {
             println!("{name}: test");
         } else if cfg!(feature = "bypass") {
             println!("test {name} ... ignored, it counts the heap's blocks");

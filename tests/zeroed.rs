@@ -103,3 +103,31 @@ fn memory_fresh_from_the_os_is_not_touched() {
     assert!(rss_bytes() - before_bytes >= TOTAL_BYTES * 9 / 10);
     free_all(&blocks, layout);
 }
+
+/// What a thread does that has no runtime: its first request of all is for zeros.
+extern "C" fn request_zeros(_: *mut libc::c_void) -> *mut libc::c_void {
+    let layout = layout(72);
+    let start = zeroed(layout);
+    let good = is_zero(start, layout.size());
+    // SAFETY: the block is ours and longer than a byte.
+    unsafe { start.write(1) };
+    free_all(&[start], layout);
+    std::ptr::without_provenance_mut(usize::from(good))
+}
+
+#[test]
+fn a_threads_first_request_may_be_for_zeros() {
+    let _one = one_at_a_time();
+    // What it gets was in use.
+    leave_dirt(layout(72), (4 << 20) / 72);
+    pymalloc::flush_thread_cache();
+    for _ in 0..10 {
+        let (mut thread, mut good) = (0, std::ptr::null_mut());
+        // SAFETY: a function that takes no argument, on a thread that is joined.
+        unsafe {
+            assert_eq!(libc::pthread_create(&raw mut thread, std::ptr::null(), request_zeros, std::ptr::null_mut()), 0);
+            assert_eq!(libc::pthread_join(thread, &raw mut good), 0);
+        }
+        assert_eq!(good.addr(), 1, "a block for zeros is not zero");
+    }
+}

@@ -159,6 +159,13 @@ impl ThreadCache {
         }
     }
 
+    /// The bytes of all depots as they are counted, and those of the blocks in them. Door.
+    #[cfg(test)]
+    pub(crate) fn depot_bytes(&self) -> (usize, usize) {
+        let stowed = |class: SizeClass| self.stowed(class).flatten().count() * class.block_bytes();
+        (self.depot_bytes.get(), SizeClass::all().map(stowed).sum())
+    }
+
     /// The blocks in the depot, chunk by chunk. Door.
     pub(super) fn stowed(&self, class: SizeClass) -> impl Iterator<Item = &[Slot]> {
         let chunks = core::iter::successors(NonNull::new(self.depot(class).full.get()), |&chunk| {

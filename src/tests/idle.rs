@@ -113,6 +113,28 @@ fn as_much_is_kept_as_was_asked_for() {
 }
 
 #[test]
+fn as_many_free_pools_keep_their_memory_as_was_asked_for() {
+    const POOLS: usize = 20;
+    for keep_pools in [0, 1, 7, POOLS + 4] {
+        let test = TestHeap::new();
+        let mut ticker = Ticker::new(test.heap, keep_pools * POOL_BYTES);
+        let (owner, peak) = (test.attach(), test.attach());
+        // Or the arena would be free.
+        let live = fill(owner, 512, POOL_BYTES);
+        free_all(fill(peak, 512, POOLS * POOL_BYTES), peak);
+        peak.release();
+        let before = test.heap.bytes_given_back();
+        two_ticks(&mut ticker);
+        let purged = (test.heap.bytes_given_back() - before) / POOL_BYTES;
+        // A refill may have opened a pool more.
+        let wanted = POOLS.saturating_sub(keep_pools)..=(POOLS + 2).saturating_sub(keep_pools);
+        assert!(wanted.contains(&purged), "{purged} pools purged, {keep_pools} to be kept");
+        free_all(live, owner);
+        owner.release();
+    }
+}
+
+#[test]
 fn a_refusing_os_ends_no_tick_in_a_loop() {
     let test = TestHeap::new();
     let mut ticker = Ticker::new(test.heap, 0);

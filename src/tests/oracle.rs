@@ -43,7 +43,10 @@ impl Sound {
     fn assert_finds(&self, message: &str) {
         match self.test.try_check() {
             Ok(_) => panic!("not found: {message}"),
-            Err(found) => assert_eq!(found.message, message),
+            Err(found) => {
+                assert_eq!(found.message, message);
+                assert_eq!(found.to_string(), format!("{message} (at {:#x})", found.address));
+            }
         }
     }
 
@@ -82,6 +85,10 @@ fn arenas() {
     let free = sound.arena().free.get();
     sound.arena().free.set(free | 1 << sound.partial.index());
     sound.assert_finds("an arena is in the list of another number of free pools");
+
+    let sound = Sound::new();
+    sound.arena().previous.set(sound.arena());
+    sound.assert_finds("a list of arenas is broken");
 
     let sound = Sound::new();
     sound.arena().dirty.set(sound.arena().dirty.get() ^ sound.unused().1);

@@ -3,10 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc, class};
+use crate::arena::Arena;
 use crate::cache::ThreadCache;
 use crate::config::{
-    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, FAULT_IN_FROM_POOLS, MAGAZINE_BYTES_MAX, POOL_BYTES,
-    POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
+    ARENA_BYTES, DEPOT_BYTES_MAX, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, FAULT_IN_FROM_POOLS,
+    HUGE_FROM_ARENAS, MAGAZINE_BYTES_MAX, POOL_BYTES, POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
 };
 use crate::hardened::QUARANTINE_SLOTS;
 
@@ -87,6 +88,21 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
     }
     cache.release();
     assert_eq!(blocks_cached(&test), 0);
+}
+
+#[test]
+fn a_depot_holds_as_much_after_a_flush_as_before() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let bytes = DEPOT_BYTES_MAX / 2;
+    for _ in 0..4 {
+        fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
+        let cached = blocks_cached(&test) * 64;
+        assert!(cached >= bytes - MAGAZINE_BYTES_MAX, "{cached} of {bytes} bytes");
+        cache.shrink();
+        assert_eq!(blocks_cached(&test), 0);
+    }
+    cache.release();
 }
 
 #[test]
@@ -267,6 +283,33 @@ fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
 }
 
 #[test]
+fn a_set_is_swept_again_when_half_as_much_is_left() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut few, mut more, mut freed) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        match index {
+            _ if index % 100 == 0 => few.push(block),
+            _ if index % 40 == 0 => more.push(block),
+            _ => freed.push(block),
+        }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    // The first sweep: below one byte in 32.
+    while test.heap.bytes_given_back() < 16 << 20 {
+        more.pop().expect("a sweep before the last").free(cache);
+    }
+    let (before, left) = (test.heap.bytes_given_back(), more.len());
+    assert!(left > 4000, "{left} blocks");
+    more.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back() - before;
+    assert!(given_back > 6 << 20, "{given_back} bytes for {left} blocks");
+    test.check();
+    few.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
 fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards() {
     let test = TestHeap::new();
     let cache = test.attach();
@@ -382,6 +425,68 @@ fn many_threads_keep_few_empty_pools_each() {
     assert!(kept <= crate::config::EMPTY_POOLS_BUDGET + 1000 * crate::config::SET_EMPTY_POOLS_MIN, "{kept}");
     caches.into_iter().for_each(ThreadCache::release);
     assert_eq!(test.check().pools_empty, 0);
+}
+
+/// Frees all but one block of each arena; returns those.
+fn keep_one_of_each_arena(live: Vec<Live>, cache: &ThreadCache) -> Vec<Live> {
+    let mut seen = std::collections::BTreeSet::new();
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        live.into_iter().partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
+    freed.into_iter().for_each(|block| block.free(cache));
+    kept
+}
+
+#[test]
+fn an_arena_with_holes_gets_no_huge_page_again() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let kept = keep_one_of_each_arena(fill(cache, 512, (HUGE_FROM_ARENAS + 6) * ARENA_BYTES), cache);
+    let huge = test.memory.huge.load(Ordering::Relaxed);
+    assert!((5..=7).contains(&huge), "{huge} arenas");
+    cache.shrink();
+    test.purge();
+    assert_eq!(test.memory.no_longer_huge.load(Ordering::Relaxed), huge);
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn free_pools_kept_while_many_were_in_use_are_purged_when_few_are() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let dirty_pools = || {
+        // SAFETY: metadata is never unmapped.
+        let dirty = |arena: std::ptr::NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
+        test.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum::<usize>())
+    };
+    // Of so many pools in use, four times the least may stay free and dirty.
+    let peak_pools = 4 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
+    let kept = keep_one_of_each_arena(fill(cache, 512, peak_pools * POOL_BYTES), cache);
+    let dirty = dirty_pools();
+    assert!((DIRTY_POOLS_MIN / 2..=2 * DIRTY_POOLS_MIN).contains(&dirty), "{dirty} pools");
+    test.check();
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn what_others_freed_into_the_pools_of_an_ended_thread_is_used_before_a_new_pool() {
+    let test = TestHeap::new();
+    let (ended, other) = (test.attach(), test.attach());
+    let live = fill(ended, 512, 8 * POOL_BYTES);
+    ended.release();
+    // Too few of each pool, and of too few pools, for the freeing thread to collect them itself.
+    let (freed, mut kept): (Vec<_>, Vec<_>) = live.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
+    let count = freed.len();
+    freed.into_iter().for_each(|(_, block)| block.free(other));
+    other.set.enter(test.heap, |inside| other.flush_all(inside));
+    let before = test.check().classes[63];
+    assert_eq!(before.blocks_remote, count, "nobody collected them yet");
+    kept.extend((0..count / 2).map(|index| (index, alloc(other, class(512), 1).expect("memory"))));
+    assert_eq!(test.check().classes[63].pools, before.pools);
+    kept.into_iter().for_each(|(_, block)| block.free(other));
+    other.release();
+    assert_eq!(test.check().blocks_live(), 0);
 }
 
 #[test]

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use crate::arena::PoolRef;
 use crate::cache::ThreadCache;
 use crate::check::{Corruption, check};
-use crate::config::ARENA_BYTES;
+use crate::config::{ARENA_BYTES, POOLS_PER_ARENA};
 use crate::hardened;
 use crate::heap::Heap;
 use crate::observe::Request;
 use crate::os::{MemorySource, SystemMemory};
 use crate::pool::Block;
-use crate::pool_set::Slot;
+use crate::pool_set::{Slot, tag_set};
 use crate::purging::purge_heap;
 use crate::size_class::SizeClass;
 use crate::stats::Stats;
@@ -30,6 +32,9 @@ pub(crate) struct TestMemory {
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     pub(crate) populates: AtomicUsize,
+    /// Ranges for which huge pages were asked for, and those for which they no longer are.
+    pub(crate) huge: AtomicUsize,
+    pub(crate) no_longer_huge: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, usize>>,
 }
 
@@ -44,6 +49,8 @@ impl TestMemory {
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
+            huge: AtomicUsize::new(0),
+            no_longer_huge: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
         }
     }
@@ -121,6 +128,8 @@ impl MemorySource for TestMemory {
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
         self.assert_mapped(start.addr().get(), bytes);
+        let count = if huge { &self.huge } else { &self.no_longer_huge };
+        count.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.advise_huge(start, bytes, huge) }
     }
@@ -154,9 +163,45 @@ impl TestHeap {
         ThreadCache::acquire(self.heap).expect("memory for a cache")
     }
 
-    /// The self-check; panics on what it finds.
+    /// The self-check, and the accounts of each set and cache; panics on what it finds.
     pub(crate) fn check(&self) -> Stats {
-        self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"))
+        let stats = self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"));
+        self.check_accounts();
+        stats
+    }
+
+    /// Compares what each set and cache counts with what it has: the self-check, which may not allocate, adds them up.
+    fn check_accounts(&self) {
+        assert!(self.heap.stop_slow_paths());
+        let mut owned = BTreeMap::<usize, (usize, usize)>::new();
+        let mut count = |place: PoolRef| {
+            if let Some(set) = tag_set(place.tag().load(Relaxed)) {
+                let (pools, bytes) = owned.entry(set.addr().get()).or_default();
+                *pools += 1;
+                *bytes += place.pool().used() as usize * place.pool().class().block_bytes();
+            }
+        };
+        // SAFETY: stopped, by this thread.
+        unsafe {
+            self.heap.with_stopped_state(|state| {
+                let places = |arena| (0..POOLS_PER_ARENA).map(move |index| PoolRef::at_index(arena, index));
+                state.arenas.iter().flat_map(places).for_each(&mut count);
+            });
+        }
+        for set in self.heap.sets() {
+            let own = owned.remove(&set.addr().get()).unwrap_or_default();
+            // SAFETY: stopped, by this thread; sets and caches are never unmapped.
+            unsafe {
+                let counted = set.as_ref().door.with_held(|pools| (pools.owned_count(), pools.used_bytes()));
+                assert_eq!(counted, own, "pools of a set, and bytes in use");
+                if let Some(cache) = ThreadCache::of_set(self.heap, set) {
+                    let (counted, stowed) = cache.as_ref().depot_bytes();
+                    assert_eq!(counted, stowed, "bytes in depots");
+                }
+            }
+        }
+        // SAFETY: stopped above.
+        unsafe { self.heap.restart_slow_paths() };
     }
 
     /// The self-check.

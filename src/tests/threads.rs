@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
-use crate::cache::ThreadCache;
+use crate::cache::{ThreadCache, thread_token};
 use crate::config::CLASS_COUNT;
 use crate::size_class::SizeClass;
 
@@ -137,4 +137,23 @@ fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
     });
     let stats = test.check();
     assert_eq!((stats.caches_live, stats.blocks_live()), (900, 0));
+}
+
+#[test]
+fn threads_that_run_at_once_have_different_tokens() {
+    // By its token a thread that forks passes the locks it holds, and no other may.
+    let barrier = std::sync::Barrier::new(4);
+    let one = || {
+        let token = thread_token();
+        barrier.wait();
+        assert_eq!(thread_token(), token);
+        token
+    };
+    let others: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(one)).collect();
+        threads.into_iter().map(|thread| thread.join().expect("its check passed")).collect()
+    });
+    let all: std::collections::BTreeSet<_> = others.into_iter().chain([thread_token()]).collect();
+    assert_eq!(all.len(), 5);
+    assert!(!all.contains(&0), "0 says that nobody forks");
 }

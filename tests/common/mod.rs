@@ -334,6 +334,11 @@ pub(crate) fn run_child(test: &str) -> Output {
 ///
 /// In the child, this does not return.
 pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
+    String::from_utf8(output_of_abort(test, misuse).stderr).expect("UTF-8")
+}
+
+/// As [`abort_of`], and what the process wrote to its standard output, too.
+pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
     if is_child() {
         let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: a valid limit.
@@ -345,5 +350,5 @@ pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
     }
     let output = run_child(test);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
-    String::from_utf8(output.stderr).expect("UTF-8")
+    output
 }
