@@ -3,6 +3,7 @@
 
 use crate::arguments::{Mode, Options, package};
 use crate::native::{self, Native};
+use crate::page_cache;
 use indicatif::{ProgressBar, ProgressStyle};
 use peers::allocators::{Allocator, COUNTING};
 use std::ffi::OsString;
@@ -48,7 +49,13 @@ pub fn workers(options: &Options) -> Result<Workers, String> {
             let program = program_path(mode, allocator);
             if program.exists() { Ok(program) } else { Err("it was not built before".to_owned()) }
         };
-        match result.and_then(|program| checked(program, mode, allocator, &options.out)) {
+        let result = result
+            .and_then(|program| checked(program, mode, allocator, &options.out))
+            .and_then(|program| match page_cache::forget(&program) {
+                Ok(()) => Ok(program),
+                Err(error) => Err(format!("{}: {error}", program.display())),
+            });
+        match result {
             Ok(program) if allocator.name == COUNTING.name => workers.counting = Some(program),
             Ok(program) => {
                 workers.compared.push(Worker { mode, allocator, program });

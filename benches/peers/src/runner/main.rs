@@ -8,6 +8,7 @@ mod files;
 mod kept;
 mod native;
 mod overhead;
+mod page_cache;
 mod plots;
 mod run;
 mod table;
