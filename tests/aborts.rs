@@ -154,7 +154,8 @@ fn names_the_block(test: &str, misuse: fn()) {
     let output = output_of_abort(test, misuse);
     let (told, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let victim = told.lines().find_map(|line| line.split_once("victim ")).expect("the child says it").1;
-    let expected = format!("pymalloc: double free: block is already free (address {victim}, size class of 304 bytes)\n");
+    let expected =
+        format!("pymalloc: double free: block is already free (address {victim}, size class of 304 bytes)\n");
     assert_eq!(message, expected);
 }
 
