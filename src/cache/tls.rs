@@ -1,17 +1,22 @@
 //! The thread slot's place: one thread-local word that holds the address of the thread's cache.
 //!
-//! In a program, the compiler and the linker make std's `thread_local!` a load at a fixed offset from the thread's
-//! pointer. In a shared library it is a call of `__tls_get_addr`, on every allocation. So with the feature `raw`, which the
-//! preload library is built with, the word is defined and read in assembly, by the *initial-exec* model: its offset is
-//! looked up once, when the library is loaded, and read from a table. (The model can be chosen for Rust's own thread-locals
-//! by an unstable option only.) The word takes 8 bytes of the static TLS block, so that even `dlopen` has room for it.
+//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer, where it sees all of it: in
+//! a program with link-time optimisation. Else it is a call of std's accessor in each piece of the program that is compiled
+//! by itself, and in a shared library one of `__tls_get_addr`, on every allocation. So without the feature `lto` the word is
+//! defined and read in assembly, by the *initial-exec* model: its offset is looked up once, when the program or the library is
+//! loaded, and read from a table; the linker of a program makes a constant of it. (The model can be chosen for Rust's own
+//! thread-locals by an unstable option only.) The word takes 8 bytes of the static TLS block, so that even `dlopen` has room
+//! for it.
 
 use super::ThreadCache;
 
+// Assembly where it was run: on x86-64 with glibc; for the preload library on aarch64, too.
 #[cfg(not(all(
-    feature = "raw",
     target_os = "linux",
-    any(target_arch = "x86_64", target_arch = "aarch64"),
+    any(
+        all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
+        all(not(feature = "lto"), target_arch = "x86_64", target_env = "gnu"),
+    ),
     not(miri)
 )))]
 mod place {
@@ -45,22 +50,45 @@ mod place {
     }
 }
 
-#[cfg(all(feature = "raw", target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"), not(miri)))]
+#[cfg(all(
+    target_os = "linux",
+    any(
+        all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
+        all(not(feature = "lto"), target_arch = "x86_64", target_env = "gnu"),
+    ),
+    not(miri)
+))]
 mod place {
     use core::arch::{asm, global_asm};
 
     use super::ThreadCache;
     use crate::cache::slot::UNATTACHED;
 
+    /// The word's symbol: of this version of the crate, because a program may have several.
+    macro_rules! slot {
+        ($before:literal, $behind:literal) => {
+            concat!(
+                $before,
+                "pymalloc_thread_slot_",
+                env!("CARGO_PKG_VERSION_MAJOR"),
+                "_",
+                env!("CARGO_PKG_VERSION_MINOR"),
+                "_",
+                env!("CARGO_PKG_VERSION_PATCH"),
+                $behind
+            )
+        };
+    }
+
     // The initial value is an address, which the dynamic linker fills in before it copies the value to any thread.
     global_asm!(
         ".pushsection .tdata, \"awT\", %progbits",
         ".p2align 3",
-        ".globl pymalloc_thread_slot",
-        ".hidden pymalloc_thread_slot",
-        ".type pymalloc_thread_slot, %tls_object",
-        ".size pymalloc_thread_slot, 8",
-        "pymalloc_thread_slot:",
+        slot!(".globl ", ""),
+        slot!(".hidden ", ""),
+        slot!(".type ", ", %tls_object"),
+        slot!(".size ", ", 8"),
+        slot!("", ":"),
         ".quad {unattached}",
         ".popsection",
         unattached = sym UNATTACHED,
@@ -73,15 +101,15 @@ mod place {
         unsafe {
             #[cfg(target_arch = "x86_64")]
             asm!(
-                "mov {cache}, qword ptr [rip + pymalloc_thread_slot@GOTTPOFF]",
+                slot!("mov {cache}, qword ptr [rip + ", "@GOTTPOFF]"),
                 "mov {cache}, qword ptr fs:[{cache}]",
                 cache = out(reg) cache,
                 options(pure, readonly, nostack, preserves_flags),
             );
             #[cfg(target_arch = "aarch64")]
             asm!(
-                "adrp {cache}, :gottprel:pymalloc_thread_slot",
-                "ldr {cache}, [{cache}, :gottprel_lo12:pymalloc_thread_slot]",
+                slot!("adrp {cache}, :gottprel:", ""),
+                slot!("ldr {cache}, [{cache}, :gottprel_lo12:", "]"),
                 "mrs {thread}, tpidr_el0",
                 "ldr {cache}, [{thread}, {cache}]",
                 cache = out(reg) cache,
@@ -93,13 +121,13 @@ mod place {
     }
 
     #[inline(always)]
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(all(feature = "raw", target_arch = "x86_64"))]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
         let place: *const u8;
         // SAFETY: reads this thread's word, as `get` does.
         unsafe {
             asm!(
-                "mov {offset}, qword ptr [rip + pymalloc_thread_slot@GOTTPOFF]",
+                slot!("mov {offset}, qword ptr [rip + ", "@GOTTPOFF]"),
                 "add {place}, qword ptr fs:[{offset}]",
                 offset = out(reg) _,
                 place = inout(reg) bytes => place,
@@ -110,7 +138,7 @@ mod place {
     }
 
     #[inline(always)]
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(all(feature = "raw", target_arch = "aarch64"))]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
         core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
     }
@@ -127,14 +155,14 @@ mod place {
             #[cfg(target_arch = "x86_64")]
             asm!(
                 "mov {address}, qword ptr fs:[0]",
-                "add {address}, qword ptr [rip + pymalloc_thread_slot@GOTTPOFF]",
+                slot!("add {address}, qword ptr [rip + ", "@GOTTPOFF]"),
                 address = out(reg) address,
                 options(readonly, nostack),
             );
             #[cfg(target_arch = "aarch64")]
             asm!(
-                "adrp {address}, :gottprel:pymalloc_thread_slot",
-                "ldr {address}, [{address}, :gottprel_lo12:pymalloc_thread_slot]",
+                slot!("adrp {address}, :gottprel:", ""),
+                slot!("ldr {address}, [{address}, :gottprel_lo12:", "]"),
                 "mrs {thread}, tpidr_el0",
                 "add {address}, {address}, {thread}",
                 address = out(reg) address,
