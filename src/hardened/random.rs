@@ -53,9 +53,8 @@ impl Random {
 
     /// A random order of `COUNT` things: the numbers below `COUNT`, a power of two, each once.
     ///
-    /// One of `COUNT^3`: each thing is equally likely to be at each place, and the first two are about as hard to foretell as
-    /// if all orders were possible, what follows then is not. It takes a quarter of the instructions of a
-    /// [`shuffle`](Self::shuffle).
+    /// One of `COUNT^3`: each is equally likely to be the first, half of them are left for the second, a quarter for the third,
+    /// and after some more there is hardly a choice. It takes a quarter of the instructions of a [`shuffle`](Self::shuffle).
     #[inline(always)]
     pub(crate) fn order<const COUNT: usize>(&self) -> impl Iterator<Item = usize> {
         order_of::<COUNT>(self.bits::<32>())
