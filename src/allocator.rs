@@ -102,7 +102,8 @@ pub(crate) unsafe fn dealloc_or(ptr: *mut u8, layout: Layout, large: impl FnOnce
 // block in the program's hands is in no magazine and has no free bit (`pool`, `cache`). The large allocator keeps
 // the contract itself, and gets exactly the layouts that `small` refuses, in all four methods.
 unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
-    #[inline]
+    #[cfg_attr(feature = "hardened", inline(always))]
+    #[cfg_attr(not(feature = "hardened"), inline)]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
             Some(class) => marks::allocated(current().alloc(class, Request::of_bytes(layout.size())), layout.size()),
@@ -111,7 +112,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         }
     }
 
-    #[inline]
+    #[cfg_attr(feature = "hardened", inline(always))]
+    #[cfg_attr(not(feature = "hardened"), inline)]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         #[cfg(feature = "lto")]
         // SAFETY: the caller keeps the same contract.

@@ -90,11 +90,11 @@ impl Arena {
         self.start.get()
     }
 
-    /// The state of the block that starts `offset` bytes into `arena`, if one does; `offset` is below [`ARENA_BYTES`].
+    /// The state of the block in `arena` that starts at address `step * CLASS_STEP_BYTES`, if one does.
     #[cfg(feature = "hardened")]
     #[inline(always)]
-    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, offset: usize) -> &'heap BlockState {
-        let index = (offset & (ARENA_BYTES - 1)) / CLASS_STEP_BYTES;
+    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, step: usize) -> &'heap BlockState {
+        let index = step & (ARENA_BYTES / CLASS_STEP_BYTES - 1);
         // SAFETY: metadata is never unmapped, and the index is in range.
         unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
     }

@@ -12,6 +12,8 @@ use core::ptr::{self, NonNull};
 
 use crate::arena::{Arena, PoolRef};
 use crate::config::ARENA_SHIFT;
+#[cfg(feature = "hardened")]
+use crate::config::CLASS_STEP_SHIFT;
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes).
@@ -36,7 +38,19 @@ impl ArenaMap {
     /// The arena that holds `address`, if any.
     #[inline(always)]
     pub(crate) fn arena_of(&self, address: usize) -> Option<NonNull<Arena>> {
-        let number = address >> ARENA_SHIFT;
+        self.arena(address >> ARENA_SHIFT)
+    }
+
+    /// The arena that holds address `step * CLASS_STEP_BYTES`, if any; there may be no such address.
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn arena_at_step(&self, step: usize) -> Option<NonNull<Arena>> {
+        self.arena(step >> (ARENA_SHIFT - CLASS_STEP_SHIFT))
+    }
+
+    /// The arena at address `number << ARENA_SHIFT`, if any.
+    #[inline(always)]
+    fn arena(&self, number: usize) -> Option<NonNull<Arena>> {
         // Acquire (both loads): pairs with the Release in `set` and `add_leaf`; a thread that got a block
         // from another thread is ordered after them anyway, this keeps impossible addresses harmless too.
         let leaf = self.root.get(number >> LEAF_BITS)?.load(Ordering::Acquire);

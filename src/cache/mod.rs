@@ -152,7 +152,7 @@ impl ThreadCache {
 
     /// Puts a free block of `class` into its magazine.
     #[inline(always)]
-    fn put(&self, class: SizeClass, block: *mut u8) {
+    pub(crate) fn put(&self, class: SizeClass, block: *mut u8) {
         let magazine = self.magazine(class);
         // Relaxed: this thread's own word (*Owner*).
         let top = magazine.top.load(Ordering::Relaxed);
@@ -165,6 +165,41 @@ impl ThreadCache {
         // Release: the slot happens before; pairs with the Acquire in `blocks`.
         // SAFETY: at most one past the array's end.
         magazine.top.store(unsafe { top.add(1) }, Ordering::Release);
+    }
+
+    /// Puts the free blocks of `class` that `slots` hold (all, or none does) into its magazine, those first that come first in
+    /// `order`, and leaves null.
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn put_all<const COUNT: usize>(
+        &self,
+        class: SizeClass,
+        slots: &[Slot; COUNT],
+        order: impl Iterator<Item = usize>,
+    ) {
+        let magazine = self.magazine(class);
+        // Relaxed (all but the last store): as in `put`; the slots are this thread's own.
+        let top = magazine.top.load(Ordering::Relaxed);
+        let room = magazine.ceiling.load(Ordering::Relaxed).addr().saturating_sub(top.addr());
+        let take = |number: usize| slots[number % COUNT].load(Ordering::Relaxed);
+        if take(0).is_null() {
+            return;
+        }
+        if room < size_of_val(slots) {
+            return order.for_each(|number| {
+                let block = take(number);
+                slots[number % COUNT].store(ptr::null_mut(), Ordering::Relaxed);
+                self.put(class, block);
+            });
+        }
+        for (index, number) in order.enumerate() {
+            // SAFETY: there is room for all (*Bounds*).
+            unsafe { &*top.add(index) }.store(take(number), Ordering::Relaxed);
+        }
+        slots.iter().for_each(|slot| slot.store(ptr::null_mut(), Ordering::Relaxed));
+        // Release: after the nulls, so that who looks at a forked child finds no block twice; as in `put`.
+        // SAFETY: at most one past the array's end.
+        magazine.top.store(unsafe { top.add(COUNT) }, Ordering::Release);
     }
 
     #[inline(always)]

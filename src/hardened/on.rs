@@ -2,13 +2,13 @@
 
 use core::ptr::NonNull;
 
-use super::quarantine::Quarantine;
+use super::quarantine::{Quarantine, STAY_MIN};
 use super::random::Random;
 use super::state::{BlockState, FREED, LIVE, NEVER};
 use super::zero;
 use crate::arena::Arena;
 use crate::cache::{GLOBAL, ThreadCache};
-use crate::config::{ARENA_BYTES, CLASS_STEP_BYTES, POOL_BYTES};
+use crate::config::{ARENA_BYTES, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, POOL_BYTES};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
 use crate::os::BYPASS;
@@ -48,6 +48,7 @@ impl PerThread {
     /// A thread got the cache.
     pub(crate) fn attach(&self) {
         self.random.seed();
+        self.quarantine.attach();
     }
 
     /// Has freed blocks wait, or not. Door.
@@ -91,8 +92,9 @@ fn heap_of(cache: &ThreadCache) -> &'static Heap {
 /// The state of the block at `address`; `None` if none can start there.
 #[inline(always)]
 fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
-    let arena = heap.map.arena_of(address)?;
-    address.is_multiple_of(CLASS_STEP_BYTES).then(|| Arena::block_state(arena, address))
+    // What is below a step goes to the top: one compare tells what is not at a step, and what is beyond all memory.
+    let step = address.rotate_right(CLASS_STEP_SHIFT);
+    Some(Arena::block_state(heap.map.arena_at_step(step)?, step))
 }
 
 /// A block that leaves its magazine for the program.
@@ -141,15 +143,37 @@ fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
     impossible(what, block.addr(), class.block_bytes())
 }
 
-/// Checks a free, and clears the block; returns the block that goes to the magazine, if any: not as a rule the same.
+/// Checks a free, clears the block, and has it wait; returns a block that goes to the magazine, if any.
 #[inline(always)]
 pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
     take_back(heap_of(cache), class, block);
-    if !QUARANTINES || !cache.hardened.quarantine.is_on() {
+    if !QUARANTINES {
         return Some(block);
     }
-    let block = cache.hardened.quarantine.exchange(class, block, &cache.hardened.random);
-    (!block.is_null()).then_some(block)
+    if !cache.hardened.quarantine.push(class, block) {
+        change_shelves(cache, class, block);
+    }
+    None
+}
+
+/// Has `block` wait; before, what waited long enough goes to the magazine.
+#[cold]
+#[inline(never)]
+fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    let PerThread { random, quarantine } = &cache.hardened;
+    if quarantine.is_off(class) {
+        return cache.put(class, block);
+    }
+    quarantine.turn(class, |shelf| {
+        if SHUFFLES {
+            cache.put_all(class, shelf, random.order::<STAY_MIN>());
+        } else {
+            cache.put_all(class, shelf, (0..STAY_MIN).rev());
+        }
+    });
+    if !quarantine.push(class, block) {
+        cache.put(class, block);
+    }
 }
 
 /// The same in a thread without a cache; what it frees goes to its pool.

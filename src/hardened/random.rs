@@ -1,4 +1,4 @@
-//! Random choice: a generator a thread, and the order of a refill.
+//! Random choice: a generator a thread, the order of a refill, and that in which blocks leave the quarantine.
 //!
 //! The generator is a multiplicative congruential one modulo 2^64 with an added constant (Knuth's MMIX constants), of
 //! which the highest bits are used. It is seeded with 64 bits from the kernel when a thread gets its cache, and again in a
@@ -49,5 +49,67 @@ impl Random {
                 other.store(held, Ordering::Relaxed);
             }
         }
+    }
+
+    /// A random order of `COUNT` things: the numbers below `COUNT`, a power of two, each once.
+    ///
+    /// One of `COUNT^3`: each is equally likely to be the first, half of them are left for the second, a quarter for the third,
+    /// and after some more there is hardly a choice. It takes a quarter of the instructions of a [`shuffle`](Self::shuffle).
+    #[inline(always)]
+    pub(crate) fn order<const COUNT: usize>(&self) -> impl Iterator<Item = usize> {
+        order_of::<COUNT>(self.bits::<32>())
+    }
+}
+
+/// A polynomial of second degree that takes each value below `COUNT` once (an odd first coefficient, an even second one), and
+/// an exclusive or. The numbers of `random` are the coefficients.
+#[inline(always)]
+fn order_of<const COUNT: usize>(random: usize) -> impl Iterator<Item = usize> {
+    const { assert!(COUNT.is_power_of_two() && COUNT <= 1 << 8) }
+    let (mut value, mut step, bend, mask) = (random, random >> 8 | 1, random >> 16 & !3, random >> 24);
+    (0..COUNT).map(move |_| {
+        let number = (value ^ mask) & (COUNT - 1);
+        value = value.wrapping_add(step);
+        step = step.wrapping_add(bend);
+        number
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::vec::Vec;
+
+    const COUNT: usize = 32;
+
+    fn every_order() -> impl Iterator<Item = Vec<usize>> {
+        let bytes = |shift: u32, step: usize| (0..COUNT).step_by(step).map(move |value| value << shift);
+        bytes(0, 1).flat_map(move |value| {
+            bytes(8, 2).flat_map(move |step| {
+                bytes(16, 4).flat_map(move |bend| {
+                    bytes(24, 1).map(move |mask| order_of::<COUNT>(value | step | bend | mask).collect())
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn an_order_has_each_number_once_and_there_are_as_many_orders_as_is_said() {
+        let mut orders = BTreeSet::new();
+        for order in every_order() {
+            assert_eq!(order.iter().copied().collect::<BTreeSet<_>>().len(), COUNT);
+            orders.insert(order);
+        }
+        assert_eq!(orders.len(), COUNT.pow(3));
+    }
+
+    #[test]
+    fn each_number_is_equally_likely_at_each_place() {
+        let mut counts = [[0; COUNT]; COUNT];
+        for order in every_order() {
+            order.into_iter().enumerate().for_each(|(place, number)| counts[place][number] += 1);
+        }
+        assert!(counts.iter().flatten().all(|&count| count == counts[0][0]));
     }
 }

@@ -90,6 +90,15 @@ struct Register {
     heap: Lock<()>,
 }
 
+/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+///
+/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store would
+/// be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be tried.
+fn own(word: &AtomicUsize) -> usize {
+    // SAFETY: loom fails the model if a store is not ordered before this.
+    unsafe { word.unsync_load() }
+}
+
 impl Register {
     fn new() -> Self {
         let cells = || [UnsafeCell::new(NONE), UnsafeCell::new(NONE)];
@@ -100,7 +109,7 @@ impl Register {
     fn register(&self, set: usize) {
         self.heap.lock().with(|()| {
             self.fields[set - 1].with_mut(|fields| unsafe { *fields = set });
-            let head = self.sets.load(Ordering::Relaxed);
+            let head = own(&self.sets);
             self.links[set - 1].with_mut(|link| unsafe { *link = head });
             self.sets.store(set, Ordering::Release);
         });
@@ -144,14 +153,14 @@ struct Magazine {
 impl Magazine {
     /// `ThreadCache::put`.
     fn free(&self, block: usize) {
-        let top = self.top.load(Ordering::Relaxed);
+        let top = own(&self.top);
         self.slots[top].store(block, Ordering::Relaxed);
         self.top.store(top + 1, Ordering::Release); // free
     }
 
     /// `Magazine::alloc`.
     fn alloc(&self) -> usize {
-        let top = self.top.load(Ordering::Relaxed) - 1;
+        let top = own(&self.top) - 1;
         let block = self.slots[top].load(Ordering::Relaxed);
         self.top.store(top, Ordering::Release); // alloc
         block

@@ -10,7 +10,7 @@ use crate::block_state::{BlockState, FREED, LIVE, NEVER};
 use crate::check;
 use crate::lock::Lock;
 use crate::remote::{Arrival, RemoteHalf, RemoteWord};
-use crate::sync::{Ordering, UnsafeCell};
+use crate::sync::{AtomicU32, Ordering, UnsafeCell};
 
 const CLASS: u8 = 7;
 
@@ -134,29 +134,67 @@ fn a_block_freed_twice_at_the_same_instant_is_refused_at_the_call_or_when_it_is_
     });
 }
 
-/// The ring of `src/hardened/quarantine.rs`, whose thread a fork stops anywhere: the child never finds a block twice.
+/// Two slots of a shelf (`src/hardened/quarantine.rs`) and of a magazine (`src/cache/mod.rs`), whose thread a fork stops
+/// anywhere: the child never finds a block twice.
+///
+/// A child sees memory as it was at one instant. A walk here takes time, so each model reads what is written last first.
+struct Shelf {
+    shelf: [AtomicU32; 2],
+    magazine: [AtomicU32; 2],
+    top: AtomicU32,
+}
+
+impl Shelf {
+    /// Two blocks wait.
+    fn full() -> Arc<Self> {
+        let slots = |blocks: [u32; 2]| blocks.map(AtomicU32::new);
+        Arc::new(Self { shelf: slots([1, 2]), magazine: slots([0, 0]), top: AtomicU32::new(0) })
+    }
+
+    /// `ThreadCache::put_all`.
+    fn put_all(&self) {
+        for (slot, place) in self.shelf.iter().zip(&self.magazine) {
+            place.store(slot.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        self.shelf.iter().for_each(|slot| slot.store(0, Ordering::Relaxed));
+        self.top.store(2, Ordering::Release); // put_all
+    }
+
+    /// `ThreadCache::alloc`, and `Quarantine::push` of the same block.
+    fn alloc_and_free(&self) {
+        self.top.store(1, Ordering::Release); // alloc
+        let block = self.magazine[1].load(Ordering::Relaxed);
+        self.shelf[0].store(block, Ordering::Release); // push
+    }
+}
+
 #[test]
-fn a_ring_seen_from_a_forked_child_holds_no_block_twice() {
-    use crate::sync::AtomicU32;
-    const SLOTS: usize = 3;
+fn a_shelf_that_is_emptied_as_a_process_forks_has_no_block_that_the_magazine_has() {
     check(|| {
-        let ring: Arc<[AtomicU32; SLOTS]> = Arc::new([AtomicU32::new(1), AtomicU32::new(2), AtomicU32::new(3)]);
-        let theirs = ring.clone();
-        // `Quarantine::exchange`, twice.
-        let owner = thread::spawn(move || {
-            for (block, next, older) in [(4, 0, 1), (5, 1, 2)] {
-                let moves = theirs[next].load(Ordering::Relaxed);
-                theirs[next].store(block, Ordering::Release);
-                theirs[older].store(moves, Ordering::Release);
-            }
-        });
-        // A child sees memory as it was at one instant, so the walk must not begin before a store and end after it: from
-        // the slot that is written last backwards.
-        let mut seen = [0; SLOTS];
-        for slot in (0..SLOTS).rev() {
-            seen[slot] = ring[slot].load(Ordering::Acquire);
+        let shelf = Shelf::full();
+        let theirs = shelf.clone();
+        let owner = thread::spawn(move || theirs.put_all());
+        let top = shelf.top.load(Ordering::Acquire); // blocks
+        let held = shelf.shelf.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+        for place in &shelf.magazine[..top as usize] {
+            let block = place.load(Ordering::Relaxed);
+            assert!(block != 0 && !held.contains(&block), "{block} is in the magazine, and {held:?} wait");
         }
         owner.join().unwrap();
-        assert!(seen[0] != seen[1] && seen[1] != seen[2] && seen[0] != seen[2], "{seen:?}");
+    });
+}
+
+#[test]
+fn a_block_that_is_freed_as_a_process_forks_is_not_in_the_magazine_it_came_from() {
+    check(|| {
+        let shelf = Shelf::full();
+        shelf.put_all();
+        let theirs = shelf.clone();
+        let owner = thread::spawn(move || theirs.alloc_and_free());
+        let waits = shelf.shelf[0].load(Ordering::Acquire); // held
+        for place in &shelf.magazine[..shelf.top.load(Ordering::Relaxed) as usize] {
+            assert_ne!(place.load(Ordering::Relaxed), waits, "found twice");
+        }
+        owner.join().unwrap();
     });
 }
