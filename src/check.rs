@@ -229,9 +229,9 @@ fn check_list(
 
 fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
     for class in SizeClass::all() {
-        for slot in cache.all_blocks(class) {
-            // Relaxed: a snapshot if the thread runs; every value ever stored is a block of the class.
-            let address = slot.load(Ordering::Relaxed).addr();
+        for block in cache.all_blocks(class) {
+            // A snapshot if the thread runs; every value ever stored is a block of the class.
+            let address = block.addr();
             let Some(place) = heap.map.pool_of(address) else {
                 return Err(Corruption { message: "a cached block is in no arena", address });
             };

@@ -257,6 +257,28 @@ fn a_forked_child_chooses_differently_from_its_parent_and_its_heap_is_sound() {
 }
 
 #[test]
+fn the_heap_is_sound_whenever_it_is_looked_at_while_blocks_leave_the_quarantine() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                blocks(100).into_iter().for_each(free);
+            }
+        });
+        for _ in 0..2_000 {
+            let sound = self_check();
+            if sound.is_err() {
+                stop.store(true, Ordering::Relaxed);
+            }
+            sound.expect("the heap is sound");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
 fn a_freed_block_is_zero_and_so_is_every_new_one() {
     let is_zero = |address: usize| {
         // SAFETY: mapped memory, in this thread's hands or (volatile) in nobody's.

@@ -189,7 +189,9 @@ impl ThreadCache {
             return order.for_each(|number| {
                 let block = take(number);
                 slots[number % COUNT].store(ptr::null_mut(), Ordering::Relaxed);
-                self.put(class, block);
+                if !block.is_null() {
+                    self.put(class, block);
+                }
             });
         }
         for (index, number) in order.enumerate() {
@@ -422,11 +424,13 @@ impl ThreadCache {
         self.slow_calls.get()
     }
 
-    /// All slots that hold a free block of `class`: magazine, depot chunk by chunk, quarantine. Door.
+    /// All free blocks of `class`: magazine, depot chunk by chunk, quarantine. Door.
     ///
     /// As exact as [`blocks`](Self::blocks).
-    pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
-        core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten().chain(self.hardened.held(class))
+    pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
+        let slots = core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten();
+        // Relaxed: under the door, or a snapshot.
+        slots.map(|slot| slot.load(Ordering::Relaxed)).chain(self.hardened.held(class))
     }
 
     /// The slots of the magazine that hold a block. Door.

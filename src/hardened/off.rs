@@ -30,7 +30,7 @@ impl PerThread {
 
     pub(crate) fn shuffle(&self, _slots: &[Slot]) {}
 
-    pub(crate) fn held(&self, _class: SizeClass) -> impl Iterator<Item = &Slot> {
+    pub(crate) fn held(&self, _class: SizeClass) -> impl Iterator<Item = *mut u8> {
         core::iter::empty()
     }
 

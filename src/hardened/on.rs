@@ -63,8 +63,8 @@ impl PerThread {
         }
     }
 
-    /// The slots of the quarantine that hold a block of `class`. Door.
-    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
+    /// The blocks of `class` in quarantine. Door.
+    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
         self.quarantine.held(class)
     }
 

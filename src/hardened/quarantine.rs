@@ -156,10 +156,10 @@ impl Quarantine {
         self.place(class).next.store(self.shelves(class)[0].as_ptr().cast_mut(), Ordering::Relaxed);
     }
 
-    /// The slots that hold a block. Door; a snapshot while the cache's thread runs.
-    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = &Slot> {
+    /// The blocks that wait. Door; a snapshot while the cache's thread runs, which may empty a slot at any moment.
+    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
         // Acquire: pairs with the Release in `push`, and of the magazine's `top`.
-        self.shelves(class).iter().flatten().filter(|slot| !slot.load(Ordering::Acquire).is_null())
+        self.shelves(class).iter().flatten().map(|slot| slot.load(Ordering::Acquire)).filter(|block| !block.is_null())
     }
 
     /// Takes all blocks of `class` out, and shows them to `body`, a shelf at a time. Door, and by the cache's thread or
@@ -218,7 +218,7 @@ mod tests {
     }
 
     fn held(quarantine: &Quarantine) -> Vec<usize> {
-        let mut held: Vec<_> = quarantine.held(CLASS).map(|slot| slot.load(Ordering::Relaxed).addr()).collect();
+        let mut held: Vec<_> = quarantine.held(CLASS).map(<*mut u8>::addr).collect();
         held.sort_unstable();
         held
     }

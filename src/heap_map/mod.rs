@@ -14,7 +14,6 @@ use crate::heap::Heap;
 use crate::pool::State;
 use crate::size_class::SizeClass;
 use crate::stats::{Stats, for_each_cache, outside_blocks, untouched_bytes};
-use crate::sync::Ordering;
 
 /// What a pool is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,9 +140,8 @@ impl HeapMap {
         // In place.
         arenas.sort_unstable_by_key(|arena| arena.address);
         for_each_cache(heap, |cache| {
-            for slot in SizeClass::all().flat_map(|class| cache.all_blocks(class)) {
-                // Relaxed: a snapshot if the thread runs.
-                count_cached(arenas, slot.load(Ordering::Relaxed).addr());
+            for block in SizeClass::all().flat_map(|class| cache.all_blocks(class)) {
+                count_cached(arenas, block.addr());
             }
         });
         Ok(stats)
