@@ -67,9 +67,11 @@ impl ArenaMap {
 
     /// Whether `address` needs a leaf before [`set`](Self::set); the caller holds the heap's lock.
     pub(crate) fn lacks_leaf(&self, address: usize) -> bool {
-        // Acquire: pairs with the Release in `add_leaf`.
+        // Relaxed (both): written under the lock that is held. A write rather than a load, because `add_leaf` comes next,
+        // and the OS page would cost a second fault if it was read first.
         let root = self.root.get(address >> ARENA_SHIFT >> LEAF_BITS);
-        root.is_some_and(|place| place.load(Ordering::Acquire).is_null())
+        let none = ptr::null_mut();
+        root.is_some_and(|place| place.compare_exchange(none, none, Ordering::Relaxed, Ordering::Relaxed).is_ok())
     }
 
     /// Adds a zeroed leaf for `address`; the caller holds the heap's lock.

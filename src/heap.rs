@@ -284,8 +284,9 @@ impl Heap {
 
     /// Takes a parked set, the last parked first.
     pub(crate) fn unpark(&self) -> Option<NonNull<PoolSet>> {
-        // Relaxed: a hint; a set parked just now is found next time.
-        if self.parked_sets.load(Ordering::Relaxed) == 0 {
+        // Relaxed (both): a hint; a set parked just now is found next time. A write rather than a load, because the OS page
+        // is written next, and costs a second fault if it is read first.
+        if self.parked_sets.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return None;
         }
         let set = self.with_state(|state, _| {
@@ -384,11 +385,13 @@ impl HeapState {
 
     fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
-            Some(spare) => spare,
+            Some(spare) => {
+                // SAFETY: metadata, not in use.
+                self.spare_arenas = unsafe { spare.as_ref() }.next.replace(ptr::null());
+                spare
+            }
             None => self.metadata.alloc(source)?,
         };
-        // SAFETY: metadata, not in use.
-        self.spare_arenas = unsafe { arena.as_ref() }.next.replace(ptr::null());
         let mapped = self.map_arena_memory(arena, map, source);
         if mapped.is_none() {
             self.keep_spare(arena);

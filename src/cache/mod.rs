@@ -78,19 +78,19 @@ struct Shape {
 pub(crate) struct ThreadCache {
     /// First, so that a registered set's address is its cache's.
     pub(crate) set: PoolSet,
+    /// `None` in the stand-ins for a cache (see `slot`).
+    heap: Cell<Option<&'static Heap>>,
+    /// Calls on the slow path so far. Door.
+    slow_calls: Cell<u64>,
+    /// Bytes of all blocks in the depots. Door.
+    depot_bytes: Cell<usize>,
+    /// The kernel's number of its thread. Door.
+    thread: Cell<u32>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
+    poison: Cell<u8>,
     magazines: [Magazine; NO_CLASS + CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
-    /// Bytes of all blocks in the depots. Door.
-    depot_bytes: Cell<usize>,
-    /// `None` in the stand-ins for a cache (see `slot`).
-    heap: Cell<Option<&'static Heap>>,
-    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
-    poison: Cell<u8>,
-    /// The kernel's number of its thread. Door.
-    thread: Cell<u32>,
-    /// Calls on the slow path so far. Door.
-    slow_calls: Cell<u64>,
     allocations: Allocations,
     /// What a purge thread saw last. Door.
     seen: Seen,
