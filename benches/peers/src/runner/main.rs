@@ -10,6 +10,7 @@ mod native;
 mod overhead;
 mod page_cache;
 mod plots;
+mod ready_memory;
 mod run;
 mod table;
 mod targets;

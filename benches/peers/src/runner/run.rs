@@ -2,6 +2,7 @@
 
 use crate::arguments::{Mode, Options};
 use crate::build::{Worker, Workers, bar_style};
+use crate::ready_memory;
 use indicatif::{ProgressBar, ProgressDrawTarget};
 use peers::allocators::{Allocator, COUNTING};
 use peers::catalog::Entry;
@@ -79,6 +80,7 @@ pub fn all_rounds(options: &Options, workers: &Workers) -> Runs {
                 let Worker { mode, allocator, program } = &workers.compared[(round + turn) % count];
                 let (mode, allocator) = (*mode, *allocator);
                 bar.set_message(format!("{} {}", workload.name, allocator.name));
+                ready_memory::touch(workload, options.scale);
                 match run(program, workload, options.scale) {
                     Ok(sample) => {
                         runs.done.push(Run { mode, workload, allocator, round, sample });
