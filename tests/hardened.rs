@@ -10,7 +10,7 @@ use std::hint::black_box;
 use std::thread;
 
 use common::abort_of;
-use pymalloc::{Pymalloc, flush_thread_cache, purge, self_check, stats};
+use pymalloc::{CacheUse, Pymalloc, flush_thread_cache, purge, self_check, thread_caches};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
@@ -298,15 +298,20 @@ fn a_freed_block_is_zero_and_so_is_every_new_one() {
 #[test]
 fn what_waits_counts_as_cached_and_goes_home_with_the_cache() {
     elsewhere(|| {
-        let class = LAYOUT.size() / 8 - 1;
-        let mine = || stats().classes[class];
-        let before = mine();
+        let cached = || {
+            let caches = thread_caches();
+            caches.iter().find(|cache| cache.used_by == CacheUse::Caller).expect("it allocated").blocks_cached
+        };
         let all = blocks(500);
-        assert!(mine().blocks_live >= before.blocks_live + 500);
+        let before = cached();
         all.into_iter().for_each(free);
-        let stats = self_check().expect("the heap is sound").classes[class];
-        assert!(stats.blocks_cached >= 2 * STAY_MIN, "{}", stats.blocks_cached);
+        self_check().expect("the heap is sound");
+        let after = cached();
+        assert!(after >= before + 2 * STAY_MIN, "{before} → {after}");
         flush_thread_cache();
+        // The list itself was allocated.
+        let left = cached();
+        assert!(left < STAY_MIN, "{left}");
         purge();
         self_check().expect("the heap is sound");
     });
