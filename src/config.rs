@@ -100,6 +100,11 @@ pub(crate) const SWEEP_SHARE: usize = 32;
 /// … and again whenever so many times fewer are.
 pub(crate) const SWEEP_AGAIN: usize = 2;
 
+/// Parked caches that keep some blocks for the threads that start next; further ones are emptied.
+pub(crate) const WARM_CACHES_MAX: usize = 8;
+/// Most blocks of each class that such a cache keeps: what a magazine's first refill brings.
+pub(crate) const WARM_BLOCKS: usize = MAGAZINE_SLOTS_MIN / 2;
+
 /// Sets, newest first, among which a thread looks for parked ones before it takes a new pool.
 pub(crate) const STEAL_SETS_MAX: usize = 16;
 

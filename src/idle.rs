@@ -10,7 +10,6 @@
 
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
-use crate::purging::flush_parked;
 
 /// What is remembered from tick to tick.
 pub(crate) struct Ticker {
@@ -23,8 +22,6 @@ pub(crate) struct Ticker {
 
 impl Ticker {
     pub(crate) fn new(heap: &'static Heap, keep_bytes: usize) -> Self {
-        // A forked child's missing threads; nobody's magazines are filled later.
-        flush_parked(heap);
         Self { heap, keep_bytes, taken: heap.pools_taken() }
     }
 

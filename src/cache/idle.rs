@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - *Hands off*: the magazines belong to their thread's fast path, which takes no lock; nothing here reads or writes
-//!   them. Depots, pools and inbox are touched under the door only, so any thread that holds it may.
+//!   them, unless no thread has the cache. Depots, pools and inbox are touched under the door only, so any thread that holds it may.
 
 use core::cell::Cell;
 
@@ -34,7 +34,12 @@ impl ThreadCache {
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
             if self.is_idle() {
-                self.flush_depots(inside);
+                if self.set.is_parked() {
+                    // No thread's: what was kept for the next one has waited long enough.
+                    self.flush_all(inside);
+                } else {
+                    self.flush_depots(inside);
+                }
                 inside.collect();
                 inside.return_empty_pools(0);
             } else {

@@ -16,6 +16,8 @@
 //!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
+//! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has one, who holds
+//!   the door may empty them.
 
 mod count;
 mod depot;
@@ -29,7 +31,9 @@ mod tls;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::config::{
+    CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX,
+};
 use crate::hardened::{self, PerThread};
 use crate::heap::Heap;
 use crate::observe::Request;
@@ -303,10 +307,17 @@ impl ThreadCache {
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others.
+    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay in its
+    /// magazines, and its pools open, for a thread that starts soon (*Warm*).
     pub(crate) fn release(&'static self) {
+        let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX);
+        self.release_with(if few { WARM_BLOCKS } else { 0 });
+    }
+
+    /// Gives the cache up, `keep` blocks at most left in each magazine.
+    pub(crate) fn release_with(&'static self, keep: usize) {
         if let Some(heap) = self.heap.get() {
-            self.shrink();
+            self.shrink_to(keep);
             self.set.enter(heap, |inside| inside.park());
             // Of the whole cache, not of its field: who adopts the set gets the cache by it.
             heap.park(NonNull::from(self).cast());

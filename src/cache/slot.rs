@@ -81,10 +81,6 @@ fn attach() -> Option<&'static ThreadCache> {
 
 /// The pthread key's destructor.
 unsafe extern "C" fn thread_ended(_value: *mut c_void) {
-    give_up_cache();
-}
-
-fn give_up_cache() {
     with_thread(|cache| {
         tls::set(&ENDED);
         cache.release();
@@ -97,7 +93,11 @@ fn give_up_cache() {
 pub(crate) fn go_without_caches() {
     // Relaxed: as in `attach`.
     WITHOUT_CACHES.store(1, Ordering::Relaxed);
-    give_up_cache();
+    with_thread(|cache| {
+        tls::set(&ENDED);
+        // Nobody adopts it, so no block may stay there.
+        cache.release_with(0);
+    });
 }
 
 #[inline(never)]

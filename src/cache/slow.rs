@@ -18,11 +18,11 @@
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
 //! └─ Inside::give              a flush of the older half
-//! shrink                       the thread ends, or flushes its cache
-//! flush_if_parked              a purge, after a fork
+//! shrink_to                    the thread ends, or flushes its cache
+//! flush_if_parked              a purge
 //! ```
 
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
 use crate::config::MAGAZINE_SLOTS_MIN;
@@ -51,7 +51,7 @@ impl ThreadCache {
                 return block;
             }
             self.refill(class, heap, inside);
-            self.pop(class).unwrap_or(core::ptr::null_mut())
+            self.pop(class).unwrap_or(ptr::null_mut())
         });
         let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes(), request);
@@ -128,7 +128,7 @@ impl ThreadCache {
             }
             Some(block)
         });
-        let block = block.map_or(core::ptr::null_mut(), |block| block.into_zeroed(class));
+        let block = block.map_or(ptr::null_mut(), |block| block.into_zeroed(class));
         let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes(), request);
         block
@@ -203,7 +203,7 @@ impl ThreadCache {
         self.note_left(class);
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
-        unsafe { core::ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
+        unsafe { ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
         self.magazine(class).set_top(rest.len());
     }
 
@@ -239,7 +239,7 @@ impl ThreadCache {
         }
         for index in count..new {
             // SAFETY: as above.
-            unsafe { array.add(index).write(AtomicPtr::new(core::ptr::null_mut())) };
+            unsafe { array.add(index).write(AtomicPtr::new(ptr::null_mut())) };
         }
         let old_array = self.array(class).as_ptr();
         self.set_array(class, array.as_ptr(), new);
@@ -271,19 +271,41 @@ impl ThreadCache {
 
     /// Empties all magazines and makes them small again.
     pub(crate) fn shrink(&self) {
+        self.shrink_to(0);
+    }
+
+    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most (and no more than it has room
+    /// for then), if its thread allocated from the class.
+    pub(super) fn shrink_to(&self, keep: usize) {
         let Some(heap) = self.heap.get() else { return };
         self.set.enter(heap, |inside| {
-            self.flush_all(inside);
+            self.flush_depots(inside);
+            self.hardened.flush(inside);
             for class in SizeClass::all() {
-                let old = self.array(class);
-                let (old_array, old_capacity) = (old.as_ptr(), old.len());
                 self.shape(class).slow_calls.set(0);
-                self.shape(class).allocated.set(false);
-                self.set_array(class, self.first_array(class), MAGAZINE_SLOTS_MIN);
-                self.free_array(class, old_array, old_capacity, heap);
+                let blocks = self.blocks(class).len();
+                let kept = if self.shape(class).allocated.get() { blocks.min(keep).min(MAGAZINE_SLOTS_MIN) } else { 0 };
+                self.flush(class, blocks - kept, inside);
+                self.shape(class).allocated.set(kept > 0);
+                self.make_small(class, heap);
                 self.free_chunks(class, heap);
             }
         });
+    }
+
+    /// Moves a magazine of few blocks into the array inside the cache. Door.
+    fn make_small(&self, class: SizeClass, heap: &'static Heap) {
+        let old = self.array(class);
+        let blocks = self.blocks(class);
+        let small = self.first_array(class);
+        if !ptr::eq(old.as_ptr(), small) {
+            // SAFETY: another array, which has room for them: so many the callers leave. A plain copy: see `drop_oldest`.
+            unsafe { ptr::copy_nonoverlapping(blocks.as_ptr(), small, blocks.len().min(MAGAZINE_SLOTS_MIN)) };
+        }
+        let (old_array, old_capacity, count) = (old.as_ptr(), old.len(), blocks.len());
+        self.set_array(class, small, MAGAZINE_SLOTS_MIN);
+        self.magazine(class).set_top(count);
+        self.free_array(class, old_array, old_capacity, heap);
     }
 }
 

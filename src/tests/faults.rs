@@ -465,6 +465,7 @@ fn an_arena_beyond_the_address_map_goes_back_and_the_answer_is_null() {
     memory.are_near.store(true, Relaxed);
     let live: Vec<_> = (0..100).map(|seed| alloc(cache, class(64), seed).expect("memory")).collect();
     live.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
     cache.release();
     heap.purge_free();
     assert_eq!(heap.with_state(|state, _| state.arenas.counts().mapped), 0);

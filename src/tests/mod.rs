@@ -10,3 +10,4 @@ mod programs;
 mod rules;
 pub(crate) mod test_heap;
 mod threads;
+mod warm;

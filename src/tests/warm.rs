@@ -1,0 +1,94 @@
+//! What ended threads leave in their caches for the next ones.
+
+use super::test_heap::{Live, TestHeap, alloc, class};
+use crate::cache::ThreadCache;
+use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
+use crate::idle::Ticker;
+use crate::size_class::SizeClass;
+
+fn slow_calls(cache: &ThreadCache) -> u64 {
+    cache.set.door.lock().with(|_| cache.slow_calls())
+}
+
+fn cached(test: &TestHeap, class: SizeClass) -> usize {
+    test.check().classes[class.number()].blocks_cached
+}
+
+/// What a thread that does not live long does.
+fn live_shortly(cache: &ThreadCache) {
+    let live: Vec<Live> = SizeClass::all().filter_map(|class| alloc(cache, class, 1)).collect();
+    assert_eq!(live.len(), CLASS_COUNT);
+    live.into_iter().for_each(|block| block.free(cache));
+}
+
+#[test]
+fn a_thread_starts_with_what_the_last_one_left() {
+    let test = TestHeap::new();
+    let first = test.attach();
+    live_shortly(first);
+    assert_eq!(slow_calls(first), CLASS_COUNT as u64);
+    first.release();
+    let next = test.attach();
+    let before = slow_calls(next);
+    live_shortly(next);
+    assert_eq!(slow_calls(next), before);
+    next.release();
+}
+
+#[test]
+fn few_blocks_are_left_however_many_there_were() {
+    let test = TestHeap::new();
+    for blocks in [1, WARM_BLOCKS, MAGAZINE_SLOTS_MIN, 10 * MAGAZINE_SLOTS_MIN, 10_000] {
+        let cache = test.attach();
+        let live: Vec<Live> = (0..blocks).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
+        live.into_iter().for_each(|block| block.free(cache));
+        cache.release();
+        let left = cached(&test, class(64));
+        assert!(0 < left && left <= WARM_BLOCKS, "{left} of {blocks}");
+        // Another thread's cache may have a larger array, which is whole at its end.
+        assert_eq!(cache.set.door.lock().with(|_| cache.slots(class(64))), MAGAZINE_SLOTS_MIN);
+    }
+}
+
+#[test]
+fn only_so_many_caches_keep_something() {
+    let test = TestHeap::new();
+    let caches: Vec<&ThreadCache> = (0..3 * WARM_CACHES_MAX).map(|_| test.attach()).collect();
+    caches.iter().for_each(|cache| live_shortly(cache));
+    caches.into_iter().for_each(ThreadCache::release);
+    let left = cached(&test, class(64));
+    assert!(0 < left && left <= WARM_CACHES_MAX * WARM_BLOCKS, "{left}");
+}
+
+#[test]
+fn other_threads_blocks_are_not_kept() {
+    let test = TestHeap::new();
+    let (owner, other) = (test.attach(), test.attach());
+    let live: Vec<Live> = (0..WARM_BLOCKS).map(|seed| alloc(owner, class(64), seed as u64).expect("memory")).collect();
+    // It frees them, and allocates nothing of the class.
+    live.into_iter().for_each(|block| block.free(other));
+    owner.shrink();
+    other.release();
+    assert_eq!(cached(&test, class(64)), 0);
+    owner.release();
+}
+
+#[test]
+fn purges_and_purge_threads_empty_them() {
+    let purge = |test: &TestHeap| assert!(test.purge() > 0);
+    let tick_twice = |test: &TestHeap| {
+        let mut ticker = Ticker::new(test.heap, 0);
+        ticker.tick(|| true);
+        ticker.tick(|| true);
+    };
+    for empty in [&purge as &dyn Fn(&TestHeap), &tick_twice] {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        live_shortly(cache);
+        cache.release();
+        assert_ne!(cached(&test, class(64)), 0);
+        empty(&test);
+        let stats = test.check();
+        assert_eq!((cached(&test, class(64)), stats.arenas_mapped), (0, 0), "{stats}");
+    }
+}
