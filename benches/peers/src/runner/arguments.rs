@@ -81,6 +81,7 @@ Compares pymalloc with other allocators, each workload in a process of its own.
   --out DIR          where CSV, plots and build logs go (default target/report of this package)
   --no-build         use the workers of the last time
   --build-only       build the workers, run nothing
+  --report-only      build and run nothing, report on the runs that DIR has
   --add              add to the runs that DIR has, and report on all: a comparison in parts
   --list             print workloads and allocators
   --help             print this
@@ -99,7 +100,14 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
         };
         let is_flag = matches!(
             name,
-            "--quick" | "--no-build" | "--build-only" | "--add" | "--list" | "--help" | "-h"
+            "--quick"
+                | "--no-build"
+                | "--build-only"
+                | "--report-only"
+                | "--add"
+                | "--list"
+                | "--help"
+                | "-h"
         );
         if is_flag && inline.is_some() {
             return Err(format!("{name} takes no value"));
@@ -113,6 +121,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
             "--no-build" => build = false,
             "--build-only" => run = false,
             "--add" => add = true,
+            "--report-only" => (build, run, add) = (false, false, true),
             "--list" => return Ok(Command::Print(list())),
             "--help" | "-h" => return Ok(Command::Print(HELP.to_owned())),
             "--rounds" => rounds = Some(parse_rounds(&value()?)?),

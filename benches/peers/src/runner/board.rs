@@ -98,7 +98,9 @@ impl Board {
         let rows: Vec<Row> = options.workloads.iter().map(row).collect();
         let has_cells = |row: &Row| row.cells.iter().any(Option::is_some);
         let rows = rows.into_iter().filter(has_cells).collect();
-        let mut board = Self { mode, allocators, rows, rounds: options.rounds };
+        let in_mode = runs.done.iter().filter(|run| run.mode == mode);
+        let rounds = in_mode.map(|run| run.round + 1).max().unwrap_or_default();
+        let mut board = Self { mode, allocators, rows, rounds };
         board.find_overheads();
         board
     }

@@ -23,7 +23,7 @@ pub struct Worker {
 }
 
 /// Those that can be run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Workers {
     /// The ones that are compared.
     pub compared: Vec<Worker>,

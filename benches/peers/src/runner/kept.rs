@@ -62,12 +62,12 @@ fn parse(text: &str, scale: &str) -> Result<Runs, String> {
     Ok(runs)
 }
 
-/// Adds later runs; the rounds of a workload are counted on.
+/// Adds later runs; the rounds of a workload in a build mode are counted on.
 pub fn add(runs: &mut Runs, later: Runs) {
     let known = runs.done.len();
     for run in later.done {
-        let of_workload = |kept: &&Run| kept.workload.name == run.workload.name;
-        let rounds = runs.done[..known].iter().filter(of_workload).map(|kept| kept.round + 1).max();
+        let alike = |kept: &&Run| (kept.workload.name, kept.mode) == (run.workload.name, run.mode);
+        let rounds = runs.done[..known].iter().filter(alike).map(|kept| kept.round + 1).max();
         runs.done.push(Run { round: rounds.unwrap_or(0) + run.round, ..run });
     }
     runs.counted.extend(later.counted);
@@ -132,11 +132,20 @@ mod tests {
         let mut kept = parse(&text, "quick").expect("its own file");
         add(&mut kept, runs("trees-1", &[8]));
         add(&mut kept, runs("one-size", &[9]));
+        let mut other_mode = runs("trees-1", &[7]);
+        other_mode.done[0].mode = Mode::Release;
+        add(&mut kept, other_mode);
         let seen: Vec<_> =
             kept.done.iter().map(|run| (run.workload.name, run.round, run.sample.nanos)).collect();
         assert_eq!(
             seen,
-            [("trees-1", 0, 5), ("trees-1", 1, 6), ("trees-1", 2, 8), ("one-size", 0, 9)]
+            [
+                ("trees-1", 0, 5),
+                ("trees-1", 1, 6),
+                ("trees-1", 2, 8),
+                ("one-size", 0, 9),
+                ("trees-1", 0, 7)
+            ]
         );
         assert_eq!(kept.counted["trees-1"].requests, 7);
         let report = report_options(&options, &kept);
@@ -144,7 +153,7 @@ mod tests {
             report.workloads.iter().map(|entry| entry.name).collect::<Vec<_>>(),
             ["one-size", "trees-1"]
         );
-        assert_eq!((report.rounds, report.modes.len(), report.allocators.len()), (3, 1, 1));
+        assert_eq!((report.rounds, report.modes.len(), report.allocators.len()), (3, 2, 1));
     }
 
     #[test]

@@ -53,9 +53,16 @@ fn compare(options: &Options) -> Result<bool, String> {
     // Before the builds: a mistake should not cost minutes.
     let mut runs = if options.add { kept::read(options)? } else { run::Runs::default() };
     let clock = Instant::now();
-    let workers = build::workers(options)?;
+    let workers = if options.build || options.run {
+        build::workers(options)?
+    } else {
+        build::Workers::default()
+    };
     let build_seconds = clock.elapsed().as_secs();
     kept::add(&mut runs, run::all_rounds(options, &workers));
+    if runs.done.is_empty() && !options.build {
+        return Err(format!("no runs to report on in {}", options.out.display()));
+    }
     let report = kept::report_options(options, &runs);
     let options = if options.add { &report } else { options };
     let run_seconds = clock.elapsed().as_secs() - build_seconds;
