@@ -2,7 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill};
 use crate::cache::ThreadCache;
-use crate::config::{CACHE_LINE_BYTES, POOL_BYTES};
+use crate::config::CACHE_LINE_BYTES;
 
 #[test]
 fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {
@@ -48,7 +48,7 @@ fn threads_that_free_neighbours_get_blocks_of_their_own() {
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let live = fill(cache, 64, POOL_BYTES / 2);
+    let live = fill(cache, 64, crate::config::POOL_BYTES / 2);
     let ascending = live.windows(2).filter(|pair| pair[0].start < pair[1].start).count();
     assert!(ascending * 4 >= live.len() * 3, "{ascending} of {}", live.len());
     live.into_iter().for_each(|block| block.free(cache));
