@@ -14,7 +14,8 @@
 //! A handler of others that itself forks, in between, finds the slow paths stopped; they stay so until the outer fork ends.
 //!
 //! What is lost in the child: blocks that other threads' programs held, as with any allocator; and a block that
-//! another thread was just moving between a magazine and its program, one a thread at most.
+//! another thread was just moving between a magazine and its program, one a thread at most; and, with the feature `hardened`,
+//! a shelf of its quarantine that it was just moving to a magazine.
 //!
 //! `_Fork`, `vfork` and raw `clone` run no handlers: a child that shares memory or only calls `exec` is fine; a child
 //! of `_Fork` in a program with many threads must not allocate. A `fork` in a signal handler that interrupted the

@@ -103,6 +103,13 @@ impl<T> Lock<T> {
         }
     }
 
+    /// Whether a thread may sleep on it.
+    #[cfg(all(test, feature = "hardened", not(pymalloc_loom)))]
+    pub(crate) fn is_awaited(&self) -> bool {
+        // Relaxed: a hint.
+        self.state.load(Ordering::Relaxed) == AWAITED
+    }
+
     /// Runs `body` on the value, for a thread that took the lock by [`acquire`](Self::acquire).
     ///
     /// # Safety

@@ -30,15 +30,17 @@ asan() {
         --test object_pool
     step 'AddressSanitizer: the real pools'
     sanitized address --test threads_storm --test teardown --test realloc --test zeroed --test large_allocator \
-        --test object_pool --test fork --test nested_fork --test real_programs
+        --test object_pool --test fork --test nested_fork --test fork_stops_others --test real_programs
     step 'AddressSanitizer: the hardened allocator'
-    sanitized address --features hardened --lib --test hardened --test threads_storm --test real_programs
+    sanitized address --features hardened --lib --test hardened --test threads_storm --test fork \
+        --test fork_stops_others --test real_programs
 }
 
 marks() {
     step 'AddressSanitizer, told of the blocks (feature asan)'
     PYMALLOC_ASAN=1 sanitized address --features asan --test tools -- --nocapture
-    sanitized address --features asan --test teardown --test object_pool --test fork --test nested_fork --test real_programs
+    sanitized address --features asan --test teardown --test object_pool --test fork --test nested_fork \
+        --test fork_stops_others --test real_programs
     step 'memcheck, told of the blocks (feature valgrind)'
     cargo test --locked --features valgrind --target-dir target/marks --test tools -- --nocapture
 }

@@ -279,9 +279,9 @@ impl ThreadCache {
         if let Some(set) = heap.unpark() {
             // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
             let cache = unsafe { set.cast::<Self>().as_ref() };
-            cache.hardened.attach();
             cache.set.enter(heap, |inside| {
                 inside.adopt();
+                cache.hardened.attach();
                 cache.poison.set(0);
                 cache.thread.set(os::thread_id());
                 // A fork may have parked the set between its registration and the question below.
@@ -301,9 +301,11 @@ impl ThreadCache {
         })?;
         // SAFETY: caches are never unmapped.
         let cache = unsafe { cache.as_ref() };
-        cache.hardened.attach();
-        // Poisoning may have begun before the cache was in the register, where it is found from now on.
-        cache.set.enter(heap, |_| cache.set_poison(heap.poisons()));
+        cache.set.enter(heap, |_| {
+            cache.hardened.attach();
+            // Poisoning may have begun before the cache was in the register, where it is found from now on.
+            cache.set_poison(heap.poisons());
+        });
         Some(cache)
     }
 

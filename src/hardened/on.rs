@@ -45,7 +45,7 @@ impl PerThread {
         Self { random: Random::new(), quarantine: Quarantine::new() }
     }
 
-    /// A thread got the cache.
+    /// A thread got the cache. Door.
     pub(crate) fn attach(&self) {
         self.random.seed();
         self.quarantine.attach();
@@ -241,3 +241,37 @@ pub(crate) fn forked() {
 /// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of a
 /// block is not live, and need not be told from it.
 pub(crate) type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use super::*;
+    use crate::tests::test_heap::{TestHeap, class, fill};
+
+    #[test]
+    fn a_cache_whose_thread_a_forked_child_does_not_have_is_taken_over_under_its_door() {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        let class = class(64);
+        fill(cache, 64, 64 * QUARANTINE_SLOTS).into_iter().for_each(|block| block.free(cache));
+        // As the child's fork handler does, with blocks that wait.
+        cache.set.enter(test.heap, |inside| inside.park());
+        test.heap.park(NonNull::from(cache).cast());
+        let next = || cache.hardened.quarantine.next(class);
+        let before = next();
+        std::thread::scope(|scope| {
+            // As a purge, which has been waiting for the door since before, or was inside.
+            cache.set.enter(test.heap, |_| {
+                let new = scope.spawn(|| test.attach());
+                while !cache.set.door.is_awaited() {
+                    std::thread::yield_now();
+                }
+                assert!(!new.is_finished() && next() == before, "the new thread changes what others may empty");
+            });
+        });
+        assert_ne!(next(), before, "the blocks that wait longest are to leave first");
+        cache.release();
+        assert_eq!(test.check().blocks_live(), 0);
+    }
+}

@@ -4,9 +4,24 @@
 //! blocks of the other go to the magazine, in random order, and that one is filled next. So a block waits for [`STAY_MIN`]
 //! further frees of its class by the thread at least, and for less than twice as many; and a free is a push, as on a magazine.
 //!
+//! # Fork
+//! A fork holds every door, so a child finds no cache half flushed or half taken over. Frees run on meanwhile, and the child
+//! may find one after any of its stores: its thread is not there, so what it had in hand is lost, and counts as live for ever.
+//!
+//! | the thread was | in the child |
+//! |---|---|
+//! | about to store the block that it frees | the block is lost |
+//! | between the slot and `next` | it waits; the next block pushed takes its slot, and then it is lost |
+//! | copying a shelf above the magazine's `top` | all of it still waits |
+//! | storing null in its slots, or about to raise `top` | those with a null are lost, all 32 at most |
+//! | behind that, before `next` | they are in the magazine; `attach` finds the empty shelf |
+//! | putting them into the magazine one by one, because it had no room for all | one is lost; those after it still wait |
+//!
+//! So a thread loses 33 blocks at most, with the one that it was freeing; and none is in two places.
+//!
 //! # Invariants
 //! - *Owner*: `next` and the slots are written by the cache's thread only, and, under the door of its set, by who flushes
-//!   the cache of a thread that is gone.
+//!   the cache of a thread that is gone, or takes it over. Both may want to at once.
 //! - *Held*: a slot is null, or holds a free block of the class that its pool counts as used, and that is in no other slot
 //!   and no magazine; but in the middle of a call, a shelf's blocks may be in none. Stored in this order, with Release, so that
 //!   it holds for who recovers the cache in a forked child, too: it may lose a shelf, and never finds a block twice.
@@ -61,7 +76,8 @@ impl Quarantine {
     }
 
     /// A thread got the cache: a new one; or one that a thread left, empty as a rule. In a forked child it may be as it was at
-    /// any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it.
+    /// any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it. Door, because
+    /// others may flush it until it is taken over.
     pub(crate) fn attach(&self) {
         for class in SizeClass::all() {
             // Acquire: pairs with the Releases of a thread that a forked child does not have.
@@ -80,7 +96,7 @@ impl Quarantine {
     /// Has `shelf` be filled, which holds some blocks.
     fn continue_on(&self, class: SizeClass, shelf: &Shelf) {
         let count = gather(shelf).len();
-        // Relaxed: this thread's own word (*Owner*).
+        // Relaxed: under the door.
         self.place(class).next.store(shelf.as_ptr().wrapping_add(count).cast_mut(), Ordering::Relaxed);
     }
 
@@ -125,6 +141,12 @@ impl Quarantine {
         self.place(class).end.load(Ordering::Relaxed).is_null()
     }
 
+    /// Where the next block of `class` goes.
+    #[cfg(test)]
+    pub(super) fn next(&self, class: SizeClass) -> *mut Slot {
+        self.place(class).next.load(Ordering::Relaxed)
+    }
+
     /// Makes room for a block; before, if the shelf that is filled is full, `body` empties the other one, whose blocks have
     /// waited long enough. The cache's thread.
     #[inline(always)]
@@ -150,9 +172,9 @@ impl Quarantine {
         }
     }
 
-    /// The next block goes to the start of the first shelf. The cache's thread, or door.
+    /// The next block goes to the start of the first shelf. Door.
     fn start(&self, class: SizeClass) {
-        // Relaxed: this thread's own word (*Owner*), or under the door.
+        // Relaxed: under the door.
         self.place(class).next.store(self.shelves(class)[0].as_ptr().cast_mut(), Ordering::Relaxed);
     }
 
@@ -178,16 +200,16 @@ impl Quarantine {
     }
 }
 
-/// Moves the blocks of a shelf to its first slots; returns these. Nobody else writes it.
+/// Moves the blocks of a shelf to its first slots; returns these. Door, and nobody else writes it.
 fn gather(shelf: &Shelf) -> &[Slot] {
     let mut count = 0;
     for slot in shelf {
         // Acquire: the thread may be one that a forked child does not have.
         let block = slot.load(Ordering::Acquire);
         if let (false, Some(place)) = (block.is_null(), shelf.get(count)) {
-            // Relaxed, Release: null first, so that a forked child may lose the block, and finds it once (*Held*).
+            // Relaxed (both): under the door.
             slot.store(ptr::null_mut(), Ordering::Relaxed);
-            place.store(block, Ordering::Release);
+            place.store(block, Ordering::Relaxed);
             count += 1;
         }
     }

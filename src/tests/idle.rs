@@ -1,14 +1,10 @@
 //! What a tick of the purge thread does, one test a rule.
 
-use super::test_heap::{Live, TestHeap, alloc, class};
+use super::test_heap::{Live, TestHeap, fill};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
 use crate::hardened::QUARANTINE_SLOTS;
 use crate::idle::Ticker;
-
-fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
-    (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
-}
 
 fn free_all(live: Vec<Live>, cache: &ThreadCache) {
     live.into_iter().for_each(|block| block.free(cache));

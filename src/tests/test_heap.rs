@@ -298,6 +298,11 @@ pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
+/// Allocates so many bytes by `cache`, in blocks of one class.
+pub(crate) fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
+    (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
+}
+
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
 pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
     let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));

@@ -1,0 +1,104 @@
+//! Which arena serves, when arenas come and go, and when their memory comes.
+
+use std::sync::atomic::Ordering;
+
+use super::test_heap::{Live, TestHeap, fill};
+use crate::cache::ThreadCache;
+use crate::config::{
+    ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, POOL_BYTES,
+    POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
+};
+
+#[test]
+fn the_fullest_arena_is_used_first_so_that_the_emptiest_drains() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let pool_of = |block: &Live| block.start.addr() / POOL_BYTES;
+    let arena_of = |block: &Live| block.start.addr() / ARENA_BYTES;
+    let mut live = fill(cache, 512, 4 * ARENA_BYTES);
+    let arenas: std::collections::BTreeSet<_> = live.iter().map(arena_of).collect();
+    let arenas: Vec<_> = arenas.into_iter().collect();
+    // Of the first arena three quarters go, of the second one quarter.
+    let (freed, kept): (Vec<_>, Vec<_>) = live.into_iter().partition(|block| {
+        let quarter = pool_of(block) % POOLS_PER_ARENA / (POOLS_PER_ARENA / 4);
+        arena_of(block) == arenas[0] && quarter < 3 || arena_of(block) == arenas[1] && quarter < 1
+    });
+    freed.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    test.purge();
+    live = fill(cache, 256, ARENA_BYTES / 8);
+    assert!(live.iter().all(|block| arena_of(block) == arenas[1]), "the fuller arena serves");
+    live.into_iter().chain(kept).for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    for _ in 0..3 {
+        let live = fill(cache, 64, 40 * ARENA_BYTES);
+        assert!(test.check().arenas_mapped >= 40);
+        live.into_iter().for_each(|block| block.free(cache));
+        let stats = test.check();
+        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot: those
+        // that it freed first, near each other because it allocated them so; with the feature `hardened` in random order,
+        // so each peak scatters them a little more.
+        let scattered = if cfg!(feature = "hardened") { 8 } else { 0 };
+        let kept = EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES) + scattered;
+        assert!(stats.arenas_mapped <= kept, "{stats}");
+        assert!(stats.pools_empty <= SET_EMPTY_POOLS_MAX, "{stats}");
+    }
+    cache.release();
+}
+
+#[test]
+fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let base = fill(cache, 512, 2 * ARENA_BYTES);
+    // Twice, because the second time some of them may be in quarantine, and others are needed.
+    for _ in 0..2 {
+        fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+    let ever = test.check().arenas_ever;
+    for _ in 0..20 {
+        fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+    assert_eq!(test.check().arenas_ever, ever);
+    base.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn many_threads_keep_few_empty_pools_each() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..1000).map(|_| test.attach()).collect();
+    for cache in &caches {
+        fill(cache, 512, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+    let kept = test.check().pools_empty;
+    assert!(kept <= EMPTY_POOLS_BUDGET + 1000 * SET_EMPTY_POOLS_MIN, "{kept}");
+    caches.into_iter().for_each(ThreadCache::release);
+    assert_eq!(test.check().pools_empty, 0);
+}
+
+#[test]
+fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_not() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let populates = || test.memory.populates.load(Ordering::Relaxed);
+    let mut live = Vec::new();
+    for block_bytes in [64, 128, 512] {
+        live.extend(fill(cache, block_bytes, FAULT_IN_FROM_POOLS as usize * POOL_BYTES));
+    }
+    assert_eq!(populates(), 0);
+    live.extend(fill(cache, 64, 8 * POOL_BYTES));
+    assert!((7..=9).contains(&populates()), "{}", populates());
+    // Pools that have their memory are not asked for it again.
+    live.into_iter().for_each(|block| block.free(cache));
+    let before = populates();
+    fill(cache, 64, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    assert_eq!(populates(), before);
+    cache.release();
+}

@@ -1,0 +1,89 @@
+//! What ended threads left, and who uses it.
+
+use super::test_heap::{TestHeap, alloc, class, fill};
+use crate::cache::ThreadCache;
+use crate::config::{ARENA_BYTES, POOL_BYTES};
+
+#[test]
+fn a_new_thread_adopts_what_an_ended_one_left() {
+    let test = TestHeap::new();
+    for _ in 0..100 {
+        let cache = test.attach();
+        fill(cache, 128, 3 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        cache.release();
+    }
+    let stats = test.check();
+    assert_eq!((stats.caches_live, stats.caches_parked, stats.arenas_ever), (0, 1, 1));
+}
+
+#[test]
+fn a_survivor_uses_the_partly_free_pools_of_63_ended_threads() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..63).map(|_| test.attach()).collect();
+    let mut kept = Vec::new();
+    let mut freed_bytes = 0;
+    for cache in &caches {
+        for (index, block) in fill(cache, 48, ARENA_BYTES / 4).into_iter().enumerate() {
+            if index % 2 == 0 {
+                freed_bytes += 48;
+                block.free(cache);
+            } else {
+                kept.push(block);
+            }
+        }
+    }
+    caches.into_iter().for_each(ThreadCache::release);
+    let before = test.check();
+    let survivor = test.attach();
+    let live = fill(survivor, 48, freed_bytes);
+    let after = test.check();
+    assert!(after.arenas_mapped <= before.arenas_mapped + 1, "{} → {}", before.arenas_mapped, after.arenas_mapped);
+    live.into_iter().chain(kept).for_each(|block| block.free(survivor));
+    survivor.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn pools_that_others_free_into_after_their_thread_ended_are_used_again() {
+    let test = TestHeap::new();
+    let (ended, other) = (test.attach(), test.attach());
+    let mut live = fill(ended, 512, 100 * POOL_BYTES);
+    ended.release();
+    // Of each pool one block stays.
+    let blocks = POOL_BYTES / 512;
+    let kept: Vec<_> = live.iter().map(|block| block.start.addr() / POOL_BYTES).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let stay: Vec<bool> = kept.into_iter().map(|pool| seen.insert(pool)).collect();
+    let mut rest = Vec::new();
+    for (block, stay) in live.drain(..).zip(stay) {
+        if stay { rest.push(block) } else { block.free(other) }
+    }
+    let before = test.check().classes[63].pools;
+    let more = fill(other, 512, 20 * POOL_BYTES);
+    let after = test.check().classes[63].pools;
+    assert_eq!(more.len(), 20 * blocks);
+    assert!(after <= before + 1, "{before} pools, then {after}");
+    rest.into_iter().chain(more).for_each(|block| block.free(other));
+    other.release();
+}
+
+#[test]
+fn what_others_freed_into_the_pools_of_an_ended_thread_is_used_before_a_new_pool() {
+    let test = TestHeap::new();
+    let (ended, other) = (test.attach(), test.attach());
+    let live = fill(ended, 512, 8 * POOL_BYTES);
+    ended.release();
+    // Too few of each pool, and of too few pools, for the freeing thread to collect them itself.
+    let (freed, mut kept): (Vec<_>, Vec<_>) = live.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
+    let count = freed.len();
+    freed.into_iter().for_each(|(_, block)| block.free(other));
+    other.set.enter(test.heap, |inside| other.flush_all(inside));
+    let before = test.check().classes[63];
+    assert_eq!(before.blocks_remote, count, "nobody collected them yet");
+    kept.extend((0..count / 2).map(|index| (index, alloc(other, class(512), 1).expect("memory"))));
+    assert_eq!(test.check().classes[63].pools, before.pools);
+    kept.into_iter().for_each(|(_, block)| block.free(other));
+    other.release();
+    assert_eq!(test.check().blocks_live(), 0);
+}

@@ -1,0 +1,133 @@
+//! What is purged of arenas that stay: sweeps, `purge`, free pools beyond what is kept.
+
+use std::sync::atomic::Ordering;
+
+use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill};
+use crate::arena::Arena;
+use crate::cache::ThreadCache;
+use crate::config::{ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA};
+
+#[test]
+fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut kept, mut freed) = (Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
+    }
+    let before = test.heap.bytes_given_back();
+    freed.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back() - before;
+    assert!(given_back > 40 << 20, "{} MiB", given_back >> 20);
+    // What is used again is sound, and zeroed where that is asked for.
+    test.check();
+    let zeroed = |seed| alloc_zeroed(cache, class(256), seed).expect("memory");
+    let again: Vec<_> = (0..10_000).map(zeroed).collect();
+    test.check();
+    kept.iter().for_each(Live::verify);
+    again.into_iter().chain(kept).for_each(|block| block.free(cache));
+    cache.release();
+    test.purge();
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+#[test]
+fn a_set_is_swept_again_when_half_as_much_is_left() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut few, mut more, mut freed) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        match index {
+            _ if index % 100 == 0 => few.push(block),
+            _ if index % 40 == 0 => more.push(block),
+            _ => freed.push(block),
+        }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    // The first sweep: below one byte in 32.
+    while test.heap.bytes_given_back() < 16 << 20 {
+        more.pop().expect("a sweep before the last").free(cache);
+    }
+    let (before, left) = (test.heap.bytes_given_back(), more.len());
+    assert!(left > 4000, "{left} blocks");
+    more.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back() - before;
+    assert!(given_back > 6 << 20, "{given_back} bytes for {left} blocks");
+    test.check();
+    few.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live = fill(cache, 256, 4 << 20);
+    test.purge();
+    let purges = test.memory.purges.load(Ordering::Relaxed);
+    let (mut kept, mut freed) = (Vec::new(), Vec::new());
+    for (index, block) in live.into_iter().enumerate() {
+        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    assert_eq!(test.memory.purges.load(Ordering::Relaxed), purges);
+    assert!(test.purge() > 1 << 20);
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn purge_tells_how_much_it_gave_back() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..64).map(|_| test.attach()).collect();
+    for cache in &caches {
+        fill(cache, 512, 16 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        cache.shrink();
+    }
+    let before = test.check();
+    let used = before.arenas_mapped * POOLS_PER_ARENA - before.pools_unused;
+    assert!(test.purge() >= used * POOL_BYTES);
+    assert_eq!(test.check().arenas_mapped, 0);
+}
+
+/// Frees all but one block of each arena; returns those.
+fn keep_one_of_each_arena(live: Vec<Live>, cache: &ThreadCache) -> Vec<Live> {
+    let mut seen = std::collections::BTreeSet::new();
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        live.into_iter().partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
+    freed.into_iter().for_each(|block| block.free(cache));
+    kept
+}
+
+#[test]
+fn an_arena_with_holes_gets_no_huge_page_again() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let kept = keep_one_of_each_arena(fill(cache, 512, (HUGE_FROM_ARENAS + 6) * ARENA_BYTES), cache);
+    let huge = test.memory.huge.load(Ordering::Relaxed);
+    assert!((5..=7).contains(&huge), "{huge} arenas");
+    cache.shrink();
+    test.purge();
+    assert_eq!(test.memory.no_longer_huge.load(Ordering::Relaxed), huge);
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn free_pools_kept_while_many_were_in_use_are_purged_when_few_are() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let dirty_pools = || {
+        // SAFETY: metadata is never unmapped.
+        let dirty = |arena: std::ptr::NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
+        test.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum::<usize>())
+    };
+    // Of so many pools in use, four times the least may stay free and dirty.
+    let peak_pools = 4 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
+    let kept = keep_one_of_each_arena(fill(cache, 512, peak_pools * POOL_BYTES), cache);
+    let dirty = dirty_pools();
+    assert!((DIRTY_POOLS_MIN / 2..=2 * DIRTY_POOLS_MIN).contains(&dirty), "{dirty} pools");
+    test.check();
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
