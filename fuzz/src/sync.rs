@@ -95,7 +95,7 @@ impl<T> AtomicPtr<T> {
         self.0.swap(value, SeqCst)
     }
 
-    pub(crate) fn compare_exchange_weak(
+    pub(crate) fn compare_exchange(
         &self,
         old: *mut T,
         new: *mut T,
@@ -103,8 +103,18 @@ impl<T> AtomicPtr<T> {
         _: Ordering,
     ) -> Result<*mut T, *mut T> {
         point(Kind::Exchange);
-        // Not the weak one, whose failures would not repeat.
         self.0.compare_exchange(old, new, SeqCst, SeqCst)
+    }
+
+    pub(crate) fn compare_exchange_weak(
+        &self,
+        old: *mut T,
+        new: *mut T,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<*mut T, *mut T> {
+        // Not the weak one, whose failures would not repeat.
+        self.compare_exchange(old, new, success, failure)
     }
 }
 
