@@ -2,7 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc};
 use crate::cache::{ThreadCache, capacity_max};
-use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN};
+use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::size_class::SizeClass;
 
 fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
@@ -15,6 +15,15 @@ fn slow_calls(cache: &ThreadCache) -> u64 {
 
 fn fill(cache: &ThreadCache, class: SizeClass, blocks: usize) -> Vec<Live> {
     (0..blocks).map(|seed| alloc(cache, class, seed as u64).expect("memory")).collect()
+}
+
+#[test]
+fn the_largest_magazine_has_the_most_slots_whose_blocks_are_within_the_limit() {
+    for class in SizeClass::all() {
+        let (slots, block_bytes) = (capacity_max(class), class.block_bytes());
+        assert!(slots.is_power_of_two() && slots * block_bytes <= MAGAZINE_BYTES_MAX, "{class:?}");
+        assert!(slots == MAGAZINE_SLOTS_MAX || 2 * slots * block_bytes > MAGAZINE_BYTES_MAX, "{class:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod arenas;
 mod arithmetic;
+mod bitmaps;
 mod bound;
 mod faults;
 mod idle;
