@@ -49,3 +49,22 @@ fn a_line_is_opened_when_the_last_block_of_those_before_it_is_taken_and_not_soon
         assert_eq!(test.check().blocks_live(), 0);
     }
 }
+
+#[test]
+fn of_several_blocks_the_first_that_is_free_already_is_named() {
+    let class = SizeClass::of_size_align(64, 1).expect("small");
+    let test = TestHeap::new();
+    let slots: Vec<_> = (0..WORD_BITS + 10).map(|_| Slot::new(null_mut())).collect();
+    test.heap.spare.enter(test.heap, |inside| {
+        assert_eq!(inside.take(class, &slots), slots.len());
+        let place = test.heap.map.pool_of(slots[0].load(Ordering::Relaxed).addr()).expect("a pool");
+        let pool = place.pool();
+        // Of word 1 the first ten blocks are taken, of word 2 none, of word 0 all.
+        let mask = 0b1111 << 8;
+        let named = |word| pool.put_back(word, mask).expect_err("some are free").block;
+        assert_eq!((named(1), named(2)), (WORD_BITS + 10, 2 * WORD_BITS + 8));
+        assert_eq!(pool.take_home(1, mask, 4).expect_err("some are free").block, WORD_BITS + 10);
+        inside.give(class, &slots);
+    });
+    assert_eq!(test.check().blocks_live(), 0);
+}
