@@ -1,11 +1,9 @@
 //! At exactly which number each budget and limit of `config` takes effect.
 
 use std::collections::BTreeSet;
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc, class, free_by_spare_set, take_by_spare_set};
-use crate::arena::Arena;
 use crate::cache::ThreadCache;
 use crate::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
@@ -50,17 +48,12 @@ fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
 fn as_many_free_pools_stay_dirty_as_the_least_says() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let dirty_pools = || {
-        // SAFETY: metadata is never unmapped.
-        let dirty = |arena: NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
-        test.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum::<usize>())
-    };
     let mut seen = BTreeSet::new();
     let (kept, freed): (Vec<_>, Vec<_>) = fill(cache, 2 * DIRTY_POOLS_MIN * POOL_BYTES)
         .into_iter()
         .partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
     free_for_good(&test, freed, cache);
-    assert_eq!(dirty_pools(), DIRTY_POOLS_MIN);
+    assert_eq!(test.dirty_pools(), DIRTY_POOLS_MIN);
     free_for_good(&test, kept, cache);
     cache.release();
 }
