@@ -74,3 +74,24 @@ fn arrays_of_magazines_and_chunks_are_used_again() {
     assert_eq!(metadata_bytes(), after_one);
     cache.release();
 }
+
+#[test]
+fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_time() {
+    let class = SizeClass::of_size_align(64, 1).expect("small");
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let capacity = capacity_max(class);
+    let blocks = 8 * capacity;
+    fill(cache, class, blocks).into_iter().for_each(|block| block.free(cache));
+    // The magazine has its largest size by now, and the depot has what does not fit into it.
+    let before = slow_calls(cache);
+    let live = fill(cache, class, blocks);
+    let allocs = slow_calls(cache) - before;
+    live.into_iter().for_each(|block| block.free(cache));
+    let frees = slow_calls(cache) - before - allocs;
+    let chunks = blocks / (capacity / 2 - 1);
+    for calls in [allocs, frees] {
+        assert!((chunks as u64 - 2..=chunks as u64 + 2).contains(&calls), "{calls} slow calls, {chunks} chunks");
+    }
+    cache.release();
+}
