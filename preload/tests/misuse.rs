@@ -9,7 +9,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Output;
 
 use common::{assert_served, child, is_child, library, output_of};
-use libc::{free, malloc, malloc_trim, realloc};
+use libc::{free, malloc, malloc_trim, malloc_usable_size, realloc};
 
 /// Written before the misuse, and after it if the process is still there.
 fn say(word: &str) {
@@ -95,6 +95,13 @@ misuses! {
         #[allow(clippy::undocumented_unsafe_blocks)]
         unsafe {
             black_box(realloc(black_box(victim().byte_add(16)), 200));
+        }
+    }
+
+    the_size_of_what_is_inside_a_block, the_size_of_what_is_inside_a_block_at_the_call: "not the start of a block" => {
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        unsafe {
+            black_box(malloc_usable_size(black_box(victim().byte_add(8))));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc};
 use crate::cache::{ThreadCache, capacity_max};
-use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN};
+use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::size_class::SizeClass;
 
 fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
@@ -15,6 +15,15 @@ fn slow_calls(cache: &ThreadCache) -> u64 {
 
 fn fill(cache: &ThreadCache, class: SizeClass, blocks: usize) -> Vec<Live> {
     (0..blocks).map(|seed| alloc(cache, class, seed as u64).expect("memory")).collect()
+}
+
+#[test]
+fn the_largest_magazine_has_the_most_slots_whose_blocks_are_within_the_limit() {
+    for class in SizeClass::all() {
+        let (slots, block_bytes) = (capacity_max(class), class.block_bytes());
+        assert!(slots.is_power_of_two() && slots * block_bytes <= MAGAZINE_BYTES_MAX, "{class:?}");
+        assert!(slots == MAGAZINE_SLOTS_MAX || 2 * slots * block_bytes > MAGAZINE_BYTES_MAX, "{class:?}");
+    }
 }
 
 #[test]
@@ -63,5 +72,26 @@ fn arrays_of_magazines_and_chunks_are_used_again() {
         }
     }
     assert_eq!(metadata_bytes(), after_one);
+    cache.release();
+}
+
+#[test]
+fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_time() {
+    let class = SizeClass::of_size_align(64, 1).expect("small");
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let capacity = capacity_max(class);
+    let blocks = 8 * capacity;
+    fill(cache, class, blocks).into_iter().for_each(|block| block.free(cache));
+    // The magazine has its largest size by now, and the depot has what does not fit into it.
+    let before = slow_calls(cache);
+    let live = fill(cache, class, blocks);
+    let allocs = slow_calls(cache) - before;
+    live.into_iter().for_each(|block| block.free(cache));
+    let frees = slow_calls(cache) - before - allocs;
+    let chunks = blocks / (capacity / 2 - 1);
+    for calls in [allocs, frees] {
+        assert!((chunks as u64 - 2..=chunks as u64 + 2).contains(&calls), "{calls} slow calls, {chunks} chunks");
+    }
     cache.release();
 }

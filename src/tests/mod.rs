@@ -1,18 +1,24 @@
 //! Tests of the whole heap from inside: heaps of their own, over memory that refuses and counts.
 
 mod arenas;
+mod arenas_again;
 mod arithmetic;
+mod bitmaps;
 mod bound;
 mod caches;
 mod depots;
 mod ended_threads;
 mod faults;
 mod idle;
+mod knocks;
 mod magazines;
 mod oracle;
+mod os_pages;
 mod programs;
 mod purges;
 mod remote_frees;
+mod sweeps;
 pub(crate) mod test_heap;
 mod threads;
+mod thresholds;
 mod warm;

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::arena::PoolRef;
+use crate::arena::{Arena, PoolRef};
 use crate::cache::ThreadCache;
 use crate::check::{Corruption, check};
 use crate::config::{ARENA_BYTES, POOLS_PER_ARENA};
@@ -212,6 +212,13 @@ impl TestHeap {
         // SAFETY: as above.
         unsafe { self.heap.restart_slow_paths() };
         checked
+    }
+
+    /// Pools that no set owns and that have touched bytes.
+    pub(super) fn dirty_pools(&self) -> usize {
+        // SAFETY: metadata is never unmapped.
+        let dirty = |arena: NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
+        self.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum())
     }
 
     pub(crate) fn purge(&self) -> usize {

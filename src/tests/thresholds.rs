@@ -1,0 +1,139 @@
+//! At exactly which number each budget and limit of `config` takes effect.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+
+use super::test_heap::{Live, TestHeap, alloc, class, free_by_spare_set, take_by_spare_set};
+use crate::cache::ThreadCache;
+use crate::config::{
+    ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
+    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX,
+    SET_EMPTY_POOLS_MIN,
+};
+
+/// Blocks of 512 bytes.
+fn fill(cache: &ThreadCache, bytes: usize) -> Vec<Live> {
+    (0..bytes / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect()
+}
+
+/// Frees blocks, and has all pools that are empty by that go to their arenas.
+fn free_for_good(test: &TestHeap, live: Vec<Live>, cache: &ThreadCache) {
+    live.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    cache.set.enter(test.heap, |inside| inside.return_empty_pools(0));
+}
+
+#[test]
+fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
+    let least_share = EMPTY_ARENAS_MIN * EMPTY_ARENAS_SHARE;
+    for in_use in [1, least_share + EMPTY_ARENAS_SHARE - 1, least_share + EMPTY_ARENAS_SHARE] {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        let (mut freed, mut seen) = (Vec::new(), BTreeSet::new());
+        // One block of an arena is enough to keep it.
+        let mut kept = Vec::new();
+        for block in fill(cache, (in_use + EMPTY_ARENAS_MIN + 4) * ARENA_BYTES) {
+            let is_new = seen.insert(block.start.addr() / ARENA_BYTES);
+            if is_new && kept.len() < in_use { kept.push(block) } else { freed.push(block) }
+        }
+        free_for_good(&test, freed, cache);
+        let empty = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE);
+        assert_eq!(test.check().arenas_mapped, in_use + empty);
+        free_for_good(&test, kept, cache);
+        cache.release();
+    }
+}
+
+#[test]
+fn as_many_free_pools_stay_dirty_as_the_least_says() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut seen = BTreeSet::new();
+    let (kept, freed): (Vec<_>, Vec<_>) = fill(cache, 2 * DIRTY_POOLS_MIN * POOL_BYTES)
+        .into_iter()
+        .partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
+    free_for_good(&test, freed, cache);
+    assert_eq!(test.dirty_pools(), DIRTY_POOLS_MIN);
+    free_for_good(&test, kept, cache);
+    cache.release();
+}
+
+#[test]
+fn a_set_keeps_its_share_of_empty_pools_and_returns_half_of_them_at_the_next() {
+    let class = class(512);
+    for sets in [0, 99, 999] {
+        let keep = (EMPTY_POOLS_BUDGET / (sets + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
+        for (pools, empty) in [(keep, keep), (keep + 1, keep / 2), (keep + 2, keep / 2 + 1)] {
+            let test = TestHeap::new();
+            let caches: Vec<_> = (0..sets).map(|_| test.attach()).collect();
+            let take = |seed: usize| {
+                let block = take_by_spare_set(test.heap, class).expect("memory");
+                Live::fill(block.start.as_ptr(), class, seed as u64)
+            };
+            let live: Vec<_> = (0..pools * class.pool_blocks()).map(take).collect();
+            live.into_iter().for_each(|block| free_by_spare_set(test.heap, block));
+            assert_eq!(test.check().pools_empty, empty, "{sets} sets, {pools} pools");
+            caches.into_iter().for_each(ThreadCache::release);
+        }
+    }
+}
+
+#[test]
+fn a_threads_depots_get_its_share_of_their_budget() {
+    for sets in [1, 6, 7, 8, 63] {
+        let test = TestHeap::new();
+        let caches: Vec<_> = (0..sets).map(|_| test.attach()).collect();
+        let bytes = caches[0].set.enter(test.heap, |inside| inside.depot_bytes_max());
+        assert_eq!(bytes, DEPOT_BYTES_MAX.min(DEPOTS_BUDGET_BYTES / (sets + 1)), "{sets} sets");
+        caches.into_iter().for_each(ThreadCache::release);
+    }
+}
+
+#[test]
+fn arenas_ask_for_huge_pages_from_a_number_on() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut live = Vec::new();
+    while test.memory.huge.load(Ordering::Relaxed) == 0 {
+        live.extend(fill(cache, POOL_BYTES));
+    }
+    assert_eq!(test.check().arenas_mapped, HUGE_FROM_ARENAS + 1);
+    // A huge page comes as a whole.
+    let populates = test.memory.populates.load(Ordering::Relaxed);
+    live.extend(fill(cache, ARENA_BYTES / 2));
+    assert_eq!(test.memory.populates.load(Ordering::Relaxed), populates);
+    free_for_good(&test, live, cache);
+    cache.release();
+}
+
+#[test]
+fn pools_of_a_class_get_their_memory_at_once_from_a_number_on() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut live = Vec::new();
+    while test.memory.populates.load(Ordering::Relaxed) == 0 {
+        live.push(alloc(cache, class(512), 0).expect("memory"));
+    }
+    assert_eq!(test.check().classes[63].pools, FAULT_IN_FROM_POOLS as usize + 1);
+    free_for_good(&test, live, cache);
+    cache.release();
+}
+
+#[test]
+fn an_inbox_is_knocked_at_when_it_holds_a_number_of_pools() {
+    let knock_pools = INBOX_KNOCK_POOLS as usize;
+    let test = TestHeap::new();
+    let (sleeper, other) = (test.attach(), test.attach());
+    let mut seen = BTreeSet::new();
+    let (one_of_each, rest): (Vec<_>, Vec<_>) = fill(sleeper, (knock_pools + 2) * POOL_BYTES)
+        .into_iter()
+        .partition(|block| seen.insert(block.start.addr() / POOL_BYTES));
+    for (number, block) in one_of_each.into_iter().enumerate() {
+        block.free(other);
+        other.set.enter(test.heap, |inside| other.flush_all(inside));
+        assert_eq!(test.check().classes[63].blocks_remote, (number + 1) % knock_pools);
+    }
+    free_for_good(&test, rest, sleeper);
+    sleeper.release();
+    other.release();
+}
