@@ -22,7 +22,7 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
 
 /// Empties the magazines that are still filled of threads that a forked child does not have. To be done before sets are
 /// collected, because their blocks go to other sets' inboxes too.
-pub(crate) fn flush_parked(heap: &Heap) {
+fn flush_parked(heap: &Heap) {
     for set in heap.sets() {
         // SAFETY: a registered set.
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {

@@ -312,14 +312,8 @@ impl ThreadCache {
     /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay in its
     /// magazines, and its pools open, for a thread that starts soon (*Warm*).
     pub(crate) fn release(&'static self) {
-        let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX);
-        self.release_with(if few { WARM_BLOCKS } else { 0 });
-    }
-
-    /// Gives the cache up, `keep` blocks at most left in each magazine.
-    pub(crate) fn release_with(&'static self, keep: usize) {
         if let Some(heap) = self.heap.get() {
-            self.shrink_to(keep);
+            self.shrink_to(if heap.parked_count() < WARM_CACHES_MAX { WARM_BLOCKS } else { 0 });
             self.set.enter(heap, |inside| inside.park());
             // Of the whole cache, not of its field: who adopts the set gets the cache by it.
             heap.park(NonNull::from(self).cast());

@@ -74,17 +74,24 @@ fn attach() -> Option<&'static ThreadCache> {
         return Some(cache);
     }
     // Nobody would tell us of the thread's end: do without a cache rather than leak it.
-    tls::set(&ENDED);
-    cache.release();
+    give_up(cache);
     None
 }
 
 /// The pthread key's destructor.
 unsafe extern "C" fn thread_ended(_value: *mut c_void) {
-    with_thread(|cache| {
-        tls::set(&ENDED);
-        cache.release();
-    });
+    with_thread(give_up);
+}
+
+/// Leaves the calling thread without its cache, for good.
+fn give_up(cache: &'static ThreadCache) {
+    tls::set(&ENDED);
+    // Relaxed: as in `attach`.
+    if WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
+        // Nobody adopts it, so no block may stay there.
+        cache.shrink();
+    }
+    cache.release();
 }
 
 /// From now on the calling thread, and every thread that has no cache yet, goes by the spare set: each free is then checked
@@ -93,11 +100,7 @@ unsafe extern "C" fn thread_ended(_value: *mut c_void) {
 pub(crate) fn go_without_caches() {
     // Relaxed: as in `attach`.
     WITHOUT_CACHES.store(1, Ordering::Relaxed);
-    with_thread(|cache| {
-        tls::set(&ENDED);
-        // Nobody adopts it, so no block may stay there.
-        cache.release_with(0);
-    });
+    with_thread(give_up);
 }
 
 #[inline(never)]

@@ -274,8 +274,8 @@ impl ThreadCache {
         self.shrink_to(0);
     }
 
-    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most (and no more than it has room
-    /// for then), if its thread allocated from the class.
+    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated from the
+    /// class; a small one has room for so many.
     pub(super) fn shrink_to(&self, keep: usize) {
         let Some(heap) = self.heap.get() else { return };
         self.set.enter(heap, |inside| {
@@ -284,7 +284,7 @@ impl ThreadCache {
             for class in SizeClass::all() {
                 self.shape(class).slow_calls.set(0);
                 let blocks = self.blocks(class).len();
-                let kept = if self.shape(class).allocated.get() { blocks.min(keep).min(MAGAZINE_SLOTS_MIN) } else { 0 };
+                let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
                 self.flush(class, blocks - kept, inside);
                 self.shape(class).allocated.set(kept > 0);
                 self.make_small(class, heap);
