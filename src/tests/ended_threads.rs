@@ -1,6 +1,6 @@
 //! What ended threads left, and who uses it.
 
-use super::test_heap::{TestHeap, alloc, class, fill};
+use super::test_heap::{TestHeap, alloc, class, fill, one_of_each};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, POOL_BYTES};
 
@@ -48,17 +48,12 @@ fn a_survivor_uses_the_partly_free_pools_of_63_ended_threads() {
 fn pools_that_others_free_into_after_their_thread_ended_are_used_again() {
     let test = TestHeap::new();
     let (ended, other) = (test.attach(), test.attach());
-    let mut live = fill(ended, 512, 100 * POOL_BYTES);
+    let live = fill(ended, 512, 100 * POOL_BYTES);
     ended.release();
     // Of each pool one block stays.
     let blocks = POOL_BYTES / 512;
-    let kept: Vec<_> = live.iter().map(|block| block.start.addr() / POOL_BYTES).collect();
-    let mut seen = std::collections::BTreeSet::new();
-    let stay: Vec<bool> = kept.into_iter().map(|pool| seen.insert(pool)).collect();
-    let mut rest = Vec::new();
-    for (block, stay) in live.drain(..).zip(stay) {
-        if stay { rest.push(block) } else { block.free(other) }
-    }
+    let (rest, freed) = one_of_each(POOL_BYTES, live);
+    freed.into_iter().for_each(|block| block.free(other));
     let before = test.check().classes[63].pools;
     let more = fill(other, 512, 20 * POOL_BYTES);
     let after = test.check().classes[63].pools;

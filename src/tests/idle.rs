@@ -16,22 +16,17 @@ fn two_ticks(ticker: &mut Ticker) {
     ticker.tick(|| true);
 }
 
-/// Free blocks in magazines and depots.
-fn cached(test: &TestHeap) -> usize {
-    test.check().classes.iter().map(|class| class.blocks_cached).sum()
-}
-
 #[test]
 fn an_idle_threads_depot_and_empty_pools_go_home_and_its_magazines_stay() {
     let test = TestHeap::new();
     let mut ticker = Ticker::new(test.heap, 0);
     let cache = test.attach();
     free_all(fill(cache, 64, DEPOT_BYTES_MAX), cache);
-    assert!(cached(&test) > DEPOT_BYTES_MAX / 64 / 2, "the depot holds much");
+    assert!(test.blocks_cached() > DEPOT_BYTES_MAX / 64 / 2, "the depot holds much");
     assert!(test.check().pools_empty + test.check().pools_unused > 0);
     two_ticks(&mut ticker);
     let stats = test.check();
-    let left = cached(&test);
+    let left = test.blocks_cached();
     assert!(0 < left && left <= MAGAZINE_SLOTS_MAX + QUARANTINE_SLOTS, "{left} blocks");
     assert_eq!(stats.pools_empty, 0, "{stats}");
     assert_eq!(stats.arenas_mapped, 1, "{stats}");
@@ -48,9 +43,9 @@ fn a_thread_that_makes_slow_calls_keeps_what_it_has() {
     let cache = test.attach();
     for _ in 0..5 {
         free_all(fill(cache, 64, DEPOT_BYTES_MAX), cache);
-        let before = cached(&test);
+        let before = test.blocks_cached();
         ticker.tick(|| true);
-        assert_eq!(cached(&test), before);
+        assert_eq!(test.blocks_cached(), before);
         assert_eq!(test.check().arenas_mapped, 1);
     }
     cache.release();

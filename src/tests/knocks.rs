@@ -1,6 +1,6 @@
 //! Knocks: freeing threads collect for an owner that does not come.
 
-use super::test_heap::{TestHeap, alloc, class};
+use super::test_heap::{TestHeap, class, fill};
 
 #[test]
 fn half_a_pool_that_others_freed_comes_home_although_its_owner_sleeps() {
@@ -10,9 +10,9 @@ fn half_a_pool_that_others_freed_comes_home_although_its_owner_sleeps() {
         let (sleeper, other) = (test.attach(), test.attach());
         let class = class(block_bytes);
         let half = class.pool_blocks() / 2;
-        let live = (0..class.pool_blocks()).map(|seed| alloc(sleeper, class, seed as u64).expect("memory"));
+        let live = fill(sleeper, block_bytes, class.pool_blocks() * block_bytes);
         let blocks_remote = || test.check().classes[class.number()].blocks_remote;
-        for (number, block) in live.collect::<Vec<_>>().into_iter().enumerate() {
+        for (number, block) in live.into_iter().enumerate() {
             block.free(other);
             if one_by_one {
                 other.set.enter(test.heap, |inside| other.flush_all(inside));

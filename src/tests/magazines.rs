@@ -1,21 +1,9 @@
 //! When magazines grow, and where their arrays go.
 
-use super::test_heap::{Live, TestHeap, alloc};
-use crate::cache::{ThreadCache, capacity_max};
+use super::test_heap::{TestHeap, alloc, fill, slots, slow_calls};
+use crate::cache::capacity_max;
 use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::size_class::SizeClass;
-
-fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
-    cache.set.door.lock().with(|_| cache.slots(class))
-}
-
-fn slow_calls(cache: &ThreadCache) -> u64 {
-    cache.set.door.lock().with(|_| cache.slow_calls())
-}
-
-fn fill(cache: &ThreadCache, class: SizeClass, blocks: usize) -> Vec<Live> {
-    (0..blocks).map(|seed| alloc(cache, class, seed as u64).expect("memory")).collect()
-}
 
 #[test]
 fn the_largest_magazine_has_the_most_slots_whose_blocks_are_within_the_limit() {
@@ -45,7 +33,7 @@ fn a_magazine_is_small_at_its_first_slow_call_and_doubles_at_each_up_to_its_limi
             before = now;
         }
         assert!(before > MAGAZINE_SLOTS_MIN || capacity_max(class) == MAGAZINE_SLOTS_MIN);
-        live.extend(fill(cache, class, 2000));
+        live.extend(fill(cache, class.block_bytes(), 2000 * class.block_bytes()));
         assert_eq!(slots(cache, class), capacity_max(class));
         live.into_iter().for_each(|block| block.free(cache));
         cache.shrink();
@@ -62,7 +50,7 @@ fn arrays_of_magazines_and_chunks_are_used_again() {
     let mut after_one = 0;
     for round in 0..100 {
         for class in SizeClass::all().step_by(CLASS_COUNT / 8) {
-            let live = fill(cache, class, 4 * capacity_max(class));
+            let live = fill(cache, class.block_bytes(), 4 * capacity_max(class) * class.block_bytes());
             live.into_iter().for_each(|block| block.free(cache));
         }
         test.check();
@@ -82,10 +70,10 @@ fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_tim
     let cache = test.attach();
     let capacity = capacity_max(class);
     let blocks = 8 * capacity;
-    fill(cache, class, blocks).into_iter().for_each(|block| block.free(cache));
+    fill(cache, class.block_bytes(), blocks * class.block_bytes()).into_iter().for_each(|block| block.free(cache));
     // The magazine has its largest size by now, and the depot has what does not fit into it.
     let before = slow_calls(cache);
-    let live = fill(cache, class, blocks);
+    let live = fill(cache, class.block_bytes(), blocks * class.block_bytes());
     let allocs = slow_calls(cache) - before;
     live.into_iter().for_each(|block| block.free(cache));
     let frees = slow_calls(cache) - before - allocs;

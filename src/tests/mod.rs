@@ -1,7 +1,6 @@
 //! Tests of the whole heap from inside: heaps of their own, over memory that refuses and counts.
 
 mod arenas;
-mod arenas_again;
 mod arithmetic;
 mod bitmaps;
 mod bound;

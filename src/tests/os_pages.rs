@@ -1,6 +1,6 @@
 //! Purges where an OS page holds several pools.
 
-use super::test_heap::{Live, TestHeap, alloc, class};
+use super::test_heap::{Live, TestHeap, fill};
 use crate::config::POOL_BYTES;
 
 const OS_PAGE_BYTES: usize = 64 << 10;
@@ -11,8 +11,7 @@ fn a_purge_gives_back_the_os_pages_that_were_used_and_hold_free_pools_only_and_n
         let test = TestHeap::with_page_bytes(OS_PAGE_BYTES);
         let cache = test.attach();
         let pages = 5;
-        let blocks = pages * OS_PAGE_BYTES / 512;
-        let live: Vec<_> = (0..blocks).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
+        let live = fill(cache, 512, pages * OS_PAGE_BYTES);
         let mut places: Vec<_> = live.iter().map(|block| block.start.addr() / OS_PAGE_BYTES).collect();
         places.sort_unstable();
         places.dedup();

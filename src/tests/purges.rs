@@ -2,8 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill};
-use crate::arena::Arena;
+use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_of_each};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA};
 
@@ -92,9 +91,7 @@ fn purge_tells_how_much_it_gave_back() {
 
 /// Frees all but one block of each arena; returns those.
 fn keep_one_of_each_arena(live: Vec<Live>, cache: &ThreadCache) -> Vec<Live> {
-    let mut seen = std::collections::BTreeSet::new();
-    let (kept, freed): (Vec<_>, Vec<_>) =
-        live.into_iter().partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
+    let (kept, freed) = one_of_each(ARENA_BYTES, live);
     freed.into_iter().for_each(|block| block.free(cache));
     kept
 }
@@ -117,15 +114,10 @@ fn an_arena_with_holes_gets_no_huge_page_again() {
 fn free_pools_kept_while_many_were_in_use_are_purged_when_few_are() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let dirty_pools = || {
-        // SAFETY: metadata is never unmapped.
-        let dirty = |arena: std::ptr::NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
-        test.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum::<usize>())
-    };
     // Of so many pools in use, four times the least may stay free and dirty.
     let peak_pools = 4 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
     let kept = keep_one_of_each_arena(fill(cache, 512, peak_pools * POOL_BYTES), cache);
-    let dirty = dirty_pools();
+    let dirty = test.dirty_pools();
     assert!((DIRTY_POOLS_MIN / 2..=2 * DIRTY_POOLS_MIN).contains(&dirty), "{dirty} pools");
     test.check();
     kept.into_iter().for_each(|block| block.free(cache));

@@ -1,6 +1,6 @@
 //! A heap for one test, its memory source, and the caches on top of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
@@ -221,6 +221,11 @@ impl TestHeap {
         self.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum())
     }
 
+    /// Free blocks in magazines, depots and quarantines, as the self-check counts them.
+    pub(super) fn blocks_cached(&self) -> usize {
+        self.check().classes.iter().map(|class| class.blocks_cached).sum()
+    }
+
     pub(crate) fn purge(&self) -> usize {
         purge_heap(self.heap)
     }
@@ -308,6 +313,22 @@ pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<
 /// Allocates so many bytes by `cache`, in blocks of one class.
 pub(crate) fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
+}
+
+/// The first block in each stretch of so many bytes (a pool's, an arena's), and all others.
+pub(super) fn one_of_each(bytes: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
+    let mut seen = BTreeSet::new();
+    live.into_iter().partition(|block| seen.insert(block.start.addr() / bytes))
+}
+
+/// Slots of the magazine of `class`.
+pub(super) fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
+    cache.set.door.lock().with(|_| cache.slots(class))
+}
+
+/// Calls that took the slow path.
+pub(super) fn slow_calls(cache: &ThreadCache) -> u64 {
+    cache.set.door.lock().with(|_| cache.slow_calls())
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.

@@ -1,20 +1,14 @@
 //! At exactly which number each budget and limit of `config` takes effect.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
-use super::test_heap::{Live, TestHeap, alloc, class, free_by_spare_set, take_by_spare_set};
+use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, one_of_each, take_by_spare_set};
 use crate::cache::ThreadCache;
 use crate::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
     EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX,
     SET_EMPTY_POOLS_MIN,
 };
-
-/// Blocks of 512 bytes.
-fn fill(cache: &ThreadCache, bytes: usize) -> Vec<Live> {
-    (0..bytes / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect()
-}
 
 /// Frees blocks, and has all pools that are empty by that go to their arenas.
 fn free_for_good(test: &TestHeap, live: Vec<Live>, cache: &ThreadCache) {
@@ -29,13 +23,10 @@ fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
     for in_use in [1, least_share + EMPTY_ARENAS_SHARE - 1, least_share + EMPTY_ARENAS_SHARE] {
         let test = TestHeap::new();
         let cache = test.attach();
-        let (mut freed, mut seen) = (Vec::new(), BTreeSet::new());
         // One block of an arena is enough to keep it.
-        let mut kept = Vec::new();
-        for block in fill(cache, (in_use + EMPTY_ARENAS_MIN + 4) * ARENA_BYTES) {
-            let is_new = seen.insert(block.start.addr() / ARENA_BYTES);
-            if is_new && kept.len() < in_use { kept.push(block) } else { freed.push(block) }
-        }
+        let live = fill(cache, 512, (in_use + EMPTY_ARENAS_MIN + 4) * ARENA_BYTES);
+        let (mut kept, mut freed) = one_of_each(ARENA_BYTES, live);
+        freed.extend(kept.drain(in_use..));
         free_for_good(&test, freed, cache);
         let empty = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE);
         assert_eq!(test.check().arenas_mapped, in_use + empty);
@@ -48,10 +39,7 @@ fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
 fn as_many_free_pools_stay_dirty_as_the_least_says() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let mut seen = BTreeSet::new();
-    let (kept, freed): (Vec<_>, Vec<_>) = fill(cache, 2 * DIRTY_POOLS_MIN * POOL_BYTES)
-        .into_iter()
-        .partition(|block| seen.insert(block.start.addr() / ARENA_BYTES));
+    let (kept, freed) = one_of_each(ARENA_BYTES, fill(cache, 512, 2 * DIRTY_POOLS_MIN * POOL_BYTES));
     free_for_good(&test, freed, cache);
     assert_eq!(test.dirty_pools(), DIRTY_POOLS_MIN);
     free_for_good(&test, kept, cache);
@@ -95,12 +83,12 @@ fn arenas_ask_for_huge_pages_from_a_number_on() {
     let cache = test.attach();
     let mut live = Vec::new();
     while test.memory.huge.load(Ordering::Relaxed) == 0 {
-        live.extend(fill(cache, POOL_BYTES));
+        live.extend(fill(cache, 512, POOL_BYTES));
     }
     assert_eq!(test.check().arenas_mapped, HUGE_FROM_ARENAS + 1);
     // A huge page comes as a whole.
     let populates = test.memory.populates.load(Ordering::Relaxed);
-    live.extend(fill(cache, ARENA_BYTES / 2));
+    live.extend(fill(cache, 512, ARENA_BYTES / 2));
     assert_eq!(test.memory.populates.load(Ordering::Relaxed), populates);
     free_for_good(&test, live, cache);
     cache.release();
@@ -124,11 +112,8 @@ fn an_inbox_is_knocked_at_when_it_holds_a_number_of_pools() {
     let knock_pools = INBOX_KNOCK_POOLS as usize;
     let test = TestHeap::new();
     let (sleeper, other) = (test.attach(), test.attach());
-    let mut seen = BTreeSet::new();
-    let (one_of_each, rest): (Vec<_>, Vec<_>) = fill(sleeper, (knock_pools + 2) * POOL_BYTES)
-        .into_iter()
-        .partition(|block| seen.insert(block.start.addr() / POOL_BYTES));
-    for (number, block) in one_of_each.into_iter().enumerate() {
+    let (firsts, rest) = one_of_each(POOL_BYTES, fill(sleeper, 512, (knock_pools + 2) * POOL_BYTES));
+    for (number, block) in firsts.into_iter().enumerate() {
         block.free(other);
         other.set.enter(test.heap, |inside| other.flush_all(inside));
         assert_eq!(test.check().classes[63].blocks_remote, (number + 1) % knock_pools);

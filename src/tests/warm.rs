@@ -1,14 +1,10 @@
 //! What ended threads leave in their caches for the next ones.
 
-use super::test_heap::{Live, TestHeap, alloc, class};
+use super::test_heap::{Live, TestHeap, alloc, class, fill, slots, slow_calls};
 use crate::cache::ThreadCache;
 use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
 use crate::idle::Ticker;
 use crate::size_class::SizeClass;
-
-fn slow_calls(cache: &ThreadCache) -> u64 {
-    cache.set.door.lock().with(|_| cache.slow_calls())
-}
 
 fn cached(test: &TestHeap, class: SizeClass) -> usize {
     test.check().classes[class.number()].blocks_cached
@@ -40,13 +36,12 @@ fn few_blocks_are_left_however_many_there_were() {
     let test = TestHeap::new();
     for blocks in [1, WARM_BLOCKS, MAGAZINE_SLOTS_MIN, 10 * MAGAZINE_SLOTS_MIN, 10_000] {
         let cache = test.attach();
-        let live: Vec<Live> = (0..blocks).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
-        live.into_iter().for_each(|block| block.free(cache));
+        fill(cache, 64, blocks * 64).into_iter().for_each(|block| block.free(cache));
         cache.release();
         let left = cached(&test, class(64));
         assert!(0 < left && left <= WARM_BLOCKS, "{left} of {blocks}");
         // Another thread's cache may have a larger array, which is whole at its end.
-        assert_eq!(cache.set.door.lock().with(|_| cache.slots(class(64))), MAGAZINE_SLOTS_MIN);
+        assert_eq!(slots(cache, class(64)), MAGAZINE_SLOTS_MIN);
     }
 }
 
@@ -64,9 +59,8 @@ fn only_so_many_caches_keep_something() {
 fn other_threads_blocks_are_not_kept() {
     let test = TestHeap::new();
     let (owner, other) = (test.attach(), test.attach());
-    let live: Vec<Live> = (0..WARM_BLOCKS).map(|seed| alloc(owner, class(64), seed as u64).expect("memory")).collect();
     // It frees them, and allocates nothing of the class.
-    live.into_iter().for_each(|block| block.free(other));
+    fill(owner, 64, WARM_BLOCKS * 64).into_iter().for_each(|block| block.free(other));
     owner.shrink();
     other.release();
     assert_eq!(cached(&test, class(64)), 0);
