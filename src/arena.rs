@@ -56,7 +56,7 @@ pub(crate) struct Arena {
     /// Descriptors. The owner's door.
     pools: [Pool; POOLS_PER_ARENA],
     /// The owner's door.
-    free_bits: OnPages<Bitmaps<Cell<u64>>>,
+    taken_bits: OnPages<Bitmaps<Cell<u64>>>,
     /// Any thread that holds a block.
     remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
     /// Any thread that holds a block.
@@ -145,7 +145,7 @@ impl PoolRef {
     /// The caller owns the pool.
     pub(crate) fn set_up(self) {
         // SAFETY: line `index` of the first row lies inside the metadata.
-        let words = unsafe { (&raw const (*self.arena.as_ptr()).free_bits).cast::<Line<Cell<u64>>>().add(self.index) };
+        let words = unsafe { (&raw const (*self.arena.as_ptr()).taken_bits).cast::<Line<Cell<u64>>>().add(self.index) };
         self.pool().set_up(self.start(), words.cast());
     }
 

@@ -21,9 +21,22 @@ const ADDRESS_BITS: u32 = 48;
 const LEAF_BITS: u32 = 13;
 const ROOT_BITS: u32 = ADDRESS_BITS - ARENA_SHIFT - LEAF_BITS;
 
+/// Arenas of a leaf.
+const LEAF_ARENAS: usize = 1 << LEAF_BITS;
+
 /// The arenas of 16 GiB of addresses. Zeroed memory is a valid value: none.
 #[repr(transparent)]
-pub(crate) struct Leaf([AtomicPtr<Arena>; 1 << LEAF_BITS]);
+pub(crate) struct Leaf([AtomicPtr<Arena>; LEAF_ARENAS]);
+
+impl Leaf {
+    /// The arena at place `index`, modulo [`LEAF_ARENAS`], if any.
+    #[inline(always)]
+    fn arena(&self, index: usize) -> Option<NonNull<Arena>> {
+        // Acquire: pairs with the Release in `set`; a thread that got a block from another thread is ordered after that
+        // anyway, this keeps impossible addresses harmless too.
+        NonNull::new(self.0[index & (LEAF_ARENAS - 1)].load(Ordering::Acquire))
+    }
+}
 
 /// The map; its root is 128 KiB of zeroed static memory, of which a program touches an OS page or two.
 pub(crate) struct ArenaMap {
@@ -51,12 +64,16 @@ impl ArenaMap {
     /// The arena at address `number << ARENA_SHIFT`, if any.
     #[inline(always)]
     fn arena(&self, number: usize) -> Option<NonNull<Arena>> {
-        // Acquire (both loads): pairs with the Release in `set` and `add_leaf`; a thread that got a block
-        // from another thread is ordered after them anyway, this keeps impossible addresses harmless too.
+        self.leaf(number)?.arena(number)
+    }
+
+    /// The leaf of the arena at address `number << ARENA_SHIFT`, if there is one.
+    #[inline(always)]
+    fn leaf(&self, number: usize) -> Option<&Leaf> {
+        // Acquire: pairs with the Release in `add_leaf`; as in `Leaf::arena`.
         let leaf = self.root.get(number >> LEAF_BITS)?.load(Ordering::Acquire);
         // SAFETY: leaves are never unmapped.
-        let leaf = unsafe { leaf.as_ref()? };
-        NonNull::new(leaf.0[number & ((1 << LEAF_BITS) - 1)].load(Ordering::Acquire))
+        unsafe { leaf.as_ref() }
     }
 
     /// The pool that holds `address`, if an arena does.
@@ -94,7 +111,48 @@ impl ArenaMap {
             return false;
         };
         // Release: the arena's metadata happens before a look-up's Acquire.
-        leaf.0[number & ((1 << LEAF_BITS) - 1)].store(arena, Ordering::Release);
+        leaf.0[number & (LEAF_ARENAS - 1)].store(arena, Ordering::Release);
         true
+    }
+}
+
+/// Look-ups of addresses that are mostly near each other: remembers the leaf, which spares each the root.
+///
+/// # Invariants
+/// `leaf` is the map's leaf whose first arena has number `first`; or `first` is [`NOWHERE`](Self::NOWHERE).
+pub(crate) struct Near<'map> {
+    map: &'map ArenaMap,
+    leaf: NonNull<Leaf>,
+    first: usize,
+}
+
+impl<'map> Near<'map> {
+    /// So far from the number of any arena that no leaf would reach.
+    const NOWHERE: usize = usize::MAX / 2;
+
+    pub(crate) const fn new(map: &'map ArenaMap) -> Self {
+        Self { map, leaf: NonNull::dangling(), first: Self::NOWHERE }
+    }
+
+    /// The pool that holds `address`, if an arena does.
+    #[inline(always)]
+    pub(crate) fn pool_of(&mut self, address: usize) -> Option<PoolRef> {
+        let index = (address >> ARENA_SHIFT).wrapping_sub(self.first);
+        if index >= LEAF_ARENAS {
+            return self.elsewhere(address);
+        }
+        // SAFETY: a leaf of the map's, because `first` is a number; leaves are never unmapped.
+        let leaf = unsafe { self.leaf.as_ref() };
+        Some(PoolRef::at_offset(leaf.arena(index)?, address))
+    }
+
+    /// The same where another leaf is due, which is remembered.
+    #[cold]
+    #[inline(never)]
+    fn elsewhere(&mut self, address: usize) -> Option<PoolRef> {
+        let number = address >> ARENA_SHIFT;
+        self.leaf = NonNull::from(self.map.leaf(number)?);
+        self.first = number & !(LEAF_ARENAS - 1);
+        self.map.pool_of(address)
     }
 }

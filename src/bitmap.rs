@@ -23,6 +23,9 @@ pub(crate) type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
 /// Bytes from word 0 of a pool's bitmap to its word `word`.
 #[inline(always)]
 pub(crate) const fn word_offset_bytes(word: usize) -> usize {
-    let row_bytes = size_of::<[Line<u64>; POOLS_PER_ARENA]>();
-    word / WORDS_PER_LINE * row_bytes + word % WORDS_PER_LINE * size_of::<u64>()
+    const ROW_BYTES: u32 = size_of::<[Line<u64>; POOLS_PER_ARENA]>() as u32;
+    const LINE: u32 = WORDS_PER_LINE as u32;
+    // Half a register each: shorter masks.
+    let word = word as u32;
+    (word / LINE * ROW_BYTES + word % LINE * size_of::<u64>() as u32) as usize
 }

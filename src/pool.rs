@@ -1,4 +1,4 @@
-//! One pool: its descriptor, its bitmap of free blocks, and the lists that pools are linked into.
+//! One pool: its descriptor, the bitmap of its blocks, and the lists that pools are linked into.
 //!
 //! Descriptor and bitmap live in their arena's metadata, away from the blocks: freeing and reusing a block never
 //! reads or writes block memory, and an overflow out of a block does not reach them.
@@ -14,19 +14,19 @@
 //! # Invariants
 //! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
 //!   is unused, by who holds the heap's lock.
-//! - *Balance*: `used` + set bits + remote bits = blocks of the pool + its remote count, while no thread is freeing
+//! - *Balance*: `used` + clear bits + remote bits = blocks of the pool + its remote count, while no thread is freeing
 //!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
 //!   used until that count is collected.)
-//! - *Open words*: words from `words_open` on are not in use yet; all their blocks are free. So a pool that is not
-//!   used far needs no memory for the rest of its bitmap. There are such words only while `words_free` is not 0.
-//! - *Summary*: bit `w` of `words_free` is set if and only if word `w` is open and not 0.
+//! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a pool whose
+//!   blocks are all home is zero, as memory comes from the OS, and one that is not used far needs no memory for the rest.
+//! - *Summary*: bit `w` of `words_free` is set if and only if a block of word `w` is free.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
 //! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::bitmap::{WORDS_PER_LINE, word_offset_bytes};
+use crate::bitmap::word_offset_bytes;
 use crate::config::{PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
@@ -43,11 +43,9 @@ pub(crate) struct Pool {
     previous: Cell<*const Pool>,
     /// First byte of the pool.
     start: Cell<*mut u8>,
-    /// Word 0 of the bitmap (see `bitmap`), in which a set bit is a free block.
+    /// Word 0 of the bitmap (see `bitmap`).
     words: Cell<*const Cell<u64>>,
     words_free: Cell<u64>,
-    /// Words of the bitmap in use; the blocks of the others are free, and were never taken since `open`.
-    words_open: Cell<u8>,
     /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
     used: Cell<u32>,
     touched_bytes: Cell<u32>,
@@ -182,19 +180,9 @@ impl Pool {
     pub(crate) fn open(&self, class: SizeClass) {
         self.class.set(class.number() as u8);
         self.used.set(0);
-        self.words_free.set(0);
-        self.words_open.set(0);
-        self.open_words();
-    }
-
-    /// Opens a further line of the bitmap, if there is one.
-    fn open_words(&self) {
-        let words = usize::from(self.words_open.get())..self.class().bitmap_words();
-        for word in words.take(WORDS_PER_LINE) {
-            self.word(word).set(self.class().full_word(word));
-            self.words_free.set(self.words_free.get() | 1 << word);
-            self.words_open.set(word as u8 + 1);
-        }
+        self.words_free.set(u64::MAX >> (WORD_BITS - class.bitmap_words()));
+        // Zero already (*Taken*): fresh memory that is written first costs one page fault, not two.
+        self.word(0).set(0);
     }
 
     /// Whether any block is free.
@@ -217,13 +205,9 @@ impl Pool {
     }
 
     /// The free blocks of word `word`.
+    #[inline(always)]
     pub(crate) fn free_bits(&self, word: usize) -> u64 {
-        if self.is_open(word) { self.word(word).get() } else { self.class().full_word(word) }
-    }
-
-    /// Whether word `word` is in use.
-    pub(crate) fn is_open(&self, word: usize) -> bool {
-        word < usize::from(self.words_open.get())
+        !self.word(word).get() & self.class().full_word(word)
     }
 
     /// Free blocks by their bits.
@@ -237,21 +221,45 @@ impl Pool {
         self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
     }
 
-    /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether the pool, which was full or is
-    /// empty now, belongs elsewhere.
+    /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
     #[inline(always)]
     pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
+        self.put_back(word, mask)?;
+        Ok(self.note_home(word, blocks))
+    }
+
+    /// The same for block `number` alone.
+    #[inline(always)]
+    pub(crate) fn take_one_home(&self, number: usize) -> Result<bool, AlreadyFree> {
+        let (word, bit) = (number / WORD_BITS, number % WORD_BITS);
         let place = self.word(word);
-        let bits = place.get();
-        if !self.is_open(word) || bits & mask != 0 {
-            return Err(self.already_free(word, mask));
+        let taken = place.get();
+        if taken >> bit & 1 == 0 {
+            return Err(AlreadyFree { block: number });
         }
-        place.set(bits | mask);
+        place.set(taken & !(1 << bit));
+        Ok(self.note_home(word, 1))
+    }
+
+    /// Counts blocks of word `word` whose bits are clear now; returns whether none was free before.
+    #[inline(always)]
+    fn note_home(&self, word: usize, blocks: u32) -> bool {
         let summary = self.words_free.get();
         self.words_free.set(summary | 1 << word);
-        let used = self.used.get().wrapping_sub(blocks);
-        self.used.set(used);
-        Ok(used == 0 || summary == 0)
+        self.count_home(blocks);
+        summary == 0
+    }
+
+    /// Clears the bits of `mask` in word `word`; their blocks are still counted as used, and the word is not in the summary.
+    #[inline(always)]
+    fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        let place = self.word(word);
+        let taken = place.get();
+        if taken & mask != mask {
+            return Err(self.already_free(word, mask));
+        }
+        place.set(taken ^ mask);
+        Ok(())
     }
 
     /// The first block of `mask` in word `word` that is free.
@@ -260,20 +268,16 @@ impl Pool {
         AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
     }
 
-    /// Sets the bits of `mask` in word `word`; their blocks are still counted as used.
+    /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
     #[inline]
-    pub(crate) fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
-        if self.free_bits(word) & mask != 0 {
-            return Err(self.already_free(word, mask));
-        }
-        let place = self.word(word);
-        place.set(place.get() | mask);
+    pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        self.put_back(word, mask)?;
         self.words_free.set(self.words_free.get() | 1 << word);
         Ok(())
     }
 
     /// `blocks` are home now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn count_home(&self, blocks: u32) {
         self.used.set(self.used.get().wrapping_sub(blocks));
     }
@@ -282,7 +286,8 @@ impl Pool {
     /// runs out; returns the slots that are left.
     #[inline]
     pub(crate) fn take<'slots>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
-        let block_bytes = self.class().block_bytes();
+        let class = self.class();
+        let block_bytes = class.block_bytes();
         let start = self.start.get();
         let mut summary = self.words_free.get();
         let (mut taken, mut end) = (0, 0);
@@ -290,15 +295,17 @@ impl Pool {
         while summary != 0 && !slots.is_empty() {
             let word = summary.trailing_zeros() as usize;
             let place = self.word(word);
-            let all = place.get();
+            let all = !place.get() & class.full_word(word);
             let word_start = start.wrapping_add(word * WORD_BITS * block_bytes);
             let left = if all == u64::MAX
                 && let Some((others, word_slots)) = slots.split_last_chunk::<WORD_BITS>()
             {
                 // All of a word: no bits to look for. The usual case while a heap grows.
-                for (number, slot) in word_slots.iter().rev().enumerate() {
+                let mut block = word_start;
+                for slot in word_slots.iter().rev() {
                     // Relaxed: slots are read by their thread, or under the door.
-                    slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
+                    slot.store(block, Ordering::Relaxed);
+                    block = block.wrapping_add(block_bytes);
                 }
                 slots = others;
                 0
@@ -315,17 +322,12 @@ impl Pool {
                 }
                 bits
             };
-            place.set(left);
             let gone = all & !left;
+            place.set(place.get() | gone);
             taken += gone.count_ones();
             end = (word * WORD_BITS + (WORD_BITS - gone.leading_zeros() as usize)) * block_bytes;
             if left == 0 {
                 summary &= summary - 1;
-                if summary == 0 {
-                    self.words_free.set(0);
-                    self.open_words();
-                    summary = self.words_free.get();
-                }
             }
         }
         self.words_free.set(summary);
@@ -340,17 +342,15 @@ impl Pool {
             return None;
         }
         let word = summary.trailing_zeros() as usize;
-        let bits = self.word(word).get();
-        let left = bits & (bits - 1);
-        self.word(word).set(left);
-        if left == 0 {
+        let class = self.class();
+        let place = self.word(word);
+        let taken = place.get();
+        place.set(taken | (taken + 1));
+        if place.get() == class.full_word(word) {
             self.words_free.set(summary & (summary - 1));
-            if self.words_free.get() == 0 {
-                self.open_words();
-            }
         }
-        let block_bytes = self.class().block_bytes();
-        let offset = (word * WORD_BITS + bits.trailing_zeros() as usize) * block_bytes;
+        let block_bytes = class.block_bytes();
+        let offset = (word * WORD_BITS + taken.trailing_ones() as usize) * block_bytes;
         let end = offset + block_bytes;
         let parts = parts_of(offset, end);
         let zeroed = offset >= self.touched_bytes() || self.purged.get() & parts == parts;

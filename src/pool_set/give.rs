@@ -2,6 +2,7 @@
 
 use super::{Inside, PoolSet, Slot, Tag, tag_class, tag_set};
 use crate::arena::PoolRef;
+use crate::arena_map::Near;
 use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Heap;
@@ -15,82 +16,82 @@ impl Inside<'_> {
     /// Neighbours in `slots` that share a bitmap word are freed together: often many, because programs free in the
     /// order in which they allocated, or against it.
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
+        // Those that turn out to be another set's are added again.
+        self.note_home(slots.len() as u32, class);
         let locator = class.locator();
         let mut rest = slots;
-        // Blocks that did not come home alone, to pools of this set: these are the most by far.
-        let mut others_home = 0;
         // Relaxed (all loads of slots): they are read by their thread, or under the door.
+        let mut near = Near::new(&self.heap.map);
         while let [first, others @ ..] = rest {
             let address = first.load(Ordering::Relaxed).addr();
-            if let [next, ..] = others
-                && locator.may_share_word(address, next.load(Ordering::Relaxed).addr())
-            {
-                let given = self.give_neighbours(class, locator, rest);
-                others_home += given;
-                rest = rest.get(given..).unwrap_or_default();
-                continue;
-            }
-            let (pool, number) = self.locate(class, locator, address);
-            if !self.give_blocks(class, pool, number / WORD_BITS, 1 << (number % WORD_BITS), 1) {
-                others_home += 1;
-            }
             rest = others;
+            if let [next, behind @ ..] = others {
+                let next = next.load(Ordering::Relaxed).addr();
+                if locator.may_share_word(address, next) {
+                    rest = self.give_neighbours(class, address, others);
+                    continue;
+                }
+                // Its company, if it has any, goes without it: so where there is none, half as many comparisons do.
+                self.give_alone(class, locator, &mut near, next);
+                rest = behind;
+            }
+            self.give_alone(class, locator, &mut near, address);
         }
-        self.note_home((slots.len() - others_home) as u32, class);
         self.sweep_if_due();
     }
 
-    /// The pool and the number of the block at `address`.
+    /// Frees the block at `address`.
     #[inline(always)]
-    fn locate(&self, class: SizeClass, locator: Locator, address: usize) -> (PoolRef, usize) {
-        let Some(pool) = self.heap.map.pool_of(address) else { self.refuse(class, address, false) };
+    fn give_alone(&mut self, class: SizeClass, locator: Locator, near: &mut Near<'_>, address: usize) {
+        let Some(place) = near.pool_of(address) else { self.refuse(class, address, false) };
         let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
-        (pool, number)
+        // Relaxed: as in `give_neighbours`.
+        let tag = place.tag().load(Ordering::Relaxed);
+        if tag != self.set.tag(class) {
+            return self.give_remote(class, place, number / WORD_BITS, 1 << (number % WORD_BITS), 1, tag);
+        }
+        let pool = place.pool();
+        match pool.take_one_home(number) {
+            Ok(was_full) => self.relink(pool, class, was_full),
+            Err(twice) => self.refuse_twice(pool, class, twice),
+        }
     }
 
-    /// Frees the first block in `slots` and those behind it that share its word; returns how many.
+    /// Frees the block at `address` and the first of `others` that share its word; returns the rest.
     #[inline(never)]
-    fn give_neighbours(&mut self, class: SizeClass, locator: Locator, slots: &[Slot]) -> usize {
-        let Some((first, others)) = slots.split_first() else { return 0 };
-        let address = first.load(Ordering::Relaxed).addr();
-        let (pool, number) = self.locate(class, locator, address);
+    fn give_neighbours<'slots>(&mut self, class: SizeClass, address: usize, others: &'slots [Slot]) -> &'slots [Slot] {
+        let locator = class.locator();
+        let Some(place) = self.heap.map.pool_of(address) else { self.refuse(class, address, false) };
+        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
         let (word, first) = (number / WORD_BITS, 1 << (number % WORD_BITS));
         let range = locator.word_range(address & !(POOL_BYTES - 1), word);
-        let (mut mask, mut blocks, mut joined) = (first, 1, Quotient::EXACT);
+        let (mut mask, mut joined) = (first, Quotient::EXACT);
+        let mut rest = others;
         // The hottest loop of a flush: what can be checked for all at once is.
-        for slot in others {
-            let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr()) else { break };
+        while let [slot, behind @ ..] = rest
+            && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
+        {
             mask |= quotient.bit();
             joined = joined.join(quotient);
-            blocks += 1;
+            rest = behind;
         }
+        let blocks = (others.len() - rest.len()) as u32 + 1;
         if !joined.is_exact() || mask.count_ones() != blocks {
             self.blame(class, first, others);
         }
-        if self.give_blocks(class, pool, word, mask, blocks) {
-            self.note_home(blocks, class);
-        }
-        blocks as usize
-    }
-
-    /// Frees `blocks` blocks, those of `mask` in word `word`; returns whether they came home to a pool of this
-    /// set, whose bytes the caller accounts for.
-    #[inline(always)]
-    fn give_blocks(&mut self, class: SizeClass, place: PoolRef, word: usize, mask: u64, blocks: u32) -> bool {
         // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door; a new
         // owner's store, which may race with this load, changes neither the class nor whether it is ours.
         let tag = place.tag().load(Ordering::Relaxed);
-        if tag != self.set.tag(class) {
+        if tag == self.set.tag(class) {
+            let pool = place.pool();
+            match pool.take_home(word, mask, blocks) {
+                Ok(was_full) => self.relink(pool, class, was_full),
+                Err(twice) => self.refuse_twice(pool, class, twice),
+            }
+        } else {
             self.give_remote(class, place, word, mask, blocks, tag);
-            return false;
         }
-        let pool = place.pool();
-        match pool.take_home(word, mask, blocks) {
-            Ok(false) => {}
-            Ok(true) => self.relink(pool, class),
-            Err(twice) => self.refuse_twice(pool, class, twice),
-        }
-        true
+        rest
     }
 
     /// Finds the first of `slots` that is no block's start, or is in the group already, and aborts.
@@ -117,6 +118,8 @@ impl Inside<'_> {
             let number = word * WORD_BITS + mask.trailing_zeros() as usize;
             self.refuse(class, pool.start().addr() + number * class.block_bytes(), is_of_class);
         }
+        // They were counted as home by `give`.
+        self.note_away(blocks, class);
         let remote = pool.remote();
         // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
         match unsafe { remote.as_ref() }.arrive(blocks) {

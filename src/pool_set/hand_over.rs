@@ -38,7 +38,7 @@ impl Inside<'_> {
         for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
             let mask = place.remote_word(word).collect();
             if mask != 0
-                && let Err(twice) = pool.put_back(word, mask)
+                && let Err(twice) = pool.free(word, mask)
             {
                 self.refuse_twice(pool, class, twice);
             }
@@ -46,7 +46,7 @@ impl Inside<'_> {
         pool.count_home(blocks);
         self.note_home(blocks, class);
         if pool.has_free() {
-            self.relink(pool, class);
+            self.relink(pool, class, true);
         }
     }
 

@@ -12,7 +12,7 @@
 //! pools.rs      ├─ open_empty       an empty pool of the set
 //!               └─ open_new         a pool of the fullest arena, or of a new one
 //! give.rs       give                blocks of a class, from a flush
-//!               ├─ give_local       own pools: set bits
+//!               ├─ give_alone, give_neighbours   own pools: clear bits
 //! pools.rs      │  └─ retire        the pool is empty: keep it, or return some
 //!               └─ give_remote      pools of other sets: remote bits, count, inbox
 //!                  └─ knock         collect for an owner that does not come

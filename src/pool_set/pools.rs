@@ -69,12 +69,25 @@ impl Inside<'_> {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
-    /// Puts a pool, into which blocks came home, where it belongs now.
+    /// Takes back that blocks are home.
     #[inline]
-    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass) {
+    pub(super) fn note_away(&mut self, blocks: u32, class: SizeClass) {
+        self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
+    }
+
+    /// Puts a pool, into which blocks came home, where it belongs now; `was_full` if none of its blocks was free before.
+    #[inline(always)]
+    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass, was_full: bool) {
         if pool.used() == 0 {
             self.retire(pool, class);
-        } else if pool.state() == State::Full {
+        } else if was_full {
+            self.link_if_full(pool, class);
+        }
+    }
+
+    #[inline]
+    fn link_if_full(&mut self, pool: &Pool, class: SizeClass) {
+        if pool.state() == State::Full {
             pool.set_state(State::Partial);
             self.pools.partial(class).push_last(pool);
         }

@@ -133,19 +133,19 @@ fn a_part_is_free_if_and_only_if_no_block_that_reaches_into_it_is_taken() {
         pool.take(&all);
         assert_eq!(pool.free_blocks(), 0);
         for word in 0..class.bitmap_words() {
-            pool.put_back(word, class.full_word(word)).expect("all are taken");
+            pool.free(word, class.full_word(word)).expect("all are taken");
         }
         for block in 0..class.pool_blocks() {
             let word = pool.word(block / WORD_BITS);
             let bit = 1 << (block % WORD_BITS);
-            word.set(word.get() & !bit);
+            word.set(word.get() | bit);
             let bytes = block * class.block_bytes()..(block + 1) * class.block_bytes();
             for part in 0..PURGE_PARTS {
                 let part_bytes = part * PURGE_UNIT_BYTES..(part + 1) * PURGE_UNIT_BYTES;
                 let reaches = bytes.start < part_bytes.end && part_bytes.start < bytes.end;
                 assert_eq!(pool.is_part_free(part), !reaches, "{class:?} block {block} part {part}");
             }
-            word.set(word.get() | bit);
+            word.set(word.get() & !bit);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The words of a pool's bitmap: opened a line at a time.
+//! The words of a pool's bitmap.
 
 use std::collections::BTreeSet;
 use std::ptr::null_mut;
@@ -6,6 +6,7 @@ use std::ptr::null_mut;
 use super::test_heap::{Live, TestHeap, free_by_spare_set, take_by_spare_set};
 use crate::bitmap::WORDS_PER_LINE;
 use crate::config::{POOL_BYTES, WORD_BITS};
+use crate::pool::{Pool, State};
 use crate::pool_set::Slot;
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
@@ -31,21 +32,29 @@ fn blocks_that_are_taken_one_by_one_are_all_of_their_pool() {
 }
 
 #[test]
-fn a_line_is_opened_when_the_last_block_of_those_before_it_is_taken_and_not_sooner() {
+fn the_bitmap_of_a_pool_is_written_only_as_far_as_its_blocks_were_taken_and_zero_when_all_are_home() {
     for class in SizeClass::all().filter(|class| class.bitmap_words() > WORDS_PER_LINE) {
         let test = TestHeap::new();
-        let slots: Vec<_> = (0..WORDS_PER_LINE * WORD_BITS - 1).map(|_| Slot::new(null_mut())).collect();
-        test.heap.spare.enter(test.heap, |inside| {
+        let slots: Vec<_> = (0..WORDS_PER_LINE * WORD_BITS).map(|_| Slot::new(null_mut())).collect();
+        let pool = test.heap.spare.enter(test.heap, |inside| {
             assert_eq!(inside.take(class, &slots), slots.len());
-            let pool = test.heap.map.pool_of(slots[0].load(Ordering::Relaxed).addr()).expect("a pool");
-            assert!(!pool.pool().is_open(WORDS_PER_LINE), "{class:?}");
-            let last = inside.take_one(class).expect("memory").start;
-            assert!(pool.pool().is_open(WORDS_PER_LINE) && pool.pool().has_free(), "{class:?}");
-            let next = inside.take_one(class).expect("memory").start;
-            assert_eq!(next.addr().get() - last.addr().get(), class.block_bytes());
+            let pool = test.heap.map.pool_of(slots[0].load(Ordering::Relaxed).addr()).expect("a pool").pool();
+            let words = |pool: &Pool| (0..class.bitmap_words()).map(|word| pool.word(word).get()).collect::<Vec<_>>();
+            assert!(words(pool)[..WORDS_PER_LINE].iter().all(|&word| word == u64::MAX), "{class:?}");
+            assert!(words(pool)[WORDS_PER_LINE..].iter().all(|&word| word == 0), "{class:?}");
+            // The lines behind are free, and not a block is beyond the last of them.
+            let rest: Vec<_> =
+                (slots.len()..class.pool_blocks()).map(|_| inside.take_one(class).expect("memory")).collect();
+            assert!(
+                !pool.has_free() && (0..class.bitmap_words()).all(|word| words(pool)[word] == class.full_word(word))
+            );
+            let rest: Vec<_> = rest.into_iter().map(|block| Slot::new(block.start.as_ptr())).collect();
+            inside.give(class, &rest);
             inside.give(class, &slots);
-            inside.give(class, &[Slot::new(last.as_ptr()), Slot::new(next.as_ptr())]);
+            assert!(words(pool).iter().all(|&word| word == 0), "{class:?}");
+            pool
         });
+        assert_eq!(pool.state(), State::Empty);
         assert_eq!(test.check().blocks_live(), 0);
     }
 }
@@ -61,7 +70,7 @@ fn of_several_blocks_the_first_that_is_free_already_is_named() {
         let pool = place.pool();
         // Of word 1 the first ten blocks are taken, of word 2 none, of word 0 all.
         let mask = 0b1111 << 8;
-        let named = |word| pool.put_back(word, mask).expect_err("some are free").block;
+        let named = |word| pool.free(word, mask).expect_err("some are free").block;
         assert_eq!((named(1), named(2)), (WORD_BITS + 10, 2 * WORD_BITS + 8));
         assert_eq!(pool.take_home(1, mask, 4).expect_err("some are free").block, WORD_BITS + 10);
         inside.give(class, &slots);

@@ -52,7 +52,7 @@ impl Sound {
 
     /// A word of a pool with a free block, and the bit of one.
     fn free_bit(pool: PoolRef) -> (usize, u64) {
-        let free = |word: &usize| pool.pool().word(*word).get();
+        let free = |word: &usize| pool.pool().free_bits(*word);
         let word = (0..class(BLOCK_BYTES).bitmap_words()).find(|word| free(word) != 0).unwrap();
         (word, free(&word) & free(&word).wrapping_neg())
     }
@@ -197,19 +197,19 @@ fn bitmaps() {
     let sound = Sound::new();
     let (word, bit) = Sound::free_bit(sound.partial);
     let cell = sound.partial.pool().word(word);
-    let free = cell.get();
+    let taken = cell.get();
     let with = |bits, message| {
         cell.set(bits);
         sound.assert_finds(message);
-        cell.set(free);
+        cell.set(taken);
         sound.test.check();
     };
-    assert!(free.count_ones() > 1, "or else the summary would be wrong first");
-    with(free & !bit, "a pool's blocks don't add up");
-    with(0, "a bitmap's summary is wrong");
+    assert!(sound.partial.pool().free_bits(word).count_ones() > 1, "or else the summary would be wrong first");
+    with(taken | bit, "a pool's blocks don't add up");
+    with(class(BLOCK_BYTES).full_word(word), "a bitmap's summary is wrong");
     let last = class(BLOCK_BYTES).bitmap_words() - 1;
     let cell = sound.full.pool().word(last);
-    cell.set(!class(BLOCK_BYTES).full_word(last));
+    cell.set(u64::MAX);
     sound.assert_finds("a bitmap has a bit beyond the pool's blocks");
 }
 
@@ -221,7 +221,7 @@ fn remote_frees() {
     sound.assert_finds("a block is free twice");
     // The same bit, no longer free at home.
     let cell = sound.partial.pool().word(word);
-    cell.set(cell.get() & !bit);
+    cell.set(cell.get() | bit);
     sound.assert_finds("a pool has remote bits that no count tells of");
 
     let sound = Sound::new();
