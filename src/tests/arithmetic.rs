@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::ptr::NonNull;
 
 use crate::arena::{Arena, PoolRef};
-use crate::arena_map::{ArenaMap, Leaf};
+use crate::arena_map::{ArenaMap, Leaf, Near};
 use crate::bitmap::WORDS_PER_LINE;
 use crate::config::{
     ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES,
@@ -45,17 +45,24 @@ fn every_address_finds_its_arena_and_no_other() {
     // Every arena's place there is; with debug assertions, which take their time, one in 61.
     let step = if cfg!(debug_assertions) { 61 } else { 1 };
     let mut found = 0;
+    let mut near = Near::new(&map);
+    let mut arena_near = |address| near.pool_of(address).map(PoolRef::arena);
     for number in (0..limit / ARENA_BYTES).step_by(step).chain(starts.map(|start| start / ARENA_BYTES)) {
         let start = number * ARENA_BYTES;
         let expected = starts.iter().position(|&known| known == start).map(|place| arenas[place]);
         assert_eq!(map.arena_of(start), expected);
         assert_eq!(map.arena_of(start + ARENA_BYTES - 1), expected);
+        assert_eq!(arena_near(start), expected);
         found += usize::from(expected.is_some());
     }
     assert!(found >= starts.len());
+    // From each arena's leaf to each other's.
+    for (from, to) in (0..starts.len()).flat_map(|from| (0..starts.len()).map(move |to| (from, to))) {
+        assert_eq!([from, to].map(|place| arena_near(starts[place])), [from, to].map(|place| Some(arenas[place])));
+    }
     // Beyond the map: never found, never entered.
     for address in (48..64).map(|shift| 1_usize << shift).chain([usize::MAX, !(limit - 1)]) {
-        assert_eq!(map.arena_of(address), None);
+        assert_eq!((map.arena_of(address), arena_near(address), arena_near(starts[0])), (None, None, Some(arenas[0])));
         assert!(!map.set(address, arenas[0].as_ptr()) && !map.lacks_leaf(address));
     }
     for start in starts {
