@@ -97,6 +97,11 @@ impl ArenaTable {
         }
     }
 
+    /// Pools that sets own.
+    pub(crate) fn pools_in_use(&self) -> usize {
+        self.counts.mapped * POOLS_PER_ARENA - self.free_pools
+    }
+
     pub(crate) fn counts(&self) -> ArenaCounts {
         self.counts
     }
@@ -213,7 +218,7 @@ impl ArenaTable {
         if this.free.get() == ALL_POOLS {
             return true;
         }
-        let pools_in_use = self.counts.mapped * POOLS_PER_ARENA - self.free_pools;
+        let pools_in_use = self.pools_in_use();
         let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
         if self.dirty_pools > keep {
             self.purge_pools(arena, bit, source);

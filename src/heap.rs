@@ -10,7 +10,9 @@ use crate::arena::{Arena, PoolRef};
 use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
 use crate::class_map::ClassMap;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::config::{
+    ARENA_BYTES, HUGE_FROM_ARENAS, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE,
+};
 use crate::lock::Lock;
 use crate::marks;
 use crate::metadata::Metadata;
@@ -65,6 +67,8 @@ pub(crate) struct HeapState {
     parked: *const PoolSet,
     /// Pools ever taken.
     pools_taken: u64,
+    /// Most pools in use at one time.
+    pools_peak: usize,
     /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
     arenas_forbidden: usize,
 }
@@ -110,6 +114,7 @@ impl Heap {
                 spare_arenas: ptr::null(),
                 parked: ptr::null(),
                 pools_taken: 0,
+                pools_peak: 0,
                 arenas_forbidden: 0,
             }),
         }
@@ -124,7 +129,7 @@ impl Heap {
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
     pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
-        self.with_state(|state, source| {
+        let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !state.may_map(growth) {
                     return None;
@@ -136,8 +141,12 @@ impl Heap {
             pool.set_up();
             // SAFETY: metadata is never unmapped.
             let huge = unsafe { pool.arena().as_ref() }.huge.get();
-            Some((pool, !huge && !pool.pool().is_touched()))
-        })
+            Some((pool, !huge && !pool.pool().is_touched(), state.note_growth()))
+        })?;
+        if let Some(bytes) = grown_bytes {
+            self.source.unwrap_or(&SystemMemory).let_malloc_keep(bytes);
+        }
+        Some((pool, by_page))
     }
 
     /// Gives a whole pool, which the caller owns, memory in one call.
@@ -372,6 +381,25 @@ impl Heap {
 }
 
 impl HeapState {
+    /// The bytes of the pools in use, if they have doubled once more since the start, and are not few.
+    ///
+    /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they are free, all
+    /// of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would have prevented it. So
+    /// it is let keep as much as a program of that size would hardly notice.
+    fn note_growth(&mut self) -> Option<usize> {
+        let pools = self.arenas.pools_in_use();
+        if pools <= self.pools_peak {
+            return None;
+        }
+        self.pools_peak = pools;
+        let bytes = pools * POOL_BYTES;
+        if pools == MALLOC_KEEPS_FROM_POOLS {
+            Some(MALLOC_KEEPS_BYTES_MIN)
+        } else {
+            (pools.is_power_of_two() && bytes > MALLOC_KEEPS_BYTES_MIN).then_some(bytes)
+        }
+    }
+
     /// Whether one arena more may be mapped.
     fn may_map(&self, growth: Growth) -> bool {
         let limit = usize::MAX - self.arenas_forbidden;

@@ -118,6 +118,25 @@ pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
 }
 
+/// Has glibc's `malloc` keep twice as many `bytes` at the end of a heap when they are free, if it kept fewer.
+///
+/// It gives free memory at the end of a heap back once that is more than a threshold, at first 128 KiB. A block that is larger
+/// than another threshold it maps by itself; when it is freed, both thresholds rise: that one to the block's size, the first
+/// to twice that (glibc's malloc.c, "dynamic mmap threshold", up to 32 MiB). Unlike `mallopt`, a block leaves them free
+/// to rise further, and alone where the program has set them.
+#[cfg(all(target_env = "gnu", not(feature = "raw")))]
+pub(crate) fn let_malloc_keep(bytes: usize) {
+    const BYTES_MAX: usize = (32 << 20) - (64 << 10);
+    let _errno = KeepErrno::new();
+    // The black box, or else the compiler would leave both calls out.
+    // SAFETY: the block is freed once, or null.
+    unsafe { libc::free(core::hint::black_box(libc::malloc(bytes.min(BYTES_MAX)))) };
+}
+
+/// Other C libraries have no such thresholds; in the preload library `malloc` is ours, and CPython's programs gained nothing.
+#[cfg(not(all(target_env = "gnu", not(feature = "raw"))))]
+pub(crate) fn let_malloc_keep(_bytes: usize) {}
+
 /// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
     let _errno = KeepErrno::new();

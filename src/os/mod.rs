@@ -88,6 +88,9 @@ pub(crate) trait MemorySource: Sync {
     /// # Safety
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
+
+    /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no more.
+    fn let_malloc_keep(&self, _bytes: usize) {}
 }
 
 /// The running system's memory.
@@ -125,5 +128,9 @@ impl MemorySource for SystemMemory {
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::populate(start, bytes) }
+    }
+
+    fn let_malloc_keep(&self, bytes: usize) {
+        platform::let_malloc_keep(bytes);
     }
 }

@@ -29,6 +29,8 @@ pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool
 
 pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
+pub(crate) fn let_malloc_keep(_bytes: usize) {}
+
 pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
     core::hint::spin_loop();
 }

@@ -32,6 +32,8 @@ pub(crate) struct TestMemory {
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     pub(crate) populates: AtomicUsize,
+    /// What the C library's `malloc` was let keep, call by call.
+    pub(crate) malloc_keeps: Mutex<Vec<usize>>,
     /// Ranges for which huge pages were asked for, and those for which they no longer are.
     pub(crate) huge: AtomicUsize,
     pub(crate) no_longer_huge: AtomicUsize,
@@ -49,6 +51,7 @@ impl TestMemory {
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
+            malloc_keeps: Mutex::new(Vec::new()),
             huge: AtomicUsize::new(0),
             no_longer_huge: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
@@ -139,6 +142,10 @@ impl MemorySource for TestMemory {
         self.populates.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.populate(start, bytes) }
+    }
+
+    fn let_malloc_keep(&self, bytes: usize) {
+        self.malloc_keeps.lock().expect("no test panicked with it").push(bytes);
     }
 }
 
