@@ -99,7 +99,7 @@ pub(crate) unsafe fn dealloc_or(ptr: *mut u8, layout: Layout, large: impl FnOnce
 }
 
 // SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
-// block in the program's hands is in no magazine and has no free bit (`pool`, `cache`). The large allocator keeps
+// block in the program's hands is in no magazine and not free in its pool (`pool`, `cache`). The large allocator keeps
 // the contract itself, and gets exactly the layouts that `small` refuses, in all four methods.
 unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     #[cfg_attr(feature = "hardened", inline(always))]

@@ -19,7 +19,7 @@
 //! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which the
 //!   arena is unmapped, and the kernel maps nothing there before.
 //!
-//! So Relaxed is enough for all of it. The models are in `tests/loom/publication.rs`.
+//! So Relaxed is enough for all of it. The models are in `tests/loom/classes.rs`.
 
 #[cfg(feature = "raw")]
 mod map {

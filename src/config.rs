@@ -123,7 +123,7 @@ const _: () = {
     assert!(CLASS_STEP_BYTES.is_power_of_two() && SMALL_MAX_BYTES.is_power_of_two());
     // A pool's start must be aligned to every alignment that pools serve.
     assert!(POOL_BYTES.is_multiple_of(SMALL_MAX_BYTES));
-    // One word says which pools of an arena are free, one which words of a bitmap are not zero.
+    // One word says which pools of an arena are free, one in which words of a bitmap blocks are free.
     assert!(POOLS_PER_ARENA <= WORD_BITS);
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).

@@ -3,7 +3,8 @@
 //! # Protocol
 //! - *prepare* (in the forking thread): takes the debug hooks' locks, then stops the slow paths of the whole heap, that
 //!   is takes every lock in the documented order. No pool, list, inbox or arena is then half changed anywhere, and no
-//!   remote free is under way, because threads free into foreign pools only while they hold a door of their own (or the spare set's).
+//!   remote free is under way, because threads free into foreign pools only while they hold a door of their own (or the spare
+//!   set's).
 //! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
 //!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
 //!   handlers registered even earlier run in between.

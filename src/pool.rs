@@ -14,7 +14,7 @@
 //! # Invariants
 //! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
 //!   is unused, by who holds the heap's lock.
-//! - *Balance*: `used` + clear bits + remote bits = blocks of the pool + its remote count, while no thread is freeing
+//! - *Balance*: `used` + free blocks + remote bits = blocks of the pool + its remote count, while no thread is freeing
 //!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
 //!   used until that count is collected.)
 //! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a pool whose

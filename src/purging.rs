@@ -20,8 +20,8 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
     heap.bytes_given_back().wrapping_sub(before)
 }
 
-/// Empties the magazines that are still filled of threads that a forked child does not have. To be done before sets are
-/// collected, because their blocks go to other sets' inboxes too.
+/// Empties the caches that no thread has: those that ended threads left warm, and in a forked child those of the threads that
+/// do not exist there. To be done before sets are collected, because their blocks go to other sets' inboxes, too.
 fn flush_parked(heap: &Heap) {
     for set in heap.sets() {
         // SAFETY: a registered set.

@@ -21,7 +21,8 @@ pub(crate) enum Kind {
     Exchange,
 }
 
-/// "After so many points, that thread goes on", or with `exchanges_only` after so many of that kind. Nothing if the thread is done or sleeps: then the next one does.
+/// "After so many points, that thread goes on", or with `exchanges_only` after so many of that kind. If the thread is done or
+/// sleeps, the next one goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Switch {
     pub(crate) after: u32,

@@ -1,7 +1,8 @@
 //! `PYMALLOC_TRACE`: who held the memory at the program's peak, or holds it when the program exits.
 //!
-//! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what was held at the
-//! peak is saved then (most programs hold next to nothing when they exit), or what is left. A process that ends by `_exit`, `exec` or a signal saves nothing.
+//! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what was held
+//! at the peak is saved then (most programs hold next to nothing when they exit), or what is left. A process that ends by
+//! `_exit`, `exec` or a signal saves nothing.
 //!
 //! | variable | says |
 //! |---|---|

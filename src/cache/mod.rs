@@ -11,7 +11,8 @@
 //!   pools count them as used.
 //! - *Strangers*: until a thread has allocated from a class (since it got its cache, or shrank it), `floor` is the
 //!   highest address: the first allocation takes the slow path, and sends home what is in the magazine, as a rule
-//!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a cache line from then on.
+//!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a
+//!   cache line from then on.
 //! - *Poison*: else `floor` is `base`, and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
 //!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
 //!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.

@@ -6,6 +6,7 @@
 //! ├─ send_strangers_home       the first of its class
 //! ├─ pop                       the magazine was only poisoned
 //! └─ refill                    half the magazine
+//!    ├─ unstow                 the last chunk of the depot, if there is one
 //!    ├─ grow                   a larger array for a magazine in use
 //!    ├─ Inside::take
 //!    └─ flush_all, take again  no memory: what the other magazines hold
@@ -17,7 +18,8 @@
 //! free_slow                    no room
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
-//! └─ Inside::give              a flush of the older half
+//! ├─ stow                      the older half into the depot
+//! └─ Inside::give              else a flush of it
 //! shrink_to                    the thread ends, or flushes its cache
 //! flush_if_parked              a purge
 //! ```

@@ -8,8 +8,8 @@
 //!   in a program that frees each block once, and no order is needed here.
 //!
 //! Reading and storing are two steps, not one exchange: on x86-64 an exchange waits for all stores before it. So of two
-//! frees of one block *at the same instant* both may find it live. The block is then in two caches, and the second of them that hands it out finds that it is live already; or it comes
-//! home twice, which the pool finds.
+//! frees of one block *at the same instant* both may find it live. The block is then in two caches, and the second of them that
+//! hands it out finds that it is live already; or it comes home twice, which the pool finds.
 //!
 //! # Invariants
 //! - *No false alarm*: in a program that frees each block once, `free` finds the block live, and `hand_out` finds it free.

@@ -21,7 +21,7 @@ struct World {
     contents: UnsafeCell<u32>,
     word: RemoteWord,
     remote: RemoteHalf,
-    /// The owner's door, and whether the block's free bit is set.
+    /// The owner's door, and whether the block is free in its pool.
     door: Lock<bool>,
 }
 
