@@ -9,7 +9,7 @@ use core::ptr::{self, NonNull};
 use crate::arena::{Arena, PoolRef};
 use crate::arena_table::ArenaTable;
 use crate::cache::ThreadCache;
-use crate::config::{CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
+use crate::config::{BITMAP_WORDS_MAX, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
 use crate::heap::Heap;
 use crate::pool::{Pool, PoolList, State};
 use crate::pool_set::{PoolSet, Pools, tag_class, tag_set};
@@ -117,7 +117,9 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         ensure(outstanding == 0, "an unused pool has blocks outstanding", start)?;
         ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
         let dirty = arena.dirty.get() & bit != 0;
-        return ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start);
+        ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start)?;
+        // One that was never used has no bitmap yet.
+        return if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) };
     }
     ensure(arena.dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
     if tag_set(tag) != found.owner {
@@ -128,6 +130,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
     ensure(heap.classes.agrees(start, tag_class(tag)), "a pool has another class in the map of classes", start)?;
     ensure(pool.start().addr() == start, "a pool's descriptor has another start", start)?;
     let bits = check_bitmaps(place, pool, start)?;
+    check_bits_beyond(place, pool.class().bitmap_words(), start)?;
     let blocks = pool.class().pool_blocks();
     // Bits may have been collected before their count was added: those blocks are free, and still counted as used.
     let (outstanding_blocks, used) = (outstanding as usize, pool.used() as usize);
@@ -172,6 +175,12 @@ fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
         bits.remote += remote.count_ones() as usize;
     }
     Ok(bits)
+}
+
+/// Checks that the words from `first` on, which no block of the pool needs, are zero: the next class relies on that.
+fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> Checked {
+    let is_clear = |word: usize| place.pool().word(word).get() | place.remote_word(word).peek() == 0;
+    ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
 }
 
 fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Found) -> Checked {

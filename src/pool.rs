@@ -223,14 +223,14 @@ impl Pool {
 
     /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
     #[inline(always)]
-    pub(crate) fn take_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
-        self.put_back(word, mask)?;
-        Ok(self.note_home(word, blocks))
+    pub(crate) fn bring_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
+        self.clear(word, mask)?;
+        Ok(self.count_home_in(word, blocks))
     }
 
     /// The same for block `number` alone.
     #[inline(always)]
-    pub(crate) fn take_one_home(&self, number: usize) -> Result<bool, AlreadyFree> {
+    pub(crate) fn bring_one_home(&self, number: usize) -> Result<bool, AlreadyFree> {
         let (word, bit) = (number / WORD_BITS, number % WORD_BITS);
         let place = self.word(word);
         let taken = place.get();
@@ -238,12 +238,12 @@ impl Pool {
             return Err(AlreadyFree { block: number });
         }
         place.set(taken & !(1 << bit));
-        Ok(self.note_home(word, 1))
+        Ok(self.count_home_in(word, 1))
     }
 
     /// Counts blocks of word `word` whose bits are clear now; returns whether none was free before.
     #[inline(always)]
-    fn note_home(&self, word: usize, blocks: u32) -> bool {
+    fn count_home_in(&self, word: usize, blocks: u32) -> bool {
         let summary = self.words_free.get();
         self.words_free.set(summary | 1 << word);
         self.count_home(blocks);
@@ -252,7 +252,7 @@ impl Pool {
 
     /// Clears the bits of `mask` in word `word`; their blocks are still counted as used, and the word is not in the summary.
     #[inline(always)]
-    fn put_back(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+    fn clear(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
         let place = self.word(word);
         let taken = place.get();
         if taken & mask != mask {
@@ -271,7 +271,7 @@ impl Pool {
     /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
     #[inline]
     pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
-        self.put_back(word, mask)?;
+        self.clear(word, mask)?;
         self.words_free.set(self.words_free.get() | 1 << word);
         Ok(())
     }

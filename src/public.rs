@@ -141,8 +141,7 @@ fn stopped<R>(heap: &Heap, body: impl FnOnce() -> R) -> R {
 ///
 /// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
 /// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
-/// in their caches stays there: at most 32 KiB a size class each, and half a MiB beside that. Later requests take memory
-/// anew.
+/// in their magazines stays there: at most 32 KiB a size class each. Later requests take memory anew.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

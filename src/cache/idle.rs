@@ -8,6 +8,7 @@ use core::cell::Cell;
 
 use super::ThreadCache;
 use crate::heap::Heap;
+use crate::pool_set::Inside;
 
 /// What a purge thread saw of a cache at its last tick. Zeroed memory is a valid value.
 pub(super) struct Seen {
@@ -34,12 +35,7 @@ impl ThreadCache {
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
             if self.is_idle() {
-                if self.set.is_parked() {
-                    // No thread's: what was kept for the next one has waited long enough.
-                    self.flush_all(inside);
-                } else {
-                    self.flush_depots(inside);
-                }
+                self.flush_behind_door(inside);
                 inside.collect();
                 inside.return_empty_pools(0);
             } else {
@@ -47,6 +43,11 @@ impl ThreadCache {
                 self.seen.swept_at.set(0);
             }
         });
+    }
+
+    /// Empties what is behind the door: the depots, and, if no thread has the cache, its magazines.
+    pub(crate) fn flush_behind_door(&self, inside: &mut Inside<'_>) {
+        if self.set.is_parked() { self.flush_all(inside) } else { self.flush_depots(inside) }
     }
 
     /// Gives the free parts of an idle cache's pools back to the OS, unless they were and nothing came home since.

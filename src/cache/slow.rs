@@ -21,7 +21,6 @@
 //! ├─ stow                      the older half into the depot
 //! └─ Inside::give              else a flush of it
 //! shrink_to                    the thread ends, or flushes its cache
-//! flush_if_parked              a purge
 //! ```
 
 use core::ptr::{self, NonNull};
@@ -247,17 +246,6 @@ impl ThreadCache {
         self.set_array(class, array.as_ptr(), new);
         self.magazine(class).set_top(count);
         self.free_array(class, old_array, old, heap);
-    }
-
-    /// Empties the magazines of a cache that no thread has.
-    pub(crate) fn flush_if_parked(&self, heap: &Heap) {
-        if self.set.is_parked() {
-            self.set.enter(heap, |inside| {
-                if self.set.is_parked() {
-                    self.flush_all(inside);
-                }
-            });
-        }
     }
 
     /// Gives an array that a magazine had back, unless it is the one inside the cache.

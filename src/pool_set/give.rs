@@ -17,7 +17,7 @@ impl Inside<'_> {
     /// order in which they allocated, or against it.
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
         // Those that turn out to be another set's are added again.
-        self.note_home(slots.len() as u32, class);
+        self.account_home(slots.len() as u32, class);
         let locator = class.locator();
         let mut rest = slots;
         // Relaxed (all loads of slots): they are read by their thread, or under the door.
@@ -51,7 +51,7 @@ impl Inside<'_> {
             return self.give_remote(class, place, number / WORD_BITS, 1 << (number % WORD_BITS), 1, tag);
         }
         let pool = place.pool();
-        match pool.take_one_home(number) {
+        match pool.bring_one_home(number) {
             Ok(was_full) => self.relink(pool, class, was_full),
             Err(twice) => self.refuse_twice(pool, class, twice),
         }
@@ -84,7 +84,7 @@ impl Inside<'_> {
         let tag = place.tag().load(Ordering::Relaxed);
         if tag == self.set.tag(class) {
             let pool = place.pool();
-            match pool.take_home(word, mask, blocks) {
+            match pool.bring_home(word, mask, blocks) {
                 Ok(was_full) => self.relink(pool, class, was_full),
                 Err(twice) => self.refuse_twice(pool, class, twice),
             }
@@ -119,7 +119,7 @@ impl Inside<'_> {
             self.refuse(class, pool.start().addr() + number * class.block_bytes(), is_of_class);
         }
         // They were counted as home by `give`.
-        self.note_away(blocks, class);
+        self.account_away(blocks, class);
         let remote = pool.remote();
         // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
         match unsafe { remote.as_ref() }.arrive(blocks) {

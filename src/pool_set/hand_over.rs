@@ -4,7 +4,6 @@ use core::ptr::NonNull;
 
 use super::Inside;
 use crate::arena::PoolRef;
-use crate::config::BITMAP_WORDS_MAX;
 use crate::pool::State;
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
@@ -35,7 +34,7 @@ impl Inside<'_> {
     fn collect_pool(&mut self, place: PoolRef, blocks: u32) {
         let pool = place.pool();
         let class = pool.class();
-        for word in 0..class.bitmap_words().min(BITMAP_WORDS_MAX) {
+        for word in 0..class.bitmap_words() {
             let mask = place.remote_word(word).collect();
             if mask != 0
                 && let Err(twice) = pool.free(word, mask)
@@ -44,7 +43,7 @@ impl Inside<'_> {
             }
         }
         pool.count_home(blocks);
-        self.note_home(blocks, class);
+        self.account_home(blocks, class);
         if pool.has_free() {
             self.relink(pool, class, true);
         }

@@ -65,13 +65,13 @@ impl Inside<'_> {
 
     /// Counts the bytes of blocks that are home now.
     #[inline]
-    pub(super) fn note_home(&mut self, blocks: u32, class: SizeClass) {
+    pub(super) fn account_home(&mut self, blocks: u32, class: SizeClass) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
     /// Takes back that blocks are home.
     #[inline]
-    pub(super) fn note_away(&mut self, blocks: u32, class: SizeClass) {
+    pub(super) fn account_away(&mut self, blocks: u32, class: SizeClass) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 

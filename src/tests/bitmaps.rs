@@ -72,7 +72,7 @@ fn of_several_blocks_the_first_that_is_free_already_is_named() {
         let mask = 0b1111 << 8;
         let named = |word| pool.free(word, mask).expect_err("some are free").block;
         assert_eq!((named(1), named(2)), (WORD_BITS + 10, 2 * WORD_BITS + 8));
-        assert_eq!(pool.take_home(1, mask, 4).expect_err("some are free").block, WORD_BITS + 10);
+        assert_eq!(pool.bring_home(1, mask, 4).expect_err("some are free").block, WORD_BITS + 10);
         inside.give(class, &slots);
     });
     assert_eq!(test.check().blocks_live(), 0);

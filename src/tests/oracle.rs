@@ -5,7 +5,7 @@ use std::ptr::{NonNull, null_mut};
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::arena::PoolRef;
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, POOL_BYTES};
+use crate::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES};
 use crate::pool::State;
 use crate::remote::RemoteWord;
 use crate::sync::Ordering;
@@ -211,6 +211,20 @@ fn bitmaps() {
     let cell = sound.full.pool().word(last);
     cell.set(u64::MAX);
     sound.assert_finds("a bitmap has a bit beyond the pool's blocks");
+
+    let sound = Sound::new();
+    let (unused, _) = sound.unused();
+    unused.set_up();
+    sound.test.check();
+    for (pool, word) in [(sound.partial, last + 1), (sound.full, BITMAP_WORDS_MAX - 1), (unused, 0)] {
+        pool.pool().word(word).set(1);
+        sound.assert_finds("a bitmap has bits in a word that is not in use");
+        pool.pool().word(word).set(0);
+        sound.test.check();
+        assert!(pool.remote_word(word).free(1));
+        sound.assert_finds("a bitmap has bits in a word that is not in use");
+        assert_eq!(pool.remote_word(word).collect(), 1);
+    }
 }
 
 #[test]

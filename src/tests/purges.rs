@@ -123,3 +123,16 @@ fn free_pools_kept_while_many_were_in_use_are_purged_when_few_are() {
     kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }
+
+#[test]
+fn a_purge_empties_the_depots_of_threads_that_sleep() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    fill(cache, 64, 1 << 20).into_iter().for_each(|block| block.free(cache));
+    let bytes = || cache.set.door.lock().with(|_| cache.depot_bytes());
+    assert_ne!(bytes(), (0, 0));
+    assert_ne!(test.purge(), 0);
+    assert_eq!(bytes(), (0, 0));
+    test.check();
+    cache.release();
+}
