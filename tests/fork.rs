@@ -220,7 +220,8 @@ fn main() {
         return;
     }
     common::watchdog();
-    let forks = std::env::var("PYMALLOC_FORKS").map_or(FORKS, |forks| forks.parse().expect("a number"));
+    let forks =
+        std::env::var("PYMALLOC_FORKS").map_or(FORKS, |forks| forks.parse().expect("PYMALLOC_FORKS is a number"));
     forks_of_a_busy_process(forks);
     println!("test forks_of_a_busy_process ... ok");
 }

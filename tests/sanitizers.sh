@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests under AddressSanitizer and ThreadSanitizer, and the examples under memcheck. Not for the gate: takes half an hour.
+# The tests under AddressSanitizer and ThreadSanitizer, and the examples under memcheck. Not for the gate: takes 40 minutes,
+# and some 10 to build.
 #   tests/sanitizers.sh [asan|tsan|memcheck|marks]…      (all, if none is named)
 # Rust's sanitizers are unstable: RUSTC_BOOTSTRAP opens them to this compiler for these runs only. ThreadSanitizer needs std
 # built with it, or it takes std's own locks for races: `rustup component add rust-src`. What is left out, and why, is in
@@ -56,9 +57,8 @@ tsan() {
         sanitized thread -Zbuild-std --features "$features" --test threads_storm --test teardown --test object_pool \
             --test statistics --test memory_return --test purge_thread --test sleeping_thread --test survivor \
             --test hardened \
-            -- --skip a_forked_child_has_none --skip what_sleeping_threads_left_of_a_peak_goes_back \
-            --skip large_requests_show_in_the_systems_share --skip key_destructors_free_and_allocate_and_arm_again \
-            --skip detached_threads_may_end_by_pthread_exit
+            -- --skip what_sleeping_threads_left_of_a_peak_goes_back --skip large_requests_show_in_the_systems_share \
+            --skip key_destructors_free_and_allocate_and_arm_again --skip detached_threads_may_end_by_pthread_exit
         step "ThreadSanitizer: forks (${features:-no feature})"
         # A fork copies what the tool noted, and takes more than a second.
         PYMALLOC_FORKS=20 sanitized thread -Zbuild-std --features "$features" --test fork --test nested_fork \
