@@ -23,6 +23,7 @@ const CHURNING_THREADS: u64 = 4;
 /// A child that has not ended after so many looks, each a millisecond after the last at least, hangs. Not by a clock, which
 /// goes on while parent and child are stopped.
 const LOOKS_MAX: u32 = 60_000;
+/// Forks of each thread that forks, unless `PYMALLOC_FORKS` says another number.
 const FORKS: u64 = 60;
 const SLACK_BLOCKS: usize = 32;
 
@@ -146,9 +147,9 @@ fn live_on(mut inherited: Vec<Block>, generations: u64, with_thread: bool) {
     }
 }
 
-fn fork_often(number: u64, from_others: &Mutex<Receiver<Batch>>, to_others: &SyncSender<Batch>) {
+fn fork_often(number: u64, forks: u64, from_others: &Mutex<Receiver<Batch>>, to_others: &SyncSender<Batch>) {
     let mut rng = Rng::new(number);
-    for round in 0..FORKS {
+    for round in 0..forks {
         let mut kept: Vec<Block> = (0..500).map(|serial| Block::random(serial, &mut rng)).collect();
         // Freed by the others from now on, also while the fork is under way.
         drop(to_others.try_send(kept.split_off(300)));
@@ -178,7 +179,7 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-fn forks_of_a_busy_process() {
+fn forks_of_a_busy_process(forks: u64) {
     let before = assert_sound().blocks_live();
     let (to_churn, churn_inbox) = sync_channel(8);
     let (to_forkers, forker_inbox) = sync_channel(8);
@@ -191,10 +192,10 @@ fn forks_of_a_busy_process() {
             scope.spawn(move || churn(number, stop, &inboxes.0, &to_forkers));
         }
         // From the main thread alone, then from two threads at the same time.
-        fork_often(100, &inboxes.1, &to_churn);
+        fork_often(100, forks, &inboxes.1, &to_churn);
         let forkers = [101, 102].map(|number| {
             let (inboxes, to_churn) = (Arc::clone(&inboxes), to_churn.clone());
-            scope.spawn(move || fork_often(number, &inboxes.1, &to_churn))
+            scope.spawn(move || fork_often(number, forks, &inboxes.1, &to_churn))
         });
         for forker in forkers {
             forker.join().expect("its checks passed");
@@ -203,7 +204,7 @@ fn forks_of_a_busy_process() {
     drop((inboxes, to_churn, to_forkers));
 
     let runs = HANDLER_RUNS.each_ref().map(|runs| runs.load(Ordering::Relaxed));
-    let forks = usize::try_from(3 * FORKS).expect("few");
+    let forks = usize::try_from(3 * forks).expect("few");
     assert_eq!(runs, [forks, forks, 0], "prepare, parent and child handlers run here");
     assert_live_near(before, SLACK_BLOCKS);
 }
@@ -219,6 +220,8 @@ fn main() {
         return;
     }
     common::watchdog();
-    forks_of_a_busy_process();
+    let forks =
+        std::env::var("PYMALLOC_FORKS").map_or(FORKS, |forks| forks.parse().expect("PYMALLOC_FORKS is a number"));
+    forks_of_a_busy_process(forks);
     println!("test forks_of_a_busy_process ... ok");
 }

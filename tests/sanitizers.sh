@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The tests under AddressSanitizer and ThreadSanitizer, and the examples under memcheck. Not for the gate: takes half an hour.
+# The tests under AddressSanitizer and ThreadSanitizer, and the examples under memcheck. Not for the gate: takes 40 minutes,
+# and some 10 to build.
 #   tests/sanitizers.sh [asan|tsan|memcheck|marks]…      (all, if none is named)
 # Rust's sanitizers are unstable: RUSTC_BOOTSTRAP opens them to this compiler for these runs only. ThreadSanitizer needs std
 # built with it, or it takes std's own locks for races: `rustup component add rust-src`. What is left out, and why, is in
@@ -19,8 +20,8 @@ sanitized() { # sanitizer, arguments of cargo
 
 # Heaps of tests, caches and sets live for ever, and the leak checker does not look into arenas for pointers.
 export ASAN_OPTIONS=detect_leaks=0
-# Children that are to abort, fork handlers: threads at a fork are meant.
-export TSAN_OPTIONS='halt_on_error=1 report_signal_unsafe=0'
+# Children that are to abort, fork handlers: threads at a fork are meant, and children that start threads, too.
+export TSAN_OPTIONS='halt_on_error=1 report_signal_unsafe=0 die_after_fork=0'
 
 asan() {
     step 'AddressSanitizer: the heaps of the tests (pools are one block to it)'
@@ -39,22 +40,30 @@ asan() {
 marks() {
     step 'AddressSanitizer, told of the blocks (feature asan)'
     PYMALLOC_ASAN=1 sanitized address --features asan --test tools -- --nocapture
-    sanitized address --features asan --test teardown --test object_pool --test fork --test nested_fork \
-        --test fork_stops_others --test real_programs
+    sanitized address --features asan --test threads_storm --test teardown --test object_pool --test fork \
+        --test nested_fork --test fork_stops_others --test real_programs
     step 'memcheck, told of the blocks (feature valgrind)'
     cargo test --locked --features valgrind --target-dir target/marks --test tools -- --nocapture
 }
 
 tsan() {
-    step 'ThreadSanitizer'
-    # One thread alone works in `bound`, for ten minutes.
-    sanitized thread -Zbuild-std --lib -- --skip tests::bound::
-    # Left out: what its runtime can't do (docs/testing.md).
-    sanitized thread -Zbuild-std --test threads_storm --test teardown --test object_pool --test statistics \
-        --test memory_return --test purge_thread --test sleeping_thread --test survivor \
-        -- --skip a_forked_child_has_none --skip what_sleeping_threads_left_of_a_peak_goes_back \
-        --skip large_requests_show_in_the_systems_share --skip key_destructors_free_and_allocate_and_arm_again \
-        --skip detached_threads_may_end_by_pthread_exit
+    local features
+    for features in '' hardened; do
+        step "ThreadSanitizer: the heaps of the tests (${features:-no feature})"
+        # One thread alone works in `bound`, for ten minutes.
+        sanitized thread -Zbuild-std --features "$features" --lib -- --skip tests::bound::
+        step "ThreadSanitizer: the real pools (${features:-no feature})"
+        # Left out: what its runtime can't do (docs/testing.md). Without the feature, `hardened` has no tests.
+        sanitized thread -Zbuild-std --features "$features" --test threads_storm --test teardown --test object_pool \
+            --test statistics --test memory_return --test purge_thread --test sleeping_thread --test survivor \
+            --test hardened \
+            -- --skip what_sleeping_threads_left_of_a_peak_goes_back --skip large_requests_show_in_the_systems_share \
+            --skip key_destructors_free_and_allocate_and_arm_again --skip detached_threads_may_end_by_pthread_exit
+        step "ThreadSanitizer: forks (${features:-no feature})"
+        # A fork copies what the tool noted, and takes more than a second.
+        PYMALLOC_FORKS=20 sanitized thread -Zbuild-std --features "$features" --test fork --test nested_fork \
+            --test fork_stops_others
+    done
 }
 
 memcheck() {
