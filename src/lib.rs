@@ -94,3 +94,8 @@ pub use purge_thread::{PurgeConfig, PurgeThread};
 pub use report::request_report;
 pub use size_class::{class_bytes, class_number, usable_size};
 pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
+
+/// The README's examples, which `cargo test` compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
