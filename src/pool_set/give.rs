@@ -28,7 +28,7 @@ impl Inside<'_> {
             if let [next, behind @ ..] = others {
                 let next = next.load(Ordering::Relaxed).addr();
                 if locator.may_share_word(address, next) {
-                    rest = self.give_neighbours(class, address, others);
+                    rest = self.give_neighbours(class, &mut near, address, others);
                     continue;
                 }
                 // Its company, if it has any, goes without it: so where there is none, half as many comparisons do.
@@ -40,11 +40,18 @@ impl Inside<'_> {
         self.sweep_if_due();
     }
 
+    /// The pool and the number of the block at `address`.
+    #[inline(always)]
+    fn locate(&self, class: SizeClass, locator: Locator, near: &mut Near<'_>, address: usize) -> (PoolRef, usize) {
+        let Some(place) = near.pool_of(address) else { self.refuse(class, address, false) };
+        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
+        (place, number)
+    }
+
     /// Frees the block at `address`.
     #[inline(always)]
     fn give_alone(&mut self, class: SizeClass, locator: Locator, near: &mut Near<'_>, address: usize) {
-        let Some(place) = near.pool_of(address) else { self.refuse(class, address, false) };
-        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
+        let (place, number) = self.locate(class, locator, near, address);
         // Relaxed: as in `give_neighbours`.
         let tag = place.tag().load(Ordering::Relaxed);
         if tag != self.set.tag(class) {
@@ -59,10 +66,15 @@ impl Inside<'_> {
 
     /// Frees the block at `address` and the first of `others` that share its word; returns the rest.
     #[inline(never)]
-    fn give_neighbours<'slots>(&mut self, class: SizeClass, address: usize, others: &'slots [Slot]) -> &'slots [Slot] {
+    fn give_neighbours<'slots>(
+        &mut self,
+        class: SizeClass,
+        near: &mut Near<'_>,
+        address: usize,
+        others: &'slots [Slot],
+    ) -> &'slots [Slot] {
         let locator = class.locator();
-        let Some(place) = self.heap.map.pool_of(address) else { self.refuse(class, address, false) };
-        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
+        let (place, number) = self.locate(class, locator, near, address);
         let (word, first) = (number / WORD_BITS, 1 << (number % WORD_BITS));
         let range = locator.word_range(address & !(POOL_BYTES - 1), word);
         let (mut mask, mut joined) = (first, Quotient::EXACT);
