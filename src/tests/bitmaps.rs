@@ -51,6 +51,17 @@ fn a_line_is_opened_when_the_last_block_of_those_before_it_is_taken_and_not_soon
 }
 
 #[test]
+fn blocks_behind_the_last_that_was_taken_are_counted_as_uncarved() {
+    for class in SizeClass::all() {
+        let test = TestHeap::new();
+        let block = take_by_spare_set(test.heap, class).expect("memory");
+        let counts = test.check().classes[class.number()];
+        assert_eq!((counts.blocks_uncarved, counts.blocks_free), (class.pool_blocks() - 1, 0), "{class:?}");
+        free_by_spare_set(test.heap, Live::fill(block.start.as_ptr(), class, 0));
+    }
+}
+
+#[test]
 fn of_several_blocks_the_first_that_is_free_already_is_named() {
     let class = SizeClass::of_size_align(64, 1).expect("small");
     let test = TestHeap::new();

@@ -5,7 +5,7 @@ use std::ptr::{NonNull, null_mut};
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::arena::PoolRef;
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, POOL_BYTES};
+use crate::config::{ARENA_BYTES, POOL_BYTES, PURGE_PARTS};
 use crate::pool::State;
 use crate::remote::RemoteWord;
 use crate::sync::Ordering;
@@ -211,6 +211,15 @@ fn bitmaps() {
     let cell = sound.full.pool().word(last);
     cell.set(!class(BLOCK_BYTES).full_word(last));
     sound.assert_finds("a bitmap has a bit beyond the pool's blocks");
+}
+
+#[test]
+fn purged_parts() {
+    for part in 0..PURGE_PARTS {
+        let sound = Sound::new();
+        sound.full.pool().add_purged(1 << part);
+        sound.assert_finds("a purged part has blocks outside");
+    }
 }
 
 #[test]
