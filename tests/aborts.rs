@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::thread;
 
 use common::{abort_of, output_of_abort};
-use pymalloc::{Pymalloc, flush_thread_cache, purge};
+use pymalloc::{POOL_BYTES, Pymalloc, flush_thread_cache, purge};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
@@ -120,6 +120,13 @@ misuses! {
         free_and_flush_elsewhere(victim(OTHER_CLASS), VICTIM);
     }
 
+    layout_of_another_class_that_would_have_a_block_there_in_another_thread: "block of another size class" => {
+        let blocks: [usize; 80] = std::array::from_fn(|_| block(OTHER_CLASS));
+        let starts_one = |address: &usize| (address % POOL_BYTES).is_multiple_of(VICTIM.size());
+        let address = blocks.into_iter().find(starts_one).expect("one in 25 blocks does");
+        free_and_flush_elsewhere(address, VICTIM);
+    }
+
     inside_a_block: "not the start of a block" => {
         free_and_flush(victim(VICTIM) + 8, VICTIM);
     }
@@ -185,5 +192,20 @@ fn the_message_of_a_double_free_in_another_thread_has_the_blocks_address() {
         free_and_flush_elsewhere(address, ONE_OF_MANY);
         free_and_flush_elsewhere(address, ONE_OF_MANY);
         purge();
+    });
+}
+
+#[test]
+fn the_message_of_a_double_free_among_neighbours_has_the_blocks_address() {
+    names_the_block("the_message_of_a_double_free_among_neighbours_has_the_blocks_address", || {
+        let mut blocks: [usize; 300] = std::array::from_fn(|_| block(ONE_OF_MANY));
+        blocks.sort_unstable();
+        // The 21st block of a pool, and those behind it in the same bitmap word.
+        let is_first = |address: &usize| address % POOL_BYTES / ONE_OF_MANY.size() == 20;
+        let first = blocks.iter().position(is_first).expect("more than a pool's blocks");
+        let neighbours = &blocks[first..first + 5];
+        println!("\nvictim {:#x}", neighbours[3]);
+        neighbours.iter().for_each(|&address| free(address, ONE_OF_MANY));
+        free_and_flush(neighbours[3], ONE_OF_MANY);
     });
 }

@@ -14,13 +14,15 @@ use crate::pool_set::Inside;
 pub(super) struct Seen {
     /// The cache's slow calls. Door.
     slow_calls: Cell<u64>,
+    /// Whether it made none from the tick before to the last. Door.
+    was_idle: Cell<bool>,
     /// Bytes in use when the set was swept last, plus one; 0 if it has made slow calls since. Door.
     swept_at: Cell<usize>,
 }
 
 impl Seen {
     pub(super) const fn new() -> Self {
-        Self { slow_calls: Cell::new(0), swept_at: Cell::new(0) }
+        Self { slow_calls: Cell::new(0), was_idle: Cell::new(false), swept_at: Cell::new(0) }
     }
 }
 
@@ -34,6 +36,7 @@ impl ThreadCache {
     /// and returns its set's empty pools.
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
+            self.seen.was_idle.set(self.is_idle());
             if self.is_idle() {
                 self.flush_behind_door(inside);
                 inside.collect();
@@ -50,12 +53,13 @@ impl ThreadCache {
         if self.set.is_parked() { self.flush_all(inside) } else { self.flush_depots(inside) }
     }
 
-    /// Gives the free parts of an idle cache's pools back to the OS, unless they were and nothing came home since.
+    /// Gives the free parts of the pools of a cache that was idle at this tick, and still is, back to the OS, unless they were
+    /// and nothing came home since.
     pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
             let now = inside.used_bytes().wrapping_add(1);
             // Only blocks that come home change an idle set, and each makes fewer bytes used.
-            if self.is_idle() && self.seen.swept_at.replace(now) != now {
+            if self.seen.was_idle.get() && self.is_idle() && self.seen.swept_at.replace(now) != now {
                 inside.sweep();
             }
         });

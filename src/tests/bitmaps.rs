@@ -60,6 +60,17 @@ fn the_bitmap_of_a_pool_is_written_only_as_far_as_its_blocks_were_taken_and_zero
 }
 
 #[test]
+fn blocks_behind_the_last_that_was_taken_are_counted_as_uncarved() {
+    for class in SizeClass::all() {
+        let test = TestHeap::new();
+        let block = take_by_spare_set(test.heap, class).expect("memory");
+        let counts = test.check().classes[class.number()];
+        assert_eq!((counts.blocks_uncarved, counts.blocks_free), (class.pool_blocks() - 1, 0), "{class:?}");
+        free_by_spare_set(test.heap, Live::fill(block.start.as_ptr(), class, 0));
+    }
+}
+
+#[test]
 fn of_several_blocks_the_first_that_is_free_already_is_named() {
     let class = SizeClass::of_size_align(64, 1).expect("small");
     let test = TestHeap::new();

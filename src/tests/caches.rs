@@ -2,7 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill};
 use crate::cache::ThreadCache;
-use crate::config::CACHE_LINE_BYTES;
+use crate::config::{CACHE_LINE_BYTES, POOL_BYTES};
 
 #[test]
 fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {
@@ -43,12 +43,28 @@ fn threads_that_free_neighbours_get_blocks_of_their_own() {
     assert_eq!(test.check().blocks_live(), 0);
 }
 
+#[test]
+fn a_thread_that_flushed_its_cache_gets_no_blocks_that_others_had() {
+    let test = TestHeap::new();
+    let (giver, cache) = (test.attach(), test.attach());
+    let mut gifts = fill(giver, 64, 640);
+    alloc(cache, class(64), 1).expect("memory").free(cache);
+    cache.shrink();
+    gifts.pop().expect("a gift").free(cache);
+    let block = alloc(cache, class(64), 2).expect("memory");
+    assert_ne!(block.start.addr() / POOL_BYTES, gifts[0].start.addr() / POOL_BYTES);
+    block.free(cache);
+    gifts.into_iter().for_each(|block| block.free(giver));
+    cache.release();
+    giver.release();
+}
+
 #[cfg(not(feature = "hardened"))]
 #[test]
 fn refills_hand_out_neighbours_in_ascending_order() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let live = fill(cache, 64, crate::config::POOL_BYTES / 2);
+    let live = fill(cache, 64, POOL_BYTES / 2);
     let ascending = live.windows(2).filter(|pair| pair[0].start < pair[1].start).count();
     assert!(ascending * 4 >= live.len() * 3, "{ascending} of {}", live.len());
     live.into_iter().for_each(|block| block.free(cache));

@@ -163,3 +163,30 @@ fn what_an_idle_thread_left_scattered_is_swept_once() {
     cache.release();
     assert_eq!(test.check().classes.len(), CLASS_COUNT);
 }
+
+#[test]
+fn a_thread_at_work_is_not_swept_and_an_idle_one_again_when_more_came_home() {
+    let test = TestHeap::new();
+    let mut ticker = Ticker::new(test.heap, 0);
+    let (owner, other) = (test.attach(), test.attach());
+    let place = |block: &Live| block.start.addr() % POOL_BYTES;
+    let (kept, freed): (Vec<_>, Vec<_>) =
+        fill(owner, 256, 2 * ARENA_BYTES).into_iter().partition(|block| place(block) == 0);
+    let (later, freed): (Vec<_>, Vec<_>) = freed.into_iter().partition(|block| place(block) >= POOL_BYTES / 2);
+    two_ticks(&mut ticker);
+    let before = test.heap.bytes_given_back();
+    free_all(freed, owner);
+    ticker.tick(|| true);
+    assert_eq!(test.heap.bytes_given_back(), before);
+    let third = 2 * ARENA_BYTES / 3;
+    ticker.tick(|| true);
+    let given_back = test.heap.bytes_given_back();
+    assert!(given_back - before > third / 2, "{} bytes", given_back - before);
+    free_all(later, other);
+    other.shrink();
+    two_ticks(&mut ticker);
+    assert!(test.heap.bytes_given_back() - given_back > third, "{} bytes", test.heap.bytes_given_back() - given_back);
+    free_all(kept, owner);
+    owner.release();
+    other.release();
+}

@@ -1,8 +1,8 @@
 //! When magazines grow, and where their arrays go.
 
-use super::test_heap::{TestHeap, alloc, fill, slots, slow_calls};
+use super::test_heap::{TestHeap, alloc, alloc_zeroed, class, fill, slots, slow_calls};
 use crate::cache::capacity_max;
-use crate::config::{CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::config::{CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::size_class::SizeClass;
 
 #[test]
@@ -64,6 +64,22 @@ fn arrays_of_magazines_and_chunks_are_used_again() {
 }
 
 #[test]
+fn chunks_of_a_class_serve_others_when_its_depot_was_flushed() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let metadata_bytes_after = |class: SizeClass| {
+        fill(cache, class.block_bytes(), 2 * DEPOT_BYTES_MAX).into_iter().for_each(|block| block.free(cache));
+        cache.shrink();
+        test.heap.with_state(|state, _| state.metadata.mapped_bytes())
+    };
+    // All of them have chunks of the same size, the first needs the most.
+    let mut classes = SizeClass::all().filter(|&class| capacity_max(class) == MAGAZINE_SLOTS_MAX);
+    let after_first = classes.next().map(metadata_bytes_after);
+    classes.for_each(|class| assert_eq!(Some(metadata_bytes_after(class)), after_first, "{class:?}"));
+    cache.release();
+}
+
+#[test]
 fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_time() {
     let class = SizeClass::of_size_align(64, 1).expect("small");
     let test = TestHeap::new();
@@ -81,5 +97,19 @@ fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_tim
     for calls in [allocs, frees] {
         assert!((chunks as u64 - 2..=chunks as u64 + 2).contains(&calls), "{calls} slow calls, {chunks} chunks");
     }
+    cache.release();
+}
+
+#[test]
+fn a_zeroed_block_comes_alone_unless_it_was_used_before() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let block = alloc_zeroed(cache, class(64), 0).expect("memory");
+    assert_eq!(test.blocks_cached(), 0);
+    block.free(cache);
+    cache.shrink();
+    let block = alloc_zeroed(cache, class(64), 0).expect("memory");
+    assert!(test.blocks_cached() > 0);
+    block.free(cache);
     cache.release();
 }

@@ -5,7 +5,7 @@ use std::ptr::{NonNull, null_mut};
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::arena::PoolRef;
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES};
+use crate::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES, PURGE_PARTS};
 use crate::pool::State;
 use crate::remote::RemoteWord;
 use crate::sync::Ordering;
@@ -224,6 +224,15 @@ fn bitmaps() {
         assert!(pool.remote_word(word).free(1));
         sound.assert_finds("a bitmap has bits in a word that is not in use");
         assert_eq!(pool.remote_word(word).collect(), 1);
+    }
+}
+
+#[test]
+fn purged_parts() {
+    for part in 0..PURGE_PARTS {
+        let sound = Sound::new();
+        sound.full.pool().add_purged(1 << part);
+        sound.assert_finds("a purged part has blocks outside");
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_of_each};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA};
+use crate::config::{
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES,
+};
 
 #[test]
 fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
@@ -54,6 +56,36 @@ fn a_set_is_swept_again_when_half_as_much_is_left() {
     assert!(given_back > 6 << 20, "{given_back} bytes for {left} blocks");
     test.check();
     few.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn a_set_is_not_swept_while_half_of_it_is_in_use() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (kept, freed): (Vec<_>, Vec<_>) = fill(cache, 256, 64 << 20)
+        .into_iter()
+        .partition(|block| (block.start.addr() / PURGE_UNIT_BYTES).is_multiple_of(2));
+    freed.into_iter().for_each(|block| block.free(cache));
+    assert_eq!(test.heap.bytes_given_back(), 0);
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn a_set_of_which_little_is_left_is_not_swept_for_blocks_taken_and_freed_since() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let (mut kept, mut freed) = (Vec::new(), Vec::new());
+    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
+        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
+    }
+    freed.into_iter().for_each(|block| block.free(cache));
+    let given_back = test.heap.bytes_given_back();
+    assert!(given_back > 0);
+    fill(cache, 256, 1 << 20).into_iter().for_each(|block| block.free(cache));
+    assert_eq!(test.heap.bytes_given_back(), given_back);
+    kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }
 
@@ -134,5 +166,25 @@ fn a_purge_empties_the_depots_of_threads_that_sleep() {
     assert_ne!(test.purge(), 0);
     assert_eq!(bytes(), (0, 0));
     test.check();
+    cache.release();
+}
+
+#[test]
+fn free_pools_kept_while_more_were_in_use_stay_until_half_as_many_are_to_be_kept() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let peak_pools = 2 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
+    let pool_of = |block: &Live| block.start.addr() / POOL_BYTES % POOLS_PER_ARENA;
+    let (freed, kept): (Vec<_>, Vec<_>) =
+        fill(cache, 512, peak_pools * POOL_BYTES).into_iter().partition(|block| pool_of(block) < POOLS_PER_ARENA / 3);
+    freed.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    cache.set.enter(test.heap, |inside| inside.return_empty_pools(0));
+    // As many as the limit had come down to when they were first too many, not as it is now.
+    let dirty = test.dirty_pools();
+    let most = peak_pools / (DIRTY_POOLS_SHARE + 1);
+    assert!((most - 4..=most + 4).contains(&dirty), "{dirty} pools");
+    assert!(dirty > kept.len() / (POOL_BYTES / 512) / DIRTY_POOLS_SHARE + 20);
+    kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }

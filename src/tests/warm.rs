@@ -86,3 +86,17 @@ fn purges_and_purge_threads_empty_them() {
         assert_eq!((cached(&test, class(64)), stats.arenas_mapped), (0, 0), "{stats}");
     }
 }
+
+#[test]
+fn a_purge_leaves_the_next_thread_its_magazines() {
+    let test = TestHeap::new();
+    test.attach().release();
+    let next = test.attach();
+    assert!(!next.set.is_parked());
+    fill(next, 64, MAGAZINE_SLOTS_MIN * 64).into_iter().for_each(|block| block.free(next));
+    let left = cached(&test, class(64));
+    test.purge();
+    assert!(left > 0);
+    assert_eq!(cached(&test, class(64)), left);
+    next.release();
+}
