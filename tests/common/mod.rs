@@ -7,6 +7,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{catch_unwind, resume_unwind};
 use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -351,4 +352,19 @@ pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
     let output = run_child(test);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     output
+}
+
+/// Panics, and catches it, with the object by which it unwinds at many addresses.
+///
+/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in `src/size_class.rs`).
+pub(crate) fn panic_at_many_addresses() {
+    // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once or not.
+    let mut kept = Vec::new();
+    for number in 0..64_usize {
+        let caught = catch_unwind(|| resume_unwind(Box::new(number))).expect_err("it panicked");
+        assert_eq!(caught.downcast_ref(), Some(&number));
+        if number % 3 == 0 {
+            kept.push(Block::new(number as u64, Layout::new::<[u64; 7]>()));
+        }
+    }
 }
