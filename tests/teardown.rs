@@ -6,6 +6,7 @@ mod common;
 use std::alloc::Layout;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -169,12 +170,13 @@ unsafe extern "C-unwind" {
 }
 
 fn start(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void, block: Box<Block>) -> libc::pthread_t {
-    let mut thread = 0;
+    let mut thread = MaybeUninit::uninit();
     let argument = Box::into_raw(block).cast();
     // SAFETY: `thread` is a place for the handle; both mains take the box.
-    let error = unsafe { pthread_create(&raw mut thread, null(), main, argument) };
+    let error = unsafe { pthread_create(thread.as_mut_ptr(), null(), main, argument) };
     assert_eq!(error, 0);
-    thread
+    // SAFETY: the thread was made, so its handle was written.
+    unsafe { thread.assume_init() }
 }
 
 fn join(thread: libc::pthread_t) {
