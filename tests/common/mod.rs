@@ -331,6 +331,14 @@ pub(crate) fn run_child(test: &str) -> Output {
     child.wait_with_output().expect("our own child")
 }
 
+/// Takes the line away that QEMU adds to what its guest wrote before a signal ended it (`tests/targets.sh`).
+pub(crate) fn without_emulators_line(stderr: &mut Vec<u8>) {
+    let last_start = stderr.trim_ascii_end().iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    if stderr[last_start..].starts_with(b"qemu: uncaught target signal") {
+        stderr.truncate(last_start);
+    }
+}
+
 /// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
 ///
 /// In the child, this does not return.
@@ -349,8 +357,9 @@ pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
         // Not reached, or else the parent sees this status.
         std::process::exit(0);
     }
-    let output = run_child(test);
+    let mut output = run_child(test);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    without_emulators_line(&mut output.stderr);
     output
 }
 
