@@ -10,7 +10,7 @@ use crate::link_time;
 use crate::marks::{self, PAD_BYTES};
 use crate::observe::{self, Request};
 use crate::os::BYPASS;
-use crate::size_class::SizeClass;
+use crate::size_class::{SizeClass, block_align};
 
 /// A global allocator after CPython's pymalloc: small requests from pools, the rest from a large allocator.
 ///
@@ -83,7 +83,7 @@ impl<L> Pymalloc<L> {
 /// The class that serves `layout`; `None` for the large allocator. (`PAD_BYTES` is 0 unless a tool is told of blocks.)
 #[inline(always)]
 const fn small(layout: Layout) -> Option<SizeClass> {
-    if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, layout.align()) }
+    if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, block_align(layout)) }
 }
 
 /// Frees a small block, or calls `large`.

@@ -29,7 +29,7 @@
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Where it works
-//! On 64-bit Linux. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
+//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
 //! see each block), every request goes to the large allocator. Two copies of the crate in one program are two
 //! heaps: a block must go back to the copy it came from, or the other one aborts.
 

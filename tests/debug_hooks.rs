@@ -545,3 +545,8 @@ fn zeroed_memory_is_zero_also_when_it_was_used_before() {
         }
     }
 }
+
+#[test]
+fn panics_unwind_wherever_their_exceptions_lie() {
+    common::panic_at_many_addresses();
+}

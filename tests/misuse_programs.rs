@@ -354,11 +354,12 @@ fn every_pattern_ends_as_the_table_says() {
         // Without the debug hooks, the allocator is what the feature makes of it.
         let own = if cfg!(feature = "hardened") { (1, "hardened") } else { (0, "plain") };
         for (column, allocator) in [own, (2, "debug")] {
-            let output = Command::new(env::current_exe().expect("an executable"))
+            let mut output = Command::new(env::current_exe().expect("an executable"))
                 .args(["--exact", NAME, "--nocapture", "--test-threads=1"])
                 .envs([(PATTERN, name), (ALLOCATOR, &allocator)])
                 .output()
                 .expect("a child");
+            common::without_emulators_line(&mut output.stderr);
             let found = outcome(&output);
             let said = table.get(*name).map_or("", |row| row[column].as_str());
             // What the system's malloc does with a large block is not ours to say.

@@ -6,6 +6,7 @@ mod common;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
 use std::ffi::c_void;
 use std::hint::black_box;
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 use std::slice::from_raw_parts;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -107,8 +108,14 @@ enum Limit {
     Data,
 }
 
+/// What `setrlimit` takes, which each C library calls by a name of its own.
+#[cfg(target_env = "gnu")]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Resource = libc::c_int;
+
 impl Limit {
-    fn resource(self) -> libc::__rlimit_resource_t {
+    fn resource(self) -> Resource {
         match self {
             Self::AddressSpace => libc::RLIMIT_AS,
             Self::Data => libc::RLIMIT_DATA,
@@ -168,10 +175,12 @@ fn free_in_the_other_thread(start: *mut u8) {
 }
 
 fn exhaust_and_recover(limit: Limit) {
-    let mut thread = 0;
+    let mut thread = MaybeUninit::uninit();
     // SAFETY: `thread` is a place for the handle; the argument is not used.
-    let error = unsafe { libc::pthread_create(&raw mut thread, null(), free_what_comes, null_mut()) };
+    let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), null(), free_what_comes, null_mut()) };
     assert_eq!(error, 0);
+    // SAFETY: the thread was made, so its handle was written.
+    let thread: libc::pthread_t = unsafe { thread.assume_init() };
     // As many bytes as that must be had whatever the size was before: memory that one class has
     // freed serves the others.
     let enough_bytes = HEADROOM_BYTES / 2;

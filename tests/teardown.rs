@@ -6,6 +6,7 @@ mod common;
 use std::alloc::Layout;
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -67,6 +68,38 @@ fn thread_locals_free_and_allocate_in_their_drop() {
     }
     assert_eq!(DROPS.load(Ordering::Relaxed), 2 * THREADS);
     assert_live_near(before, SLACK_BLOCKS);
+}
+
+/// Thread-locals that were destroyed while their thread had its cache.
+static DROPS_WITH_CACHE: AtomicUsize = AtomicUsize::new(0);
+
+struct Looks;
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        if pymalloc::thread_caches().iter().any(|cache| cache.used_by == pymalloc::CacheUse::Caller) {
+            DROPS_WITH_CACHE.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+thread_local! {
+    static LOOKS: Looks = const { Looks };
+}
+
+#[test]
+#[cfg(not(feature = "bypass"))]
+fn thread_locals_are_destroyed_while_their_thread_has_its_cache() {
+    let _one = one_at_a_time();
+    for number in 0..THREADS {
+        thread::spawn(move || {
+            drop(blocks(number));
+            LOOKS.with(|_| ());
+        })
+        .join()
+        .expect("its checks passed");
+    }
+    assert_eq!(DROPS_WITH_CACHE.load(Ordering::Relaxed), THREADS);
 }
 
 /// Destructors of pthread keys that ran.
@@ -172,12 +205,13 @@ unsafe extern "C-unwind" {
 }
 
 fn start(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void, block: Box<Block>) -> libc::pthread_t {
-    let mut thread = 0;
+    let mut thread = MaybeUninit::uninit();
     let argument = Box::into_raw(block).cast();
     // SAFETY: `thread` is a place for the handle; both mains take the box.
-    let error = unsafe { pthread_create(&raw mut thread, null(), main, argument) };
+    let error = unsafe { pthread_create(thread.as_mut_ptr(), null(), main, argument) };
     assert_eq!(error, 0);
-    thread
+    // SAFETY: the thread was made, so its handle was written.
+    unsafe { thread.assume_init() }
 }
 
 fn join(thread: libc::pthread_t) {

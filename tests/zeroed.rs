@@ -5,6 +5,8 @@ mod common;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
 use std::hint::black_box;
+use std::mem::MaybeUninit;
+use std::ptr::{null, null_mut};
 use std::slice::from_raw_parts;
 
 use common::{arenas_after_purge, one_at_a_time, rss_bytes};
@@ -122,11 +124,11 @@ fn a_threads_first_request_may_be_for_zeros() {
     leave_dirt(layout(72), (4 << 20) / 72);
     pymalloc::flush_thread_cache();
     for _ in 0..10 {
-        let (mut thread, mut good) = (0, std::ptr::null_mut());
-        // SAFETY: a function that takes no argument, on a thread that is joined.
+        let (mut thread, mut good) = (MaybeUninit::uninit(), null_mut());
+        // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was made.
         unsafe {
-            assert_eq!(libc::pthread_create(&raw mut thread, std::ptr::null(), request_zeros, std::ptr::null_mut()), 0);
-            assert_eq!(libc::pthread_join(thread, &raw mut good), 0);
+            assert_eq!(libc::pthread_create(thread.as_mut_ptr(), null(), request_zeros, null_mut()), 0);
+            assert_eq!(libc::pthread_join(thread.assume_init(), &raw mut good), 0);
         }
         assert_eq!(good.addr(), 1, "a block for zeros is not zero");
     }

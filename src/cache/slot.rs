@@ -12,7 +12,8 @@
 //! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so reaching it
 //! is a load or two and never allocates. The thread's end is learned from a pthread key, whose destructors run after those
 //! of Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
-//! first small request comes from a destructor in the last of the rounds that POSIX grants leaves its cache behind.)
+//! first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the last two,
+//! leaves its cache behind.)
 
 use core::ffi::c_void;
 use core::ptr;
@@ -79,8 +80,10 @@ fn attach() -> Option<&'static ThreadCache> {
 }
 
 /// The pthread key's destructor.
-unsafe extern "C" fn thread_ended(_value: *mut c_void) {
-    with_thread(give_up);
+unsafe extern "C" fn thread_ended(value: *mut c_void) {
+    if !os::end_is_told_again(value) {
+        with_thread(give_up);
+    }
 }
 
 /// Leaves the calling thread without its cache, for good.

@@ -12,6 +12,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::table::Record;
+use crate::size_class::block_align;
 
 /// Fills memory that was just allocated.
 pub const CLEANBYTE: u8 = 0xCD;
@@ -31,7 +32,7 @@ pub(super) const fn leading_bytes(align: usize) -> usize {
 /// The layout with both pads; `None` if that is too large.
 pub(super) fn padded(layout: Layout) -> Option<Layout> {
     let pads = leading_bytes(layout.align()) + PAD_BYTES;
-    Layout::from_size_align(layout.size().checked_add(pads)?, layout.align()).ok()
+    Layout::from_size_align(layout.size().checked_add(pads)?, block_align(layout)).ok()
 }
 
 /// One of the three parts of a block.

@@ -21,6 +21,11 @@
 compile_error!("features `valgrind` and `asan`: choose one");
 #[cfg(all(any(feature = "valgrind", feature = "asan"), any(feature = "hardened", feature = "raw")))]
 compile_error!("features `valgrind` and `asan` can't be combined with `hardened` or `raw`");
+#[cfg(all(
+    any(feature = "valgrind", feature = "asan"),
+    not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
+))]
+compile_error!("features `valgrind` and `asan`: for Linux on x86-64 or aarch64");
 
 #[cfg(feature = "asan")]
 mod asan;

@@ -161,13 +161,15 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
 
 const KEY_UNSET: usize = usize::MAX;
 const KEY_REFUSED: usize = usize::MAX - 1;
+/// The pthread key by which ends of threads are learned.
+static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
 
 /// Has `ended(value)` called when the calling thread ends; `value` is not null.
 ///
-/// A pthread key, whose destructors run after those of C++ and Rust thread-locals. `false` when the process has
-/// no key left. The main thread's end calls nothing. All callers pass the same function.
+/// A pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked a second time:
+/// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers pass
+/// the same function, and an even address.
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
-    static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
     // Acquire: pairs with the Release below; libc need not publish its own table's entry.
     let mut key = KEY.load(Ordering::Acquire);
     if key == KEY_UNSET {
@@ -192,6 +194,23 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
     }
     // SAFETY: a key that was created and never deleted.
     key != KEY_REFUSED && unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value.cast()) == 0 }
+}
+
+/// Whether the thread's end that `value` tells of is told once more, in the next round of destructors: `true` the first
+/// time with musl, else `false`.
+///
+/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own, and
+/// keys are called in the order in which they were made: the allocator's first, because a program allocates before it has
+/// a thread-local to destroy. What these free then should still find the thread's cache.
+pub(crate) fn end_is_told_again(value: *mut libc::c_void) -> bool {
+    // The value's lowest bit says that this is the second time.
+    if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
+        return false;
+    }
+    // Acquire: as in `on_thread_end`.
+    let key = KEY.load(Ordering::Acquire) as libc::pthread_key_t;
+    // SAFETY: the key whose destructor was called with `value`; keys are never deleted.
+    unsafe { libc::pthread_setspecific(key, value.map_addr(|address| address | 1)) == 0 }
 }
 
 /// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left

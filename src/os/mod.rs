@@ -8,14 +8,15 @@ use core::ptr::NonNull;
 mod barrier;
 pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
 
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+// Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 mod linux;
-#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 use linux as platform;
 
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos"))))]
 mod unsupported;
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos"))))]
 use unsupported as platform;
 
 pub(crate) use platform::at_start;
@@ -23,7 +24,8 @@ pub(crate) use platform::at_start;
 pub(crate) use platform::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
-pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, on_thread_end, with_signals_blocked, write_stderr};
+pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, with_signals_blocked, write_stderr};
+pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
 
 /// Whether the platform gives memory, locks and fork handlers at all.

@@ -46,6 +46,10 @@ pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _va
     false
 }
 
+pub(crate) fn end_is_told_again(_value: *mut libc::c_void) -> bool {
+    false
+}
+
 #[cfg(feature = "trace")]
 pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     None

@@ -1,6 +1,8 @@
 //! The files whose code is in the process, and their build ids: what somebody else needs to name the addresses.
 
-use core::ffi::{CStr, c_int, c_void};
+use core::ffi::CStr;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+use core::ffi::{c_int, c_void};
 
 use super::rules::Code;
 
@@ -85,6 +87,7 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
 }
 
 /// The file that an address's code is in, and where it is mapped. Allocates nothing.
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(super) fn file_of(address: usize) -> Option<(&'static CStr, usize)> {
     // SAFETY: a place for the answer, which is valid as zeroed; names are the loader's, for as long as the file is loaded.
     unsafe {
@@ -93,6 +96,11 @@ pub(super) fn file_of(address: usize) -> Option<(&'static CStr, usize)> {
         let named = found != 0 && !info.dli_fname.is_null();
         named.then(|| (CStr::from_ptr(info.dli_fname), info.dli_fbase.addr()))
     }
+}
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(super) fn file_of(_address: usize) -> Option<(&'static CStr, usize)> {
+    None
 }
 
 /// The code of the library that this crate is in, if that is the preload library: no frame of it is the program's.
@@ -160,6 +168,7 @@ unsafe extern "C" fn visit_code(info: *mut libc::dl_phdr_info, _bytes: usize, da
 }
 
 /// The build id among the notes of a segment: name `GNU`, type 3.
+#[cfg(any(test, all(target_os = "linux", target_pointer_width = "64")))]
 fn build_id(mut notes: &[u8]) -> Option<String> {
     let number = |bytes: &[u8], at: usize| -> Option<usize> {
         Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?) as usize)

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::panic::{catch_unwind, resume_unwind};
 use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -333,6 +334,14 @@ pub(crate) fn run_child(test: &str) -> Output {
     child.wait_with_output().expect("our own child")
 }
 
+/// Takes the line away that QEMU adds to what its guest wrote before a signal ended it (`tests/targets.sh`).
+pub(crate) fn without_emulators_line(stderr: &mut Vec<u8>) {
+    let last_start = stderr.trim_ascii_end().iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    if stderr[last_start..].starts_with(b"qemu: uncaught target signal") {
+        stderr.truncate(last_start);
+    }
+}
+
 /// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
 ///
 /// In the child, this does not return.
@@ -351,7 +360,23 @@ pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
         // Not reached, or else the parent sees this status.
         std::process::exit(0);
     }
-    let output = run_child(test);
+    let mut output = run_child(test);
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    without_emulators_line(&mut output.stderr);
     output
+}
+
+/// Panics, and catches it, with the object by which it unwinds at many addresses.
+///
+/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in `src/size_class.rs`).
+pub(crate) fn panic_at_many_addresses() {
+    // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once or not.
+    let mut kept = Vec::new();
+    for number in 0..64_usize {
+        let caught = catch_unwind(|| resume_unwind(Box::new(number))).expect_err("it panicked");
+        assert_eq!(caught.downcast_ref(), Some(&number));
+        if number % 3 == 0 {
+            kept.push(Block::new(number as u64, Layout::new::<[u64; 7]>()));
+        }
+    }
 }

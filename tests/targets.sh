@@ -1,0 +1,118 @@
+#!/usr/bin/env bash
+# The tests on other targets than the host's: x86-64 with musl, and aarch64 with glibc under QEMU. Not for the gate: takes about
+# an hour.
+#   tests/targets.sh [musl|aarch64|pages|preload|check]…      (all but pages, if none is named: docs/testing.md says why)
+# musl runs on any x86-64 Linux: `rustup target add x86_64-unknown-linux-musl`.
+# aarch64, pages (aarch64 with OS pages of 16 and 64 KiB) and preload (its library on aarch64) need, from Debian,
+# `apt-get install qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross` and
+# `rustup target add aarch64-unknown-linux-gnu`. Tests start themselves anew, so the kernel has to know the emulator: where
+# /proc/sys/fs/binfmt_misc/qemu-aarch64 is missing, and root asks, it is told for the time of the run.
+# check only compiles, for every target of its list that rustup has installed. What is left out, and why, is in docs/testing.md.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=qemu-aarch64-static
+# Where the emulator finds the loader and the C library, also in the children of a test.
+export QEMU_LD_PREFIX=/usr/aarch64-linux-gnu
+export CARGO_INCREMENTAL=0
+
+step() { printf '\n=== %s\n' "$*"; }
+
+# The tests of .ci/run for the feature.
+hardened_tests=(--test hardened --test misuse_programs --test aborts --test fork --test fork_stops_others --test statistics
+    --test measure --test teardown --test zeroed --test realloc --test unwinding)
+
+on_musl() { cargo "$1" --locked --target x86_64-unknown-linux-musl "${@:2}"; }
+
+musl() {
+    step 'musl: all tests, and the documentation'"'"'s examples'
+    on_musl test
+    step 'musl: the hardened allocator'
+    on_musl test --features hardened --lib "${hardened_tests[@]}"
+    step 'musl: the features lto, bypass and valgrind'
+    on_musl test --features lto --test large_allocator --test exhaustive_layouts --test real_programs --test aborts
+    on_musl test --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
+    step 'musl: the tracer'
+    on_musl test --features flamegraph --lib --test 'trace*'
+    step 'musl: the examples'
+    local example
+    for example in global pool_cheap pool_connections pool_buffers pool_parsers heap_picture; do
+        on_musl run --quiet --release --example "$example" >/dev/null
+        echo "$example: passed"
+    done
+    on_musl run --quiet --release --example wordfreq -- --threads 3 >/dev/null
+    on_musl run --quiet --release --example soak -- --minutes 1 --threads 2
+}
+
+# Before the first use of the emulator.
+emulator() {
+    command -v qemu-aarch64-static >/dev/null || { echo "$0: qemu-aarch64-static is missing (see the head of this file)" >&2; exit 2; }
+    local known=/proc/sys/fs/binfmt_misc
+    [ ! -e $known/qemu-aarch64 ] || return 0
+    [ "$(id -u)" = 0 ] || { echo "$0: the kernel does not know qemu-aarch64, and only root may tell it" >&2; exit 2; }
+    [ -e $known/register ] || mount -t binfmt_misc binfmt_misc $known
+    cat /usr/lib/binfmt.d/qemu-aarch64.conf >$known/register
+    trap 'echo -1 >/proc/sys/fs/binfmt_misc/qemu-aarch64' EXIT
+}
+
+on_aarch64() { cargo "$1" --locked --target aarch64-unknown-linux-gnu "${@:2}"; }
+
+# What the emulator can't do: docs/testing.md.
+not_in_qemu=(--skip arenas_that_can_not_be_unmapped --skip without_membarrier --skip null_comes_at_the_limit_of_address_space
+    --skip null_comes_at_the_limit_of_data --skip what_sleeping_threads_left_of_a_peak)
+
+aarch64() {
+    emulator
+    step 'aarch64: the heaps of the tests'
+    on_aarch64 test --lib -- --skip tests::bound::
+    step 'aarch64: all test binaries'
+    on_aarch64 test --tests --no-fail-fast -- --skip tests:: "${not_in_qemu[@]}"
+    step 'aarch64: the hardened allocator'
+    on_aarch64 test --features hardened --lib -- --skip tests::bound::
+    on_aarch64 test --features hardened "${hardened_tests[@]}"
+    step 'aarch64: the thread slot in assembly (feature raw)'
+    on_aarch64 test --features raw --lib -- --skip tests::bound::
+}
+
+pages() {
+    emulator
+    local bytes
+    for bytes in 16384 65536; do
+        step "aarch64: OS pages of $bytes bytes"
+        QEMU_PAGESIZE=$bytes on_aarch64 test --lib -- --skip tests::bound::
+    done
+}
+
+preload() {
+    emulator
+    step 'aarch64: the preload library'
+    on_aarch64 test -p pymalloc-preload --test c_api --test processes -- --skip a_limit_on_addresses
+}
+
+check() {
+    local target features
+    for target in x86_64-unknown-linux-musl aarch64-unknown-linux-gnu riscv64gc-unknown-linux-gnu i686-unknown-linux-gnu \
+        x86_64-apple-darwin x86_64-pc-windows-gnu wasm32-wasip1 wasm32-unknown-unknown; do
+        if ! rustup target list --installed | grep -qx "$target"; then
+            echo "$target: not installed, left out"
+            continue
+        fi
+        for features in '' hardened lto serde,trace; do
+            RUSTFLAGS='-D warnings' cargo check --quiet --locked --lib --target "$target" --features "$features" \
+                --target-dir target/check
+        done
+        echo "$target: builds"
+    done
+}
+
+[ $# -gt 0 ] || set -- musl aarch64 preload check
+for run in "$@"; do
+    case $run in
+        musl | aarch64 | pages | preload | check) "$run" ;;
+        *)
+            echo "$0: $run is none of musl, aarch64, pages, preload, check" >&2
+            exit 2
+            ;;
+    esac
+done
