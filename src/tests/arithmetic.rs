@@ -56,7 +56,10 @@ fn every_address_finds_its_arena_and_no_other() {
         found += usize::from(expected.is_some());
     }
     assert!(found >= starts.len());
-    // From each arena's leaf to each other's.
+    // The first look-up of all, of each arena; then from each arena's leaf to each other's.
+    for (start, arena) in starts.iter().zip(&arenas) {
+        assert_eq!(Near::new(&map).pool_of(*start).map(PoolRef::arena), Some(*arena));
+    }
     for (from, to) in (0..starts.len()).flat_map(|from| (0..starts.len()).map(move |to| (from, to))) {
         assert_eq!([from, to].map(|place| arena_near(starts[place])), [from, to].map(|place| Some(arenas[place])));
     }

@@ -211,6 +211,8 @@ fn bitmaps() {
     let cell = sound.full.pool().word(last);
     cell.set(u64::MAX);
     sound.assert_finds("a bitmap has a bit beyond the pool's blocks");
+    assert!(sound.full.remote_word(last).free(!class(BLOCK_BYTES).full_word(last)));
+    sound.assert_finds("a bitmap has a bit beyond the pool's blocks");
 
     let sound = Sound::new();
     let (unused, _) = sound.unused();
@@ -219,11 +221,13 @@ fn bitmaps() {
     for (pool, word) in [(sound.partial, last + 1), (sound.full, BITMAP_WORDS_MAX - 1), (unused, 0)] {
         pool.pool().word(word).set(1);
         sound.assert_finds("a bitmap has bits in a word that is not in use");
-        pool.pool().word(word).set(0);
-        sound.test.check();
+        // The same bit in both bitmaps, then in the remote one alone.
         assert!(pool.remote_word(word).free(1));
         sound.assert_finds("a bitmap has bits in a word that is not in use");
+        pool.pool().word(word).set(0);
+        sound.assert_finds("a bitmap has bits in a word that is not in use");
         assert_eq!(pool.remote_word(word).collect(), 1);
+        sound.test.check();
     }
 }
 
