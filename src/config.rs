@@ -86,8 +86,9 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
-/// Pools in use from which on the C library's `malloc` is let keep as much that it has free as is in them …
-pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 8;
+/// Pools in use from which on the C library's `malloc` is let keep as much that it has free as is in them (one for each class
+/// that it uses is what a program has that only starts) …
+pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and so many bytes at least.
 pub(crate) const MALLOC_KEEPS_BYTES_MIN: usize = 1 << 20;
 
