@@ -70,26 +70,25 @@ fn thread_locals_free_and_allocate_in_their_drop() {
     assert_live_near(before, SLACK_BLOCKS);
 }
 
-/// Thread-locals that were destroyed while their thread had its cache.
-static DROPS_WITH_CACHE: AtomicUsize = AtomicUsize::new(0);
-
-struct Looks;
-
-impl Drop for Looks {
-    fn drop(&mut self) {
-        if pymalloc::thread_caches().iter().any(|cache| cache.used_by == pymalloc::CacheUse::Caller) {
-            DROPS_WITH_CACHE.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-thread_local! {
-    static LOOKS: Looks = const { Looks };
-}
-
 #[test]
 #[cfg(not(feature = "bypass"))]
 fn thread_locals_are_destroyed_while_their_thread_has_its_cache() {
+    static DROPS_WITH_CACHE: AtomicUsize = AtomicUsize::new(0);
+
+    struct Looks;
+
+    impl Drop for Looks {
+        fn drop(&mut self) {
+            if pymalloc::thread_caches().iter().any(|cache| cache.used_by == pymalloc::CacheUse::Caller) {
+                DROPS_WITH_CACHE.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    thread_local! {
+        static LOOKS: Looks = const { Looks };
+    }
+
     let _one = one_at_a_time();
     for number in 0..THREADS {
         thread::spawn(move || {
