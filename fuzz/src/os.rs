@@ -13,6 +13,10 @@ pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _va
     false
 }
 
+pub(crate) fn end_is_told_again(_value: *mut libc::c_void) -> bool {
+    false
+}
+
 thread_local! {
     static MAPS_LEFT: Cell<usize> = const { Cell::new(usize::MAX) };
     static REFUSE_PURGE: Cell<bool> = const { Cell::new(false) };
