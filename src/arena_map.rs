@@ -103,13 +103,7 @@ impl ArenaMap {
     /// The caller holds the heap's lock.
     pub(crate) fn set(&self, address: usize, arena: *mut Arena) -> bool {
         let number = address >> ARENA_SHIFT;
-        let Some(place) = self.root.get(number >> LEAF_BITS) else {
-            return false;
-        };
-        // Acquire: pairs with the Release in `add_leaf`. SAFETY: leaves are never unmapped.
-        let Some(leaf) = (unsafe { place.load(Ordering::Acquire).as_ref() }) else {
-            return false;
-        };
+        let Some(leaf) = self.leaf(number) else { return false };
         // Release: the arena's metadata happens before a look-up's Acquire.
         leaf.0[number & (LEAF_ARENAS - 1)].store(arena, Ordering::Release);
         true
@@ -151,8 +145,9 @@ impl<'map> Near<'map> {
     #[inline(never)]
     fn elsewhere(&mut self, address: usize) -> Option<PoolRef> {
         let number = address >> ARENA_SHIFT;
-        self.leaf = NonNull::from(self.map.leaf(number)?);
+        let leaf = self.map.leaf(number)?;
+        self.leaf = NonNull::from(leaf);
         self.first = number & !(LEAF_ARENAS - 1);
-        self.map.pool_of(address)
+        Some(PoolRef::at_offset(leaf.arena(number)?, address))
     }
 }

@@ -120,9 +120,14 @@ impl Heap {
         }
     }
 
+    /// Where its memory comes from.
+    fn source(&self) -> &'static dyn MemorySource {
+        self.source.unwrap_or(&SystemMemory)
+    }
+
     /// Runs `body` on what the lock guards.
     pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
-        self.state.lock().with(|state| body(state, self.source.unwrap_or(&SystemMemory)))
+        self.state.lock().with(|state| body(state, self.source()))
     }
 
     /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
@@ -144,14 +149,14 @@ impl Heap {
             Some((pool, !huge && !pool.pool().is_touched(), state.note_growth()))
         })?;
         if let Some(bytes) = grown_bytes {
-            self.source.unwrap_or(&SystemMemory).let_malloc_keep(bytes);
+            self.source().let_malloc_keep(bytes);
         }
         Some((pool, by_page))
     }
 
     /// Gives a whole pool, which the caller owns, memory in one call.
     pub(crate) fn fault_in(&self, pool: PoolRef) {
-        let source = self.source.unwrap_or(&SystemMemory);
+        let source = self.source();
         if POOL_BYTES.is_multiple_of(source.page_bytes())
             && let Some(start) = NonNull::new(pool.pool().start())
         {

@@ -224,13 +224,16 @@ impl Pool {
     /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
     #[inline(always)]
     pub(crate) fn bring_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
-        self.clear(word, mask)?;
-        Ok(self.count_home_in(word, blocks))
+        let was_full = !self.has_free();
+        self.free(word, mask)?;
+        self.count_home(blocks);
+        Ok(was_full)
     }
 
     /// The same for block `number` alone.
     #[inline(always)]
     pub(crate) fn bring_one_home(&self, number: usize) -> Result<bool, AlreadyFree> {
+        let was_full = !self.has_free();
         let (word, bit) = (number / WORD_BITS, number % WORD_BITS);
         let place = self.word(word);
         let taken = place.get();
@@ -238,42 +241,34 @@ impl Pool {
             return Err(AlreadyFree { block: number });
         }
         place.set(taken & !(1 << bit));
-        Ok(self.count_home_in(word, 1))
+        self.summarize_free(word);
+        self.count_home(1);
+        Ok(was_full)
     }
 
-    /// Counts blocks of word `word` whose bits are clear now; returns whether none was free before.
+    /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
     #[inline(always)]
-    fn count_home_in(&self, word: usize, blocks: u32) -> bool {
-        let summary = self.words_free.get();
-        self.words_free.set(summary | 1 << word);
-        self.count_home(blocks);
-        summary == 0
-    }
-
-    /// Clears the bits of `mask` in word `word`; their blocks are still counted as used, and the word is not in the summary.
-    #[inline(always)]
-    fn clear(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+    pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
         let place = self.word(word);
         let taken = place.get();
         if taken & mask != mask {
             return Err(self.already_free(word, mask));
         }
         place.set(taken ^ mask);
+        self.summarize_free(word);
         Ok(())
+    }
+
+    /// Notes that a block of word `word` is free (*Summary*).
+    #[inline(always)]
+    fn summarize_free(&self, word: usize) {
+        self.words_free.set(self.words_free.get() | 1 << word);
     }
 
     /// The first block of `mask` in word `word` that is free.
     #[cold]
     fn already_free(&self, word: usize, mask: u64) -> AlreadyFree {
         AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
-    }
-
-    /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
-    #[inline]
-    pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
-        self.clear(word, mask)?;
-        self.words_free.set(self.words_free.get() | 1 << word);
-        Ok(())
     }
 
     /// `blocks` are home now.

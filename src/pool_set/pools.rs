@@ -75,12 +75,12 @@ impl Inside<'_> {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 
-    /// Puts a pool, into which blocks came home, where it belongs now; `was_full` if none of its blocks was free before.
+    /// Puts a pool, into which blocks came home, where it belongs now; `may_be_full` unless some of its blocks were free before.
     #[inline(always)]
-    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass, was_full: bool) {
+    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass, may_be_full: bool) {
         if pool.used() == 0 {
             self.retire(pool, class);
-        } else if was_full {
+        } else if may_be_full {
             self.link_if_full(pool, class);
         }
     }

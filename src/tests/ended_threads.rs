@@ -1,6 +1,6 @@
 //! What ended threads left, and who uses it.
 
-use super::test_heap::{TestHeap, alloc, class, fill, one_of_each};
+use super::test_heap::{TestHeap, alloc, class, fill, one_in, one_of_each};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, POOL_BYTES};
 
@@ -70,15 +70,15 @@ fn what_others_freed_into_the_pools_of_an_ended_thread_is_used_before_a_new_pool
     let live = fill(ended, 512, 8 * POOL_BYTES);
     ended.release();
     // Too few of each pool, and of too few pools, for the freeing thread to collect them itself.
-    let (freed, mut kept): (Vec<_>, Vec<_>) = live.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
+    let (freed, mut kept) = one_in(5, live);
     let count = freed.len();
-    freed.into_iter().for_each(|(_, block)| block.free(other));
+    freed.into_iter().for_each(|block| block.free(other));
     other.set.enter(test.heap, |inside| other.flush_all(inside));
     let before = test.check().classes[63];
     assert_eq!(before.blocks_remote, count, "nobody collected them yet");
-    kept.extend((0..count / 2).map(|index| (index, alloc(other, class(512), 1).expect("memory"))));
+    kept.extend((0..count / 2).map(|_| alloc(other, class(512), 1).expect("memory")));
     assert_eq!(test.check().classes[63].pools, before.pools);
-    kept.into_iter().for_each(|(_, block)| block.free(other));
+    kept.into_iter().for_each(|block| block.free(other));
     other.release();
     assert_eq!(test.check().blocks_live(), 0);
 }

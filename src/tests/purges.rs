@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_of_each};
+use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
 use crate::cache::ThreadCache;
 use crate::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES,
@@ -12,10 +12,7 @@ use crate::config::{
 fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let (mut kept, mut freed) = (Vec::new(), Vec::new());
-    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
-        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
-    }
+    let (kept, freed) = one_in(100, fill(cache, 256, 64 << 20));
     let before = test.heap.bytes_given_back();
     freed.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back() - before;
@@ -76,10 +73,7 @@ fn a_set_is_not_swept_while_half_of_it_is_in_use() {
 fn a_set_of_which_little_is_left_is_not_swept_for_blocks_taken_and_freed_since() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let (mut kept, mut freed) = (Vec::new(), Vec::new());
-    for (index, block) in fill(cache, 256, 64 << 20).into_iter().enumerate() {
-        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
-    }
+    let (kept, freed) = one_in(100, fill(cache, 256, 64 << 20));
     freed.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back();
     assert!(given_back > 0);
@@ -96,10 +90,7 @@ fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards
     let live = fill(cache, 256, 4 << 20);
     test.purge();
     let purges = test.memory.purges.load(Ordering::Relaxed);
-    let (mut kept, mut freed) = (Vec::new(), Vec::new());
-    for (index, block) in live.into_iter().enumerate() {
-        if index % 100 == 0 { kept.push(block) } else { freed.push(block) }
-    }
+    let (kept, freed) = one_in(100, live);
     freed.into_iter().for_each(|block| block.free(cache));
     assert_eq!(test.memory.purges.load(Ordering::Relaxed), purges);
     assert!(test.purge() > 1 << 20);

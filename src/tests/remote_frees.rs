@@ -1,6 +1,6 @@
 //! What threads free into the pools of others that live.
 
-use super::test_heap::{Live, TestHeap, alloc, class, fill};
+use super::test_heap::{Live, TestHeap, alloc, class, fill, one_in};
 use crate::arena::PoolRef;
 use crate::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, WORD_BITS};
 use crate::remote::Arrival;
@@ -29,9 +29,9 @@ fn what_others_freed_into_a_threads_pools_is_used_before_a_new_pool() {
     let (owner, other) = (test.attach(), test.attach());
     let live = fill(owner, 512, 2 * POOL_BYTES);
     // Too few of each pool for the freeing thread to collect them itself.
-    let (freed, kept): (Vec<_>, Vec<_>) = live.into_iter().enumerate().partition(|(index, _)| index % 5 == 0);
+    let (freed, kept) = one_in(5, live);
     let count = freed.len();
-    freed.into_iter().for_each(|(_, block)| block.free(other));
+    freed.into_iter().for_each(|block| block.free(other));
     other.shrink();
     let before = test.check().classes[63];
     assert_eq!(before.blocks_remote, count, "nobody collected them yet");
@@ -39,7 +39,7 @@ fn what_others_freed_into_a_threads_pools_is_used_before_a_new_pool() {
         (0..before.blocks_cached + before.blocks_free + count).map_while(|_| alloc(owner, class(512), 1)).collect();
     let after = test.check().classes[63];
     assert_eq!((after.pools, after.blocks_remote), (before.pools, 0));
-    kept.into_iter().map(|(_, block)| block).chain(more).for_each(|block| block.free(owner));
+    kept.into_iter().chain(more).for_each(|block| block.free(owner));
     owner.release();
     other.release();
     assert_eq!(test.check().blocks_live(), 0);

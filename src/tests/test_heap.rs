@@ -328,6 +328,12 @@ pub(super) fn one_of_each(bytes: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live
     live.into_iter().partition(|block| seen.insert(block.start.addr() / bytes))
 }
 
+/// The first and then every so manyth block, and all others.
+pub(super) fn one_in(every: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
+    let mut index = 0..;
+    live.into_iter().partition(|_| index.next().is_some_and(|index: usize| index.is_multiple_of(every)))
+}
+
 /// Slots of the magazine of `class`.
 pub(super) fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
     cache.set.door.lock().with(|_| cache.slots(class))
