@@ -143,6 +143,7 @@ impl<'map> Near<'map> {
     /// The same where another leaf is due, which is remembered.
     #[cold]
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn elsewhere(&mut self, address: usize) -> Option<PoolRef> {
         let number = address >> ARENA_SHIFT;
         let leaf = self.map.leaf(number)?;

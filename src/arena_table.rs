@@ -180,6 +180,7 @@ impl ArenaTable {
     }
 
     /// Takes the lowest free pool of the fullest arena that has one; the caller owns it then.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take_pool(&mut self) -> Option<PoolRef> {
         if self.with_free == 0 {
             return None;
@@ -202,6 +203,7 @@ impl ArenaTable {
     }
 
     /// Takes back a pool whose blocks are all home; returns whether its arena is wholly free now.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
         self.unlink(arena);

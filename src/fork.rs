@@ -45,6 +45,7 @@ pub(crate) fn this_thread_forks() -> bool {
 // must not wait for a thread that waits for the allocator.
 crate::os::at_start!(watch_early);
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 extern "C" fn watch_early() {
     if !os::BYPASS {
         watch();

@@ -126,6 +126,7 @@ impl Heap {
     }
 
     /// Runs `body` on what the lock guards.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
         self.state.lock().with(|state| body(state, self.source()))
     }
@@ -133,6 +134,7 @@ impl Heap {
     /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
         let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {

@@ -28,6 +28,12 @@
 //! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
+//! # Together
+//! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures, forks
+//! and reports) lies in a section of its own, `.text_pymalloc`, which linkers put behind the program's code, next to what every
+//! start runs; the tables of `size_class` lie with the data that a start writes. Linux maps a program's file 16 OS pages
+//! at a time around a fault, so that what is spread over the program counts as 64 KiB a piece in its RSS.
+//!
 //! # Where it works
 //! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
 //! see each block), every request goes to the large allocator. Two copies of the crate in one program are two

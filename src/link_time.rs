@@ -30,6 +30,7 @@ pub(crate) unsafe fn dealloc<L: GlobalAlloc>(allocator: &Pymalloc<L>, ptr: *mut 
 // Neither generic nor `inline`: compiled in this crate only.
 /// # Safety
 /// As for `GlobalAlloc::dealloc`, of the allocator at `allocator`, whose large blocks `large` frees.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 unsafe fn dealloc_later(ptr: *mut u8, layout: Layout, large: Large, allocator: *const ()) {
     // SAFETY: the caller keeps the contract.
     unsafe { dealloc_or(ptr, layout, || large(allocator, ptr, layout)) }

@@ -43,6 +43,7 @@ impl Metadata {
     /// Zeroed memory for one `T`, for ever; `None` when the OS gives nothing.
     ///
     /// A `T` of an OS page or more starts on one.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn alloc<T>(&mut self, source: &dyn MemorySource) -> Option<NonNull<T>> {
         let page_bytes = source.page_bytes();
         let align = if size_of::<T>() >= page_bytes { page_bytes } else { align_of::<T>().max(CACHE_LINE_BYTES) };

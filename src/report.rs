@@ -44,6 +44,7 @@ unsafe impl Sync for Counts {}
 
 os::at_start!(read_variable);
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 extern "C" fn read_variable() {
     let Some(value) = os::environment(VARIABLE) else { return };
     let mut asked = 0;

@@ -194,6 +194,7 @@ impl Quotient {
 const RECIPROCAL_SHIFT: u32 = 28;
 
 /// `ceil(2^28 / block_bytes)`: exact for every offset below `POOL_BYTES`, which a test checks one by one.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data.rel.ro.pymalloc"))]
 static RECIPROCALS: [u32; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;
@@ -206,6 +207,7 @@ static RECIPROCALS: [u32; CLASS_COUNT] = {
 };
 
 /// Blocks in a pool, by class: a division saved on every refill and flush.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".data.rel.ro.pymalloc"))]
 static POOL_BLOCKS: [u16; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;

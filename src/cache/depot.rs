@@ -35,10 +35,12 @@ const fn chunk_slots(class: SizeClass) -> usize {
 }
 
 /// Blocks of a chunk.
+#[inline]
 pub(super) const fn chunk_blocks(class: SizeClass) -> usize {
     chunk_slots(class) - 1
 }
 
+#[inline]
 const fn chunk_bytes(class: SizeClass) -> usize {
     chunk_blocks(class) * class.block_bytes()
 }
@@ -135,6 +137,7 @@ impl ThreadCache {
 
     /// Gives all blocks of all depots back to their pools. Door.
     #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn flush_depots(&self, inside: &mut Inside<'_>) {
         if self.depot_bytes.get() == 0 {
             return;

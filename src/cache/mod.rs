@@ -276,6 +276,7 @@ impl ThreadCache {
     }
 
     /// A cache on `heap` for the calling thread: one that an ended thread left, or a new one.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn acquire(heap: &'static Heap) -> Option<&'static Self> {
         if let Some(set) = heap.unpark() {
             // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
@@ -312,6 +313,7 @@ impl ThreadCache {
 
     /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay in its
     /// magazines, and its pools open, for a thread that starts soon (*Warm*).
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
         if let Some(heap) = self.heap.get() {
             self.shrink_to(if heap.parked_count() < WARM_CACHES_MAX { WARM_BLOCKS } else { 0 });

@@ -58,6 +58,7 @@ pub(crate) fn with_thread<R>(body: impl FnOnce(&'static ThreadCache) -> R) -> Op
 }
 
 /// Gives the calling thread a cache; `None` if it ended, or there is no memory or no pthread key.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn attach() -> Option<&'static ThreadCache> {
     // Relaxed: a flag alone; a thread that attaches just before it is set keeps its cache.
     if ptr::eq(current(), &ENDED) || WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
@@ -80,6 +81,7 @@ fn attach() -> Option<&'static ThreadCache> {
 }
 
 /// The pthread key's destructor.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 unsafe extern "C" fn thread_ended(value: *mut c_void) {
     if !os::end_is_told_again(value) {
         with_thread(give_up);
@@ -87,6 +89,7 @@ unsafe extern "C" fn thread_ended(value: *mut c_void) {
 }
 
 /// Leaves the calling thread without its cache, for good.
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn give_up(cache: &'static ThreadCache) {
     tls::set(&ENDED);
     // Relaxed: as in `attach`.
@@ -107,6 +110,7 @@ pub(crate) fn go_without_caches() {
 }
 
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc(class, request);
@@ -117,6 +121,7 @@ pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8
 }
 
 #[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc_zeroed(class, request);
@@ -134,6 +139,7 @@ fn take_spare(class: SizeClass) -> Option<Block> {
     })
 }
 
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
     if let Some(cache) = attach() {
         return cache.put(class, block);

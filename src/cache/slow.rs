@@ -41,6 +41,7 @@ const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
 impl ThreadCache {
     #[cold]
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn alloc_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else {
             return slot::alloc_without_cache(class, request);
@@ -68,6 +69,7 @@ impl ThreadCache {
     }
 
     /// Fills half of an empty magazine. Door.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         self.count_filled(class);
         self.fill(class, heap, inside);
@@ -111,6 +113,7 @@ impl ThreadCache {
     /// magazine if that block was used before: the next ones will be, too.
     #[cold]
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn alloc_zeroed_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
         let block = self.set.enter(heap, |inside| {
@@ -137,6 +140,7 @@ impl ThreadCache {
 
     #[cold]
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn free_slow(&self, class: SizeClass, block: *mut u8) {
         let Some(heap) = self.heap.get() else {
             return slot::free_without_cache(class, block);
@@ -218,6 +222,7 @@ impl ThreadCache {
     }
 
     /// Doubles the array of a magazine in use, if there is memory for it. Door.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn grow(&self, class: SizeClass, heap: &'static Heap) {
         let shape = self.shape(class);
         let old = usize::from(shape.capacity.get());
@@ -268,19 +273,23 @@ impl ThreadCache {
     /// class; a small one has room for so many.
     pub(super) fn shrink_to(&self, keep: usize) {
         let Some(heap) = self.heap.get() else { return };
-        self.set.enter(heap, |inside| {
-            self.flush_depots(inside);
-            self.hardened.flush(inside);
-            for class in SizeClass::all() {
-                self.shape(class).slow_calls.set(0);
-                let blocks = self.blocks(class).len();
-                let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
-                self.flush(class, blocks - kept, inside);
-                self.shape(class).allocated.set(kept > 0);
-                self.make_small(class, heap);
-                self.free_chunks(class, heap);
-            }
-        });
+        self.set.enter(heap, |inside| self.make_all_small(keep, heap, inside));
+    }
+
+    /// The same, behind the door.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.flush_depots(inside);
+        self.hardened.flush(inside);
+        for class in SizeClass::all() {
+            self.shape(class).slow_calls.set(0);
+            let blocks = self.blocks(class).len();
+            let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
+            self.flush(class, blocks - kept, inside);
+            self.shape(class).allocated.set(kept > 0);
+            self.make_small(class, heap);
+            self.free_chunks(class, heap);
+        }
     }
 
     /// Moves a magazine of few blocks into the array inside the cache. Door.

@@ -27,10 +27,12 @@ fn map_anywhere(bytes: usize, access: libc::c_int) -> Option<NonNull<u8>> {
     if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
 }
 
+#[unsafe(link_section = ".text_pymalloc")]
 pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     map_with(bytes, align, READ_WRITE)
 }
 
+#[unsafe(link_section = ".text_pymalloc")]
 pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
     let all_bytes = bytes.checked_add(2 * guard_bytes)?;
@@ -47,6 +49,7 @@ pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8
     }
 }
 
+#[unsafe(link_section = ".text_pymalloc")]
 fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
     let start = map_anywhere(bytes, access)?;
@@ -169,6 +172,7 @@ static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
 /// A pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked a second time:
 /// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers pass
 /// the same function, and an even address.
+#[unsafe(link_section = ".text_pymalloc")]
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
     // Acquire: pairs with the Release below; libc need not publish its own table's entry.
     let mut key = KEY.load(Ordering::Acquire);

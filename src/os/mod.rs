@@ -100,14 +100,17 @@ pub(crate) trait MemorySource: Sync {
 pub(crate) struct SystemMemory;
 
 impl MemorySource for SystemMemory {
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn page_bytes(&self) -> usize {
         platform::page_bytes()
     }
 
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         platform::map(bytes, align)
     }
 
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
         platform::map_guarded(bytes, guard_bytes)
     }

@@ -15,6 +15,7 @@ impl Inside<'_> {
     ///
     /// Neighbours in `slots` that share a bitmap word are freed together: often many, because programs free in the
     /// order in which they allocated, or against it.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
         // Those that turn out to be another set's are added again.
         self.account_home(slots.len() as u32, class);
@@ -66,6 +67,7 @@ impl Inside<'_> {
 
     /// Frees the block at `address` and the first of `others` that share its word; returns the rest.
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn give_neighbours<'slots>(
         &mut self,
         class: SizeClass,
@@ -124,6 +126,7 @@ impl Inside<'_> {
 
     /// Frees blocks of another set's pool (see `remote`), whose tag is `tag`.
     #[inline(never)]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn give_remote(&mut self, class: SizeClass, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {
         let is_of_class = tag_class(tag) == Some(class) && !tag.is_null();
         if !is_of_class || !pool.remote_word(word).free(mask) {
@@ -165,6 +168,7 @@ impl Inside<'_> {
 
     /// Collects for another set, whose thread does not come, unless somebody is inside it.
     #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn knock(&self, other: &PoolSet) {
         other.try_enter(self.heap, |other| other.collect());
     }

@@ -10,6 +10,7 @@ use crate::sync::Ordering;
 
 impl Inside<'_> {
     /// Brings home what other threads freed into the set's pools.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn collect(&mut self) {
         // SAFETY: the door is held, and every pool's count is collected below.
         for (remote, home) in unsafe { self.set.inbox.take_all() } {
@@ -31,6 +32,7 @@ impl Inside<'_> {
     }
 
     /// Brings home the blocks of one pool, `blocks` by their count.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn collect_pool(&mut self, place: PoolRef, blocks: u32) {
         let pool = place.pool();
         let class = pool.class();
@@ -52,6 +54,7 @@ impl Inside<'_> {
     /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `any_parked`, looks
     /// into each of them, whatever its hint says: what becomes empty by that goes to its arena.
     #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {
         let heap = self.heap;
         if heap.parked_count() == 0 {

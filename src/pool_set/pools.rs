@@ -13,6 +13,7 @@ use crate::sync::Ordering;
 
 impl Inside<'_> {
     /// Makes an empty pool of the set one of `class`.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_empty(&mut self, class: SizeClass) -> bool {
         let Some(pool) = self.pools.empty.first() else {
             return false;
@@ -26,6 +27,7 @@ impl Inside<'_> {
     }
 
     /// Makes a pool of the heap one of the set's, of `class`.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_new(&mut self, class: SizeClass, growth: Growth) -> bool {
         let Some((place, by_page)) = self.heap.take_pool(growth) else {
             return false;
@@ -95,6 +97,7 @@ impl Inside<'_> {
 
     /// Takes a pool whose blocks are all home out of its class.
     #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn retire(&mut self, pool: &Pool, class: SizeClass) {
         if pool.state() == State::Partial {
             self.pools.partial(class).remove(pool);
@@ -111,6 +114,7 @@ impl Inside<'_> {
     }
 
     /// Gives the set's empty pools back to their arenas, but for `keep` of them.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn return_empty_pools(&mut self, keep: usize) {
         if self.pools.empty_count <= keep {
             return;

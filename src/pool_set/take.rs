@@ -13,6 +13,7 @@ impl Inside<'_> {
     ///
     /// Fewer than asked for if getting more would take a new pool, none only when there is no memory. The blocks
     /// are such that popping them from the end gives ascending addresses within a pool.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
         let mut rest = slots;
@@ -68,6 +69,7 @@ impl Inside<'_> {
 
     /// Sees to it that the set has a partial pool of `class`.
     #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn find_pool(&mut self, class: SizeClass, needed: bool) -> bool {
         if !self.set.inbox.is_empty() {
             self.collect();
