@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 23] = [
     "arena",
     "arena_map",
     "arena_table",
@@ -24,6 +24,7 @@ const MODULES: [&str; 22] = [
     "metadata",
     "pool",
     "pool_set",
+    "purge_batch",
     "purging",
     "remote",
     "size_class",

@@ -14,7 +14,8 @@ use crate::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
     PURGE_UNIT_BYTES,
 };
-use crate::os::MemorySource;
+use crate::os::{MemoryRange, MemorySource};
+use crate::purge_batch::{Marked, PurgeBatch};
 
 /// Counts of arenas since the start.
 #[derive(Clone, Copy, Default)]
@@ -78,6 +79,8 @@ pub(crate) struct ArenaTable {
     keep_before: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
+    /// What is being purged (*Empty* but inside the methods).
+    batch: PurgeBatch,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the heap's lock.
@@ -94,6 +97,7 @@ impl ArenaTable {
             keep_before: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
+            batch: PurgeBatch::new(),
         }
     }
 
@@ -202,9 +206,19 @@ impl ArenaTable {
         Some(PoolRef::at_index(arena, index))
     }
 
-    /// Takes back a pool whose blocks are all home; returns whether its arena is wholly free now.
+    /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
+    pub(crate) fn give_pools(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) -> bool {
+        let mut any_free = false;
+        for pool in pools {
+            any_free |= self.give_pool(pool, source);
+        }
+        self.purge_batch(source);
+        any_free
+    }
+
+    /// Takes back a pool; returns whether its arena is wholly free now.
+    fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
         self.unlink(arena);
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
@@ -223,7 +237,7 @@ impl ArenaTable {
         let pools_in_use = self.pools_in_use();
         let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
         if self.dirty_pools > keep {
-            self.purge_pools(arena, bit, source);
+            self.mark_pools(arena, bit, source);
             self.purge_if_halved(keep, source);
         }
         false
@@ -245,8 +259,8 @@ impl ArenaTable {
         if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
     }
 
-    /// Gives the memory of the free, touched pools among `mask` back to the OS, as far as it is whole OS pages.
-    fn purge_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
+    /// Marks the free, touched pools among `mask` as purged, as far as they are whole OS pages.
+    fn mark_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
         let this = unsafe { arena.as_ref() };
         let mut rest = purgeable(this, mask, source.page_bytes().div_ceil(POOL_BYTES));
@@ -256,43 +270,83 @@ impl ArenaTable {
             let end = first + (rest >> first).trailing_ones() as usize;
             let run = run_mask(first, end);
             rest &= !run;
-            let Some(start) = NonNull::new(this.start().wrapping_add(first * POOL_BYTES)) else { continue };
+            let start = this.start().wrapping_add(first * POOL_BYTES);
             let bytes = (end - first) * POOL_BYTES;
             no_longer_huge(this, source);
-            // SAFETY: the arena's memory, in pools that no set owns.
-            if unsafe { source.purge(start, bytes) } {
-                for index in first..end {
-                    PoolRef::at_index(arena, index).pool().set_untouched();
-                }
-                self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
-                this.dirty.set(this.dirty.get() & !run);
-                self.bytes_given_back += bytes;
+            for index in first..end {
+                PoolRef::at_index(arena, index).pool().set_untouched();
             }
+            self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
+            this.dirty.set(this.dirty.get() & !run);
+            self.mark(MemoryRange { start, bytes }, Marked { arena: this, pools: run, parts: 0 }, source);
         }
     }
 
-    /// Purges parts (`PURGE_UNIT_BYTES` each) of a pool that the caller owns; returns those that were.
-    pub(crate) fn purge_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) -> u8 {
-        if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
-            return 0;
+    /// Puts a range that is marked as purged into the batch; purges what is in it when it was full.
+    fn mark(&mut self, range: MemoryRange, marked: Marked, source: &dyn MemorySource) {
+        if self.batch.is_full() {
+            self.purge_batch(source);
         }
+        self.bytes_given_back += range.bytes;
+        self.batch.push(range, marked);
+    }
+
+    /// Gives all that is in the batch back to the OS.
+    fn purge_batch(&mut self, source: &dyn MemorySource) {
+        // SAFETY: arenas' memory, in pools that no set owns, or in parts that their owner gives.
+        while let Some((range, marked)) = unsafe { self.batch.purge(source) } {
+            self.unmark(range, marked);
+        }
+    }
+
+    /// The OS refused to purge a range.
+    fn unmark(&mut self, range: MemoryRange, marked: Marked) {
+        self.bytes_given_back -= range.bytes;
+        // SAFETY: metadata is never unmapped.
+        let arena = unsafe { &*marked.arena };
+        let pools = (0..POOLS_PER_ARENA).filter(|index| marked.pools >> index & 1 == 1);
+        for pool in pools.map(|index| PoolRef::at_index(NonNull::from(arena), index)) {
+            if marked.parts == 0 {
+                pool.pool().set_touched();
+            } else {
+                pool.pool().remove_purged(marked.parts as u8);
+            }
+        }
+        if marked.parts == 0 {
+            self.dirty_pools += marked.pools.count_ones() as usize;
+            arena.dirty.set(arena.dirty.get() | marked.pools);
+        }
+    }
+
+    /// Purges parts (`PURGE_UNIT_BYTES` each) of pools that the caller owns, in which all blocks are free.
+    pub(crate) fn purge_parts(&mut self, parts: impl Iterator<Item = (PoolRef, u8)>, source: &dyn MemorySource) {
+        if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
+            return;
+        }
+        for (pool, parts) in parts {
+            self.mark_parts(pool, parts, source);
+        }
+        self.purge_batch(source);
+    }
+
+    /// Marks parts of an owned pool as purged.
+    fn mark_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) {
+        let arena = pool.arena();
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        no_longer_huge(unsafe { pool.arena().as_ref() }, source);
-        let (mut rest, mut purged) = (parts, 0);
+        no_longer_huge(unsafe { arena.as_ref() }, source);
+        pool.pool().add_purged(parts);
+        let mut rest = parts;
         while rest != 0 {
+            // A run of neighbours is one range.
             let first = rest.trailing_zeros();
             let count = (rest >> first).trailing_ones();
             let run = (u8::MAX >> (u8::BITS - count)) << first;
             rest &= !run;
             let start = pool.pool().start().wrapping_add(first as usize * PURGE_UNIT_BYTES);
             let bytes = count as usize * PURGE_UNIT_BYTES;
-            // SAFETY: part of a pool, in which all blocks are free and the caller's.
-            if NonNull::new(start).is_some_and(|start| unsafe { source.purge(start, bytes) }) {
-                purged |= run;
-                self.bytes_given_back += bytes;
-            }
+            let marked = Marked { arena: arena.as_ptr(), pools: 1 << pool.index(), parts: run.into() };
+            self.mark(MemoryRange { start, bytes }, marked, source);
         }
-        purged
     }
 
     /// Purges every free pool.
@@ -301,11 +355,12 @@ impl ArenaTable {
             let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
             while let Some(arena) = NonNull::new(next.cast_mut()) {
                 // Purging moves no arena between the lists.
-                self.purge_pools(arena, ALL_POOLS, source);
+                self.mark_pools(arena, ALL_POOLS, source);
                 // SAFETY: metadata is never unmapped.
                 next = unsafe { arena.as_ref() }.next.get();
             }
         }
+        self.purge_batch(source);
     }
 
     /// Purges dirty pools as long as more than `keep` are left, in at most so many arenas, the emptiest first: from the
@@ -322,7 +377,8 @@ impl ArenaTable {
                 }
                 if this.dirty.get() != 0 {
                     // Purging moves no arena between the lists.
-                    self.purge_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    self.mark_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    self.purge_batch(source);
                     arenas += usize::from(self.dirty_pools < before);
                 }
                 next = this.next.get();
@@ -371,7 +427,8 @@ impl ArenaTable {
         self.counts.mapped += 1;
         self.counts.returned -= 1;
         self.link(arena);
-        self.purge_pools(arena, ALL_POOLS, source);
+        self.mark_pools(arena, ALL_POOLS, source);
+        self.purge_batch(source);
         false
     }
 }

@@ -170,21 +170,19 @@ impl Heap {
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
     pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| {
-            for pool in pools {
-                if !state.arenas.give_pool(pool, source) {
-                    continue;
-                }
-                // Those kept while more arenas were in use are too many, too, when fewer are.
-                while let Some(arena) = state.arenas.surplus_arena()
-                    && state.unmap_arena(arena, &self.map, source)
-                {}
+            if !state.arenas.give_pools(pools, source) {
+                return;
             }
+            // Those kept while more arenas were in use are too many, too, when fewer are.
+            while let Some(arena) = state.arenas.surplus_arena()
+                && state.unmap_arena(arena, &self.map, source)
+            {}
         });
     }
 
-    /// Purges parts of a pool that the caller owns, in which all blocks are free; returns those that were.
-    pub(crate) fn purge_parts(&self, pool: PoolRef, parts: u8) -> u8 {
-        self.with_state(|state, source| state.arenas.purge_parts(pool, parts, source))
+    /// Purges parts of pools that the caller owns, in which all blocks are free.
+    pub(crate) fn purge_parts(&self, parts: impl Iterator<Item = (PoolRef, u8)>) {
+        self.with_state(|state, source| state.arenas.purge_parts(parts, source));
     }
 
     /// Gives back every free pool's memory and every free arena.

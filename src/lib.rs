@@ -22,7 +22,7 @@
 //! | numbers | `config`, `size_class` |
 //! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
 //! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
-//! | all arenas | `arena_map`, `class_map`, `arena_table`, `metadata`, `heap` |
+//! | all arenas | `arena_map`, `class_map`, `purge_batch`, `arena_table`, `metadata`, `heap` |
 //! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
 //! | the program | `allocator`, `link_time` (feature `lto`), `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
@@ -71,6 +71,7 @@ mod os;
 mod pool;
 mod pool_set;
 mod public;
+mod purge_batch;
 mod purge_thread;
 mod purging;
 #[cfg(feature = "raw")]

@@ -27,7 +27,7 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use crate::bitmap::word_offset_bytes;
-use crate::config::{PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
+use crate::config::{POOL_BYTES, PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
 use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -144,6 +144,16 @@ impl Pool {
     /// The parts of `mask` were purged.
     pub(crate) fn add_purged(&self, mask: u8) {
         self.purged.set(self.purged.get() | mask);
+    }
+
+    /// The OS refused to purge parts of `mask`.
+    pub(crate) fn remove_purged(&self, mask: u8) {
+        self.purged.set(self.purged.get() & !mask);
+    }
+
+    /// The OS refused to purge the pool: any byte may be other than zero.
+    pub(crate) fn set_touched(&self) {
+        self.touched_bytes.set(POOL_BYTES as u32);
     }
 
     /// The parts that may be other than zero, but hold free blocks only.

@@ -6,6 +6,8 @@ mod common;
 use std::thread;
 
 use common::{Block, Rng, alone, arenas_after_purge, arenas_at_floor, assert_live_near, assert_sound};
+#[cfg(target_os = "linux")]
+use common::{refuse_system_call, rss_bytes};
 use pymalloc::{ARENA_BYTES, Pymalloc, stats};
 
 #[global_allocator]
@@ -103,5 +105,33 @@ fn the_peak_does_not_creep() {
         });
         assert_ne!(peaks[0], 0);
         assert!(peaks[ROUNDS - 1] <= peaks[0] + 1, "{peaks:?}");
+    });
+}
+
+/// Frees all but a hundredth of a peak, and returns by what share that made the RSS smaller.
+#[cfg(target_os = "linux")]
+fn share_given_back() -> f64 {
+    let mut blocks: Vec<Box<[u8; 256]>> = (0..400_000).map(|_| Box::new([1; 256])).collect();
+    let peak_bytes = rss_bytes();
+    let mut index = 0;
+    blocks.retain(|_| {
+        index += 1;
+        index % 100 == 0
+    });
+    let left_bytes = rss_bytes();
+    assert!(blocks.iter().all(|block| **block == [1; 256]));
+    assert_sound();
+    1.0 - left_bytes as f64 / peak_bytes as f64
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_goes_back_with_and_without_the_call_for_many_ranges() {
+    alone("memory_goes_back_with_and_without_the_call_for_many_ranges", || {
+        // Linux before 6.14 has no such call, or not for this; then both are without it.
+        let with = share_given_back();
+        refuse_system_call(libc::SYS_process_madvise, libc::EPERM);
+        let without = share_given_back();
+        assert!(with > 0.4 && without > 0.4, "{with:.2} and {without:.2} went back");
     });
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use common::{abort_of, alone};
+use common::{abort_of, alone, refuse_system_call};
 use pymalloc::{ObjectPool, Pymalloc};
 
 #[global_allocator]
@@ -119,26 +119,9 @@ fn a_child_of_a_program_with_one_thread_uses_its_parents_pools() {
 
 /// Enters a sandbox in which `membarrier` fails with this error, with all threads of the process.
 fn refuse_membarrier(error: libc::c_int) {
-    let number = u32::try_from(libc::SYS_membarrier).unwrap();
-    let error = u32::try_from(error).unwrap();
-    let code = |code: u32| u16::try_from(code).unwrap();
-    // SAFETY: these only put numbers together.
-    let mut filter = unsafe {
-        [
-            libc::BPF_STMT(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0),
-            libc::BPF_JUMP(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), number, 0, 1),
-            libc::BPF_STMT(code(libc::BPF_RET | libc::BPF_K), libc::SECCOMP_RET_ERRNO | error),
-            libc::BPF_STMT(code(libc::BPF_RET | libc::BPF_K), libc::SECCOMP_RET_ALLOW),
-        ]
-    };
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: a valid program, which the kernel copies.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let (set, all_threads) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
-        assert_eq!(libc::syscall(libc::SYS_seccomp, set, all_threads, &raw const program), 0);
-        assert_eq!(libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0), -1);
-    }
+    refuse_system_call(libc::SYS_membarrier, error);
+    // SAFETY: a question.
+    assert_eq!(unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_QUERY, 0, 0) }, -1);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use core::ptr::NonNull;
 use std::collections::BTreeMap;
 
 use crate::system_os;
-pub(crate) use crate::system_os::{MemorySource, SystemMalloc, abort, write_stderr};
+pub(crate) use crate::system_os::{MemoryRange, MemorySource, SystemMalloc, abort, write_stderr};
 
 pub(crate) const BYPASS: bool = false;
 

@@ -47,6 +47,14 @@ pub struct SystemMalloc {
     pub bytes_free: usize,
 }
 
+/// So many bytes from an address on; `iovec` by another name.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct MemoryRange {
+    pub(crate) start: *mut u8,
+    pub(crate) bytes: usize,
+}
+
 /// Where arenas and metadata come from.
 ///
 /// The allocator reaches memory through this trait only, so that tests can count, refuse and fail each call.
@@ -78,6 +86,18 @@ pub(crate) trait MemorySource: Sync {
     /// # Safety
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool;
+
+    /// Purges `ranges`, one after the other, up to the first that the OS refuses; returns how many were purged.
+    ///
+    /// # Safety
+    /// As for [`purge`](Self::purge), of each range; none starts at null.
+    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+        let purged = |range: &&MemoryRange| {
+            // SAFETY: the caller's promise is the same.
+            NonNull::new(range.start).is_some_and(|start| unsafe { self.purge(start, range.bytes) })
+        };
+        ranges.iter().take_while(purged).count()
+    }
 
     /// Asks for huge pages in the range, or (with `false`) that there be none from now on; a wish, no more.
     ///
@@ -123,6 +143,11 @@ impl MemorySource for SystemMemory {
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::purge(start, bytes) }
+    }
+
+    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::purge_each(ranges) }
     }
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {

@@ -3,6 +3,8 @@
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicU32;
 
+use super::MemoryRange;
+
 pub(crate) const SUPPORTED: bool = false;
 
 pub(crate) fn page_bytes() -> usize {
@@ -23,6 +25,10 @@ pub(crate) unsafe fn unmap(_start: NonNull<u8>, _bytes: usize) -> bool {
 
 pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
+}
+
+pub(crate) unsafe fn purge_each(_ranges: &[MemoryRange]) -> usize {
+    0
 }
 
 pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool) {}

@@ -8,6 +8,7 @@ use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX
 use crate::fatal::{Impossible, impossible};
 use crate::heap::Growth;
 use crate::pool::{AlreadyFree, Pool, State};
+use crate::purge_batch::RANGES_MAX;
 use crate::size_class::SizeClass;
 use crate::sync::Ordering;
 
@@ -155,15 +156,18 @@ impl Inside<'_> {
     /// partial pool, is paid for by the frees since the peak.
     #[cold]
     pub(crate) fn sweep(&mut self) {
-        for class in SizeClass::all() {
-            for pool in self.pools.partial(class).iter() {
-                let parts = pool.purgeable();
-                if parts != 0
-                    && let Some(place) = self.place_of(pool)
-                {
-                    pool.add_purged(self.heap.purge_parts(place, parts));
-                }
+        let mut found = [None; RANGES_MAX];
+        let mut count = 0;
+        let all = SizeClass::all().flat_map(|class| self.pools.partial(class).iter());
+        for (pool, parts) in all.map(|pool| (pool, pool.purgeable())).filter(|&(_, parts)| parts != 0) {
+            found[count] = self.place_of(pool).map(|place| (place, parts));
+            count += 1;
+            // No more under one hold of the heap's lock.
+            if count == RANGES_MAX {
+                self.heap.purge_parts(found.into_iter().flatten());
+                count = 0;
             }
         }
+        self.heap.purge_parts(found[..count].iter().copied().flatten());
     }
 }

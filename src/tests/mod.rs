@@ -16,6 +16,7 @@ mod metadata;
 mod oracle;
 mod os_pages;
 mod programs;
+mod purge_batches;
 mod purges;
 mod remote_frees;
 mod sweeps;

@@ -29,6 +29,8 @@ pub(crate) struct TestMemory {
     /// The number of the map, from 0, that fails although others succeed.
     pub(crate) fail_once: AtomicUsize,
     pub(crate) refuse_purge: AtomicBool,
+    /// Every so many purges, one is refused; 0: none.
+    pub(crate) refuse_each: AtomicUsize,
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     pub(crate) populates: AtomicUsize,
@@ -48,6 +50,7 @@ impl TestMemory {
             maps: AtomicUsize::new(0),
             fail_once: AtomicUsize::new(usize::MAX),
             refuse_purge: AtomicBool::new(false),
+            refuse_each: AtomicUsize::new(0),
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
@@ -121,10 +124,10 @@ impl MemorySource for TestMemory {
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
         self.assert_mapped(start.addr().get(), bytes);
-        if self.refuse_purge.load(Ordering::Relaxed) {
+        let (each, before) = (self.refuse_each.load(Ordering::Relaxed), self.purges.fetch_add(1, Ordering::Relaxed));
+        if self.refuse_purge.load(Ordering::Relaxed) || each != 0 && before.is_multiple_of(each) {
             return false;
         }
-        self.purges.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { SystemMemory.purge(start, bytes) }
     }
