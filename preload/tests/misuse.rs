@@ -150,9 +150,10 @@ fn hardened_programs_run() {
 #[test]
 fn a_foreign_address_is_the_c_librarys() {
     let output = run("a_foreign_address_is_the_c_librarys", false, || {
-        let variable = [0_u64; 8];
+        // On 16 bytes, and before it a chunk's size that can't be.
+        let variable = black_box([0_u128; 8]);
         // SAFETY: none; see above.
-        unsafe { free(black_box((&raw const variable).cast_mut().cast())) };
+        unsafe { free(black_box((&raw const variable[4]).cast_mut().cast())) };
     })
     .expect("the parent");
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");

@@ -260,7 +260,7 @@ fn a_limit_on_addresses_is_met_with_enomem() {
             let mut count = 0_usize;
             loop {
                 common::set_errno(0);
-                let block = malloc(black_box(500));
+                let block = black_box(malloc(black_box(500)));
                 if block.is_null() {
                     break;
                 }
@@ -269,7 +269,7 @@ fn a_limit_on_addresses_is_met_with_enomem() {
                 count += 1;
             }
             let errno = common::errno();
-            let again = malloc(black_box(500));
+            let again = black_box(malloc(black_box(500)));
             while !last.is_null() {
                 let next = last.cast::<*mut c_void>().read();
                 free(last);
