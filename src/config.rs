@@ -68,6 +68,9 @@ pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 /// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 16 MiB and
 /// more the one that is being filled weighs little.
 pub(crate) const HUGE_FROM_ARENAS: usize = 8;
+/// Running threads for which one arena more is mapped without: each has a pool for every class it uses, most of them partly
+/// used, and a huge page would take all of their memory.
+pub(crate) const HUGE_THREADS_PER_ARENA: usize = 2;
 
 /// Pools of a class that a thread has, from which on a further one gets its memory at once rather than an OS page at
 /// a time; only where there are no huge pages. On average half a pool of so many is not used.

@@ -11,7 +11,8 @@ use crate::arena_map::ArenaMap;
 use crate::arena_table::ArenaTable;
 use crate::class_map::ClassMap;
 use crate::config::{
-    ARENA_BYTES, HUGE_FROM_ARENAS, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE,
+    ARENA_BYTES, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES,
+    SOFT_LIMIT_SHARE,
 };
 use crate::lock::Lock;
 use crate::marks;
@@ -141,7 +142,8 @@ impl Heap {
                 if !state.may_map(growth) {
                     return None;
                 }
-                state.map_arena(&self.map, source)?;
+                let asks_for_huge = state.arenas.counts().mapped >= self.arenas_before_huge();
+                state.map_arena(&self.map, source, asks_for_huge)?;
             }
             let pool = state.arenas.take_pool()?;
             state.pools_taken += 1;
@@ -154,6 +156,12 @@ impl Heap {
             self.source().let_malloc_keep(bytes);
         }
         Some((pool, by_page))
+    }
+
+    /// Arenas that are mapped without asking for huge pages.
+    fn arenas_before_huge(&self) -> usize {
+        let running = self.set_count().saturating_sub(self.parked_count());
+        HUGE_FROM_ARENAS + running / HUGE_THREADS_PER_ARENA
     }
 
     /// Gives a whole pool, which the caller owns, memory in one call.
@@ -416,7 +424,7 @@ impl HeapState {
         self.arenas.counts().mapped < limit
     }
 
-    fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
+    fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
             Some(spare) => {
                 // SAFETY: metadata, not in use.
@@ -425,14 +433,20 @@ impl HeapState {
             }
             None => self.metadata.alloc(source)?,
         };
-        let mapped = self.map_arena_memory(arena, map, source);
+        let mapped = self.map_arena_memory(arena, map, source, huge);
         if mapped.is_none() {
             self.keep_spare(arena);
         }
         mapped
     }
 
-    fn map_arena_memory(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> Option<()> {
+    fn map_arena_memory(
+        &mut self,
+        arena: NonNull<Arena>,
+        map: &ArenaMap,
+        source: &dyn MemorySource,
+        huge: bool,
+    ) -> Option<()> {
         let start = source.map(ARENA_BYTES, ARENA_BYTES)?;
         let address = start.addr().get();
         let leaf = if map.lacks_leaf(address) { self.metadata.alloc(source) } else { None };
@@ -443,7 +457,7 @@ impl HeapState {
         unsafe { Arena::init(arena, start) };
         if map.set(address, arena.as_ptr()) {
             marks::fresh(start.as_ptr(), ARENA_BYTES);
-            if self.arenas.counts().mapped >= HUGE_FROM_ARENAS {
+            if huge {
                 // SAFETY: metadata of ours, and memory mapped just now.
                 unsafe {
                     arena.as_ref().huge.set(true);

@@ -6,8 +6,8 @@ use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, on
 use crate::cache::ThreadCache;
 use crate::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
-    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, MALLOC_KEEPS_BYTES_MIN,
-    MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
+    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, INBOX_KNOCK_POOLS,
+    MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
 };
 
 /// Frees blocks, and has all pools that are empty by that go to their arenas.
@@ -92,6 +92,25 @@ fn arenas_ask_for_huge_pages_from_a_number_on() {
     assert_eq!(test.memory.populates.load(Ordering::Relaxed), populates);
     free_for_good(&test, live, cache);
     cache.release();
+}
+
+#[test]
+fn arenas_ask_for_huge_pages_later_the_more_threads_run() {
+    for threads in [HUGE_THREADS_PER_ARENA - 1, HUGE_THREADS_PER_ARENA, 6 * HUGE_THREADS_PER_ARENA + 1] {
+        let test = TestHeap::new();
+        let mut caches: Vec<_> = (0..threads).map(|_| test.attach()).collect();
+        // One that ended does not count.
+        test.attach().release();
+        let cache = caches.pop().expect("a thread");
+        let mut live = Vec::new();
+        while test.memory.huge.load(Ordering::Relaxed) == 0 {
+            live.extend(fill(cache, 512, POOL_BYTES));
+        }
+        let more = threads / HUGE_THREADS_PER_ARENA;
+        assert_eq!(test.check().arenas_mapped, HUGE_FROM_ARENAS + more + 1, "{threads} threads");
+        free_for_good(&test, live, cache);
+        caches.into_iter().chain([cache]).for_each(ThreadCache::release);
+    }
 }
 
 #[test]
