@@ -1,11 +1,13 @@
 //! Many ranges purged by one call, some of which the OS refuses.
 
 use std::ptr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
 use crate::config::{ARENA_BYTES, POOL_BYTES};
 use crate::os::{MemoryRange, MemorySource, SystemMemory};
+use crate::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 
 const PAGE_BYTES: usize = 4096;
 
@@ -113,4 +115,57 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
         // SAFETY: mapped above, not used any more.
         assert!(unsafe { SystemMemory.unmap(start, pages * PAGE_BYTES) });
     }
+}
+
+/// The memory of a program that has locked all of it.
+struct Locked {
+    /// Ranges that were to be purged, as often as they were.
+    asked: AtomicUsize,
+}
+
+impl MemorySource for Locked {
+    fn page_bytes(&self) -> usize {
+        PAGE_BYTES
+    }
+
+    fn map(&self, _bytes: usize, _align: usize) -> Option<ptr::NonNull<u8>> {
+        None
+    }
+
+    fn map_guarded(&self, _bytes: usize, _guard_bytes: usize) -> Option<ptr::NonNull<u8>> {
+        None
+    }
+
+    unsafe fn unmap(&self, _start: ptr::NonNull<u8>, _bytes: usize) -> bool {
+        false
+    }
+
+    unsafe fn purge(&self, _start: ptr::NonNull<u8>, _bytes: usize) -> bool {
+        false
+    }
+
+    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+        self.asked.fetch_add(ranges.len(), Relaxed);
+        0
+    }
+
+    unsafe fn advise_huge(&self, _start: ptr::NonNull<u8>, _bytes: usize, _huge: bool) {}
+
+    unsafe fn populate(&self, _start: ptr::NonNull<u8>, _bytes: usize) {}
+}
+
+#[test]
+fn each_refused_range_comes_back_and_is_not_asked_for_with_all_that_follow() {
+    let source = Locked { asked: AtomicUsize::new(0) };
+    let mut batch = PurgeBatch::new();
+    for pools in 0..RANGES_MAX as u64 {
+        let range = MemoryRange { start: ptr::dangling_mut(), bytes: PAGE_BYTES };
+        batch.push(range, Marked { arena: ptr::null(), pools, parts: 0 });
+    }
+    assert!(batch.is_full());
+    // SAFETY: nothing is purged.
+    let refused = std::iter::from_fn(|| unsafe { batch.purge(&source) }.map(|(_, marked)| marked.pools));
+    assert!(refused.eq(0..RANGES_MAX as u64));
+    assert!(!batch.is_full());
+    assert_eq!(source.asked.into_inner(), 2 * RANGES_MAX - 1);
 }
