@@ -10,6 +10,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, CLASS_COUNT};
+use crate::os::{MemorySource, SystemMemory};
 use crate::size_class::SizeClass;
 
 /// Threads that a program plays.
@@ -238,9 +239,9 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a program where an OS page holds several pools, or where a pool holds several OS pages.
+/// Runs a program where an OS page holds several pools, or with the system's OS pages.
 fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
-    let mut world = World::new(if large_pages { 64 << 10 } else { 4 << 10 });
+    let mut world = World::new(if large_pages { 64 << 10 } else { SystemMemory.page_bytes() });
     for op in program {
         world.run(op);
     }

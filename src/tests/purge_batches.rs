@@ -9,7 +9,10 @@ use crate::config::{ARENA_BYTES, POOL_BYTES};
 use crate::os::{MemoryRange, MemorySource, SystemMemory};
 use crate::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 
-const PAGE_BYTES: usize = 4096;
+/// Bytes of an OS page.
+fn page_bytes() -> usize {
+    SystemMemory.page_bytes()
+}
 
 /// Allocates zeroed blocks into what was purged, refused or not, and checks that they are zero.
 fn use_again(test: &TestHeap, kept: Vec<Live>, bytes: usize, blocks: usize) {
@@ -67,17 +70,18 @@ fn pools_that_the_os_does_not_purge_are_not_taken_for_zero() {
 
 /// So many OS pages, written, every second of them a range.
 fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
-    let start = SystemMemory.map(pages * PAGE_BYTES, PAGE_BYTES).expect("memory");
+    let start = SystemMemory.map(pages * page_bytes(), page_bytes()).expect("memory");
     // SAFETY: mapped just above.
-    unsafe { start.write_bytes(1, pages * PAGE_BYTES) };
-    let page = |index: usize| MemoryRange { start: start.as_ptr().wrapping_add(index * PAGE_BYTES), bytes: PAGE_BYTES };
+    unsafe { start.write_bytes(1, pages * page_bytes()) };
+    let page =
+        |index: usize| MemoryRange { start: start.as_ptr().wrapping_add(index * page_bytes()), bytes: page_bytes() };
     (start, (0..pages).step_by(2).map(page).collect())
 }
 
 /// Whether each page begins with a zero.
 fn zeros(start: ptr::NonNull<u8>, pages: usize) -> Vec<bool> {
     // SAFETY: callers have so many pages mapped.
-    (0..pages).map(|page| unsafe { start.add(page * PAGE_BYTES).read() } == 0).collect()
+    (0..pages).map(|page| unsafe { start.add(page * page_bytes()).read() } == 0).collect()
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn the_os_purges_many_ranges_and_nothing_between_them() {
         let expected: Vec<_> = (0..pages).map(|page| page % 2 == 0).collect();
         assert_eq!(zeros(start, pages), expected);
         // SAFETY: mapped above, not used any more.
-        assert!(unsafe { SystemMemory.unmap(start, pages * PAGE_BYTES) });
+        assert!(unsafe { SystemMemory.unmap(start, pages * page_bytes()) });
     }
 }
 
@@ -100,7 +104,7 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
         let (start, ranges) = every_second_page(pages);
         // What is locked in memory is not purged.
         // SAFETY: a range just mapped.
-        assert_eq!(unsafe { libc::mlock(ranges[locked].start.cast(), PAGE_BYTES) }, 0);
+        assert_eq!(unsafe { libc::mlock(ranges[locked].start.cast(), page_bytes()) }, 0);
         // SAFETY: libc's own thread-local.
         unsafe { *libc::__errno_location() = libc::EDOM };
         // SAFETY: nothing in the ranges is needed.
@@ -113,7 +117,7 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
         // SAFETY: nothing in the ranges is needed.
         assert_eq!(unsafe { SystemMemory.purge_each(&ranges[locked + 1..]) }, ranges.len() - locked - 1);
         // SAFETY: mapped above, not used any more.
-        assert!(unsafe { SystemMemory.unmap(start, pages * PAGE_BYTES) });
+        assert!(unsafe { SystemMemory.unmap(start, pages * page_bytes()) });
     }
 }
 
@@ -125,7 +129,7 @@ struct Locked {
 
 impl MemorySource for Locked {
     fn page_bytes(&self) -> usize {
-        PAGE_BYTES
+        page_bytes()
     }
 
     fn map(&self, _bytes: usize, _align: usize) -> Option<ptr::NonNull<u8>> {
@@ -159,7 +163,7 @@ fn each_refused_range_comes_back_and_is_not_asked_for_with_all_that_follow() {
     let source = Locked { asked: AtomicUsize::new(0) };
     let mut batch = PurgeBatch::new();
     for pools in 0..RANGES_MAX as u64 {
-        let range = MemoryRange { start: ptr::dangling_mut(), bytes: PAGE_BYTES };
+        let range = MemoryRange { start: ptr::dangling_mut(), bytes: page_bytes() };
         batch.push(range, Marked { arena: ptr::null(), pools, parts: 0 });
     }
     assert!(batch.is_full());

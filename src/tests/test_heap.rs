@@ -130,9 +130,10 @@ impl MemorySource for TestMemory {
         }
         let removed = self.mapped.lock().expect("no test panicked with it").remove(&start.addr().get());
         assert_eq!(removed, Some(bytes), "only whole mappings are unmapped");
-        self.count_given_back(bytes, bytes);
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.unmap(start, bytes) }
+        let unmapped = unsafe { SystemMemory.unmap(start, bytes) };
+        self.count_given_back(bytes, if unmapped { bytes } else { 0 });
+        unmapped
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
@@ -147,9 +148,10 @@ impl MemorySource for TestMemory {
             unsafe { SystemMemory.purge(start, self.page_bytes) };
             return false;
         }
-        self.count_given_back(mapping_bytes, bytes);
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.purge(start, bytes) }
+        let purged = unsafe { SystemMemory.purge(start, bytes) };
+        self.count_given_back(mapping_bytes, if purged { bytes } else { 0 });
+        purged
     }
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
@@ -180,7 +182,7 @@ pub(crate) struct TestHeap {
 
 impl TestHeap {
     pub(crate) fn new() -> Self {
-        Self::with_page_bytes(4096)
+        Self::with_page_bytes(SystemMemory.page_bytes())
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
