@@ -58,13 +58,17 @@ impl PurgeBatch {
     /// # Safety
     /// As for [`MemorySource::purge`], of each range.
     pub(crate) unsafe fn purge(&mut self, source: &dyn MemorySource) -> Option<(MemoryRange, Marked)> {
-        // SAFETY: the caller's promise is the same.
-        self.done += unsafe { source.purge_each(&self.ranges[self.done..self.count]) };
-        if self.done == self.count {
-            (self.done, self.count) = (0, 0);
-            return None;
+        while self.done < self.count {
+            // Where one was refused, others will be (a program may lock all its memory): those that follow go one by one.
+            let end = if self.done == 0 { self.count } else { self.done + 1 };
+            // SAFETY: the caller's promise is the same.
+            self.done += unsafe { source.purge_each(&self.ranges[self.done..end]) };
+            if self.done < end {
+                self.done += 1;
+                return Some((self.ranges[self.done - 1], self.marked[self.done - 1]));
+            }
         }
-        self.done += 1;
-        Some((self.ranges[self.done - 1], self.marked[self.done - 1]))
+        (self.done, self.count) = (0, 0);
+        None
     }
 }

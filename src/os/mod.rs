@@ -80,8 +80,8 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages, and nothing uses it any more.
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` its
-    /// contents are what they were.
+    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` any OS page of
+    /// it does, or is what it was.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.

@@ -162,7 +162,7 @@ impl Inside<'_> {
         for (pool, parts) in all.map(|pool| (pool, pool.purgeable())).filter(|&(_, parts)| parts != 0) {
             found[count] = self.place_of(pool).map(|place| (place, parts));
             count += 1;
-            // No more under one hold of the heap's lock.
+            // No more pools under one hold of the heap's lock.
             if count == RANGES_MAX {
                 self.heap.purge_parts(found.into_iter().flatten());
                 count = 0;

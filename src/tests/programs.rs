@@ -10,6 +10,7 @@ use quickcheck::{Arbitrary, Gen, QuickCheck};
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
 use crate::cache::ThreadCache;
 use crate::config::{ARENA_BYTES, CLASS_COUNT};
+use crate::os::{MemorySource, SystemMemory};
 use crate::size_class::SizeClass;
 
 /// Threads that a program plays.
@@ -36,8 +37,8 @@ enum Op {
     Poison { on: bool },
     /// Gives everything free back to the OS.
     Purge,
-    /// From now on purging and unmapping fails, or works again.
-    Refuse { purge: bool, unmap: bool },
+    /// From now on purging and unmapping fails, or works again; of purges that work, every so many fails (none, if 0).
+    Refuse { purge: bool, unmap: bool, each: u8 },
     /// So many further maps succeed.
     Maps { left: u8 },
     /// At most so many arenas from now on, or as many as there is memory for.
@@ -66,7 +67,7 @@ impl Arbitrary for Op {
             26 => Self::End { thread },
             27 => Self::Poison { on: bool::arbitrary(g) },
             28 => Self::Purge,
-            29 => Self::Refuse { purge: bool::arbitrary(g), unmap: bool::arbitrary(g) },
+            29 => Self::Refuse { purge: u8::arbitrary(g) < 64, unmap: bool::arbitrary(g), each: u8::arbitrary(g) % 8 },
             30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
             _ => Self::Check,
@@ -85,8 +86,8 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
-        let test = TestHeap::new();
+    fn new(page_bytes: usize) -> Self {
+        let test = TestHeap::with_page_bytes(page_bytes);
         Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0, operations: 0 }
     }
 
@@ -177,8 +178,9 @@ impl World {
             Op::Purge => {
                 self.test.purge();
             }
-            Op::Refuse { purge, unmap } => {
+            Op::Refuse { purge, unmap, each } => {
                 self.test.memory.refuse_purge.store(purge, Ordering::Relaxed);
+                self.test.memory.refuse_each.store(each.into(), Ordering::Relaxed);
                 self.test.memory.refuse_unmap.store(unmap, Ordering::Relaxed);
             }
             Op::Maps { left } => {
@@ -198,6 +200,7 @@ impl World {
     /// The heap is sound, and knows of exactly the blocks that the model knows of.
     fn check(&self) {
         let stats = self.test.check();
+        self.test.check_memory();
         let mut live = [0; CLASS_COUNT];
         for block in self.live.values() {
             block.verify();
@@ -216,7 +219,7 @@ impl World {
     /// Frees everything; what is left is nothing. Returns the allocations and frees that were made.
     fn finish(mut self) -> u64 {
         self.check();
-        self.run(Op::Refuse { purge: false, unmap: false });
+        self.run(Op::Refuse { purge: false, unmap: false, each: 0 });
         while let Some((_, block)) = self.live.pop_last() {
             self.free(self.serial as u8, block);
             self.serial += 1;
@@ -236,8 +239,9 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-fn run_program(program: Vec<Op>) -> bool {
-    let mut world = World::new();
+/// Runs a program where an OS page holds several pools, or with the system's OS pages.
+fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
+    let mut world = World::new(if large_pages { 64 << 10 } else { SystemMemory.page_bytes() });
     for op in program {
         world.run(op);
     }
@@ -256,6 +260,6 @@ fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
         .rng(Gen::new(200))
         .tests(programs())
         .max_tests(programs())
-        .quickcheck(run_program as fn(Vec<Op>) -> bool);
+        .quickcheck(run_program as fn(bool, Vec<Op>) -> bool);
     println!("{} programs, {} allocations and frees", programs(), OPERATIONS.load(Ordering::Relaxed));
 }

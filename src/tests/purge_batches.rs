@@ -1,13 +1,18 @@
 //! Many ranges purged by one call, some of which the OS refuses.
 
 use std::ptr;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
 use crate::config::{ARENA_BYTES, POOL_BYTES};
 use crate::os::{MemoryRange, MemorySource, SystemMemory};
+use crate::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 
-const PAGE_BYTES: usize = 4096;
+/// Bytes of an OS page.
+fn page_bytes() -> usize {
+    SystemMemory.page_bytes()
+}
 
 /// Allocates zeroed blocks into what was purged, refused or not, and checks that they are zero.
 fn use_again(test: &TestHeap, kept: Vec<Live>, bytes: usize, blocks: usize) {
@@ -65,17 +70,18 @@ fn pools_that_the_os_does_not_purge_are_not_taken_for_zero() {
 
 /// So many OS pages, written, every second of them a range.
 fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
-    let start = SystemMemory.map(pages * PAGE_BYTES, PAGE_BYTES).expect("memory");
+    let start = SystemMemory.map(pages * page_bytes(), page_bytes()).expect("memory");
     // SAFETY: mapped just above.
-    unsafe { start.write_bytes(1, pages * PAGE_BYTES) };
-    let page = |index: usize| MemoryRange { start: start.as_ptr().wrapping_add(index * PAGE_BYTES), bytes: PAGE_BYTES };
+    unsafe { start.write_bytes(1, pages * page_bytes()) };
+    let page =
+        |index: usize| MemoryRange { start: start.as_ptr().wrapping_add(index * page_bytes()), bytes: page_bytes() };
     (start, (0..pages).step_by(2).map(page).collect())
 }
 
 /// Whether each page begins with a zero.
 fn zeros(start: ptr::NonNull<u8>, pages: usize) -> Vec<bool> {
     // SAFETY: callers have so many pages mapped.
-    (0..pages).map(|page| unsafe { start.add(page * PAGE_BYTES).read() } == 0).collect()
+    (0..pages).map(|page| unsafe { start.add(page * page_bytes()).read() } == 0).collect()
 }
 
 #[test]
@@ -87,7 +93,7 @@ fn the_os_purges_many_ranges_and_nothing_between_them() {
         let expected: Vec<_> = (0..pages).map(|page| page % 2 == 0).collect();
         assert_eq!(zeros(start, pages), expected);
         // SAFETY: mapped above, not used any more.
-        assert!(unsafe { SystemMemory.unmap(start, pages * PAGE_BYTES) });
+        assert!(unsafe { SystemMemory.unmap(start, pages * page_bytes()) });
     }
 }
 
@@ -96,9 +102,9 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
     for locked in [0, 3, 15] {
         let pages = 32;
         let (start, ranges) = every_second_page(pages);
-        // What is locked in memory is not purged.
+        // What is locked in memory is not purged. By the system call's number: the sanitizers' `mlock` does nothing.
         // SAFETY: a range just mapped.
-        assert_eq!(unsafe { libc::mlock(ranges[locked].start.cast(), PAGE_BYTES) }, 0);
+        assert_eq!(unsafe { libc::syscall(libc::SYS_mlock, ranges[locked].start, page_bytes()) }, 0);
         // SAFETY: libc's own thread-local.
         unsafe { *libc::__errno_location() = libc::EDOM };
         // SAFETY: nothing in the ranges is needed.
@@ -111,6 +117,59 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
         // SAFETY: nothing in the ranges is needed.
         assert_eq!(unsafe { SystemMemory.purge_each(&ranges[locked + 1..]) }, ranges.len() - locked - 1);
         // SAFETY: mapped above, not used any more.
-        assert!(unsafe { SystemMemory.unmap(start, pages * PAGE_BYTES) });
+        assert!(unsafe { SystemMemory.unmap(start, pages * page_bytes()) });
     }
+}
+
+/// The memory of a program that has locked all of it.
+struct Locked {
+    /// Ranges that were to be purged, as often as they were.
+    asked: AtomicUsize,
+}
+
+impl MemorySource for Locked {
+    fn page_bytes(&self) -> usize {
+        page_bytes()
+    }
+
+    fn map(&self, _bytes: usize, _align: usize) -> Option<ptr::NonNull<u8>> {
+        None
+    }
+
+    fn map_guarded(&self, _bytes: usize, _guard_bytes: usize) -> Option<ptr::NonNull<u8>> {
+        None
+    }
+
+    unsafe fn unmap(&self, _start: ptr::NonNull<u8>, _bytes: usize) -> bool {
+        false
+    }
+
+    unsafe fn purge(&self, _start: ptr::NonNull<u8>, _bytes: usize) -> bool {
+        false
+    }
+
+    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+        self.asked.fetch_add(ranges.len(), Relaxed);
+        0
+    }
+
+    unsafe fn advise_huge(&self, _start: ptr::NonNull<u8>, _bytes: usize, _huge: bool) {}
+
+    unsafe fn populate(&self, _start: ptr::NonNull<u8>, _bytes: usize) {}
+}
+
+#[test]
+fn each_refused_range_comes_back_and_is_not_asked_for_with_all_that_follow() {
+    let source = Locked { asked: AtomicUsize::new(0) };
+    let mut batch = PurgeBatch::new();
+    for pools in 0..RANGES_MAX as u64 {
+        let range = MemoryRange { start: ptr::dangling_mut(), bytes: page_bytes() };
+        batch.push(range, Marked { arena: ptr::null(), pools, parts: 0 });
+    }
+    assert!(batch.is_full());
+    // SAFETY: nothing is purged.
+    let refused = std::iter::from_fn(|| unsafe { batch.purge(&source) }.map(|(_, marked)| marked.pools));
+    assert!(refused.eq(0..RANGES_MAX as u64));
+    assert!(!batch.is_full());
+    assert_eq!(source.asked.into_inner(), 2 * RANGES_MAX - 1);
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::arena::{Arena, PoolRef};
 use crate::cache::ThreadCache;
 use crate::check::{Corruption, check};
-use crate::config::{ARENA_BYTES, POOLS_PER_ARENA};
+use crate::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
 use crate::hardened;
 use crate::heap::Heap;
 use crate::observe::Request;
@@ -29,10 +29,12 @@ pub(crate) struct TestMemory {
     /// The number of the map, from 0, that fails although others succeed.
     pub(crate) fail_once: AtomicUsize,
     pub(crate) refuse_purge: AtomicBool,
-    /// Every so many purges, one is refused; 0: none.
+    /// Every so many purges, one is refused when its first OS page is gone; 0: none.
     pub(crate) refuse_each: AtomicUsize,
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
+    /// Bytes of arenas that were purged or unmapped.
+    given_back_bytes: AtomicUsize,
     pub(crate) populates: AtomicUsize,
     /// What the C library's `malloc` was let keep, call by call.
     pub(crate) malloc_keeps: Mutex<Vec<usize>>,
@@ -53,6 +55,7 @@ impl TestMemory {
             refuse_each: AtomicUsize::new(0),
             refuse_unmap: AtomicBool::new(false),
             purges: AtomicUsize::new(0),
+            given_back_bytes: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
             malloc_keeps: Mutex::new(Vec::new()),
             huge: AtomicUsize::new(0),
@@ -76,12 +79,21 @@ impl TestMemory {
         arenas.map(|(&start, _)| resident(start)).sum()
     }
 
-    /// Panics unless the range lies in one live mapping and is made of whole OS pages.
-    fn assert_mapped(&self, start: usize, bytes: usize) {
+    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made of whole
+    /// OS pages.
+    fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
         assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
         let mapped = self.mapped.lock().expect("no test panicked with it");
         let (&first, &length) = mapped.range(..=start).next_back().expect("a mapping");
         assert!(start + bytes <= first + length, "range outside its mapping");
+        length
+    }
+
+    /// Counts what went back to the OS of a mapping of that length, if that is an arena.
+    fn count_given_back(&self, mapping_bytes: usize, bytes: usize) {
+        if mapping_bytes == ARENA_BYTES {
+            self.given_back_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 }
 
@@ -119,17 +131,27 @@ impl MemorySource for TestMemory {
         let removed = self.mapped.lock().expect("no test panicked with it").remove(&start.addr().get());
         assert_eq!(removed, Some(bytes), "only whole mappings are unmapped");
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.unmap(start, bytes) }
+        let unmapped = unsafe { SystemMemory.unmap(start, bytes) };
+        self.count_given_back(bytes, if unmapped { bytes } else { 0 });
+        unmapped
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        self.assert_mapped(start.addr().get(), bytes);
+        let mapping_bytes = self.assert_mapped(start.addr().get(), bytes);
         let (each, before) = (self.refuse_each.load(Ordering::Relaxed), self.purges.fetch_add(1, Ordering::Relaxed));
-        if self.refuse_purge.load(Ordering::Relaxed) || each != 0 && before.is_multiple_of(each) {
+        if self.refuse_purge.load(Ordering::Relaxed) {
+            return false;
+        }
+        if each != 0 && before.is_multiple_of(each) {
+            // As Linux where all but the first OS page is locked.
+            // SAFETY: the caller's promise is the same.
+            unsafe { SystemMemory.purge(start, self.page_bytes) };
             return false;
         }
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.purge(start, bytes) }
+        let purged = unsafe { SystemMemory.purge(start, bytes) };
+        self.count_given_back(mapping_bytes, if purged { bytes } else { 0 });
+        purged
     }
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
@@ -160,7 +182,7 @@ pub(crate) struct TestHeap {
 
 impl TestHeap {
     pub(crate) fn new() -> Self {
-        Self::with_page_bytes(4096)
+        Self::with_page_bytes(SystemMemory.page_bytes())
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
@@ -212,6 +234,28 @@ impl TestHeap {
         }
         // SAFETY: stopped above.
         unsafe { self.heap.restart_slow_paths() };
+    }
+
+    /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as given back was.
+    /// Reads all arenas.
+    pub(super) fn check_memory(&self) {
+        let zeros = [0; PURGE_UNIT_BYTES];
+        let check_pool = |place: PoolRef| {
+            let pool = place.pool();
+            // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to it.
+            let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
+            for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
+                let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);
+                let touched = if pool.purged() >> part & 1 == 1 { 0 } else { touched };
+                assert!(bytes[touched..] == zeros[touched..], "what counts as untouched or purged is not zero");
+            }
+        };
+        self.heap.with_state(|state, _| {
+            let places = |arena| (0..POOLS_PER_ARENA).map(move |index| PoolRef::at_index(arena, index));
+            state.arenas.iter().flat_map(places).for_each(check_pool);
+            let given_back_bytes = self.memory.given_back_bytes.load(Relaxed);
+            assert_eq!(state.arenas.bytes_given_back(), given_back_bytes, "bytes given back");
+        });
     }
 
     /// The self-check.
