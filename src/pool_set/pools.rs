@@ -168,6 +168,8 @@ impl Inside<'_> {
                 count = 0;
             }
         }
-        self.heap.purge_parts(found[..count].iter().copied().flatten());
+        if count > 0 {
+            self.heap.purge_parts(found[..count].iter().copied().flatten());
+        }
     }
 }
