@@ -19,6 +19,8 @@ mod programs;
 mod purges;
 mod remote_frees;
 mod sweeps;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod system;
 pub(crate) mod test_heap;
 mod threads;
 mod thresholds;

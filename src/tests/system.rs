@@ -1,0 +1,215 @@
+//! What is asked of the system, by what the system says of it afterwards.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32;
+
+use crate::os::{MemorySource, SystemMemory, futex_wait, with_signals_blocked};
+
+const OS_PAGES: usize = 3;
+
+/// Runs `body` in a forked child, where no other thread maps or unmaps anything meanwhile.
+fn alone(body: impl FnOnce()) {
+    // What it takes is the C library's `malloc`'s from then on.
+    mapped_bytes();
+    // SAFETY: the child makes system calls, and ends here.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
+        // SAFETY: always allowed.
+        unsafe { libc::_exit(i32::from(!passed)) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child, and a place for its status.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0, "the child's status");
+}
+
+/// Bytes of all mappings of the process.
+fn mapped_bytes() -> usize {
+    let status = fs::read_to_string("/proc/self/status").expect("Linux says");
+    let words = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("it is there").split_whitespace();
+    words.take(1).map(|word| word.parse::<usize>().expect("a number") << 10).sum()
+}
+
+/// Whether the byte can be written; the kernel tries it, with a zero.
+fn is_writable(byte: *mut u8) -> bool {
+    let zeros = File::open("/dev/zero").expect("Linux has it");
+    // SAFETY: the kernel refuses where nothing may be written.
+    unsafe { libc::read(zeros.as_raw_fd(), byte.cast(), 1) == 1 }
+}
+
+/// Bytes of the range that are in memory.
+fn resident_bytes(start: NonNull<u8>, bytes: usize) -> usize {
+    let mut os_pages = vec![0_u8; bytes / SystemMemory.page_bytes()];
+    // SAFETY: a mapping of that length, and a byte for each of its OS pages.
+    assert_eq!(unsafe { libc::mincore(start.as_ptr().cast(), bytes, os_pages.as_mut_ptr()) }, 0);
+    os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * SystemMemory.page_bytes()
+}
+
+/// The kernel's two letters for each property of the mapping that has the address.
+fn flags(start: NonNull<u8>) -> String {
+    let maps = fs::read_to_string("/proc/self/smaps").expect("Linux says");
+    let has = |line: &&str| {
+        let ends = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+        let ends = ends.map(|(start, end)| (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16)));
+        matches!(ends, Some((Ok(first), Ok(end))) if (first..end).contains(&start.addr().get()))
+    };
+    let mut lines = maps.lines().skip_while(|line| !has(line));
+    lines.find_map(|line| line.strip_prefix("VmFlags:")).expect("the mapping").to_owned()
+}
+
+fn map(bytes: usize) -> NonNull<u8> {
+    SystemMemory.map(bytes, SystemMemory.page_bytes()).expect("memory")
+}
+
+fn unmap(start: NonNull<u8>, bytes: usize) {
+    // SAFETY: the callers mapped it, and are done.
+    assert!(unsafe { SystemMemory.unmap(start, bytes) });
+}
+
+#[test]
+fn an_os_page_is_as_large_as_the_system_says() {
+    // SAFETY: no preconditions.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    for _ in 0..2 {
+        assert_eq!(SystemMemory.page_bytes(), usize::try_from(bytes).expect("a number"));
+    }
+}
+
+#[test]
+fn a_mapping_is_aligned_and_takes_as_many_bytes_as_were_asked_for() {
+    let page_bytes = SystemMemory.page_bytes();
+    alone(|| {
+        for align in [page_bytes, 1 << 16, 1 << 21, 1 << 22, 1 << 26] {
+            // Several at a time, so that not all can be where the first was.
+            let mut mapped = [None; 4];
+            for (number, place) in mapped.iter_mut().enumerate() {
+                let bytes = (1 + 2 * number) * page_bytes;
+                let before = mapped_bytes();
+                let start = SystemMemory.map(bytes, align).expect("memory");
+                assert!(start.addr().get().is_multiple_of(align), "{start:?} is not aligned to {align}");
+                assert_eq!(mapped_bytes() - before, bytes, "aligned to {align}");
+                // SAFETY: ours.
+                let all = unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), bytes) };
+                assert!(all.iter().all(|&byte| byte == 0));
+                all.fill(1);
+                *place = Some((start, bytes));
+            }
+            for (start, bytes) in mapped.into_iter().flatten() {
+                let before = mapped_bytes();
+                unmap(start, bytes);
+                assert_eq!(before - mapped_bytes(), bytes);
+            }
+        }
+    });
+}
+
+#[test]
+fn guards_are_on_both_sides_and_can_not_be_written() {
+    let page_bytes = SystemMemory.page_bytes();
+    alone(|| {
+        for guard_bytes in [page_bytes, 4 * page_bytes, 1 << 21] {
+            let bytes = OS_PAGES * page_bytes;
+            let before = mapped_bytes();
+            let start = SystemMemory.map_guarded(bytes, guard_bytes).expect("memory");
+            assert!(start.addr().get().is_multiple_of(guard_bytes));
+            assert_eq!(mapped_bytes() - before, bytes + 2 * guard_bytes);
+            let at = |offset: usize| start.as_ptr().wrapping_add(offset);
+            assert!((0..bytes).step_by(page_bytes).all(|offset| is_writable(at(offset))));
+            for offset in [guard_bytes.wrapping_neg(), 1_usize.wrapping_neg(), bytes, bytes + guard_bytes - 1] {
+                assert!(!is_writable(at(offset)), "the guard at {:#x}", offset.cast_signed());
+            }
+        }
+    });
+}
+
+#[test]
+fn what_was_purged_takes_no_memory_and_reads_as_zero() {
+    let bytes = OS_PAGES * SystemMemory.page_bytes();
+    let start = map(bytes);
+    // SAFETY: ours.
+    unsafe {
+        start.write_bytes(1, bytes);
+        assert_eq!(resident_bytes(start, bytes), bytes);
+        assert!(SystemMemory.purge(start, bytes));
+        assert_eq!(resident_bytes(start, bytes), 0);
+        assert!((0..bytes).all(|offset| start.add(offset).read() == 0));
+    }
+    unmap(start, bytes);
+}
+
+#[test]
+fn what_is_not_mapped_can_not_be_purged() {
+    alone(|| {
+        let bytes = OS_PAGES * SystemMemory.page_bytes();
+        let start = map(bytes);
+        unmap(start, bytes);
+        // SAFETY: nobody has mapped anything there since.
+        assert!(!unsafe { SystemMemory.purge(start, bytes) });
+    });
+}
+
+#[test]
+fn what_was_asked_to_be_there_now_is() {
+    let bytes = OS_PAGES * SystemMemory.page_bytes();
+    let (start, other) = (map(bytes), map(bytes));
+    // SAFETY: ours.
+    unsafe {
+        // Kernels before 5.14 can't; an emulator may ignore it.
+        libc::madvise(other.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE);
+        SystemMemory.populate(start, bytes);
+    }
+    assert_eq!(resident_bytes(start, bytes), resident_bytes(other, bytes));
+    unmap(start, bytes);
+    unmap(other, bytes);
+}
+
+#[test]
+fn huge_pages_are_asked_for_and_forbidden() {
+    let bytes = 4 << 20;
+    let start = map(bytes);
+    let has = |property| flags(start).split(' ').any(|flag| flag == property);
+    // SAFETY: ours.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_NOHUGEPAGE) };
+    // Kernels without huge pages refuse.
+    if has("nh") {
+        // SAFETY: ours.
+        unsafe { SystemMemory.advise_huge(start, bytes, true) };
+        assert!(has("hg") && !has("nh"));
+        // SAFETY: ours.
+        unsafe { SystemMemory.advise_huge(start, bytes, false) };
+        assert!(has("nh") && !has("hg"));
+    }
+    unmap(start, bytes);
+}
+
+#[test]
+fn a_call_that_the_system_refuses_leaves_errno_as_it_was() {
+    const BEFORE: libc::c_int = 77;
+    // SAFETY: the C library's own thread-local.
+    let errno = || unsafe { &mut *libc::__errno_location() };
+    *errno() = BEFORE;
+    assert_eq!(SystemMemory.map(1 << 60, SystemMemory.page_bytes()), None);
+    assert_eq!(*errno(), BEFORE);
+    // The word is another number: the kernel refuses to wait.
+    futex_wait(&AtomicU32::new(1), 0);
+    assert_eq!(*errno(), BEFORE);
+}
+
+#[test]
+fn signals_are_blocked_meanwhile_and_then_as_before() {
+    let mask = || {
+        // SAFETY: zero is a valid value, into which the call writes.
+        unsafe {
+            let mut mask: libc::sigset_t = std::mem::zeroed();
+            assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask), 0);
+            [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGPROF].map(|signal| libc::sigismember(&mask, signal))
+        }
+    };
+    let before = mask();
+    assert_eq!(with_signals_blocked(mask), [1; 4]);
+    assert_eq!(mask(), before);
+}
