@@ -1,12 +1,13 @@
 //! What is asked of the system, by what the system says of it afterwards.
 
 use std::fs::{self, File};
+use std::hint::black_box;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
-use crate::os::{MemorySource, SystemMemory, futex_wait, with_signals_blocked};
+use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked};
 
 const OS_PAGES: usize = 3;
 
@@ -76,6 +77,20 @@ fn an_os_page_is_as_large_as_the_system_says() {
     let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     for _ in 0..2 {
         assert_eq!(SystemMemory.page_bytes(), usize::try_from(bytes).expect("a number"));
+    }
+}
+
+#[test]
+fn process_and_threads_have_the_kernels_numbers() {
+    assert_eq!(process_id(), std::process::id());
+    for _ in 0..2 {
+        let thread = || {
+            // What the link says: `PROCESS/task/THREAD`.
+            let link = fs::read_link("/proc/thread-self").expect("Linux says");
+            assert_eq!(link.file_name().and_then(|name| name.to_str()), Some(thread_id().to_string().as_str()));
+        };
+        thread();
+        std::thread::spawn(thread).join().expect("its check passed");
     }
 }
 
@@ -184,6 +199,22 @@ fn huge_pages_are_asked_for_and_forbidden() {
         assert!(has("nh") && !has("hg"));
     }
     unmap(start, bytes);
+}
+
+/// glibc maps a block by itself if it is larger than a threshold.
+#[cfg(all(target_env = "gnu", not(feature = "raw")))]
+#[test]
+fn malloc_can_be_let_keep_nearly_as_much_as_it_ever_keeps() {
+    alone(|| {
+        // SAFETY: no preconditions.
+        let mapped_alone = || unsafe { libc::mallinfo() }.hblks;
+        SystemMemory.let_malloc_keep(1 << 30);
+        let before = mapped_alone();
+        // SAFETY: no preconditions; the child ends with it.
+        let block = unsafe { libc::malloc(30 << 20) };
+        assert!(!black_box(block).is_null());
+        assert_eq!(mapped_alone(), before);
+    });
 }
 
 #[test]
