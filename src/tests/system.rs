@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
+use crate::fork::{generation, watch};
 use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked};
 
 const OS_PAGES: usize = 3;
@@ -92,6 +93,13 @@ fn process_and_threads_have_the_kernels_numbers() {
         thread();
         std::thread::spawn(thread).join().expect("its check passed");
     }
+}
+
+#[test]
+fn a_forked_child_is_of_the_next_generation_however_often_forks_are_watched() {
+    (0..3).for_each(|_| watch());
+    let before = generation();
+    alone(|| assert_eq!(generation(), before + 1));
 }
 
 #[test]
