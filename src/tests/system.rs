@@ -5,10 +5,10 @@ use std::hint::black_box;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use crate::fork::{generation, watch};
-use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked};
+use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked, write_stderr};
 
 const OS_PAGES: usize = 3;
 
@@ -236,6 +236,59 @@ fn a_call_that_the_system_refuses_leaves_errno_as_it_was() {
     // The word is another number: the kernel refuses to wait.
     futex_wait(&AtomicU32::new(1), 0);
     assert_eq!(*errno(), BEFORE);
+}
+
+/// Has standard error be a full pipe; returns the end that is read.
+fn full_stderr(flags: libc::c_int) -> libc::c_int {
+    let mut ends = [0; 2];
+    // SAFETY: a place for two numbers; as many bytes as the array has.
+    unsafe {
+        assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK), 0);
+        while libc::write(ends[1], [0_u8; 4096].as_ptr().cast(), 4096) > 0 {}
+        assert_eq!(libc::fcntl(ends[1], libc::F_SETFL, flags), 0);
+        assert_eq!(libc::dup2(ends[1], libc::STDERR_FILENO), libc::STDERR_FILENO);
+    }
+    ends[0]
+}
+
+#[test]
+fn a_message_that_nobody_takes_is_given_up() {
+    alone(|| {
+        full_stderr(libc::O_NONBLOCK);
+        // SAFETY: no preconditions; ends a child that hangs.
+        unsafe { libc::alarm(60) };
+        write_stderr(b"in vain");
+    });
+}
+
+#[test]
+fn a_message_goes_out_although_signals_interrupt_it() {
+    static READ_FROM: AtomicI32 = AtomicI32::new(0);
+
+    extern "C" fn make_room(_: libc::c_int) {
+        let mut bytes = [0_u8; 1 << 16];
+        // SAFETY: as many bytes as the array has.
+        unsafe { libc::read(READ_FROM.load(Ordering::Relaxed), bytes.as_mut_ptr().cast(), bytes.len()) };
+    }
+
+    alone(|| {
+        READ_FROM.store(full_stderr(0), Ordering::Relaxed);
+        // SAFETY: zero is a valid action, here with a handler and without SA_RESTART; and a valid time.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = make_room as *const () as libc::sighandler_t;
+            assert_eq!(libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut()), 0);
+            let (soon, never) = (libc::timeval { tv_sec: 0, tv_usec: 20_000 }, libc::timeval { tv_sec: 0, tv_usec: 0 });
+            let once = libc::itimerval { it_interval: never, it_value: soon };
+            assert_eq!(libc::setitimer(libc::ITIMER_REAL, &once, std::ptr::null_mut()), 0);
+            // Waits for room, unless the signal came before.
+            write_stderr(b"last words");
+        }
+        let mut rest = [0_u8; 1 << 16];
+        // SAFETY: as many bytes as the array has.
+        let length = unsafe { libc::read(READ_FROM.load(Ordering::Relaxed), rest.as_mut_ptr().cast(), rest.len()) };
+        assert!(rest[..usize::try_from(length).expect("it holds something")].ends_with(b"last words"));
+    });
 }
 
 #[test]
