@@ -194,3 +194,17 @@ fn run(config: &PurgeConfig, stop: &AtomicBool) {
         ticker.tick(goes_on);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_stays_and_nothing_else_changes() {
+        assert_eq!(PurgeConfig::default(), PurgeConfig { interval: Duration::from_secs(1), keep_bytes: 4 << 20 });
+        let interval = Duration::from_millis(7);
+        assert_eq!(PurgeConfig::new().interval(interval), PurgeConfig { interval, ..PurgeConfig::new() });
+        assert_eq!(PurgeConfig::new().keep_bytes(9).interval(interval), PurgeConfig { interval, keep_bytes: 9 });
+        assert_eq!(PurgeConfig::new().interval(interval).keep_bytes(9), PurgeConfig { interval, keep_bytes: 9 });
+    }
+}

@@ -213,6 +213,8 @@ mod tests {
             ("arenas", Some(Wish::Arenas)),
             ("signal=USR1", Some(Wish::Signal(libc::SIGUSR1))),
             ("signal=SIGUSR2", Some(Wish::Signal(libc::SIGUSR2))),
+            ("signal=QUIT", Some(Wish::Signal(libc::SIGQUIT))),
+            ("signal=SIGHUP", Some(Wish::Signal(libc::SIGHUP))),
             ("signal=KILL", None),
             ("signal=", None),
             ("signal", None),

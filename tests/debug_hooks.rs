@@ -5,21 +5,32 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System, alloc, alloc_zeroed, dealloc, realloc};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use common::{Block, Rng, abort_of};
+use common::{Block, Rng, abort_of, or_exit};
 use pymalloc::{CLEANBYTE, DEADBYTE, Debug, FORBIDDENBYTE, Origins, Pymalloc, set_origins};
 
-/// Set while nobody may allocate: from the misuse on.
-static FORBIDDEN: AtomicBool = AtomicBool::new(false);
+/// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it waits for the
+/// test, and allocates for that at a moment of its own.
+static FORBIDDEN: AtomicI32 = AtomicI32::new(0);
 
-/// `Pymalloc`, but a call while it is forbidden ends the process in another way than the misuse does.
+fn this_thread() -> i32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::gettid() }
+}
+
+fn forbid() {
+    FORBIDDEN.store(this_thread(), Ordering::Relaxed);
+}
+
+/// `Pymalloc`, but a call of the thread to which it is forbidden ends the process in another way than the misuse does.
 struct Watched(Pymalloc);
 
 fn forbidden() {
-    if FORBIDDEN.load(Ordering::Relaxed) {
+    let thread = FORBIDDEN.load(Ordering::Relaxed);
+    if thread != 0 && thread == this_thread() {
         // SAFETY: always allowed.
         unsafe { libc::_exit(99) };
     }
@@ -63,7 +74,7 @@ fn free(start: *mut u8, layout: Layout) {
 
 /// Frees what must be found, by a call that allocates nothing.
 fn last_free(start: *mut u8, layout: Layout) {
-    FORBIDDEN.store(true, Ordering::Relaxed);
+    forbid();
     free(start, layout);
 }
 
@@ -154,7 +165,7 @@ misuses! {
     overflow_found_by_realloc: ["at tail+0: 0x78 *** OUCH", "pymalloc: realloc: bad trailing pad byte"] => {
         let start = block(BYTES_16);
         scribble(start, 16, b"x");
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         // SAFETY: apart from the overflow, a right call.
         let _ = unsafe { realloc(start, BYTES_16, 32) };
     }
@@ -162,7 +173,7 @@ misuses! {
     overflow_found_by_check_all: ["at tail+0: 0x78 *** OUCH", "pymalloc: check_all: bad trailing pad byte"] => {
         let start = block(BYTES_16);
         scribble(start, 16, b"x");
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         GLOBAL.check_all();
     }
 
@@ -182,7 +193,7 @@ misuses! {
 
     realloc_with_another_layout: ["pymalloc: realloc: wrong layout: 16 bytes aligned to 8, but allocated as 64"] => {
         let start = block(BYTES_64);
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         // SAFETY: the misuse is the test.
         let _ = unsafe { realloc(start, BYTES_16, 100) };
     }
@@ -231,7 +242,7 @@ misuses! {
     realloc_of_a_freed_block: ["pymalloc: realloc: block is already free"] => {
         let start = block(BYTES_64);
         free(start, BYTES_64);
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         // SAFETY: the misuse is the test.
         let _ = unsafe { realloc(start, BYTES_64, 100) };
     }
@@ -244,7 +255,7 @@ misuses! {
         let start = block(BYTES_64);
         free(start, BYTES_64);
         scribble(start, 5, b"ua");
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         GLOBAL.check_all();
     }
 
@@ -253,7 +264,7 @@ misuses! {
         // SAFETY: a right call.
         black_box(unsafe { realloc(stale, BYTES_64, 60) });
         scribble(stale, 0, b"u");
-        FORBIDDEN.store(true, Ordering::Relaxed);
+        forbid();
         GLOBAL.check_all();
     }
 
@@ -515,11 +526,13 @@ fn a_forked_child_of_a_busy_program_allocates_frees_and_checks() {
             if child == 0 {
                 // SAFETY: sets a timer, so that a child that hangs ends.
                 unsafe { libc::alarm(60) };
-                inherited.check();
-                let mut rng = Rng::new(3);
-                let live: Vec<_> = (0..200).map(|serial| Block::random(serial, &mut rng)).collect();
-                GLOBAL.check_all();
-                drop(live);
+                or_exit(|| {
+                    inherited.check();
+                    let mut rng = Rng::new(3);
+                    let live: Vec<_> = (0..200).map(|serial| Block::random(serial, &mut rng)).collect();
+                    GLOBAL.check_all();
+                    drop(live);
+                });
                 // SAFETY: always allowed.
                 unsafe { libc::_exit(0) };
             }

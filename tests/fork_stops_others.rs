@@ -2,7 +2,8 @@
 //!
 //! For each way into a slow path there is one fork, and in a fork handler, which runs while the locks are held, one other
 //! thread that goes that way. The handler waits until the kernel says that the thread sleeps, or else that it came through:
-//! one of the two happens, however long it takes. Without libtest, because the main thread has to be the one that forks.
+//! one of the two happens, however long it takes. A handler that was registered after the allocator's runs before it, and
+//! may wait for threads that allocate: so the allocator has to register its own before anybody asks it for a block. Without libtest, because the main thread has to be the one that forks.
 
 mod common;
 
@@ -108,6 +109,26 @@ extern "C" fn register() {
 #[used]
 #[unsafe(link_section = ".init_array.00098")]
 static REGISTER: extern "C" fn() = register;
+
+/// Runs in the forking thread too, before the allocator's own handler: nothing is stopped yet, so it may wait for others.
+unsafe extern "C" fn prepare_before_the_allocator() {
+    let other = thread::spawn(|| {
+        allocate_many();
+        check();
+    });
+    other.join().expect("its checks passed");
+}
+
+extern "C" fn register_later() {
+    // SAFETY: a function that lives as long as the program.
+    assert_eq!(unsafe { libc::pthread_atfork(Some(prepare_before_the_allocator), None, None) }, 0);
+}
+
+// After the allocator's own handlers, but before the program's first block.
+// SAFETY: the section holds pointers to functions of this type.
+#[used]
+#[unsafe(link_section = ".init_array.00102")]
+static REGISTER_LATER: extern "C" fn() = register_later;
 
 /// Forks; the child looks at the heap and uses it.
 fn fork() {

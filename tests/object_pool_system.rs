@@ -9,7 +9,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use common::{abort_of, alone, refuse_system_call};
+use common::{abort_of, alone, or_exit, refuse_system_call};
 use pymalloc::{ObjectPool, Pymalloc};
 
 #[global_allocator]
@@ -27,7 +27,7 @@ fn in_forked_child(body: impl FnOnce()) {
     if child == 0 {
         // SAFETY: no preconditions.
         unsafe { libc::alarm(CHILD_SECONDS) };
-        body();
+        or_exit(body);
         // The C library's exit, not `_exit`: it runs the thread-locals' destructors.
         // SAFETY: other threads do not exist here.
         unsafe { libc::exit(0) };

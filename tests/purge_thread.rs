@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::{Block, Rng, alone, assert_sound, rss_bytes};
+use common::{Block, Rng, alone, assert_sound, or_exit, rss_bytes};
 use config::{MAGAZINE_SLOTS_MAX, PURGE_UNIT_BYTES};
 use pymalloc::{PurgeConfig, PurgeThread, Pymalloc};
 
@@ -166,7 +166,7 @@ fn a_forked_child_has_none_and_may_start_its_own() {
             let child = unsafe { libc::fork() };
             if child == 0 {
                 // SAFETY: `_exit` has no preconditions.
-                unsafe { libc::_exit(in_child(purging)) };
+                unsafe { libc::_exit(or_exit(|| in_child(purging))) };
             }
             let mut status = 0;
             // SAFETY: our own child; `status` is writable.

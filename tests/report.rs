@@ -30,7 +30,9 @@ fn child(test: &str, value: Option<&OsStr>) -> Output {
 fn printed(test: &str, value: &str) -> String {
     let output = child(test, Some(value.as_ref()));
     assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stderr).expect("UTF-8")
+    let text = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(!text.contains("the system refuses"), "{text}");
+    text
 }
 
 /// The numbers in the lines with this label, one a report.

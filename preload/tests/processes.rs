@@ -5,6 +5,7 @@ mod common;
 use std::ffi::{CString, c_int, c_void};
 use std::hint::black_box;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::sync_channel;
@@ -135,8 +136,9 @@ fn forked(body: impl FnOnce()) -> c_int {
         assert!(child >= 0);
         if child == 0 {
             libc::alarm(30);
-            body();
-            libc::_exit(0);
+            // Not by the panic: that would end a test's thread, the child's only one, and the child as if all were well.
+            let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
+            libc::_exit(c_int::from(!passed));
         }
         let mut status = 0;
         assert_eq!(libc::waitpid(child, &raw mut status, 0), child);

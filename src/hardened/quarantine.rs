@@ -292,5 +292,8 @@ mod tests {
         assert_eq!((shown, held(&quarantine).len()), (STAY_MIN + 5, 0));
         push_all(&quarantine, 1..=SLOTS);
         assert_eq!(held(&quarantine).len(), SLOTS);
+        quarantine.set_on(false);
+        quarantine.empty(CLASS, |_| ());
+        assert!(quarantine.is_off(CLASS) && !quarantine.push(CLASS, block(1)), "it is on again");
     }
 }

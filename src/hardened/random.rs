@@ -78,7 +78,8 @@ fn order_of<const COUNT: usize>(random: usize) -> impl Iterator<Item = usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
+    use core::ptr;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::vec::Vec;
 
     const COUNT: usize = 32;
@@ -92,6 +93,51 @@ mod tests {
                 })
             })
         })
+    }
+
+    #[test]
+    fn a_seed_always_changes_the_state() {
+        let random = Random::new();
+        let mut states = BTreeSet::from([random.0.get()]);
+        for _ in 0..200 {
+            random.seed();
+            assert!(states.insert(random.0.get()), "a state that was there before");
+        }
+    }
+
+    /// From a given state, so that it always comes out the same; each order is expected 1,000 times.
+    #[test]
+    fn a_shuffle_gives_each_order_of_what_was_there_equally_often() {
+        let random = Random::new();
+        let mut counts = BTreeMap::<Vec<usize>, usize>::new();
+        for _ in 0..24_000 {
+            let slots: [Slot; 4] = core::array::from_fn(|number| Slot::new(ptr::without_provenance_mut(number)));
+            random.shuffle(&slots);
+            *counts.entry(slots.iter().map(|slot| slot.load(Ordering::Relaxed).addr()).collect()).or_default() += 1;
+        }
+        assert_eq!(counts.len(), 24);
+        for (order, count) in counts {
+            assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), (0..4).collect(), "{order:?}");
+            assert!((850..1_150).contains(&count), "{order:?} came {count} times");
+        }
+    }
+
+    #[test]
+    fn every_bit_of_what_is_asked_for_is_set_half_of_the_time() {
+        fn check<const BITS: u32>() {
+            let random = Random::new();
+            let mut set = [0; 64];
+            for _ in 0..4_000 {
+                let bits = random.bits::<BITS>();
+                assert!(BITS == 64 || bits >> BITS == 0);
+                set.iter_mut().enumerate().for_each(|(bit, count)| *count += bits >> bit & 1);
+            }
+            let asked = &set[..BITS as usize];
+            assert!(asked.iter().all(|count| (1_800..2_200).contains(count)), "{BITS}: {asked:?}");
+        }
+        check::<1>();
+        check::<5>();
+        check::<32>();
     }
 
     #[test]

@@ -58,3 +58,47 @@ mod kernel {
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::sync::atomic::AtomicUsize;
+    use std::hint::spin_loop;
+    use std::thread;
+
+    /// On a line of its own.
+    #[repr(align(128))]
+    struct Word(AtomicUsize);
+
+    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now and then,
+    /// because a processor's write waits while it reads on.
+    #[test]
+    fn of_two_threads_that_write_and_then_read_one_sees_what_the_other_wrote() {
+        const ROUNDS: usize = 30_000;
+        assert!(fences_work(), "a kernel that offers the fence");
+        let words = [const { Word(AtomicUsize::new(0)) }; 2];
+        let arrived = Word(AtomicUsize::new(0));
+        let run = |own: usize, fence: fn()| -> Vec<bool> {
+            let round = |round| {
+                arrived.0.fetch_add(1, Ordering::Relaxed);
+                for looks in 1.. {
+                    if arrived.0.load(Ordering::Relaxed) >= 2 * round {
+                        break;
+                    }
+                    // The other one may wait for this processor.
+                    if looks % 1000 == 0 { thread::yield_now() } else { spin_loop() }
+                }
+                words[own].0.store(round, Ordering::Relaxed);
+                fence();
+                words[1 - own].0.load(Ordering::Relaxed) == round
+            };
+            (1..=ROUNDS).map(round).collect()
+        };
+        let (often, seldom) = thread::scope(|scope| {
+            let often = scope.spawn(|| run(0, light_fence));
+            (run(1, heavy_fence), often.join().expect("it does not panic"))
+        });
+        let missed = often.iter().zip(&seldom).filter(|seen| matches!(seen, (false, false))).count();
+        assert_eq!(missed, 0, "of {ROUNDS} rounds");
+    }
+}

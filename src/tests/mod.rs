@@ -20,6 +20,8 @@ mod purge_batches;
 mod purges;
 mod remote_frees;
 mod sweeps;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod system;
 pub(crate) mod test_heap;
 mod threads;
 mod thresholds;

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
-use std::panic::{catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -307,6 +307,13 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it would end
+/// with the thread, and as if all were well.
+pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: always allowed.
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| unsafe { libc::_exit(1) })
 }
 
 /// Runs one test of this binary in a process of its own, where `is_child` is true.

@@ -1,0 +1,104 @@
+//! A library with an allocator of its own is opened, used by threads, and closed while they are there: their ends still
+//! call into it.
+#![cfg(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64"),
+    not(any(feature = "bypass", feature = "raw"))
+))]
+
+use std::env;
+use std::ffi::{CStr, CString, c_void};
+use std::mem::transmute;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::Barrier;
+use std::thread;
+
+const COUNT: u64 = 10_000;
+
+/// Builds the library, for the target of this program, beside what cargo built for it.
+fn library() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plugin/Cargo.toml");
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin");
+    let target = format!("{}-unknown-linux-gnu", env::consts::ARCH);
+    let cargo = env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let built = Command::new(cargo)
+        .args(["build", "--quiet", "--locked", "--target", &target, "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(&folder)
+        // What this program was built with (a tool's, maybe) is not for a library in it.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .status()
+        .expect("cargo is there");
+    assert!(built.success());
+    folder.join(target).join("debug/libplugin.so")
+}
+
+/// An opened library.
+#[derive(Clone, Copy)]
+struct Opened(NonNull<c_void>);
+
+// SAFETY: the loader's functions may be called by any thread.
+unsafe impl Send for Opened {}
+// SAFETY: as above.
+unsafe impl Sync for Opened {}
+
+impl Opened {
+    /// `None` if the library is not there; with `RTLD_NOLOAD`, if it is not loaded.
+    fn open(path: &CStr, flags: libc::c_int) -> Option<Self> {
+        // SAFETY: the library runs nothing but the allocator's registrations.
+        NonNull::new(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | flags) }).map(Self)
+    }
+
+    fn function(self, name: &CStr) -> NonNull<c_void> {
+        // SAFETY: an opened library, and a name.
+        NonNull::new(unsafe { libc::dlsym(self.0.as_ptr(), name.as_ptr()) }).expect("it has the function")
+    }
+
+    fn sum(self, count: u64) -> u64 {
+        // SAFETY: the type that the function has.
+        unsafe { transmute::<NonNull<c_void>, extern "C" fn(u64) -> u64>(self.function(c"plugin_sum"))(count) }
+    }
+
+    fn blocks(self) -> usize {
+        // SAFETY: the type that the function has.
+        unsafe { transmute::<NonNull<c_void>, extern "C" fn() -> usize>(self.function(c"plugin_blocks"))() }
+    }
+
+    fn close(self) {
+        // SAFETY: opened once for each call.
+        assert_eq!(unsafe { libc::dlclose(self.0.as_ptr()) }, 0);
+    }
+}
+
+#[test]
+fn a_library_that_allocated_stays_until_its_last_thread_has_ended_and_is_found_again() {
+    let path = CString::new(library().into_os_string().into_encoded_bytes()).expect("no zero byte");
+    let opened = Opened::open(&path, 0).expect("it was built");
+    let (used, closed) = (Barrier::new(3), Barrier::new(3));
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let sum = opened.sum(COUNT);
+                used.wait();
+                closed.wait();
+                assert_eq!(sum, COUNT * (COUNT + 1) / 2);
+                // Its end calls the key's destructor, in the library.
+            });
+        }
+        used.wait();
+        opened.close();
+        let found = Opened::open(&path, libc::RTLD_NOLOAD);
+        closed.wait();
+        found.expect("it is loaded while threads are left that used it").close();
+    });
+    let again = Opened::open(&path, libc::RTLD_NOLOAD).expect("it is loaded still");
+    let before = again.blocks();
+    assert_eq!(again.sum(COUNT), COUNT * (COUNT + 1) / 2);
+    assert_eq!(again.blocks(), before);
+    again.close();
+}
