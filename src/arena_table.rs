@@ -265,7 +265,7 @@ impl ArenaTable {
         let this = unsafe { arena.as_ref() };
         let mut rest = purgeable(this, mask, source.page_bytes().div_ceil(POOL_BYTES));
         while rest != 0 {
-            // A run of neighbours goes back in one call.
+            // A run of neighbours is one range.
             let first = rest.trailing_zeros() as usize;
             let end = first + (rest >> first).trailing_ones() as usize;
             let run = run_mask(first, end);
