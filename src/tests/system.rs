@@ -1,7 +1,6 @@
 //! What is asked of the system, by what the system says of it afterwards.
 
 use std::fs::{self, File};
-use std::hint::black_box;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -220,7 +219,7 @@ fn malloc_can_be_let_keep_nearly_as_much_as_it_ever_keeps() {
         let before = mapped_alone();
         // SAFETY: no preconditions; the child ends with it.
         let block = unsafe { libc::malloc(30 << 20) };
-        assert!(!black_box(block).is_null());
+        assert!(!std::hint::black_box(block).is_null());
         assert_eq!(mapped_alone(), before);
     });
 }
