@@ -50,8 +50,9 @@ tsan() {
     local features
     for features in '' hardened; do
         step "ThreadSanitizer: the heaps of the tests (${features:-no feature})"
-        # One thread alone works in `bound`, for ten minutes.
-        sanitized thread -Zbuild-std --features "$features" --lib -- --skip tests::bound::
+        # One thread alone works in `bound`, for ten minutes. Signals wait in its runtime until the write that they are to interrupt ends.
+        sanitized thread -Zbuild-std --features "$features" --lib -- --skip tests::bound:: \
+            --skip a_message_goes_out_although_signals_interrupt_it
         step "ThreadSanitizer: the real pools (${features:-no feature})"
         # Left out: what its runtime can't do (docs/testing.md). Without the feature, `hardened` has no tests.
         sanitized thread -Zbuild-std --features "$features" --test threads_storm --test teardown --test object_pool \
