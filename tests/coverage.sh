@@ -9,7 +9,7 @@
 # count like the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# What is not the core: tests, and what other platforms have in place of os/linux.rs.
+# What is not the core: tests, and what other platforms have in place of os/linux/.
 ignored='(^|/)(tests|examples|preload)/|/src/os/unsupported\.rs$'
 
 export LLVM_PROFILE_FILE_NAME='pymalloc-%p%c.profraw'

@@ -119,7 +119,7 @@ break_by $world "a thief does not take the victim's door" \
 break_by $world "a bit that is set already goes unseen" 's/if !(pool\.touch\(\|pool\| pool\.words\[word\]\.free\(mask\)\)) \{/let _ = $1; if false {/'
 break_by $world "a block that is free already is put back unseen" 's/if owned\.free\[word\] & mask != 0/if false/'
 
-# The same for cache/ and heap.rs.
+# The same for cache/ and heap/.
 poison=tests/loom/poison.rs
 break_by $poison "growing a magazine forgets the poison" \
     's/(self\.top\.store\(SECOND_ARRAY, Ordering::Relaxed\);\s*)self\.set_bounds\(shape\);/$1let poisoned = core::mem::take(&mut shape.poisoned); self.set_bounds(shape); shape.poisoned = poisoned;/'

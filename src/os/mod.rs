@@ -1,6 +1,6 @@
 //! The operating system: memory, waiting, thread end, fork, and the last words of an abort.
 //!
-//! One file a platform with the same functions; nothing else in the crate names a platform. Where the
+//! A file or a folder a platform, with the same functions; nothing else in the crate names a platform. Where the
 //! allocator is not supported, or is asked to stand aside ([`BYPASS`]), every request goes to the large allocator.
 
 use core::ptr::NonNull;
@@ -10,14 +10,12 @@ pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
 
 // Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
-mod linux;
-#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
-use linux as platform;
+#[path = "linux/mod.rs"]
+mod platform;
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos"))))]
-mod unsupported;
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos"))))]
-use unsupported as platform;
+#[path = "unsupported.rs"]
+mod platform;
 
 pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]

@@ -2,7 +2,7 @@
 //!
 //! Only the locks are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
 //! `set_array`, `set_poison`) and `cache/slow.rs` (`grow`, `pop`, `push`) with slot numbers for addresses; the register
-//! repeats `heap.rs` (`register`, `sets`, `set_poisons`, `stop_slow_paths`) and `ThreadCache::acquire` and
+//! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `heap/stop.rs`, `ThreadCache::acquire` and
 //! `poison_all`. So these models prove the protocol as it is written down, not the lines of those files.
 
 use core::ptr;

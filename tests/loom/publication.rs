@@ -2,9 +2,9 @@
 //! once by the thread that needs it first; and the static that reports are printed from.
 //!
 //! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `arena_map.rs`
-//! (`arena_of`, `add_leaf`, `set`), `heap.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`, `blocks`),
-//! `os/linux.rs` (`on_thread_end`) and `debug/mod.rs` (`register`), `report.rs` (`print`). A line of the product with an
-//! ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens each.
+//! (`arena_of`, `add_leaf`, `set`), `heap/register.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`, `blocks`),
+//! `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `report.rs` (`print`). A line of the product with
+//! an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens each.
 
 use std::sync::Arc;
 

@@ -1,0 +1,205 @@
+//! What all threads share: the arenas, the metadata, the address map, and the register of pool sets.
+//!
+//! # Locks
+//! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not `stop`, takes other
+//! doors only by `try_lock`; a thread that holds `state` takes no other lock.
+
+mod register;
+mod state;
+mod stop;
+
+use core::ptr::{self, NonNull};
+
+use crate::arena::PoolRef;
+use crate::arena_map::ArenaMap;
+use crate::class_map::ClassMap;
+use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, POOL_BYTES};
+use crate::lock::Lock;
+use crate::os::{MemorySource, SystemMemory};
+use crate::pool_set::PoolSet;
+use crate::sync::{AtomicPtr, AtomicU32};
+pub(crate) use state::HeapState;
+use stop::Stopped;
+
+/// A heap: everything that the thread caches on top of it share.
+///
+/// The program has one, `GLOBAL`; tests make more, over memory sources that refuse and count.
+pub(crate) struct Heap {
+    /// `None` stands for the system's memory: so the program's heap is all zero at the start, and takes no room in
+    /// its file.
+    source: Option<&'static dyn MemorySource>,
+    pub(crate) map: ArenaMap,
+    /// Classes by address, with the feature `raw`.
+    pub(crate) classes: ClassMap,
+    /// Every set ever made, newest first; sets are never unmapped.
+    sets: AtomicPtr<PoolSet>,
+    /// The set of threads without a cache; always in the register, never parked.
+    pub(crate) spare: PoolSet,
+    /// Whether all caches are to be poisoned. Written under the heap's lock.
+    poisons: AtomicU32,
+    /// Sets that a thread parked and none adopted; a hint.
+    parked_sets: AtomicU32,
+    /// Held by who stops all slow paths.
+    stop: Lock<Stopped>,
+    /// Sets ever made.
+    set_count: AtomicU32,
+    state: Lock<HeapState>,
+}
+
+/// Whether a need may be met by mapping an arena.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Growth {
+    /// From the arenas there are.
+    No,
+    /// Unless the limit is near: then others are to give up what they can spare first.
+    Soft,
+    /// Up to the limit.
+    Hard,
+}
+
+impl Heap {
+    /// A heap over the system's memory.
+    pub(crate) const fn new() -> Self {
+        Self::over(None)
+    }
+
+    /// A heap over a memory source of the caller's.
+    #[cfg(test)]
+    pub(crate) fn with_source(source: &'static dyn MemorySource) -> Self {
+        Self::over(Some(source))
+    }
+
+    const fn over(source: Option<&'static dyn MemorySource>) -> Self {
+        Self {
+            source,
+            map: ArenaMap::new(),
+            classes: ClassMap::new(),
+            sets: AtomicPtr::new(ptr::null_mut()),
+            spare: PoolSet::new(),
+            poisons: AtomicU32::new(0),
+            parked_sets: AtomicU32::new(0),
+            stop: Lock::new(Stopped::new()),
+            set_count: AtomicU32::new(0),
+            state: Lock::new(HeapState::new()),
+        }
+    }
+
+    /// Where its memory comes from.
+    fn source(&self) -> &'static dyn MemorySource {
+        self.source.unwrap_or(&SystemMemory)
+    }
+
+    /// Runs `body` on what the lock guards.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
+        self.state.lock().with(|state| body(state, self.source()))
+    }
+
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
+    ///
+    /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
+        let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
+            if !state.arenas.has_free_pool() {
+                if !state.may_map(growth) {
+                    return None;
+                }
+                let asks_for_huge = state.arenas.counts().mapped >= self.arenas_before_huge();
+                state.map_arena(&self.map, source, asks_for_huge)?;
+            }
+            let pool = state.arenas.take_pool()?;
+            state.pools_taken += 1;
+            pool.set_up();
+            // SAFETY: metadata is never unmapped.
+            let huge = unsafe { pool.arena().as_ref() }.huge.get();
+            Some((pool, !huge && !pool.pool().is_touched(), state.note_growth()))
+        })?;
+        if let Some(bytes) = grown_bytes {
+            self.source().let_malloc_keep(bytes);
+        }
+        Some((pool, by_page))
+    }
+
+    /// Arenas that are mapped without asking for huge pages.
+    fn arenas_before_huge(&self) -> usize {
+        let running = self.set_count().saturating_sub(self.parked_count());
+        HUGE_FROM_ARENAS + running / HUGE_THREADS_PER_ARENA
+    }
+
+    /// Gives a whole pool, which the caller owns, memory in one call.
+    pub(crate) fn fault_in(&self, pool: PoolRef) {
+        let source = self.source();
+        if POOL_BYTES.is_multiple_of(source.page_bytes())
+            && let Some(start) = NonNull::new(pool.pool().start())
+        {
+            // SAFETY: a pool's memory, whole OS pages.
+            unsafe { source.populate(start, POOL_BYTES) };
+        }
+    }
+
+    /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
+    pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
+        self.with_state(|state, source| {
+            if !state.arenas.give_pools(pools, source) {
+                return;
+            }
+            // Those kept while more arenas were in use are too many, too, when fewer are.
+            while let Some(arena) = state.arenas.surplus_arena()
+                && state.unmap_arena(arena, &self.map, source)
+            {}
+        });
+    }
+
+    /// Purges parts of pools that the caller owns, in which all blocks are free.
+    pub(crate) fn purge_parts(&self, parts: impl Iterator<Item = (PoolRef, u8)>) {
+        self.with_state(|state, source| state.arenas.purge_parts(parts, source));
+    }
+
+    /// Gives back every free pool's memory and every free arena.
+    pub(crate) fn purge_free(&self) {
+        self.with_state(|state, source| {
+            while let Some(arena) = state.arenas.empty_arena() {
+                if !state.unmap_arena(arena, &self.map, source) {
+                    break;
+                }
+            }
+            state.arenas.purge_all(source);
+        });
+    }
+
+    /// Pools ever taken: who asks twice learns whether any was in between.
+    pub(crate) fn pools_taken(&self) -> u64 {
+        self.with_state(|state, _| state.pools_taken)
+    }
+
+    /// Gives some free memory beyond `keep_bytes` back, an arena's worth at most, so that nobody waits long for the
+    /// lock; `false` if there is none, or somebody took a pool since [`pools_taken`](Self::pools_taken) was `taken`.
+    pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
+        self.with_state(|state, source| {
+            if state.pools_taken != taken {
+                return false;
+            }
+            if state.arenas.empty_count() * ARENA_BYTES > keep_bytes
+                && let Some(arena) = state.arenas.empty_arena()
+                && state.unmap_arena(arena, &self.map, source)
+            {
+                return true;
+            }
+            state.arenas.purge_beyond(keep_bytes / POOL_BYTES, 1, source)
+        })
+    }
+
+    /// Lets at most so many arenas be mapped from now on; returns whether that many or more are.
+    pub(crate) fn set_arena_limit(&self, arenas: usize) -> bool {
+        self.with_state(|state, _| {
+            state.arenas_forbidden = usize::MAX - arenas;
+            state.arenas.counts().mapped >= arenas
+        })
+    }
+
+    /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.
+    pub(crate) fn bytes_given_back(&self) -> usize {
+        self.with_state(|state, _| state.arenas.bytes_given_back())
+    }
+}

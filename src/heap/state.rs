@@ -1,0 +1,163 @@
+//! What the heap's lock guards: which arenas there are, how they come and go, and how many there may be.
+
+use core::ptr::{self, NonNull};
+
+use super::Growth;
+use crate::arena::Arena;
+use crate::arena_map::ArenaMap;
+use crate::arena_table::ArenaTable;
+use crate::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::marks;
+use crate::metadata::Metadata;
+use crate::os::MemorySource;
+use crate::pool_set::PoolSet;
+use crate::report;
+
+/// The part of a heap under its lock.
+pub(crate) struct HeapState {
+    pub(crate) metadata: Metadata,
+    pub(crate) arenas: ArenaTable,
+    /// Metadata of arenas given back, zeroed, linked by `next`.
+    spare_arenas: *const Arena,
+    /// Parked sets, linked by `next_parked`.
+    pub(super) parked: *const PoolSet,
+    /// Pools ever taken.
+    pub(super) pools_taken: u64,
+    /// Most pools in use at one time.
+    pools_peak: usize,
+    /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
+    pub(super) arenas_forbidden: usize,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
+unsafe impl Send for HeapState {}
+
+impl HeapState {
+    pub(super) const fn new() -> Self {
+        Self {
+            metadata: Metadata::new(),
+            arenas: ArenaTable::new(),
+            spare_arenas: ptr::null(),
+            parked: ptr::null(),
+            pools_taken: 0,
+            pools_peak: 0,
+            arenas_forbidden: 0,
+        }
+    }
+
+    /// The bytes of the pools in use, if they have doubled once more since the start, and are not few.
+    ///
+    /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they are free, all
+    /// of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would have prevented it. So
+    /// it is let keep as much as a program of that size would hardly notice.
+    pub(super) fn note_growth(&mut self) -> Option<usize> {
+        let pools = self.arenas.pools_in_use();
+        if pools <= self.pools_peak {
+            return None;
+        }
+        self.pools_peak = pools;
+        let bytes = pools * POOL_BYTES;
+        if pools == MALLOC_KEEPS_FROM_POOLS {
+            Some(MALLOC_KEEPS_BYTES_MIN)
+        } else {
+            (pools.is_power_of_two() && bytes > MALLOC_KEEPS_BYTES_MIN).then_some(bytes)
+        }
+    }
+
+    /// Whether one arena more may be mapped.
+    pub(super) fn may_map(&self, growth: Growth) -> bool {
+        let limit = usize::MAX - self.arenas_forbidden;
+        let limit = match growth {
+            Growth::No => 0,
+            Growth::Soft => limit - limit / SOFT_LIMIT_SHARE,
+            Growth::Hard => limit,
+        };
+        self.arenas.counts().mapped < limit
+    }
+
+    pub(super) fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
+        let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
+            Some(spare) => {
+                // SAFETY: metadata, not in use.
+                self.spare_arenas = unsafe { spare.as_ref() }.next.replace(ptr::null());
+                spare
+            }
+            None => self.metadata.alloc(source)?,
+        };
+        let mapped = self.map_arena_memory(arena, map, source, huge);
+        if mapped.is_none() {
+            self.keep_spare(arena);
+        }
+        mapped
+    }
+
+    fn map_arena_memory(
+        &mut self,
+        arena: NonNull<Arena>,
+        map: &ArenaMap,
+        source: &dyn MemorySource,
+        huge: bool,
+    ) -> Option<()> {
+        let start = source.map(ARENA_BYTES, ARENA_BYTES)?;
+        let address = start.addr().get();
+        let leaf = if map.lacks_leaf(address) { self.metadata.alloc(source) } else { None };
+        if let Some(leaf) = leaf {
+            map.add_leaf(address, leaf);
+        }
+        // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
+        unsafe { Arena::init(arena, start) };
+        if map.set(address, arena.as_ptr()) {
+            marks::fresh(start.as_ptr(), ARENA_BYTES);
+            if huge {
+                // SAFETY: metadata of ours, and memory mapped just now.
+                unsafe {
+                    arena.as_ref().huge.set(true);
+                    source.advise_huge(start, ARENA_BYTES, true);
+                }
+            }
+            self.arenas.add(arena);
+            report::arena_mapped();
+            return Some(());
+        }
+        // No memory for a leaf, or an address beyond the map.
+        // SAFETY: mapped above, not used.
+        unsafe { source.unmap(start, ARENA_BYTES) };
+        None
+    }
+
+    /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
+    pub(super) fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> bool {
+        // SAFETY: metadata is never unmapped.
+        let start = unsafe { arena.as_ref() }.start();
+        let address = start.addr();
+        map.set(address, ptr::null_mut());
+        self.arenas.remove(arena);
+        marks::gone(start, ARENA_BYTES);
+        if self.arenas.unmap(arena, source) {
+            self.recycle(arena, source);
+            return true;
+        }
+        marks::fresh(start, ARENA_BYTES);
+        map.set(address, arena.as_ptr());
+        false
+    }
+
+    /// Zeroes the metadata of an arena that is gone, and keeps it for the next.
+    fn recycle(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) {
+        let bytes = size_of::<Arena>();
+        // SAFETY: no thread uses the metadata of an arena without pools; whole OS pages, since an
+        // arena's metadata is larger than one (Metadata::alloc).
+        unsafe {
+            if !source.purge(arena.cast(), bytes.next_multiple_of(source.page_bytes())) {
+                arena.cast::<u8>().write_bytes(0, bytes);
+            }
+        }
+        self.keep_spare(arena);
+    }
+
+    fn keep_spare(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata, not in use.
+        unsafe { arena.as_ref() }.next.set(self.spare_arenas);
+        self.spare_arenas = arena.as_ptr();
+    }
+}

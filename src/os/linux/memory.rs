@@ -1,0 +1,148 @@
+//! Memory from the OS and back to it: `mmap` and `madvise`.
+
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::{KeepErrno, MemoryRange};
+
+pub(crate) fn page_bytes() -> usize {
+    static BYTES: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: a number that is the same whoever asks; asking twice does no harm.
+    let known = BYTES.load(Ordering::Relaxed);
+    if known != 0 {
+        return known;
+    }
+    // SAFETY: sysconf has no preconditions.
+    let bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    BYTES.store(bytes, Ordering::Relaxed);
+    bytes
+}
+
+const READ_WRITE: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+
+fn map_anywhere(bytes: usize, access: libc::c_int) -> Option<NonNull<u8>> {
+    // SAFETY: a new private anonymous mapping at an address of the kernel's choice disturbs nothing.
+    let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    if start == libc::MAP_FAILED { None } else { NonNull::new(start.cast()) }
+}
+
+#[unsafe(link_section = ".text_pymalloc")]
+pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
+    map_with(bytes, align, READ_WRITE)
+}
+
+#[unsafe(link_section = ".text_pymalloc")]
+pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
+    let _errno = KeepErrno::new();
+    let all_bytes = bytes.checked_add(2 * guard_bytes)?;
+    let guard = map_with(all_bytes, guard_bytes, libc::PROT_NONE)?;
+    // SAFETY: inside the mapping just made; opening what lies between the guards is one call less than closing two.
+    unsafe {
+        let start = guard.add(guard_bytes);
+        if libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 {
+            return Some(start);
+        }
+        // The kernel's limit on mappings: less protection then, no harm.
+        unmap(guard, all_bytes);
+        Some(map(all_bytes, guard_bytes)?.add(guard_bytes))
+    }
+}
+
+#[unsafe(link_section = ".text_pymalloc")]
+fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u8>> {
+    let _errno = KeepErrno::new();
+    let start = map_anywhere(bytes, access)?;
+    if start.addr().get().is_multiple_of(align) {
+        return Some(start);
+    }
+    // SAFETY: mapped just above, not used yet.
+    unsafe { unmap(start, bytes) };
+    // More than is needed, then cut at both ends: works whatever the kernel chooses.
+    let wide_bytes = bytes.checked_add(align)?;
+    let wide = map_anywhere(wide_bytes, access)?;
+    let head_bytes = wide.addr().get().next_multiple_of(align) - wide.addr().get();
+    // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole
+    // OS pages, because start, `bytes` and `align` are. A rest that the kernel keeps is address space lost, no more.
+    unsafe {
+        let start = wide.add(head_bytes);
+        if head_bytes > 0 {
+            unmap(wide, head_bytes);
+        }
+        if align > head_bytes {
+            unmap(start.add(bytes), align - head_bytes);
+        }
+        Some(start)
+    }
+}
+
+pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
+    let _errno = KeepErrno::new();
+    // SAFETY: the caller gives up the range.
+    unsafe { libc::munmap(start.as_ptr().cast(), bytes) == 0 }
+}
+
+pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
+    let _errno = KeepErrno::new();
+    // MADV_DONTNEED, not MADV_FREE: the memory leaves the process's RSS at once and reads as zero afterwards.
+    // SAFETY: the caller gives up the range's contents.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
+}
+
+/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the process and, in
+/// newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not, or a sandbox refuses.
+pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
+    /// Not in the C library's headers yet.
+    const PIDFD_SELF: libc::c_int = -10_000;
+    /// Whether the kernel was seen to refuse the call for ranges that it purges one by one.
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+
+    let _errno = KeepErrno::new();
+    let mut purged = 0;
+    // Relaxed: a hint; asking in vain does no harm.
+    // Not for valgrind, which warns of system calls that it does not know.
+    let at_once = ranges.len() > 1 && !cfg!(feature = "valgrind") && !REFUSED.load(Ordering::Relaxed);
+    if at_once {
+        // SAFETY: the caller gives up the ranges' contents; a range is laid out as an `iovec`.
+        let bytes = unsafe {
+            libc::syscall(
+                libc::SYS_process_madvise,
+                PIDFD_SELF,
+                ranges.as_ptr(),
+                ranges.len(),
+                libc::MADV_DONTNEED,
+                0 as libc::c_uint,
+            )
+        };
+        let mut advised = usize::try_from(bytes).unwrap_or(0);
+        let is_whole = |range: &&MemoryRange| {
+            let rest = advised.checked_sub(range.bytes);
+            advised = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        purged = ranges.iter().take_while(is_whole).count();
+    }
+    let none_at_once = at_once && purged == 0;
+    // SAFETY: as above.
+    let is_purged =
+        |range: &&MemoryRange| NonNull::new(range.start).is_some_and(|start| unsafe { purge(start, range.bytes) });
+    purged += ranges[purged..].iter().take_while(is_purged).count();
+    if none_at_once && purged > 0 {
+        REFUSED.store(true, Ordering::Relaxed);
+    }
+    purged
+}
+
+pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
+    let _errno = KeepErrno::new();
+    let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
+    // A kernel without huge pages refuses: nothing is lost.
+    // SAFETY: advice on the size of pages changes no contents.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, advice) };
+}
+
+pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
+    let _errno = KeepErrno::new();
+    // A kernel before 5.14 refuses, and so does one that is short of memory: pages come at the first access then.
+    // SAFETY: contents stay as they are.
+    unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
+}

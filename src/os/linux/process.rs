@@ -1,0 +1,109 @@
+//! The process: its start, its forks, its signals and its end, what it was started with, and its last words.
+
+use core::ffi::CStr;
+use core::ptr;
+
+use super::KeepErrno;
+
+/// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
+/// of shared libraries ran earlier).
+macro_rules! at_start {
+    ($function:ident) => {
+        #[used]
+        #[unsafe(link_section = ".init_array.00101")]
+        static AT_START: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_start;
+
+/// Has the three functions called around every `fork` of the process.
+pub(crate) fn on_fork(
+    prepare: unsafe extern "C" fn(),
+    parent: unsafe extern "C" fn(),
+    child: unsafe extern "C" fn(),
+) -> bool {
+    // SAFETY: functions that live as long as the program.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
+}
+
+/// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
+pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
+    // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.
+    let value = unsafe { libc::getenv(name.as_ptr()) };
+    // SAFETY: a string of the environment, which ends in a zero byte, and stays.
+    (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
+}
+
+/// Has `function` called when the program exits, by `exit` or the end of `main`.
+pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: a function that lives as long as the program.
+    unsafe { libc::atexit(function) == 0 }
+}
+
+/// The number of a signal that programs use for their own purposes, by its name without `SIG`.
+pub(crate) fn signal_number(name: &[u8]) -> Option<libc::c_int> {
+    match name {
+        b"USR1" => Some(libc::SIGUSR1),
+        b"USR2" => Some(libc::SIGUSR2),
+        b"QUIT" => Some(libc::SIGQUIT),
+        b"HUP" => Some(libc::SIGHUP),
+        _ => None,
+    }
+}
+
+/// Has `function` called on a signal, and interrupted system calls go on.
+pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int)) -> bool {
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = function as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &action, ptr::null_mut()) == 0
+    }
+}
+
+/// The number of this process; not 0.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::getpid() }.cast_unsigned()
+}
+
+/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before the
+/// kernel has gathered any randomness, or where it refuses.
+#[cfg(feature = "hardened")]
+pub(crate) fn random_number() -> u64 {
+    let _errno = KeepErrno::new();
+    let mut number = [0_u8; 8];
+    // SAFETY: writable, of that length. By the system call's number: C libraries before glibc 2.25 have no function for it.
+    let got = unsafe { libc::syscall(libc::SYS_getrandom, number.as_mut_ptr(), number.len(), libc::GRND_NONBLOCK) };
+    if got == 8 {
+        return u64::from_ne_bytes(number);
+    }
+    // SAFETY: no preconditions; where the kernel gives an address, 16 bytes are there for as long as the process lives.
+    let of_process = unsafe {
+        let place = ptr::with_exposed_provenance::<[u8; 8]>(libc::getauxval(libc::AT_RANDOM) as usize);
+        place.as_ref().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+    };
+    of_process ^ ((&raw const number).addr() as u64).rotate_left(32)
+}
+
+pub(crate) fn write_stderr(bytes: &[u8]) {
+    let _errno = KeepErrno::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        // SAFETY: a readable buffer of that length.
+        let written = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
+        match usize::try_from(written) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            // SAFETY: libc's own thread-local.
+            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
+            // Nobody is left to tell.
+            Err(_) => return,
+        }
+    }
+}
+
+pub(crate) fn abort() -> ! {
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
+}

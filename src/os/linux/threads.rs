@@ -1,0 +1,99 @@
+//! Threads: their ends, their numbers, and one that no signal interrupts.
+
+use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const KEY_UNSET: usize = usize::MAX;
+const KEY_REFUSED: usize = usize::MAX - 1;
+/// The pthread key by which ends of threads are learned.
+static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
+
+/// Has `ended(value)` called when the calling thread ends; `value` is not null.
+///
+/// A pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked a second time:
+/// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers pass
+/// the same function, and an even address.
+#[unsafe(link_section = ".text_pymalloc")]
+pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
+    // Acquire: pairs with the Release below; libc need not publish its own table's entry.
+    let mut key = KEY.load(Ordering::Acquire);
+    if key == KEY_UNSET {
+        let mut new: libc::pthread_key_t = 0;
+        // SAFETY: `new` is writable; `ended` is a function and stays one.
+        let made = unsafe { libc::pthread_key_create(&mut new, Some(ended)) == 0 };
+        let wanted = if made { new as usize } else { KEY_REFUSED };
+        // Release: the key is made before another thread sees its number. Acquire: as above.
+        match KEY.compare_exchange(KEY_UNSET, wanted, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => {
+                key = wanted;
+                stay_loaded();
+            }
+            Err(first) => {
+                key = first;
+                if made {
+                    // SAFETY: this key was never used.
+                    unsafe { libc::pthread_key_delete(new) };
+                }
+            }
+        }
+    }
+    // SAFETY: a key that was created and never deleted.
+    key != KEY_REFUSED && unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value.cast()) == 0 }
+}
+
+/// Whether the thread's end that `value` tells of is told once more, in the next round of destructors: `true` the first
+/// time with musl, else `false`.
+///
+/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own, and
+/// keys are called in the order in which they were made: the allocator's first, because a program allocates before it has
+/// a thread-local to destroy. What these free then should still find the thread's cache.
+pub(crate) fn end_is_told_again(value: *mut libc::c_void) -> bool {
+    // The value's lowest bit says that this is the second time.
+    if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
+        return false;
+    }
+    // Acquire: as in `on_thread_end`.
+    let key = KEY.load(Ordering::Acquire) as libc::pthread_key_t;
+    // SAFETY: the key whose destructor was called with `value`; keys are never deleted.
+    unsafe { libc::pthread_setspecific(key, value.map_addr(|address| address | 1)) == 0 }
+}
+
+/// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left
+/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program; and with
+/// the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
+fn stay_loaded() {
+    // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a library
+    // that is loaded already runs nothing.
+    #[cfg(not(any(target_feature = "crt-static", feature = "raw")))]
+    unsafe {
+        let mut info: libc::Dl_info = core::mem::zeroed();
+        let here: fn() = stay_loaded;
+        let found = libc::dladdr(here as *const libc::c_void, &mut info) != 0;
+        let program_start = libc::getauxval(libc::AT_PHDR) as usize & !4095;
+        if found && info.dli_fbase.addr() != program_start {
+            libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+        }
+    }
+}
+
+/// The kernel's number of the calling thread.
+pub(crate) fn thread_id() -> u32 {
+    // By its number, because the function is missing in older C libraries.
+    // SAFETY: no preconditions.
+    unsafe { libc::syscall(libc::SYS_gettid) as u32 }
+}
+
+/// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    // SAFETY: plain data, of which zero is a valid value.
+    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
+    // SAFETY: both write to what is ours.
+    unsafe {
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+    }
+    let result = body();
+    // SAFETY: the mask from before.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &before, ptr::null_mut()) };
+    result
+}

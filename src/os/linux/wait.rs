@@ -1,0 +1,28 @@
+//! Waiting for another thread: futexes.
+
+use core::ptr;
+use core::sync::atomic::AtomicU32;
+
+use super::KeepErrno;
+
+/// Sleeps while `*word == expected`, until [`futex_wake`]; may return early.
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
+    let _errno = KeepErrno::new();
+    // SAFETY: the word outlives the call; the kernel only reads it.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            ptr::null::<libc::timespec>(),
+        )
+    };
+}
+
+/// Wakes one thread that sleeps on `word`.
+pub(crate) fn futex_wake(word: &AtomicU32) {
+    let _errno = KeepErrno::new();
+    // SAFETY: the kernel uses the address as a name only.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+}
