@@ -156,6 +156,15 @@ ends_at_the_call! {
         unsafe { place(victim).add(BYTES - 1).write_volatile(1) };
         churn(100_000);
     }
+    written_in_a_magazine_and_handed_out: "a free block was written into" => {
+        let victim = block();
+        free(victim);
+        // Out of quarantine.
+        blocks(200).into_iter().for_each(free);
+        // SAFETY: the misuse is the test.
+        unsafe { place(victim).write_volatile(1) };
+        blocks(2_000);
+    }
     written_after_the_free_and_flushed: "a free block was written into" => {
         let victim = block();
         free(victim);

@@ -100,10 +100,8 @@ impl ThreadCache {
         // Relaxed (both): as in `alloc`.
         if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
             let block = self.alloc(class, request);
-            if !hardened::FREE_BLOCKS_ARE_ZERO {
-                // SAFETY: a block of the class, in our hands.
-                unsafe { block.write_bytes(0, class.block_bytes()) };
-            }
+            // SAFETY: a block of the class, in our hands.
+            unsafe { block.write_bytes(0, class.block_bytes()) };
             return block;
         }
         self.alloc_zeroed_slow(class, request)

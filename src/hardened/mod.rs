@@ -5,7 +5,7 @@
 //! | `state` | a byte a block says whether it is with the program: every free is checked at its call |
 //! | `random` | which block is next can't be foretold |
 //! | `quarantine` | a freed block is not handed out again for a while |
-//! | `zero` | a freed block is cleared, and must still be clear when it is handed out again |
+//! | `zero` | a freed block is cleared, and must still be clear when it leaves the quarantine |
 //! | `on` | the hooks, which put the four together |
 //! | `off` | their empty twins, of a build without the feature |
 //!

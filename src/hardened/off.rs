@@ -9,9 +9,6 @@ use crate::size_class::SizeClass;
 #[cfg(feature = "raw")]
 pub(crate) const LOOKS_ON: bool = false;
 
-/// Whether free blocks are known to be zero.
-pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = false;
-
 /// Most blocks of a class in a thread's quarantine.
 #[cfg(test)]
 pub(crate) const QUARANTINE_SLOTS: usize = 0;

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use super::quarantine::{Quarantine, STAY_MIN};
+use super::quarantine::{Quarantine, STAY_MIN, Shelf};
 use super::random::Random;
 use super::state::{BlockState, FREED, LIVE, NEVER};
 use super::zero;
@@ -26,9 +26,6 @@ const CLEARS: bool = !cfg!(pymalloc_without = "zero");
 /// Whether calls need the hooks below, even while the thread's magazine can serve them.
 #[cfg(feature = "raw")]
 pub(crate) const LOOKS_ON: bool = true;
-
-/// Whether free blocks are known to be zero (*Clean*).
-pub(crate) const FREE_BLOCKS_ARE_ZERO: bool = CLEARS && CHECKS;
 
 /// Most blocks of a class in a thread's quarantine.
 #[cfg(test)]
@@ -72,10 +69,7 @@ impl PerThread {
     pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
         for class in SizeClass::all() {
             self.quarantine.empty(class, |slots| {
-                for slot in slots {
-                    // Relaxed: under the door.
-                    check_clean(class, slot.load(Ordering::Relaxed), FREED);
-                }
+                check_clean(class, slots);
                 inside.give(class, slots);
             });
         }
@@ -120,18 +114,12 @@ fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
     // with a block outside stays there (*Known*).
     let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
     let before = state.hand_out(class.number() as u8);
+    // SAFETY: a free block of 8 bytes at least, aligned to them, the caller's.
+    if before == FREED && (!CLEARS || unsafe { block.cast::<u64>().read() } == 0) {
+        return;
+    }
     // What was never handed out is as it was mapped: don't touch it before the program does.
     if before != NEVER {
-        check_clean(class, block, before);
-    }
-}
-
-/// Aborts unless a block that was `before` is free and zero.
-#[inline(always)]
-fn check_clean(class: SizeClass, block: *mut u8, before: u8) {
-    // SAFETY: a free block, the caller's. Not null.
-    let joined = if CLEARS { unsafe { zero::joined(NonNull::new_unchecked(block), class) } } else { 0 };
-    if joined | u64::from(before ^ FREED) != 0 {
         refuse_to_hand_out(class, block, before);
     }
 }
@@ -143,20 +131,72 @@ fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
     impossible(what, block.addr(), class.block_bytes())
 }
 
+/// Aborts unless the freed blocks that `slots` hold (all, or none does) are zero.
+#[inline(always)]
+fn check_clean(class: SizeClass, slots: &[Slot]) {
+    if !CLEARS || slots.first().is_none_or(|slot| slot.load(Ordering::Relaxed).is_null()) {
+        return;
+    }
+    // Relaxed (both): the slots are the thread's own, or under the door.
+    // SAFETY: free blocks, the caller's. Not null.
+    let block = |slot: &Slot| unsafe { NonNull::new_unchecked(slot.load(Ordering::Relaxed)) };
+    // SAFETY: as above; cleared when they were freed.
+    if !unsafe { zero::are_clear(class, slots.iter().map(block)) } {
+        written_after_free(class, slots);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn written_after_free(class: SizeClass, slots: &[Slot]) -> ! {
+    // Relaxed: as above.
+    let mut blocks = slots.iter().filter_map(|slot| NonNull::new(slot.load(Ordering::Relaxed)));
+    // SAFETY: as above.
+    let written = blocks.find(|&block| !unsafe { zero::are_clear(class, core::iter::once(block)) });
+    impossible(Impossible::WrittenAfterFree, written.map_or(0, |block| block.addr().get()), class.block_bytes())
+}
+
 /// Checks a free, clears the block, and has it wait; returns a block that goes to the magazine, if any.
 #[inline(always)]
 pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
-    take_back(heap_of(cache), class, block);
+    check_free(heap_of(cache), class, block);
     if !QUARANTINES {
+        clear(class, block);
         return Some(block);
     }
-    if !cache.hardened.quarantine.push(class, block) {
-        change_shelves(cache, class, block);
+    if zero::is_long(class) {
+        clear_and_hold(cache, class, block);
+    } else {
+        clear(class, block);
+        hold(cache, class, block);
     }
     None
 }
 
-/// Has `block` wait; before, what waited long enough goes to the magazine.
+/// Clears a long block, and has it wait. Out of line and last, so that a free of a short one saves no registers for a call.
+#[inline(never)]
+fn clear_and_hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    clear(class, block);
+    hold(cache, class, block);
+}
+
+#[inline(always)]
+fn clear(class: SizeClass, block: *mut u8) {
+    if CLEARS {
+        // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
+        unsafe { zero::clear(class, NonNull::new_unchecked(block)) };
+    }
+}
+
+/// Has `block` wait.
+#[inline(always)]
+fn hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    if !cache.hardened.quarantine.push(class, block) {
+        change_shelves(cache, class, block);
+    }
+}
+
+/// Has `block` wait; before, what waited long enough is looked at and goes to the magazine.
 #[cold]
 #[inline(never)]
 fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
@@ -164,7 +204,8 @@ fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     if quarantine.is_off(class) {
         return cache.put(class, block);
     }
-    quarantine.turn(class, |shelf| {
+    quarantine.turn(class, |shelf: &Shelf| {
+        check_clean(class, shelf);
         if SHUFFLES {
             cache.put_all(class, shelf, random.order::<STAY_MIN>());
         } else {
@@ -179,20 +220,18 @@ fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
 /// The same in a thread without a cache; what it frees goes to its pool.
 #[cfg(test)]
 pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
-    take_back(heap, class, block);
+    check_free(heap, class, block);
+    clear(class, block);
 }
 
+/// Aborts unless the program has the block, as one of `class`; from now on it has not.
 #[inline(always)]
-fn take_back(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
     if CHECKS {
         let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
         if let Err(before) = state.free(class.number() as u8) {
             refuse(heap, class, block.addr(), before);
         }
-    }
-    if CLEARS {
-        // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
-        unsafe { zero::clear(NonNull::new_unchecked(block), class) };
     }
 }
 

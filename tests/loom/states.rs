@@ -56,7 +56,7 @@ impl World {
         before
     }
 
-    /// `hardened::take_back`; whether the free was good.
+    /// `hardened::check_free`; whether the free was good.
     fn free(&self) -> bool {
         let good = self.state.free(CLASS).is_ok();
         if good {
