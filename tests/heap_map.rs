@@ -166,3 +166,15 @@ fn serde_brings_a_map_back() {
     serde_json::from_str::<HeapMap>(cut).expect_err("half of it is missing");
     serde_json::from_str::<HeapMap>(&text.replacen("[", "[[],", 1)).expect_err("not an arena");
 }
+
+#[test]
+fn a_map_of_many_arenas_has_them_all() {
+    alone("a_map_of_many_arenas_has_them_all", || {
+        // More than there is memory for at the first look.
+        let blocks: Vec<Box<[u8; 512]>> = (0..50 * ARENA_BYTES / 512).map(|_| Box::new([1; 512])).collect();
+        let map = heap_map();
+        assert!(map.arenas.len() >= 50);
+        assert_agrees(&map, true);
+        drop(blocks);
+    });
+}

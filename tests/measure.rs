@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::thread;
 
+#[cfg(all(target_os = "linux", not(feature = "bypass")))]
+use common::alone;
 use common::{Block, Rng};
 use pymalloc::{Measured, Pymalloc, measure, usable_size};
 
@@ -226,4 +228,27 @@ fn a_map_is_as_large_as_its_nodes_and_strings() {
     let bytes = live(measured).1 - strings;
     assert!((1000 * 28..1000 * 60).contains(&bytes), "{bytes}");
     drop(map);
+}
+
+/// A thread that the C library starts has no cache yet, and gets one in order to be measured.
+#[cfg(all(target_os = "linux", not(feature = "bypass")))]
+#[test]
+fn a_thread_whose_first_block_is_measured_leaves_none_behind() {
+    extern "C" fn first(_: *mut libc::c_void) -> *mut libc::c_void {
+        let (block, measured) = measure(|| Box::new(0_u64));
+        assert_eq!(allocated(measured), (1, 8));
+        drop(block);
+        std::ptr::null_mut()
+    }
+    alone("a_thread_whose_first_block_is_measured_leaves_none_behind", || {
+        let before = pymalloc::allocated_blocks();
+        // SAFETY: the thread is joined, and its function takes no argument.
+        unsafe {
+            let mut thread: libc::pthread_t = std::mem::zeroed();
+            let (attributes, argument) = (std::ptr::null(), std::ptr::null_mut());
+            assert_eq!(libc::pthread_create(&raw mut thread, attributes, first, argument), 0);
+            assert_eq!(libc::pthread_join(thread, std::ptr::null_mut()), 0);
+        }
+        assert_eq!(pymalloc::allocated_blocks(), before);
+    });
 }

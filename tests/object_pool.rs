@@ -430,6 +430,32 @@ fn a_bounded_pool_makes_who_comes_last_wait() {
     assert!(pool.acquire_timeout(Duration::MAX).is_ok(), "a deadline beyond the clock is none");
 }
 
+#[test]
+fn a_thread_that_waits_is_woken_for_its_turn() {
+    let waits: [fn(&ObjectPool<u8>) -> bool; 2] =
+        [|pool| *pool.acquire() == 7, |pool| pool.acquire_timeout(LONG).is_ok_and(|object| *object == 7)];
+    for wait in waits {
+        let pool = ObjectPool::builder(|| 7).max_total(1).build().unwrap();
+        let mut only = pool.acquire();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| wait(&pool));
+            let context = &mut Context::from_waker(Waker::noop());
+            // Until the thread is in the queue before this future.
+            loop {
+                let mut behind = pin!(pool.acquire_async());
+                assert!(behind.as_mut().poll(context).is_pending());
+                drop(only);
+                match behind.poll(context) {
+                    Poll::Ready(guard) if !waiter.is_finished() => only = guard,
+                    _ => break,
+                }
+                thread::yield_now();
+            }
+            assert!(waiter.join().unwrap());
+        });
+    }
+}
+
 /// Everybody's objects lie in somebody's magazine, again and again; nobody may starve.
 #[test]
 fn a_storm_on_a_bounded_pool_never_exceeds_it_and_ends() {
@@ -695,7 +721,9 @@ fn a_local_pool_holds_what_no_other_thread_could_have() {
     assert_eq!(*resets.borrow(), 5, "the two that were released from outside, too");
     let stats = pool.stats();
     assert_eq!((stats.adopted, stats.detached, stats.in_use, stats.high_water), (1, 1, 1, 3));
+    assert_eq!(stats.reused, 3, "the one of the start, and the two acquired since");
     assert_sum(stats);
+    assert!(pool.try_acquire().is_some());
     drop(pool);
     drop(late);
     assert_eq!(Rc::strong_count(&kept), 1, "every object is gone");
@@ -725,4 +753,31 @@ fn panics_in_a_local_pool_lose_and_double_nothing() {
     ledger.in_drop.store(true, Ordering::SeqCst);
     assert!(panics(|| drop(pool)));
     assert_eq!(ledger.live(), 0);
+}
+
+#[test]
+fn pools_guards_and_errors_say_what_they_are() {
+    let builder = ObjectPool::builder(|| "seven").max_idle(5).max_total(1);
+    assert!(format!("{builder:?}").contains("max_idle: 5"), "{builder:?}");
+    let pool = builder.max_idle(1).build().unwrap();
+    let guard = pool.acquire();
+    assert_eq!((format!("{guard}"), format!("{guard:?}")), ("seven".into(), "\"seven\"".into()));
+    let counts = "0 idle, 1 in use, 1 at most; 1 created, 0 reused, 0 adopted, 0 dropped, 0 detached";
+    assert_eq!(pool.stats().to_string(), counts);
+    assert!(format!("{pool:?}").contains("in_use: 1"), "{pool:?}");
+    let mut waiting = pin!(pool.acquire_async());
+    assert!(format!("{waiting:?}").contains("waits: false"));
+    assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(format!("{waiting:?}").contains("waits: true"));
+    let timeout = pool.acquire_timeout(Duration::ZERO).unwrap_err();
+    assert!(timeout.to_string().contains("in time"), "{timeout}");
+    let refused = ObjectPool::builder(|| 7).max_total(0).build().unwrap_err();
+    assert!(refused.to_string().contains("max_total"), "{refused}");
+
+    let builder = LocalPool::builder(|| 7).max_idle(5);
+    assert!(format!("{builder:?}").contains("max_idle: 5"), "{builder:?}");
+    let pool = builder.build().unwrap();
+    let guard = pool.acquire();
+    assert_eq!((format!("{guard}"), format!("{guard:?}")), ("7".into(), "7".into()));
+    assert!(format!("{pool:?}").contains("in_use: 1"), "{pool:?}");
 }

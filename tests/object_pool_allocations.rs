@@ -70,6 +70,17 @@ fn a_pool_in_steady_state_does_not_allocate() {
 }
 
 #[test]
+fn many_pools_used_in_turns_do_not_allocate() {
+    let pools: Vec<_> = (0..20_u8).map(|number| ObjectPool::new(move || number)).collect();
+    let turns = || {
+        for number in (0..20_u8).chain((0..20).rev()) {
+            assert_eq!(*pools[usize::from(number)].acquire(), number);
+        }
+    };
+    assert_eq!(calls(turns), 0);
+}
+
+#[test]
 fn a_local_pool_in_steady_state_does_not_allocate() {
     let pool = LocalPool::builder(|| [0_u8; 100]).reset(|object| object[0] = 0).build().unwrap();
     assert_eq!(calls(|| drop([(); 100].map(|()| pool.acquire()))), 0);

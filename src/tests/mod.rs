@@ -5,6 +5,7 @@ mod arithmetic;
 mod bitmaps;
 mod bound;
 mod caches;
+mod counts;
 mod depots;
 mod ended_threads;
 mod faults;
@@ -17,6 +18,8 @@ mod oracle;
 mod os_pages;
 mod programs;
 mod purge_batches;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod purge_calls;
 mod purges;
 mod remote_frees;
 mod sweeps;

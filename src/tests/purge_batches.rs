@@ -10,7 +10,7 @@ use crate::os::{MemoryRange, MemorySource, SystemMemory};
 use crate::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 
 /// Bytes of an OS page.
-fn page_bytes() -> usize {
+pub(super) fn page_bytes() -> usize {
     SystemMemory.page_bytes()
 }
 
@@ -69,7 +69,7 @@ fn pools_that_the_os_does_not_purge_are_not_taken_for_zero() {
 }
 
 /// So many OS pages, written, every second of them a range.
-fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
+pub(super) fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
     let start = SystemMemory.map(pages * page_bytes(), page_bytes()).expect("memory");
     // SAFETY: mapped just above.
     unsafe { start.write_bytes(1, pages * page_bytes()) };
@@ -79,7 +79,7 @@ fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
 }
 
 /// Whether each page begins with a zero.
-fn zeros(start: ptr::NonNull<u8>, pages: usize) -> Vec<bool> {
+pub(super) fn zeros(start: ptr::NonNull<u8>, pages: usize) -> Vec<bool> {
     // SAFETY: callers have so many pages mapped.
     (0..pages).map(|page| unsafe { start.add(page * page_bytes()).read() } == 0).collect()
 }

@@ -12,7 +12,7 @@ use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, w
 const OS_PAGES: usize = 3;
 
 /// Runs `body` in a forked child, where no other thread maps or unmaps anything meanwhile.
-fn alone(body: impl FnOnce()) {
+pub(super) fn alone(body: impl FnOnce()) {
     // What it takes is the C library's `malloc`'s from then on.
     mapped_bytes();
     // SAFETY: the child makes system calls, and ends here.

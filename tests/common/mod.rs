@@ -2,6 +2,9 @@
 //! and children. The soak example and the benchmarks use it too.
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
+#[cfg(target_os = "linux")]
+mod sandbox;
+
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::fs::File;
 use std::hint::black_box;
@@ -12,6 +15,9 @@ use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+#[cfg(target_os = "linux")]
+pub(crate) use sandbox::refuse_system_call;
 
 /// A test that has not ended by then hangs.
 const TEST_DEADLINE: Duration = Duration::from_secs(300);
@@ -385,29 +391,5 @@ pub(crate) fn panic_at_many_addresses() {
         if number % 3 == 0 {
             kept.push(Block::new(number as u64, Layout::new::<[u64; 7]>()));
         }
-    }
-}
-
-/// Enters a sandbox in which a system call fails with this error, with all threads of the process.
-#[cfg(target_os = "linux")]
-pub(crate) fn refuse_system_call(number: libc::c_long, error: libc::c_int) {
-    let number = u32::try_from(number).expect("a number");
-    let error = u32::try_from(error).expect("positive");
-    let code = |code: u32| u16::try_from(code).expect("16 bits");
-    // SAFETY: these only put numbers together.
-    let mut filter = unsafe {
-        [
-            libc::BPF_STMT(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0),
-            libc::BPF_JUMP(code(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K), number, 0, 1),
-            libc::BPF_STMT(code(libc::BPF_RET | libc::BPF_K), libc::SECCOMP_RET_ERRNO | error),
-            libc::BPF_STMT(code(libc::BPF_RET | libc::BPF_K), libc::SECCOMP_RET_ALLOW),
-        ]
-    };
-    let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
-    // SAFETY: a valid program, which the kernel copies.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let (set, all_threads) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
-        assert_eq!(libc::syscall(libc::SYS_seccomp, set, all_threads, &raw const program), 0);
     }
 }

@@ -28,6 +28,12 @@ fn put(stock: &Stock<u32>, magazine: &Magazine<u32>, object: u32) {
     assert!(rest.is_none());
 }
 
+/// As the owner of a magazine takes an object that lies in it.
+fn pop(stock: &Stock<u32>, magazine: &Magazine<u32>) -> Option<u32> {
+    // SAFETY: this thread plays the owner.
+    unsafe { magazine.own() }.pop(stock.gate())
+}
+
 fn capacity(magazine: &Magazine<u32>) -> usize {
     magazine.count() + magazine.slack()
 }
@@ -92,5 +98,49 @@ fn a_gate_that_was_shut_opens_again() {
             }
         }
         assert!(slow_calls <= REOPEN_AFTER + 1, "{slow_calls}");
+        assert_eq!(pop(&stock, &magazine), Some(0), "by its owner alone");
+        put(&stock, &magazine, 0);
     }
+}
+
+#[test]
+fn who_creates_none_stops_the_owners_only_for_what_they_have() {
+    let stock = unlimited();
+    let magazine = stock.join().unwrap();
+    assert!(stock.reserve());
+    put(&stock, &magazine, 0);
+    assert_eq!(pop(&stock, &magazine), Some(0));
+    assert!(matches!(stock.take(None, false), Taken::Nothing));
+    assert_eq!(capacity(&magazine), MAGAZINE_START);
+    put(&stock, &magazine, 0);
+    assert!(matches!(stock.take(None, false), Taken::Granted(_)));
+    assert_eq!(capacity(&magazine), 0);
+}
+
+#[test]
+fn who_returns_an_object_stops_the_owners_only_for_room_that_they_have() {
+    let stock = Stock::new(Limits { max_idle: 2 * MAGAZINE_START, max_total: usize::MAX, magazine: MAGAZINE_MAX });
+    let magazine = stock.join().unwrap();
+    let fill = |objects: usize| {
+        for _ in 0..objects {
+            assert!(stock.reserve());
+            assert_eq!(stock.put(None, 0), None);
+        }
+    };
+    assert!(stock.reserve());
+    put(&stock, &magazine, 0);
+    fill(MAGAZINE_START);
+    assert_eq!(capacity(&magazine), MAGAZINE_START, "there is room in the stock");
+    fill(MAGAZINE_START - 1);
+    assert_eq!(capacity(&magazine), 0, "the magazine's room is used");
+
+    let stock = Stock::new(Limits { max_idle: 4, max_total: usize::MAX, magazine: MAGAZINE_MAX });
+    let magazine = stock.join().unwrap();
+    for object in 0..5 {
+        assert!(stock.reserve());
+        assert_eq!(stock.put(None, object).is_some(), object == 4);
+    }
+    (0..4).for_each(|_| assert!(matches!(stock.take(None, false), Taken::Granted(_))));
+    put(&stock, &magazine, 0);
+    assert_eq!(magazine.count(), 1, "there was nobody to stop");
 }
