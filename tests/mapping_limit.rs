@@ -12,7 +12,6 @@ use pymalloc::{ARENA_BYTES, Pymalloc};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-const OS_PAGE_BYTES: usize = 4096;
 const SLACK_BLOCKS: usize = 32;
 
 /// Mappings in numbers, by protections that alternate from OS page to OS page.
@@ -24,8 +23,10 @@ struct Mappings {
 impl Mappings {
     /// Makes mappings until the kernel refuses one more; `None` if it never does.
     fn until_refused() -> Option<Self> {
+        // SAFETY: no preconditions.
+        let os_page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
         // Each second OS page is its own mapping, and so is what lies between.
-        let bytes = (limit() + 2) * OS_PAGE_BYTES;
+        let bytes = (limit() + 2) * os_page_bytes;
         // SAFETY: a new mapping disturbs nothing.
         let start =
             unsafe { libc::mmap(null_mut(), bytes, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
@@ -33,10 +34,10 @@ impl Mappings {
             return None;
         }
         let start = start.cast::<u8>();
-        for os_page in (1..bytes / OS_PAGE_BYTES).step_by(2) {
+        for os_page in (1..bytes / os_page_bytes).step_by(2) {
             // SAFETY: inside the mapping, which nobody uses.
             let refused = unsafe {
-                libc::mprotect(start.add(os_page * OS_PAGE_BYTES).cast(), OS_PAGE_BYTES, libc::PROT_READ) != 0
+                libc::mprotect(start.add(os_page * os_page_bytes).cast(), os_page_bytes, libc::PROT_READ) != 0
             };
             if refused {
                 return Some(Self { start, bytes });

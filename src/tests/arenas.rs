@@ -94,7 +94,9 @@ fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_n
     }
     assert_eq!(populates(), 0);
     live.extend(fill(cache, 64, 8 * POOL_BYTES));
-    assert!((7..=9).contains(&populates()), "{}", populates());
+    // Where an OS page holds several pools, they can't be asked for one by one.
+    let wanted = if test.memory.pools_of_os_page() == 1 { 7..=9 } else { 0..=0 };
+    assert!(wanted.contains(&populates()), "{}", populates());
     // Pools that have their memory are not asked for it again.
     live.into_iter().for_each(|block| block.free(cache));
     let before = populates();
@@ -151,8 +153,10 @@ fn a_step_of_a_purge_is_an_arena_and_tells_whether_it_did_anything() {
             assert!(before - test.dirty_pools() < ARENA_BYTES / POOL_BYTES);
         }
         assert!(!test.heap.purge_step(keep_pools * POOL_BYTES, taken));
-        assert_eq!(test.dirty_pools(), keep_pools);
-        assert_eq!(test.heap.bytes_given_back() - before, (dirty - keep_pools) * POOL_BYTES);
+        // Each arena keeps what shares an OS page with the pool in use.
+        let left = keep_pools.max(ARENAS * (test.memory.pools_of_os_page() - 1));
+        assert_eq!(test.dirty_pools(), left);
+        assert_eq!(test.heap.bytes_given_back() - before, (dirty - left) * POOL_BYTES);
         kept.into_iter().for_each(|block| block.free(cache));
         cache.release();
     }

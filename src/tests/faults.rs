@@ -164,7 +164,7 @@ fn zeroed_blocks_of_virgin_memory_are_not_touched() {
 
 #[test]
 fn os_pages_of_16_and_64_kib_work() {
-    for page_bytes in [16 << 10, 64 << 10] {
+    for page_bytes in [16 << 10, 64 << 10].into_iter().filter(|&bytes| bytes >= SystemMemory.page_bytes()) {
         let test = TestHeap::with_page_bytes(page_bytes);
         let cache = test.attach();
         let anchor = alloc(cache, class(8), 0).expect("memory");
@@ -384,7 +384,8 @@ fn an_arena_whose_metadata_the_os_does_not_purge_begins_anew() {
         populates() - before
     };
     let first = peak();
-    assert!(first > 0);
+    // Where an OS page holds several pools, none gets its memory at once.
+    assert_eq!(first > 0, test.memory.pools_of_os_page() == 1);
     // No pool is taken for one with memory of its own.
     assert_eq!(peak(), first);
     cache.release();
@@ -403,7 +404,7 @@ impl Beyond {
 
 impl MemorySource for Beyond {
     fn page_bytes(&self) -> usize {
-        4096
+        SystemMemory.page_bytes()
     }
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {

@@ -155,7 +155,7 @@ fn what_an_idle_thread_left_scattered_is_swept_once() {
     two_ticks(&mut ticker);
     let pools = 2 * ARENA_BYTES / POOL_BYTES;
     let given_back = test.heap.bytes_given_back() - before;
-    assert!(given_back >= pools * POOL_BYTES / 2, "{given_back} bytes");
+    test.assert_swept(given_back, pools * POOL_BYTES / 2);
     let purges = test.memory.purges.load(std::sync::atomic::Ordering::Relaxed);
     two_ticks(&mut ticker);
     assert_eq!(test.memory.purges.load(std::sync::atomic::Ordering::Relaxed), purges);
@@ -181,11 +181,11 @@ fn a_thread_at_work_is_not_swept_and_an_idle_one_again_when_more_came_home() {
     let third = 2 * ARENA_BYTES / 3;
     ticker.tick(|| true);
     let given_back = test.heap.bytes_given_back();
-    assert!(given_back - before > third / 2, "{} bytes", given_back - before);
+    test.assert_swept(given_back - before, third / 2);
     free_all(later, other);
     other.shrink();
     two_ticks(&mut ticker);
-    assert!(test.heap.bytes_given_back() - given_back > third, "{} bytes", test.heap.bytes_given_back() - given_back);
+    test.assert_swept(test.heap.bytes_given_back() - given_back, third);
     free_all(kept, owner);
     owner.release();
     other.release();

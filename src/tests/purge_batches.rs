@@ -39,7 +39,7 @@ fn parts_that_the_os_does_not_purge_are_not_taken_for_zero() {
         let freed_blocks = freed.len();
         freed.into_iter().for_each(|block| block.free(cache));
         let given_back = test.heap.bytes_given_back();
-        assert_eq!(given_back == 0, each == 1, "{given_back} bytes");
+        assert_eq!(given_back == 0, each == 1 || !test.memory.purges_parts(), "{given_back} bytes");
         cache.release();
         use_again(&test, kept, 256, freed_blocks / 2);
     }

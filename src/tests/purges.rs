@@ -16,7 +16,7 @@ fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
     let before = test.heap.bytes_given_back();
     freed.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back() - before;
-    assert!(given_back > 40 << 20, "{} MiB", given_back >> 20);
+    test.assert_swept(given_back, 40 << 20);
     // What is used again is sound, and zeroed where that is asked for.
     test.check();
     let zeroed = |seed| alloc_zeroed(cache, class(256), seed).expect("memory");
@@ -43,14 +43,14 @@ fn a_set_is_swept_again_when_half_as_much_is_left() {
     }
     freed.into_iter().for_each(|block| block.free(cache));
     // The first sweep: below one byte in 32.
-    while test.heap.bytes_given_back() < 16 << 20 {
+    while test.memory.purges_parts() && test.heap.bytes_given_back() < 16 << 20 {
         more.pop().expect("a sweep before the last").free(cache);
     }
     let (before, left) = (test.heap.bytes_given_back(), more.len());
     assert!(left > 4000, "{left} blocks");
     more.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back() - before;
-    assert!(given_back > 6 << 20, "{given_back} bytes for {left} blocks");
+    test.assert_swept(given_back, 6 << 20);
     test.check();
     few.into_iter().for_each(|block| block.free(cache));
     cache.release();
@@ -76,7 +76,7 @@ fn a_set_of_which_little_is_left_is_not_swept_for_blocks_taken_and_freed_since()
     let (kept, freed) = one_in(100, fill(cache, 256, 64 << 20));
     freed.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back();
-    assert!(given_back > 0);
+    test.assert_swept(given_back, 0);
     fill(cache, 256, 1 << 20).into_iter().for_each(|block| block.free(cache));
     assert_eq!(test.heap.bytes_given_back(), given_back);
     kept.into_iter().for_each(|block| block.free(cache));
@@ -93,7 +93,7 @@ fn small_sets_are_swept_when_the_program_purges_and_not_by_themselves_afterwards
     let (kept, freed) = one_in(100, live);
     freed.into_iter().for_each(|block| block.free(cache));
     assert_eq!(test.memory.purges.load(Ordering::Relaxed), purges);
-    assert!(test.purge() > 1 << 20);
+    test.assert_swept(test.purge(), 1 << 20);
     kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }
@@ -167,7 +167,7 @@ fn free_pools_kept_while_more_were_in_use_stay_until_half_as_many_are_to_be_kept
     let peak_pools = 2 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
     let pool_of = |block: &Live| block.start.addr() / POOL_BYTES % POOLS_PER_ARENA;
     let (freed, kept): (Vec<_>, Vec<_>) =
-        fill(cache, 512, peak_pools * POOL_BYTES).into_iter().partition(|block| pool_of(block) < POOLS_PER_ARENA / 3);
+        fill(cache, 512, peak_pools * POOL_BYTES).into_iter().partition(|block| pool_of(block) < POOLS_PER_ARENA / 4);
     freed.into_iter().for_each(|block| block.free(cache));
     cache.shrink();
     cache.set.enter(test.heap, |inside| inside.return_empty_pools(0));

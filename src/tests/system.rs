@@ -1,6 +1,7 @@
 //! What is asked of the system, by what the system says of it afterwards.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -13,8 +14,6 @@ const OS_PAGES: usize = 3;
 
 /// Runs `body` in a forked child, where no other thread maps or unmaps anything meanwhile.
 pub(super) fn alone(body: impl FnOnce()) {
-    // What it takes is the C library's `malloc`'s from then on.
-    mapped_bytes();
     // SAFETY: the child makes system calls, and ends here.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -30,9 +29,12 @@ pub(super) fn alone(body: impl FnOnce()) {
 
 /// Bytes of all mappings of the process.
 fn mapped_bytes() -> usize {
-    let status = fs::read_to_string("/proc/self/status").expect("Linux says");
-    let words = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("it is there").split_whitespace();
-    words.take(1).map(|word| word.parse::<usize>().expect("a number") << 10).sum()
+    // On the stack: musl's `malloc` maps what it takes, and a reading must not change what it reads.
+    let mut text = [0; 128];
+    let length = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut text)).expect("Linux says");
+    let first = text[..length].split(|&byte| byte == b' ').next().and_then(|word| str::from_utf8(word).ok());
+    let os_pages: usize = first.and_then(|word| word.parse().ok()).expect("a number");
+    os_pages * SystemMemory.page_bytes()
 }
 
 /// Whether the byte can be written; the kernel tries it, with a zero.

@@ -64,6 +64,16 @@ impl TestMemory {
         }
     }
 
+    /// Whether parts of pools can be purged, because an OS page is no larger than one.
+    pub(super) fn purges_parts(&self) -> bool {
+        PURGE_UNIT_BYTES.is_multiple_of(self.page_bytes)
+    }
+
+    /// Pools that go back to the OS together, because one OS page holds them.
+    pub(super) fn pools_of_os_page(&self) -> usize {
+        self.page_bytes.div_ceil(POOL_BYTES)
+    }
+
     /// Bytes of arenas that are resident, as the kernel says.
     pub(super) fn resident_bytes(&self) -> usize {
         let os_page_bytes = SystemMemory.page_bytes();
@@ -181,8 +191,9 @@ pub(crate) struct TestHeap {
 }
 
 impl TestHeap {
+    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large.
     pub(crate) fn new() -> Self {
-        Self::with_page_bytes(SystemMemory.page_bytes())
+        Self::with_page_bytes(wanted_page_bytes())
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
@@ -283,6 +294,27 @@ impl TestHeap {
     pub(crate) fn purge(&self) -> usize {
         purge_heap(self.heap)
     }
+
+    /// Panics unless sweeps gave back more bytes than `least`, or none, where OS pages are larger than parts of pools.
+    pub(super) fn assert_swept(&self, bytes: usize, least: usize) {
+        if self.memory.purges_parts() {
+            assert!(bytes > least, "{bytes} bytes");
+        } else {
+            assert_eq!(bytes, 0);
+        }
+    }
+}
+
+/// Bytes of the OS pages that tests take the system's for: `PYMALLOC_OS_PAGE_BYTES`, or what they are.
+fn wanted_page_bytes() -> usize {
+    let system = SystemMemory.page_bytes();
+    let wanted =
+        std::env::var("PYMALLOC_OS_PAGE_BYTES").map_or(system, |bytes| bytes.parse().expect("a number of bytes"));
+    assert!(
+        wanted.is_power_of_two() && wanted >= system,
+        "PYMALLOC_OS_PAGE_BYTES: {wanted}, where OS pages have {system}"
+    );
+    wanted
 }
 
 impl Drop for TestHeap {

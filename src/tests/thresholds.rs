@@ -41,7 +41,10 @@ fn as_many_free_pools_stay_dirty_as_the_least_says() {
     let cache = test.attach();
     let (kept, freed) = one_of_each(ARENA_BYTES, fill(cache, 512, 2 * DIRTY_POOLS_MIN * POOL_BYTES));
     free_for_good(&test, freed, cache);
-    assert_eq!(test.dirty_pools(), DIRTY_POOLS_MIN);
+    // And those that came later and can't be purged, because a block that is left keeps their OS page.
+    let beside_kept = kept.len() * (test.memory.pools_of_os_page() - 1);
+    let dirty = test.dirty_pools();
+    assert!((DIRTY_POOLS_MIN..=DIRTY_POOLS_MIN + beside_kept).contains(&dirty), "{dirty} pools");
     free_for_good(&test, kept, cache);
     cache.release();
 }
@@ -118,10 +121,14 @@ fn pools_of_a_class_get_their_memory_at_once_from_a_number_on() {
     let test = TestHeap::new();
     let cache = test.attach();
     let mut live = Vec::new();
-    while test.memory.populates.load(Ordering::Relaxed) == 0 {
+    let (from_pools, populates) = (FAULT_IN_FROM_POOLS as usize, || test.memory.populates.load(Ordering::Relaxed));
+    while populates() == 0 && live.len() < 2 * from_pools * POOL_BYTES / 512 {
         live.push(alloc(cache, class(512), 0).expect("memory"));
     }
-    assert_eq!(test.check().classes[63].pools, FAULT_IN_FROM_POOLS as usize + 1);
+    // Where an OS page holds several pools, they can't be asked for one by one.
+    let wanted = if test.memory.pools_of_os_page() == 1 { from_pools + 1 } else { 2 * from_pools };
+    assert_eq!(test.check().classes[63].pools, wanted);
+    assert_eq!(populates(), usize::from(wanted == from_pools + 1));
     free_for_good(&test, live, cache);
     cache.release();
 }
