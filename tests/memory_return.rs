@@ -7,7 +7,7 @@ use std::thread;
 
 use common::{Block, Rng, alone, arenas_after_purge, arenas_at_floor, assert_live_near, assert_sound};
 #[cfg(target_os = "linux")]
-use common::{refuse_system_call, rss_bytes};
+use common::{rss_bytes, sandbox::refuse_system_call};
 use pymalloc::{ARENA_BYTES, Pymalloc, stats};
 
 #[global_allocator]

@@ -9,7 +9,8 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
-use common::{abort_of, alone, or_exit, refuse_system_call};
+use common::sandbox::refuse_system_call;
+use common::{abort_of, alone, or_exit};
 use pymalloc::{ObjectPool, Pymalloc};
 
 #[global_allocator]

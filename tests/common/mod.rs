@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
 #[cfg(target_os = "linux")]
-mod sandbox;
+pub(crate) mod sandbox;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::fs::File;
@@ -15,9 +15,6 @@ use std::process::{Command, Output, Stdio};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-#[cfg(target_os = "linux")]
-pub(crate) use sandbox::refuse_system_call;
 
 /// A test that has not ended by then hangs.
 const TEST_DEADLINE: Duration = Duration::from_secs(300);
