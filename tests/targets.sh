@@ -31,9 +31,11 @@ musl() {
     on_musl test
     step 'musl: the hardened allocator'
     on_musl test --features hardened --lib "${hardened_tests[@]}"
-    step 'musl: the features lto, bypass and valgrind'
+    step 'musl: the features lto and bypass'
     on_musl test --features lto --test large_allocator --test exhaustive_layouts --test real_programs --test aborts
     on_musl test --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
+    step 'musl: the feature valgrind'
+    on_musl test --features valgrind --lib --test tools
     step 'musl: the tracer'
     on_musl test --features flamegraph --lib --test 'trace*'
     step 'musl: the examples'

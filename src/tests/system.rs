@@ -239,12 +239,16 @@ fn a_call_that_the_system_refuses_leaves_errno_as_it_was() {
     assert_eq!(*errno(), BEFORE);
 }
 
+/// What a pipe holds here; by itself, it holds 16 OS pages.
+const PIPE_BYTES: usize = 1 << 16;
+
 /// Has standard error be a full pipe; returns the end that is read.
 fn full_stderr(flags: libc::c_int) -> libc::c_int {
     let mut ends = [0; 2];
     // SAFETY: a place for two numbers; as many bytes as the array has.
     unsafe {
         assert_eq!(libc::pipe2(ends.as_mut_ptr(), libc::O_NONBLOCK), 0);
+        assert_eq!(libc::fcntl(ends[1], libc::F_SETPIPE_SZ, PIPE_BYTES as libc::c_int), PIPE_BYTES as libc::c_int);
         while libc::write(ends[1], [0_u8; 4096].as_ptr().cast(), 4096) > 0 {}
         assert_eq!(libc::fcntl(ends[1], libc::F_SETFL, flags), 0);
         assert_eq!(libc::dup2(ends[1], libc::STDERR_FILENO), libc::STDERR_FILENO);
@@ -267,7 +271,7 @@ fn a_message_goes_out_although_signals_interrupt_it() {
     static READ_FROM: AtomicI32 = AtomicI32::new(0);
 
     extern "C" fn make_room(_: libc::c_int) {
-        let mut bytes = [0_u8; 1 << 16];
+        let mut bytes = [0_u8; PIPE_BYTES];
         // SAFETY: as many bytes as the array has.
         unsafe { libc::read(READ_FROM.load(Ordering::Relaxed), bytes.as_mut_ptr().cast(), bytes.len()) };
     }
@@ -285,7 +289,7 @@ fn a_message_goes_out_although_signals_interrupt_it() {
             // Waits for room, unless the signal came before.
             write_stderr(b"last words");
         }
-        let mut rest = [0_u8; 1 << 16];
+        let mut rest = [0_u8; PIPE_BYTES];
         // SAFETY: as many bytes as the array has.
         let length = unsafe { libc::read(READ_FROM.load(Ordering::Relaxed), rest.as_mut_ptr().cast(), rest.len()) };
         assert!(rest[..usize::try_from(length).expect("it holds something")].ends_with(b"last words"));

@@ -57,8 +57,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
         // SAFETY: a string of the loader's.
         unsafe { CStr::from_ptr(info.dlpi_name) }.to_string_lossy().into_owned()
     };
-    // The program itself comes without a name, and first.
-    let file = if file.is_empty() && modules.is_empty() {
+    // The program itself comes first, and without a name, or (linked statically with musl) with one that is any program's.
+    let file = if modules.is_empty() && (file.is_empty() || file == "/proc/self/exe") {
         std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
     } else {
         file

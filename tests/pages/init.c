@@ -2,6 +2,7 @@
 // powers the machine off.
 #define _GNU_SOURCE
 #include <dirent.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mount.h>
@@ -38,6 +39,9 @@ int main(void) {
     mounted("proc", "/proc");
     mounted("devtmpfs", "/dev");
     mounted("tmpfs", "/tmp");
+    int console = open("/dev/console", O_RDWR);
+    for (int file = 0; file < 3; file++)
+        dup2(console, file);
     setenv("RUST_BACKTRACE", "0", 1);
     setenv("TMPDIR", "/tmp", 1);
     struct dirent **names;
