@@ -175,6 +175,21 @@ ends_at_the_call! {
 }
 
 #[test]
+fn the_message_names_the_block_that_was_written_into() {
+    let printed = abort_of("the_message_names_the_block_that_was_written_into", || {
+        let all = blocks(STAY_MIN);
+        let victim = all[STAY_MIN / 2];
+        all.into_iter().for_each(free);
+        eprintln!("{victim:x}");
+        // SAFETY: the misuse is the test.
+        unsafe { place(victim).add(BYTES - 1).write_volatile(1) };
+        churn(1_000);
+    });
+    let (victim, message) = printed.split_once('\n').expect("two lines");
+    assert!(message.contains(&format!("a free block was written into (address 0x{victim},")), "{printed:?}");
+}
+
+#[test]
 fn a_freed_block_waits_for_so_many_frees_before_it_is_used_again() {
     for _ in 0..50 {
         let mut others = blocks(STAY_MIN);
