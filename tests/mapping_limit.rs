@@ -6,7 +6,7 @@ mod common;
 
 use std::ptr::null_mut;
 
-use common::{Block, Rng, alone, assert_live_near, assert_sound};
+use common::{Block, Rng, alone, assert_live_near, assert_sound, os_page_bytes};
 use pymalloc::{ARENA_BYTES, Pymalloc};
 
 #[global_allocator]
@@ -23,8 +23,7 @@ struct Mappings {
 impl Mappings {
     /// Makes mappings until the kernel refuses one more; `None` if it never does.
     fn until_refused() -> Option<Self> {
-        // SAFETY: no preconditions.
-        let os_page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
+        let os_page_bytes = os_page_bytes();
         // Each second OS page is its own mapping, and so is what lies between.
         let bytes = (limit() + 2) * os_page_bytes;
         // SAFETY: a new mapping disturbs nothing.

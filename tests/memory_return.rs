@@ -7,7 +7,7 @@ use std::thread;
 
 use common::{Block, Rng, alone, arenas_after_purge, arenas_at_floor, assert_live_near, assert_sound};
 #[cfg(target_os = "linux")]
-use common::{rss_bytes, sandbox::refuse_system_call};
+use common::{os_page_bytes, rss_bytes, sandbox::refuse_system_call};
 use pymalloc::{ARENA_BYTES, Pymalloc, stats};
 
 #[global_allocator]
@@ -113,9 +113,7 @@ fn the_peak_does_not_creep() {
 fn share_given_back() -> f64 {
     let mut blocks: Vec<Box<[u8; 256]>> = (0..400_000).map(|_| Box::new([1; 256])).collect();
     let peak_bytes = rss_bytes();
-    // SAFETY: no preconditions.
-    let os_page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size");
-    let every = 100 * (os_page_bytes / 4096);
+    let every = 100 * (os_page_bytes() / 4096);
     let mut index = 0;
     blocks.retain(|_| {
         index += 1;

@@ -134,10 +134,10 @@ fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
 /// Aborts unless the freed blocks that `slots` hold (all, or none does) are zero.
 #[inline(always)]
 fn check_clean(class: SizeClass, slots: &[Slot]) {
+    // Relaxed (both): the slots are the thread's own, or under the door.
     if !CLEARS || slots.first().is_none_or(|slot| slot.load(Ordering::Relaxed).is_null()) {
         return;
     }
-    // Relaxed (both): the slots are the thread's own, or under the door.
     // SAFETY: free blocks, the caller's. Not null.
     let block = |slot: &Slot| unsafe { NonNull::new_unchecked(slot.load(Ordering::Relaxed)) };
     // SAFETY: as above; cleared when they were freed.

@@ -226,9 +226,13 @@ fn statm_bytes(field: usize) -> usize {
         .nth(field)
         .and_then(|word| word.parse().ok())
         .expect("numbers");
+    os_pages * os_page_bytes()
+}
+
+/// Bytes of an OS page.
+pub(crate) fn os_page_bytes() -> usize {
     // SAFETY: `sysconf` has no preconditions.
-    let os_page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    os_pages * usize::try_from(os_page_bytes).expect("a page size")
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size")
 }
 
 /// The counts of a heap that passes its self-check.
