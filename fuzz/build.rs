@@ -5,50 +5,29 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-/// Modules of the allocator that are fuzzed as they are. `os`, `sync`, `fork`, `observe` and `report` have twins in `src/`.
-const MODULES: [&str; 23] = [
-    "arena",
-    "arena_map",
-    "arena_table",
-    "bitmap",
-    "cache",
-    "check",
-    "class_map",
-    "config",
-    "fatal",
-    "hardened",
-    "heap",
-    "idle",
-    "lock",
-    "marks",
-    "metadata",
-    "pool",
-    "pool_set",
-    "purge_batch",
-    "purging",
-    "remote",
-    "size_class",
-    "stats",
-    "text",
-];
+/// Modules of the allocator that are fuzzed as they are. `os`, `sync` and `observe` have twins in `src/`.
+const MODULES: [&str; 6] = ["base", "cache", "heap", "marks", "pool_set", "protocols"];
+
+/// Folders of which a part is fuzzed: the rest needs threads, signals or files.
+const PARTS: [(&str, &[&str]); 2] = [("inspect", &["check", "stats"]), ("purge", &["heap", "tick"])];
 
 /// File, text, what it becomes.
 type Edit = (&'static str, &'static str, &'static str);
 
 const SHRUNK: [Edit; 13] = [
-    ("config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
-    ("config.rs", "EMPTY_POOLS_BUDGET: usize = 512", "EMPTY_POOLS_BUDGET: usize = 12"),
-    ("config.rs", "SET_EMPTY_POOLS_MAX: usize = 16", "SET_EMPTY_POOLS_MAX: usize = 4"),
-    ("config.rs", "SET_EMPTY_POOLS_MIN: usize = 2", "SET_EMPTY_POOLS_MIN: usize = 1"),
-    ("config.rs", "INBOX_KNOCK_POOLS: u32 = 32", "INBOX_KNOCK_POOLS: u32 = 3"),
-    ("config.rs", "HUGE_FROM_ARENAS: usize = 8", "HUGE_FROM_ARENAS: usize = 1"),
-    ("config.rs", "EMPTY_ARENAS_MIN: usize = 4", "EMPTY_ARENAS_MIN: usize = 1"),
-    ("config.rs", "(8 << 20) / POOL_BYTES", "4"),
-    ("config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
-    ("config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
-    ("config.rs", "DEPOT_BYTES_MAX: usize = 512 << 10", "DEPOT_BYTES_MAX: usize = 16 << 10"),
-    ("config.rs", "DEPOTS_BUDGET_BYTES: usize = 4 << 20", "DEPOTS_BUDGET_BYTES: usize = 40 << 10"),
-    ("config.rs", "FAULT_IN_FROM_POOLS: u32 = 16", "FAULT_IN_FROM_POOLS: u32 = 2"),
+    ("base/config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
+    ("base/config.rs", "EMPTY_POOLS_BUDGET: usize = 512", "EMPTY_POOLS_BUDGET: usize = 12"),
+    ("base/config.rs", "SET_EMPTY_POOLS_MAX: usize = 16", "SET_EMPTY_POOLS_MAX: usize = 4"),
+    ("base/config.rs", "SET_EMPTY_POOLS_MIN: usize = 2", "SET_EMPTY_POOLS_MIN: usize = 1"),
+    ("base/config.rs", "INBOX_KNOCK_POOLS: u32 = 32", "INBOX_KNOCK_POOLS: u32 = 3"),
+    ("base/config.rs", "HUGE_FROM_ARENAS: usize = 8", "HUGE_FROM_ARENAS: usize = 1"),
+    ("base/config.rs", "EMPTY_ARENAS_MIN: usize = 4", "EMPTY_ARENAS_MIN: usize = 1"),
+    ("base/config.rs", "(8 << 20) / POOL_BYTES", "4"),
+    ("base/config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
+    ("base/config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
+    ("base/config.rs", "DEPOT_BYTES_MAX: usize = 512 << 10", "DEPOT_BYTES_MAX: usize = 16 << 10"),
+    ("base/config.rs", "DEPOTS_BUDGET_BYTES: usize = 4 << 20", "DEPOTS_BUDGET_BYTES: usize = 40 << 10"),
+    ("base/config.rs", "FAULT_IN_FROM_POOLS: u32 = 16", "FAULT_IN_FROM_POOLS: u32 = 2"),
 ];
 
 const PLANTS: [(&str, Edit); 4] = [
@@ -56,7 +35,7 @@ const PLANTS: [(&str, Edit); 4] = [
     (
         "PLANT_LOST_COUNT",
         (
-            "remote.rs",
+            "protocols/remote.rs",
             "match self.count.fetch_add(blocks, Ordering::AcqRel) {",
             "let before = self.count.load(Ordering::Acquire);\n        \
              self.count.store(before + blocks, Ordering::Release);\n        match before {",
@@ -66,15 +45,18 @@ const PLANTS: [(&str, Edit); 4] = [
     (
         "PLANT_BOLD_CLAIM",
         (
-            "remote.rs",
+            "protocols/remote.rs",
             "self.count.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()",
             "self.count.fetch_add(1, Ordering::Acquire) < u32::MAX",
         ),
     ),
     // A part that was purged is taken for zero although a block in it was handed out since.
-    ("PLANT_STALE_ZERO", ("pool.rs", "self.purged.set(self.purged.get() & !parts_of(first, end));", "")),
+    ("PLANT_STALE_ZERO", ("heap/pool.rs", "self.purged.set(self.purged.get() & !parts_of(first, end));", "")),
     // A lock is let go, and nobody woken.
-    ("PLANT_FORGOTTEN_SLEEPER", ("lock.rs", "Ordering::Release) == AWAITED {", "Ordering::Release) > AWAITED {")),
+    (
+        "PLANT_FORGOTTEN_SLEEPER",
+        ("protocols/lock.rs", "Ordering::Release) == AWAITED {", "Ordering::Release) > AWAITED {"),
+    ),
 ];
 
 fn copy_tree(from: &Path, to: &Path, edits: &mut Vec<Edit>, root: &Path) {
@@ -100,6 +82,11 @@ fn copy_tree(from: &Path, to: &Path, edits: &mut Vec<Edit>, root: &Path) {
     }
 }
 
+fn file_of(copy: &Path, module: &str) -> PathBuf {
+    let files = [format!("{module}.rs"), format!("{module}/mod.rs")].map(|name| copy.join(name));
+    files.into_iter().find(|file| file.exists()).unwrap_or_else(|| panic!("no module {module}"))
+}
+
 fn main() {
     let source = Path::new(&env::var("CARGO_MANIFEST_DIR").expect("set by cargo")).join("../src");
     let out = PathBuf::from(env::var("OUT_DIR").expect("set by cargo"));
@@ -116,9 +103,15 @@ fn main() {
     assert!(edits.is_empty(), "no file for {edits:?}: mend fuzz/build.rs");
     let mut modules = String::new();
     for module in MODULES {
-        let file = [format!("{module}.rs"), format!("{module}/mod.rs")].into_iter().map(|name| copy.join(name));
-        let file = file.into_iter().find(|file| file.exists()).unwrap_or_else(|| panic!("no module {module}"));
-        writeln!(modules, "#[path = {file:?}]\npub(crate) mod {module};").expect("a String");
+        writeln!(modules, "#[path = {:?}]\npub(crate) mod {module};", file_of(&copy, module)).expect("a String");
+    }
+    for (folder, parts) in PARTS {
+        writeln!(modules, "pub(crate) mod {folder} {{").expect("a String");
+        for part in parts {
+            writeln!(modules, "#[path = {:?}]\npub(crate) mod {part};", file_of(&copy, &format!("{folder}/{part}")))
+                .expect("a String");
+        }
+        modules.push_str("}\n");
     }
     writeln!(modules, "#[path = {:?}]\nmod system_os;", copy.join("os/mod.rs")).expect("a String");
     fs::write(out.join("modules.rs"), modules).expect("OUT_DIR is writable");

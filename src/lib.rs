@@ -43,64 +43,43 @@
 // constants that the crate as a whole needs.
 #![cfg(not(pymalloc_loom))]
 
-mod allocator;
-mod arena;
-mod arena_map;
-mod arena_table;
-mod bitmap;
+mod api;
+mod base;
 mod cache;
-mod check;
-mod class_map;
-mod config;
 mod debug;
-mod fatal;
-mod fork;
-mod hardened;
 mod heap;
-mod heap_map;
-mod idle;
-#[cfg(feature = "lto")]
-mod link_time;
-mod lock;
+mod inspect;
 mod marks;
-mod measure;
-mod metadata;
 pub mod object_pool;
 mod observe;
 mod os;
-mod pool;
 mod pool_set;
-mod public;
-mod purge_batch;
-mod purge_thread;
-mod purging;
-#[cfg(feature = "raw")]
-#[doc(hidden)]
-pub mod raw;
-mod remote;
-mod report;
-mod size_class;
-mod stats;
+mod protocols;
+mod purge;
 mod sync;
 #[cfg(test)]
 mod tests;
-mod text;
 #[cfg(feature = "trace")]
 pub mod trace;
 
-pub use allocator::Pymalloc;
-pub use check::Corruption;
-pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
+pub use api::allocator::Pymalloc;
+pub use api::control::{
+    allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches,
+};
+#[cfg(feature = "raw")]
+#[doc(hidden)]
+pub use api::raw;
+pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
+pub use base::size_class::{class_bytes, class_number, usable_size};
 pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
-pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
-pub use measure::{Measured, measure};
+pub use inspect::check::Corruption;
+pub use inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
+pub use inspect::measure::{Measured, measure};
+pub use inspect::report::request_report;
+pub use inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
 pub use object_pool::{LocalPool, ObjectPool, Pooled};
 pub use os::SystemMalloc;
-pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches};
-pub use purge_thread::{PurgeConfig, PurgeThread};
-pub use report::request_report;
-pub use size_class::{class_bytes, class_number, usable_size};
-pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
+pub use purge::thread::{PurgeConfig, PurgeThread};
 
 /// The README's examples, which `cargo test` compiles and runs.
 #[cfg(doctest)]

@@ -1,6 +1,6 @@
 //! The atomics, the cell and the waiting that the protocols are written on.
 //!
-//! `lock.rs` and `remote.rs` name nothing but this module, so that the model checker's tests compile the very
+//! `protocols/lock.rs` and `protocols/remote.rs` name nothing but this module, so that the model checker's tests compile the very
 //! same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
@@ -10,8 +10,8 @@ pub(crate) use core::sync::atomic::AtomicU8;
 pub(crate) use core::sync::atomic::AtomicUsize;
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-pub(crate) use crate::config::LOCK_SPINS;
-pub(crate) use crate::fork::this_thread_forks;
+pub(crate) use crate::base::config::LOCK_SPINS;
+pub(crate) use crate::os::fork::this_thread_forks;
 pub(crate) use crate::os::{futex_wait, futex_wake};
 
 /// `core`'s `UnsafeCell` with the access by closure that the model checker's has.

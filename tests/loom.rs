@@ -1,7 +1,7 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `remote.rs`, `lock.rs` and `hardened/state.rs` are compiled here from the product's own source, against a twin of
+//! `protocols/remote.rs`, `protocols/lock.rs` and `protocols/block_state.rs` are compiled here from the product's own source, against a twin of
 //! `sync.rs` made of loom's types: no line of them is typed again. What lies around them in `pool_set/` and `cache/` names
 //! half the crate, so `world`, `poison`, `publication`, `classes`, `idle`, `session` and `states` repeat it in small; each says
 //! what it repeats, and a change there is a change here.
@@ -20,11 +20,11 @@
 //! most so many preemptions (a thread that blocks or ends is no preemption).
 #![cfg(pymalloc_loom)]
 
-#[path = "../src/hardened/state.rs"]
+#[path = "../src/protocols/block_state.rs"]
 mod block_state;
-#[path = "../src/lock.rs"]
+#[path = "../src/protocols/lock.rs"]
 mod lock;
-#[path = "../src/remote.rs"]
+#[path = "../src/protocols/remote.rs"]
 mod remote;
 #[path = "loom/sync.rs"]
 mod sync;

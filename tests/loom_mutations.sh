@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows that the loom models can fail. Weakens each ordering of src/remote.rs, src/lock.rs
+# Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs
 # and src/object_pool/magazine.rs in turn, and breaks the
 # order of their calls in a few ways, in a copy of the repository, and prints which models notice.
 #
@@ -73,7 +73,7 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/remote.rs src/lock.rs src/object_pool/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
+for file in src/protocols/remote.rs src/protocols/lock.rs src/object_pool/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -86,13 +86,13 @@ for file in src/remote.rs src/lock.rs src/object_pool/magazine.rs tests/loom/pub
     done < <(grep -nE 'Ordering::(AcqRel|Acquire|Release)' "$file" | grep -vE '^[0-9]+: *//')
 done
 
-lock=src/lock.rs
+lock=src/protocols/lock.rs
 break_by $lock "release wakes nobody" 's/futex_wake\(&self\.state\);/let _ = futex_wake;/'
 break_by $lock "release wakes only from HELD" 's/(swap\(FREE, Ordering::Release\) ==) AWAITED/$1 HELD/'
 break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/swap\(AWAITED, Ordering::Acquire\)/swap(HELD, Ordering::Acquire)/'
 break_by $lock "try_lock always succeeds" 's/\(free \|\| this_thread_forks\(\)\)/(free || !this_thread_forks())/'
 
-remote=src/remote.rs
+remote=src/protocols/remote.rs
 break_by $remote "claim does not ask for a count of 0" \
     's/self\.count\.compare_exchange\(0, 1, Ordering::Acquire, Ordering::Relaxed\)\.is_ok\(\)/{ self.count.fetch_add(1, Ordering::Acquire); true }/'
 break_by $remote "every arrival is the first" 's/before => Arrival::Later\(before\.wrapping_add\(blocks\)\)/_ => Arrival::First/'
@@ -161,7 +161,7 @@ break_by $classes "a pool leaves the map after its arena may be unmapped" \
     's/( *map\.leave.*?\n)( *\*back = true;\n *\}\);\n)/$2$1/'
 # The feature `hardened`. What orders a block's way home does so twice; so one ordering alone shows nothing.
 break_by $remote "neither bits nor counts order anything" 's/Ordering::(AcqRel|Acquire|Release)/Ordering::Relaxed/g'
-state=src/hardened/state.rs
+state=src/protocols/block_state.rs
 break_by $state "a free leaves the block live" 's/        self\.0\.store\(FREED, Ordering::Relaxed\);\n//'
 break_by $state "a free does not look" 's/self\.check\(class\)\?;//'
 break_by $state "who hands a block out does not say so" 's/        self\.0\.store\(LIVE \| class, Ordering::Relaxed\);\n//'

@@ -2,7 +2,7 @@
 #![cfg(not(feature = "bypass"))]
 
 mod common;
-#[path = "../src/config.rs"]
+#[path = "../src/base/config.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the crate's own file, of which the tests need some constants")]
 mod config;
 

@@ -6,9 +6,8 @@
 //! | twin | does |
 //! |---|---|
 //! | `sync` | atomics that let another thread run before each access; a futex of the scheduler's |
-//! | `os` | memory that is counted and fails on request |
-//! | `fork` | no forks |
-//! | `observe`, `report` | nobody looks on |
+//! | `os` | memory that is counted and fails on request; no forks |
+//! | `observe` | nobody observes |
 //!
 //! `scheduler` runs the threads as coroutines on one OS thread, `program` reads an input, `world` runs it against a model of
 //! live blocks, with the self-check as the judge. Memory is sequentially consistent here: the loom models see to orderings.
@@ -27,10 +26,8 @@
 
 include!(concat!(env!("OUT_DIR"), "/modules.rs"));
 
-mod fork;
 mod observe;
 mod os;
-mod report;
 mod sync;
 
 mod program;

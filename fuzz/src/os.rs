@@ -9,6 +9,28 @@ pub(crate) use crate::system_os::{MemoryRange, MemorySource, SystemMalloc, abort
 
 pub(crate) const BYPASS: bool = false;
 
+/// No forks.
+pub(crate) mod fork {
+    pub(crate) use crate::system_os::fork::{Participant, Place};
+
+    pub(crate) fn join(_place: Place, _participant: &'static Participant) {}
+
+    pub(crate) fn this_thread_forks() -> bool {
+        false
+    }
+}
+
+macro_rules! at_start {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_start;
+
+pub(crate) fn system_malloc() -> Option<SystemMalloc> {
+    None
+}
+
 pub(crate) fn on_thread_end(_ended: unsafe extern "C" fn(*mut libc::c_void), _value: *const ()) -> bool {
     false
 }

@@ -1,7 +1,7 @@
 //! From an input's bytes to a program: records of four bytes, each an operation of a thread, or a switch between threads or many; so
 //! that a mutation of a byte changes one of them, and an insertion moves the others.
 
-use crate::config::CLASS_COUNT;
+use crate::base::config::CLASS_COUNT;
 use crate::scheduler::{Switch, THREADS};
 
 /// One step of a thread. Places are taken modulo what there is.

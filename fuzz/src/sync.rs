@@ -9,7 +9,7 @@ use crate::scheduler::{self, Kind, point};
 /// One spin, so that a thread soon sleeps.
 pub(crate) const LOCK_SPINS: u32 = 1;
 
-pub(crate) use crate::fork::this_thread_forks;
+pub(crate) use crate::os::fork::this_thread_forks;
 
 pub(crate) fn spin_loop() {}
 

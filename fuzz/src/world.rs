@@ -4,19 +4,19 @@ use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use crate::base::config::CLASS_COUNT;
+use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::check::check;
-use crate::config::CLASS_COUNT;
 use crate::heap::Heap;
-use crate::idle::Ticker;
+use crate::heap::pool::Slot;
+use crate::inspect::check::check;
+use crate::inspect::stats::Stats;
 use crate::observe::Request;
 use crate::os;
-use crate::pool_set::Slot;
 use crate::program::{Op, Program};
-use crate::purging::purge_heap;
+use crate::purge::heap::purge_heap;
+use crate::purge::tick::Ticker;
 use crate::scheduler::{self, THREADS, Trace};
-use crate::size_class::SizeClass;
-use crate::stats::Stats;
 
 /// Blocks that a program may have at a time, so that none takes long.
 const LIVE_MAX: usize = 4_000;
@@ -180,12 +180,7 @@ impl World {
     }
 
     fn check(&self) -> Stats {
-        assert!(self.heap.stop_slow_paths());
-        // SAFETY: stopped, by this thread.
-        let checked = unsafe { check(self.heap) };
-        // SAFETY: as above.
-        unsafe { self.heap.restart_slow_paths() };
-        checked.unwrap_or_else(|corruption| panic!("self-check: {corruption}"))
+        check(&mut self.heap.stop()).unwrap_or_else(|corruption| panic!("self-check: {corruption}"))
     }
 
     /// The heap is sound, and holds exactly the blocks that the model knows of; all threads rest.

@@ -9,7 +9,7 @@ mod counts {
     use core::cell::Cell;
 
     use super::super::{GLOBAL, ThreadCache};
-    use crate::size_class::SizeClass;
+    use crate::base::size_class::SizeClass;
     use crate::sync::{AtomicU64, Ordering};
 
     /// Blocks that the last refill of a magazine brought, if none left it but to the program. Door.
@@ -86,7 +86,7 @@ mod counts {
 #[cfg(not(feature = "raw"))]
 mod counts {
     use super::super::ThreadCache;
-    use crate::size_class::SizeClass;
+    use crate::base::size_class::SizeClass;
 
     /// Nothing.
     pub(crate) struct Filled;

@@ -15,10 +15,11 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
-use crate::config::CLASS_COUNT;
+use crate::base::config::CLASS_COUNT;
+use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
-use crate::pool_set::{Inside, Slot};
-use crate::size_class::SizeClass;
+use crate::heap::pool::Slot;
+use crate::pool_set::Inside;
 use crate::sync::Ordering;
 
 /// A thread's chunks of one class. Zeroed memory is a valid value: none.

@@ -7,7 +7,7 @@ use core::mem::offset_of;
 use core::ptr::NonNull;
 
 use super::{Magazine, ThreadCache, tls};
-use crate::size_class::SizeClass;
+use crate::base::size_class::SizeClass;
 use crate::sync::Ordering;
 
 /// Where a magazine is in a thread cache, in bytes from that of no class.

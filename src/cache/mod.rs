@@ -24,27 +24,30 @@ mod count;
 mod depot;
 #[cfg(feature = "raw")]
 mod direct;
-mod idle;
+pub(crate) mod fork;
+pub(crate) mod hardened;
 mod slot;
 mod slow;
+mod tidy;
 mod tls;
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::config::{
+use crate::base::config::{
     CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX,
 };
-use crate::hardened::{self, PerThread};
+use crate::base::size_class::SizeClass;
+use crate::cache::hardened::PerThread;
 use crate::heap::Heap;
+use crate::heap::pool::Slot;
+use crate::heap::set::PoolSet;
 use crate::observe::Request;
 use crate::os;
-use crate::pool_set::{PoolSet, Slot};
-use crate::size_class::SizeClass;
 use crate::sync::{AtomicPtr, Ordering};
 use count::{Allocations, Filled};
 use depot::Depot;
-use idle::Seen;
+use tidy::Seen;
 
 #[cfg(feature = "raw")]
 pub(crate) use count::allocations_min;
@@ -52,7 +55,7 @@ pub(crate) use count::allocations_min;
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
-pub(crate) use slot::{GLOBAL, current, thread_token, with_thread};
+pub(crate) use slot::{GLOBAL, current, with_thread};
 
 /// The free blocks of one class that a thread has at hand.
 #[repr(C, align(32))]

@@ -19,23 +19,18 @@ use core::ffi::c_void;
 use core::ptr;
 
 use super::{ThreadCache, count, tls};
-use crate::fork;
-use crate::hardened;
+use crate::base::size_class::SizeClass;
+use crate::cache::fork;
+use crate::cache::hardened;
 use crate::heap::Heap;
+use crate::heap::pool::Block;
+use crate::heap::pool::Slot;
 use crate::observe::{self, Request};
 use crate::os;
-use crate::pool::Block;
-use crate::pool_set::Slot;
-use crate::size_class::SizeClass;
 use crate::sync::{AtomicU32, Ordering};
 
 /// The program's heap.
 pub(crate) static GLOBAL: Heap = Heap::new();
-
-/// Stands in for the cache of a thread that has none yet.
-pub(super) static UNATTACHED: ThreadCache = ThreadCache::stand_in();
-/// Stands in for the cache of a thread that gave its own up.
-static ENDED: ThreadCache = ThreadCache::stand_in();
 
 /// Not 0 once no thread may have a cache any more.
 static WITHOUT_CACHES: AtomicU32 = AtomicU32::new(0);
@@ -44,11 +39,6 @@ static WITHOUT_CACHES: AtomicU32 = AtomicU32::new(0);
 #[inline(always)]
 pub(crate) fn current() -> &'static ThreadCache {
     tls::get()
-}
-
-/// A number that no other thread has at the same time; never 0.
-pub(crate) fn thread_token() -> usize {
-    tls::address()
 }
 
 /// Runs `body` with the calling thread's cache, if it has one.
@@ -61,7 +51,7 @@ pub(crate) fn with_thread<R>(body: impl FnOnce(&'static ThreadCache) -> R) -> Op
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn attach() -> Option<&'static ThreadCache> {
     // Relaxed: a flag alone; a thread that attaches just before it is set keeps its cache.
-    if ptr::eq(current(), &ENDED) || WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
+    if ptr::eq(current(), &tls::ENDED) || WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
         return None;
     }
     fork::watch();
@@ -91,7 +81,7 @@ unsafe extern "C" fn thread_ended(value: *mut c_void) {
 /// Leaves the calling thread without its cache, for good.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn give_up(cache: &'static ThreadCache) {
-    tls::set(&ENDED);
+    tls::set(&tls::ENDED);
     // Relaxed: as in `attach`.
     if WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
         // Nobody adopts it, so no block may stay there.

@@ -26,13 +26,14 @@
 use core::ptr::{self, NonNull};
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
-use crate::config::MAGAZINE_SLOTS_MIN;
-use crate::hardened;
+use crate::base::config::MAGAZINE_SLOTS_MIN;
+use crate::base::size_class::SizeClass;
+use crate::cache::hardened;
 use crate::heap::Heap;
+use crate::heap::pool::Block;
+use crate::heap::pool::Slot;
 use crate::observe::{self, Request};
-use crate::pool::Block;
-use crate::pool_set::{Inside, Slot};
-use crate::size_class::SizeClass;
+use crate::pool_set::Inside;
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Slow calls of a class before its magazine grows: a class used once keeps the small one.

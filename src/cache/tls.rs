@@ -1,21 +1,24 @@
 //! The thread slot's place: one thread-local word that holds the address of the thread's cache.
 //!
-//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer, where it sees all of it: in
-//! a program with link-time optimisation. Else it is a call of std's accessor in each piece of the program that is compiled
-//! by itself, and in a shared library one of `__tls_get_addr`, on every allocation. So without the feature `lto` the word is
-//! defined and read in assembly, by the *initial-exec* model: its offset is looked up once, when the program or the library is
-//! loaded, and read from a table; the linker of a program makes a constant of it. (The model can be chosen for Rust's own
-//! thread-locals by an unstable option only.) The word takes 8 bytes of the static TLS block, so that even `dlopen` has room
-//! for it.
+//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees all of
+//! it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared library a call of
+//! `__tls_get_addr`, on every allocation. So the word is defined and read in assembly, by the *initial-exec* model: its
+//! offset is looked up once, when the program or the library is loaded, and read from a table; the linker of a program makes
+//! a constant of it. (The model can be chosen for Rust's own thread-locals by an unstable option only.)
 
 use super::ThreadCache;
+
+/// Stands in for the cache of a thread that has none yet.
+static UNATTACHED: ThreadCache = ThreadCache::stand_in();
+/// Stands in for the cache of a thread that gave its own up.
+pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 
 // Assembly where it was run: on x86-64 with glibc; for the preload library on aarch64, too.
 #[cfg(not(all(
     target_os = "linux",
     any(
         all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
-        all(not(feature = "lto"), target_arch = "x86_64", target_env = "gnu"),
+        all(target_arch = "x86_64", target_env = "gnu"),
     ),
     not(miri)
 )))]
@@ -24,7 +27,7 @@ mod place {
     use core::ptr;
 
     use super::ThreadCache;
-    use crate::cache::slot::UNATTACHED;
+    use super::UNATTACHED;
 
     thread_local! {
         static SLOT: Cell<&'static ThreadCache> = const { Cell::new(&UNATTACHED) };
@@ -44,17 +47,13 @@ mod place {
     pub(super) fn set(cache: &'static ThreadCache) {
         SLOT.set(cache);
     }
-
-    pub(super) fn address() -> usize {
-        SLOT.with(|slot| ptr::from_ref(slot).addr())
-    }
 }
 
 #[cfg(all(
     target_os = "linux",
     any(
         all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
-        all(not(feature = "lto"), target_arch = "x86_64", target_env = "gnu"),
+        all(target_arch = "x86_64", target_env = "gnu"),
     ),
     not(miri)
 ))]
@@ -62,7 +61,7 @@ mod place {
     use core::arch::{asm, global_asm};
 
     use super::ThreadCache;
-    use crate::cache::slot::UNATTACHED;
+    use super::UNATTACHED;
 
     /// The word's symbol: of this version of the crate, because a program may have several.
     macro_rules! slot {
@@ -148,7 +147,7 @@ mod place {
         unsafe { core::ptr::with_exposed_provenance_mut::<&'static ThreadCache>(address()).write_volatile(cache) }
     }
 
-    pub(super) fn address() -> usize {
+    fn address() -> usize {
         let address;
         // SAFETY: the thread's pointer and an offset; no memory but constants of the thread is read.
         unsafe {
@@ -190,9 +189,4 @@ pub(super) fn get_plus(bytes: usize) -> *const u8 {
 /// Points the calling thread's slot at `cache`.
 pub(super) fn set(cache: &'static ThreadCache) {
     place::set(cache);
-}
-
-/// Where the calling thread's slot is: never 0, and no other thread's at the same time.
-pub(super) fn address() -> usize {
-    place::address()
 }

@@ -4,8 +4,8 @@
 use super::guards::{DEADBYTE, FORBIDDENBYTE, PAD_BYTES, Part};
 use super::origin;
 use super::table::{Record, State};
+use crate::base::text::Text;
 use crate::os;
-use crate::text::Text;
 
 /// Damaged bytes that are shown one by one; of the others, their number.
 const DAMAGED_SHOWN: usize = 16;

@@ -12,7 +12,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use super::table::Record;
-use crate::size_class::block_align;
+use crate::base::size_class::block_align;
 
 /// Fills memory that was just allocated.
 pub const CLEANBYTE: u8 = 0xCD;

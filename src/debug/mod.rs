@@ -32,7 +32,6 @@ pub use guards::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
 pub use origin::{Origins, PrintOrigin, set_origins};
 #[cfg(feature = "trace")]
 pub(crate) use origin::{install_origins, remove_origins};
-pub(crate) use register::{restart_all, stop_all};
 
 use guards::{Part, padded, start_of};
 use misuse::{Call, Misuse, abort_on};

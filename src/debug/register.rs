@@ -14,8 +14,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::quarantine::{Queue, Queued};
 use super::table::{Record, State, Table};
-use crate::fork;
-use crate::lock::Lock;
+use crate::os;
+use crate::os::fork::{Participant, Place, join};
+use crate::protocols::lock::Lock;
 
 /// Records of blocks that left the quarantine, kept to know a late second free as such.
 const RECORDS_KEPT: usize = 1 << 16;
@@ -59,7 +60,7 @@ impl Register {
         unsafe { place.write(Self { books: Lock::new(books), next: AtomicPtr::default() }) };
         // Forks must find the locks in order, also where every request is large.
         if !cfg!(miri) {
-            fork::watch();
+            watch();
         }
         ALL.lock().with(|first| {
             // SAFETY: ours alone until it is linked. Relaxed: under the lock.
@@ -110,8 +111,22 @@ fn each(first: *mut Register, mut body: impl FnMut(&Register)) {
     }
 }
 
+static DEBUG: Participant = Participant { prepare: stop_all, parent: restart_all, child: restart_all };
+
+// Before main: a fork that began before the first register was made would not know of it.
+os::at_start!(watch_early);
+
+extern "C" fn watch_early() {
+    watch();
+}
+
+/// Takes part in forks from now on.
+fn watch() {
+    join(Place::Debug, &DEBUG);
+}
+
 /// Takes the locks of all registers, before a fork.
-pub(crate) fn stop_all() {
+fn stop_all() {
     ALL.acquire();
     // SAFETY: taken just above.
     let first = unsafe { ALL.with_held(|first| first.0) };
@@ -120,12 +135,9 @@ pub(crate) fn stop_all() {
     });
 }
 
-/// Frees the locks of all registers.
-///
-/// # Safety
-/// The calling thread called [`stop_all`], or forked from the one that did.
-pub(crate) unsafe fn restart_all() {
-    // SAFETY: the caller holds all of them. No register came or went meanwhile but by this thread, which is let through
+/// Frees the locks of all registers, which [`stop_all`] took on this thread, or on the one that it is a copy of.
+fn restart_all() {
+    // SAFETY: this thread holds all of them. No register came or went meanwhile but by this thread, which is let through
     // the locks while it forks; a register that it made is free, and freeing it once more does no harm.
     unsafe {
         let first = ALL.with_held(|first| first.0);

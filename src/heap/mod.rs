@@ -4,22 +4,31 @@
 //! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not `stop`, takes other
 //! doors only by `try_lock`; a thread that holds `state` takes no other lock.
 
+pub(crate) mod arena;
+pub(crate) mod arena_map;
+pub(crate) mod arena_table;
+pub(crate) mod class_map;
+pub(crate) mod metadata;
+pub(crate) mod pool;
+pub(crate) mod purge_batch;
 mod register;
+pub(crate) mod set;
 mod state;
 mod stop;
 
 use core::ptr::{self, NonNull};
 
-use crate::arena::PoolRef;
-use crate::arena_map::ArenaMap;
-use crate::class_map::ClassMap;
-use crate::config::{ARENA_BYTES, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, POOL_BYTES};
-use crate::lock::Lock;
+use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, POOL_BYTES};
+use crate::heap::arena::PoolRef;
+use crate::heap::arena_map::ArenaMap;
+use crate::heap::class_map::ClassMap;
+use crate::heap::set::PoolSet;
 use crate::os::{MemorySource, SystemMemory};
-use crate::pool_set::PoolSet;
+use crate::protocols::lock::Lock;
 use crate::sync::{AtomicPtr, AtomicU32};
 pub(crate) use state::HeapState;
-use stop::Stopped;
+use stop::Reach;
+pub(crate) use stop::Stopped;
 
 /// A heap: everything that the thread caches on top of it share.
 ///
@@ -40,7 +49,7 @@ pub(crate) struct Heap {
     /// Sets that a thread parked and none adopted; a hint.
     parked_sets: AtomicU32,
     /// Held by who stops all slow paths.
-    stop: Lock<Stopped>,
+    stop: Lock<Reach>,
     /// Sets ever made.
     set_count: AtomicU32,
     state: Lock<HeapState>,
@@ -78,7 +87,7 @@ impl Heap {
             spare: PoolSet::new(),
             poisons: AtomicU32::new(0),
             parked_sets: AtomicU32::new(0),
-            stop: Lock::new(Stopped::new()),
+            stop: Lock::new(Reach::new()),
             set_count: AtomicU32::new(0),
             state: Lock::new(HeapState::new()),
         }

@@ -3,7 +3,7 @@
 use core::ptr::{self, NonNull};
 
 use super::Heap;
-use crate::pool_set::PoolSet;
+use crate::heap::set::PoolSet;
 use crate::sync::Ordering;
 
 impl Heap {

@@ -3,15 +3,15 @@
 use core::ptr::{self, NonNull};
 
 use super::Growth;
-use crate::arena::Arena;
-use crate::arena_map::ArenaMap;
-use crate::arena_table::ArenaTable;
-use crate::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::heap::arena::Arena;
+use crate::heap::arena_map::ArenaMap;
+use crate::heap::arena_table::ArenaTable;
+use crate::heap::metadata::Metadata;
+use crate::heap::set::PoolSet;
 use crate::marks;
-use crate::metadata::Metadata;
+use crate::observe;
 use crate::os::MemorySource;
-use crate::pool_set::PoolSet;
-use crate::report;
 
 /// The part of a heap under its lock.
 pub(crate) struct HeapState {
@@ -116,7 +116,7 @@ impl HeapState {
                 }
             }
             self.arenas.add(arena);
-            report::arena_mapped();
+            observe::arena_mapped();
             return Some(());
         }
         // No memory for a leaf, or an address beyond the map.

@@ -1,32 +1,47 @@
 //! Stopping all slow paths, by every lock there is: for a fork, and to look at the whole heap.
 
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
+use super::set::{PoolSet, Pools};
 use super::{Heap, HeapState};
-use crate::pool_set::PoolSet;
 
 /// How far the slow paths are stopped.
-pub(super) struct Stopped {
+pub(super) struct Reach {
     /// The newest set whose door was taken; those made since were not there.
     newest: Option<NonNull<PoolSet>>,
 }
 
 // SAFETY: a plain pointer to a set, which is never unmapped.
-unsafe impl Send for Stopped {}
+unsafe impl Send for Reach {}
 
-impl Stopped {
+impl Reach {
     pub(super) const fn new() -> Self {
         Self { newest: None }
     }
 }
 
+/// Proof that the calling thread has stopped the slow paths of a heap: no thread is on one, and none enters one.
+///
+/// They go on when it is dropped. Nothing can be allocated from the heap meanwhile, unless the thread forks.
+pub(crate) struct Stopped<'heap> {
+    heap: &'heap Heap,
+    /// `false` when the calling thread forks, and so had them stopped before.
+    owns: bool,
+    /// Locks belong to a thread.
+    _not_send: PhantomData<*const ()>,
+}
+
 impl Heap {
     /// Takes every lock of the heap: afterwards no thread is on a slow path, and none enters one.
-    ///
-    /// After `true`, undone by [`restart_slow_paths`](Self::restart_slow_paths) on the same thread (or in its forked
-    /// child); `false` when the calling thread forks, and so had them stopped before: then don't restart.
     #[must_use]
-    pub(crate) fn stop_slow_paths(&self) -> bool {
+    pub(crate) fn stop(&self) -> Stopped<'_> {
+        Stopped { heap: self, owns: self.stop_slow_paths(), _not_send: PhantomData }
+    }
+
+    /// `false` when the calling thread forks, and so had them stopped before.
+    fn stop_slow_paths(&self) -> bool {
         if !self.stop.acquire() {
             return false;
         }
@@ -42,7 +57,7 @@ impl Heap {
             self.state.acquire();
             if self.sets().next() == stopped {
                 // SAFETY: taken above, and nobody else looks at it.
-                unsafe { self.stop.with_held(|stop| stop.newest = stopped) };
+                unsafe { self.stop.with_held(|reach| reach.newest = stopped) };
                 return true;
             }
             // A set made in between is not stopped yet.
@@ -51,16 +66,14 @@ impl Heap {
         }
     }
 
-    /// Undoes [`stop_slow_paths`](Self::stop_slow_paths).
-    ///
     /// # Safety
-    /// The calling thread stopped the slow paths, or forked from the one that did.
-    pub(crate) unsafe fn restart_slow_paths(&self) {
+    /// The calling thread stopped the slow paths, or is the copy of the one that did in a forked child.
+    unsafe fn restart_slow_paths(&self) {
         // The register's lock comes last but one: until then no set can come that was not stopped. Those that the
         // forking thread itself made meanwhile are newer than the newest stopped.
         // SAFETY: the caller holds all of them.
         unsafe {
-            let newest = self.stop.with_held(|stop| stop.newest.take());
+            let newest = self.stop.with_held(|reach| reach.newest.take());
             for set in self.sets().skip_while(|&set| Some(set) != newest) {
                 set.as_ref().door.release();
             }
@@ -68,13 +81,46 @@ impl Heap {
             self.stop.release();
         }
     }
+}
 
-    /// Runs `body` on what the lock guards, while the calling thread has stopped the slow paths.
+impl<'heap> Stopped<'heap> {
+    /// The heap.
+    pub(crate) fn heap(&self) -> &'heap Heap {
+        self.heap
+    }
+
+    /// Leaves the slow paths stopped, for [`resume`](Self::resume).
+    pub(crate) fn leave_stopped(self) {
+        debug_assert!(self.owns, "a thread forks once at a time");
+        let _ = ManuallyDrop::new(self);
+    }
+
+    /// What [`leave_stopped`](Self::leave_stopped) left.
     ///
     /// # Safety
-    /// The calling thread stopped the slow paths, and no other reference to the state is live.
-    pub(crate) unsafe fn with_stopped_state<R>(&self, body: impl FnOnce(&mut HeapState) -> R) -> R {
-        // SAFETY: the caller holds the lock.
-        unsafe { self.state.with_held(body) }
+    /// The calling thread left the slow paths of `heap` stopped, or is the copy of the one that did in a forked child.
+    pub(crate) unsafe fn resume(heap: &'heap Heap) -> Self {
+        Self { heap, owns: true, _not_send: PhantomData }
+    }
+
+    /// Runs `body` on what the heap's lock guards.
+    pub(crate) fn with_state<R>(&mut self, body: impl FnOnce(&mut HeapState) -> R) -> R {
+        // SAFETY: this thread holds the lock, and the exclusive reference to the token keeps `body` from a second call.
+        unsafe { self.heap.state.with_held(body) }
+    }
+
+    /// Runs `body` on what the door of `set`, a set of the heap, guards.
+    pub(crate) fn with_pools<R>(&mut self, set: NonNull<PoolSet>, body: impl FnOnce(&mut Pools) -> R) -> R {
+        // SAFETY: sets are never unmapped, and this thread holds all doors; as in `with_state`.
+        unsafe { set.as_ref().door.with_held(body) }
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        if self.owns {
+            // SAFETY: stopped when this was made, by this thread or by the one that it is a copy of.
+            unsafe { self.heap.restart_slow_paths() };
+        }
     }
 }

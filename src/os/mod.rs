@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 mod barrier;
+pub(crate) mod fork;
 pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
 
 // Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
@@ -22,6 +23,7 @@ pub(crate) use platform::at_start;
 pub(crate) use platform::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
+pub(crate) use platform::thread_token;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, with_signals_blocked, write_stderr};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};

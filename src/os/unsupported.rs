@@ -100,6 +100,13 @@ pub(crate) fn thread_id() -> u32 {
     1
 }
 
+pub(crate) fn thread_token() -> usize {
+    thread_local! {
+        static PLACE: u8 = const { 0 };
+    }
+    PLACE.with(|place| core::ptr::from_ref(place).addr())
+}
+
 pub(crate) fn process_id() -> u32 {
     #[cfg(unix)]
     // SAFETY: no preconditions.

@@ -1,13 +1,16 @@
 //! Giving blocks back, from a flush: into the set's own pools, or into those of others (see `remote`).
 
-use super::{Inside, PoolSet, Slot, Tag, tag_class, tag_set};
-use crate::arena::PoolRef;
-use crate::arena_map::Near;
-use crate::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
-use crate::fatal::{Impossible, impossible};
+use super::Inside;
+use crate::base::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
+use crate::base::fatal::{Impossible, impossible};
+use crate::base::size_class::{Locator, Quotient, SizeClass};
 use crate::heap::Heap;
-use crate::remote::Arrival;
-use crate::size_class::{Locator, Quotient, SizeClass};
+use crate::heap::arena::PoolRef;
+use crate::heap::arena::Tag;
+use crate::heap::arena_map::Near;
+use crate::heap::pool::Slot;
+use crate::heap::set::{PoolSet, tag_class, tag_set};
+use crate::protocols::remote::Arrival;
 use crate::sync::Ordering;
 
 impl Inside<'_> {

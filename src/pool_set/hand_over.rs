@@ -3,9 +3,9 @@
 use core::ptr::NonNull;
 
 use super::Inside;
-use crate::arena::PoolRef;
-use crate::pool::State;
-use crate::size_class::SizeClass;
+use crate::base::size_class::SizeClass;
+use crate::heap::arena::PoolRef;
+use crate::heap::pool::State;
 use crate::sync::Ordering;
 
 impl Inside<'_> {

@@ -3,13 +3,15 @@
 use core::ptr;
 
 use super::Inside;
-use crate::arena::PoolRef;
-use crate::config::{EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN};
-use crate::fatal::{Impossible, impossible};
+use crate::base::config::{
+    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN,
+};
+use crate::base::fatal::{Impossible, impossible};
+use crate::base::size_class::SizeClass;
 use crate::heap::Growth;
-use crate::pool::{AlreadyFree, Pool, State};
-use crate::purge_batch::RANGES_MAX;
-use crate::size_class::SizeClass;
+use crate::heap::arena::PoolRef;
+use crate::heap::pool::{AlreadyFree, Pool, State};
+use crate::heap::purge_batch::RANGES_MAX;
 use crate::sync::Ordering;
 
 impl Inside<'_> {

@@ -2,11 +2,12 @@
 
 use core::ptr::{self, NonNull};
 
-use super::{Inside, Slot};
-use crate::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
+use super::Inside;
+use crate::base::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
+use crate::base::size_class::SizeClass;
 use crate::heap::Growth;
-use crate::pool::{Block, Pool, State};
-use crate::size_class::SizeClass;
+use crate::heap::pool::Slot;
+use crate::heap::pool::{Block, Pool, State};
 
 impl Inside<'_> {
     /// Fills `slots` from the front with free blocks of `class`; returns how many.

@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_of_each};
-use crate::cache::ThreadCache;
-use crate::config::{
+use crate::base::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, POOL_BYTES,
     POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
 };
+use crate::cache::ThreadCache;
 
 #[test]
 fn the_fullest_arena_is_used_first_so_that_the_emptiest_drains() {

@@ -3,16 +3,16 @@
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
 
-use crate::arena::{Arena, PoolRef};
-use crate::arena_map::{ArenaMap, Leaf, Near};
-use crate::bitmap::WORDS_PER_LINE;
-use crate::config::{
+use crate::base::bitmap::WORDS_PER_LINE;
+use crate::base::config::{
     ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES,
     WORD_BITS,
 };
-use crate::pool::parts_of;
-use crate::pool_set::Slot;
-use crate::size_class::SizeClass;
+use crate::base::size_class::SizeClass;
+use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena_map::{ArenaMap, Leaf, Near};
+use crate::heap::pool::Slot;
+use crate::heap::pool::parts_of;
 
 /// A zeroed value, for ever: what metadata would be.
 fn metadata<T>() -> NonNull<T> {
@@ -100,8 +100,8 @@ fn every_pool_and_word_has_memory_of_its_own_in_its_arenas_metadata() {
         let place = PoolRef::at_index(arena, index);
         place.set_up();
         let address = |reference: *const u8| reference.addr();
-        enter(address(std::ptr::from_ref(place.pool()).cast()), size_of::<crate::pool::Pool>());
-        enter(place.remote().addr().get(), size_of::<crate::remote::RemoteHalf>());
+        enter(address(std::ptr::from_ref(place.pool()).cast()), size_of::<crate::heap::pool::Pool>());
+        enter(place.remote().addr().get(), size_of::<crate::protocols::remote::RemoteHalf>());
         enter(address(std::ptr::from_ref(place.tag()).cast()), size_of::<usize>());
         // SAFETY: a remote half of this arena's.
         assert_eq!(unsafe { PoolRef::from_remote(arena, place.remote()) }.index(), index);

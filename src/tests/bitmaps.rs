@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::ptr::null_mut;
 
 use super::test_heap::{Live, TestHeap, free_by_spare_set, take_by_spare_set};
-use crate::bitmap::WORDS_PER_LINE;
-use crate::config::{POOL_BYTES, WORD_BITS};
-use crate::pool::{Pool, State};
-use crate::pool_set::Slot;
-use crate::size_class::SizeClass;
+use crate::base::bitmap::WORDS_PER_LINE;
+use crate::base::config::{POOL_BYTES, WORD_BITS};
+use crate::base::size_class::SizeClass;
+use crate::heap::pool::Slot;
+use crate::heap::pool::{Pool, State};
 use crate::sync::Ordering;
 
 #[test]

@@ -1,12 +1,12 @@
 //! What may stay of a peak after its last free, with no further call: the figure of `docs/design/10-memory-return.md`.
 
 use super::test_heap::{Live, TestHeap, alloc, class};
-use crate::cache::{ThreadCache, capacity_max};
-use crate::config::{
+use crate::base::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES,
     SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_MIN_BYTES,
 };
-use crate::hardened::QUARANTINE_SLOTS;
+use crate::cache::hardened::QUARANTINE_SLOTS;
+use crate::cache::{ThreadCache, capacity_max};
 
 const PEAK_BYTES: usize = 384 << 20;
 

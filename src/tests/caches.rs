@@ -1,8 +1,8 @@
 //! Which calls are slow, and whose blocks a thread cache hands out in which order.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill};
+use crate::base::config::{CACHE_LINE_BYTES, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::config::{CACHE_LINE_BYTES, POOL_BYTES};
 
 #[test]
 fn poisoned_caches_take_the_slow_path_for_every_call_and_healed_ones_do_not() {

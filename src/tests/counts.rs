@@ -1,7 +1,7 @@
 //! What the statistics count, on a heap whose every block is known.
 
 use super::test_heap::{TestHeap, alloc, class};
-use crate::config::{POOL_BYTES, POOLS_PER_ARENA};
+use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA};
 
 #[test]
 fn what_was_never_used_is_counted_as_untouched() {

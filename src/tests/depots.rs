@@ -1,8 +1,8 @@
 //! How much waits in depots, and for whom.
 
 use super::test_heap::{TestHeap, fill};
-use crate::config::{ARENA_BYTES, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, POOL_BYTES};
-use crate::hardened::QUARANTINE_SLOTS;
+use crate::base::config::{ARENA_BYTES, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, POOL_BYTES};
+use crate::cache::hardened::QUARANTINE_SLOTS;
 
 #[test]
 fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {

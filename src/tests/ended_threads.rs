@@ -1,8 +1,8 @@
 //! What ended threads left, and who uses it.
 
 use super::test_heap::{TestHeap, alloc, class, fill, one_in, one_of_each};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, POOL_BYTES};
 
 #[test]
 fn a_new_thread_adopts_what_an_ended_one_left() {

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class, free_by_spare_set, take_by_spare_set};
+use crate::base::config::{ARENA_BYTES, FAULT_IN_FROM_POOLS, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, FAULT_IN_FROM_POOLS, POOL_BYTES};
 use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
 
@@ -313,7 +313,7 @@ fn at_the_limit_null_comes_and_below_it_memory() {
 fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
     let test = TestHeap::new();
     let limit = 32;
-    let soft = limit - limit / crate::config::SOFT_LIMIT_SHARE;
+    let soft = limit - limit / crate::base::config::SOFT_LIMIT_SHARE;
     test.heap.set_arena_limit(limit);
     let (idle, cache): (Vec<_>, _) = ((0..20).map(|_| test.attach()).collect(), test.attach());
     // Each keeps a few empty pools for its next need.

@@ -1,10 +1,10 @@
 //! What a tick of the purge thread does, one test a rule.
 
 use super::test_heap::{Live, TestHeap, fill};
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
-use crate::hardened::QUARANTINE_SLOTS;
-use crate::idle::Ticker;
+use crate::cache::hardened::QUARANTINE_SLOTS;
+use crate::purge::tick::Ticker;
 
 fn free_all(live: Vec<Live>, cache: &ThreadCache) {
     live.into_iter().for_each(|block| block.free(cache));

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::lock::Lock;
+use crate::protocols::lock::Lock;
 
 #[test]
 fn one_thread_at_a_time_is_inside() {

@@ -1,9 +1,9 @@
 //! When magazines grow, and where their arrays go.
 
 use super::test_heap::{TestHeap, alloc, alloc_zeroed, class, fill, slots, slow_calls};
+use crate::base::config::{CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::size_class::SizeClass;
 use crate::cache::capacity_max;
-use crate::config::{CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
-use crate::size_class::SizeClass;
 
 #[test]
 fn the_largest_magazine_has_the_most_slots_whose_blocks_are_within_the_limit() {

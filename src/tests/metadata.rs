@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::test_heap::TestHeap;
-use crate::config::METADATA_MAPPING_BYTES;
-use crate::metadata::Metadata;
+use crate::base::config::METADATA_MAPPING_BYTES;
+use crate::heap::metadata::Metadata;
 use crate::os::MemorySource;
 
 /// The largest arrays that are recycled.

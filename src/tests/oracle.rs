@@ -3,11 +3,11 @@
 use std::ptr::{NonNull, null_mut};
 
 use super::test_heap::{Live, TestHeap, alloc, class};
-use crate::arena::PoolRef;
+use crate::base::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES, PURGE_PARTS};
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES, PURGE_PARTS};
-use crate::pool::State;
-use crate::remote::RemoteWord;
+use crate::heap::arena::PoolRef;
+use crate::heap::pool::State;
+use crate::protocols::remote::RemoteWord;
 use crate::sync::Ordering;
 
 /// 341 blocks a pool: the last word of the bitmap is not full.
@@ -63,7 +63,7 @@ impl Sound {
         (pool.remote_word(number / 64), 1 << (number % 64))
     }
 
-    fn arena(&self) -> &crate::arena::Arena {
+    fn arena(&self) -> &crate::heap::arena::Arena {
         // SAFETY: metadata of this heap.
         unsafe { self.partial.arena().as_ref() }
     }

@@ -1,7 +1,7 @@
 //! Purges where an OS page holds several pools.
 
 use super::test_heap::{Live, TestHeap, fill};
-use crate::config::POOL_BYTES;
+use crate::base::config::POOL_BYTES;
 
 const OS_PAGE_BYTES: usize = 64 << 10;
 

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT};
+use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::os::{MemorySource, SystemMemory};
-use crate::size_class::SizeClass;
 
 /// Threads that a program plays.
 const THREADS: usize = 4;

@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
-use crate::config::{ARENA_BYTES, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES};
+use crate::heap::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 use crate::os::{MemoryRange, MemorySource, SystemMemory};
-use crate::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
 
 /// Bytes of an OS page.
 pub(super) fn page_bytes() -> usize {

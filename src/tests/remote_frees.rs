@@ -1,9 +1,9 @@
 //! What threads free into the pools of others that live.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, one_in};
-use crate::arena::PoolRef;
-use crate::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, WORD_BITS};
-use crate::remote::Arrival;
+use crate::base::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, WORD_BITS};
+use crate::heap::arena::PoolRef;
+use crate::protocols::remote::Arrival;
 
 #[test]
 fn what_others_free_into_a_sleeping_threads_pools_comes_back_without_its_help() {

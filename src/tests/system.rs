@@ -7,7 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
-use crate::fork::{generation, watch};
+use crate::cache::fork::watch;
+use crate::os::fork::generation;
 use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked, write_stderr};
 
 const OS_PAGES: usize = 3;

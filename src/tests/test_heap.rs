@@ -6,19 +6,20 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::arena::{Arena, PoolRef};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
+use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::check::{Corruption, check};
-use crate::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
-use crate::hardened;
+use crate::cache::hardened;
 use crate::heap::Heap;
+use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::pool::Block;
+use crate::heap::pool::Slot;
+use crate::heap::set::tag_set;
+use crate::inspect::check::{Corruption, check};
+use crate::inspect::stats::Stats;
 use crate::observe::Request;
 use crate::os::{MemorySource, SystemMemory};
-use crate::pool::Block;
-use crate::pool_set::{Slot, tag_set};
-use crate::purging::purge_heap;
-use crate::size_class::SizeClass;
-use crate::stats::Stats;
+use crate::purge::heap::purge_heap;
 
 /// The system's memory with faults on request, and an account of what is mapped.
 pub(crate) struct TestMemory {
@@ -215,7 +216,7 @@ impl TestHeap {
 
     /// Compares what each set and cache counts with what it has: the self-check, which may not allocate, adds them up.
     fn check_accounts(&self) {
-        assert!(self.heap.stop_slow_paths());
+        let mut stopped = self.heap.stop();
         let mut owned = BTreeMap::<usize, (usize, usize)>::new();
         let mut count = |place: PoolRef| {
             if let Some(set) = tag_set(place.tag().load(Relaxed)) {
@@ -224,27 +225,22 @@ impl TestHeap {
                 *bytes += place.pool().used() as usize * place.pool().class().block_bytes();
             }
         };
-        // SAFETY: stopped, by this thread.
-        unsafe {
-            self.heap.with_stopped_state(|state| {
-                let places = |arena| (0..POOLS_PER_ARENA).map(move |index| PoolRef::at_index(arena, index));
-                state.arenas.iter().flat_map(places).for_each(&mut count);
-            });
-        }
+        stopped.with_state(|state| {
+            let places = |arena| (0..POOLS_PER_ARENA).map(move |index| PoolRef::at_index(arena, index));
+            state.arenas.iter().flat_map(places).for_each(&mut count);
+        });
         for set in self.heap.sets() {
             let own = owned.remove(&set.addr().get()).unwrap_or_default();
-            // SAFETY: stopped, by this thread; sets and caches are never unmapped.
+            let counted = stopped.with_pools(set, |pools| (pools.owned_count(), pools.used_bytes()));
+            assert_eq!(counted, own, "pools of a set, and bytes in use");
+            // SAFETY: a registered set; caches are never unmapped.
             unsafe {
-                let counted = set.as_ref().door.with_held(|pools| (pools.owned_count(), pools.used_bytes()));
-                assert_eq!(counted, own, "pools of a set, and bytes in use");
                 if let Some(cache) = ThreadCache::of_set(self.heap, set) {
                     let (counted, stowed) = cache.as_ref().depot_bytes();
                     assert_eq!(counted, stowed, "bytes in depots");
                 }
             }
         }
-        // SAFETY: stopped above.
-        unsafe { self.heap.restart_slow_paths() };
     }
 
     /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as given back was.
@@ -271,12 +267,7 @@ impl TestHeap {
 
     /// The self-check.
     pub(crate) fn try_check(&self) -> Result<Stats, Corruption> {
-        assert!(self.heap.stop_slow_paths());
-        // SAFETY: stopped, by this thread.
-        let checked = unsafe { check(self.heap) };
-        // SAFETY: as above.
-        unsafe { self.heap.restart_slow_paths() };
-        checked
+        check(&mut self.heap.stop())
     }
 
     /// Pools that no set owns and that have touched bytes.

@@ -4,9 +4,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed};
-use crate::cache::{ThreadCache, thread_token};
-use crate::config::CLASS_COUNT;
-use crate::size_class::SizeClass;
+use crate::base::config::CLASS_COUNT;
+use crate::base::size_class::SizeClass;
+use crate::cache::ThreadCache;
+use crate::os::thread_token;
 
 /// A small generator, so that a run repeats as far as threads allow.
 struct Random(u64);

@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, one_of_each, take_by_spare_set};
-use crate::cache::ThreadCache;
-use crate::config::{
+use crate::base::config::{
     ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
     EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, INBOX_KNOCK_POOLS,
     MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
 };
+use crate::cache::ThreadCache;
 
 /// Frees blocks, and has all pools that are empty by that go to their arenas.
 fn free_for_good(test: &TestHeap, live: Vec<Live>, cache: &ThreadCache) {

@@ -1,10 +1,10 @@
 //! What ended threads leave in their caches for the next ones.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, slots, slow_calls};
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
+use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
-use crate::idle::Ticker;
-use crate::size_class::SizeClass;
+use crate::purge::tick::Ticker;
 
 fn cached(test: &TestHeap, class: SizeClass) -> usize {
     test.check().classes[class.number()].blocks_cached

@@ -53,64 +53,45 @@
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 
-mod blocks;
-mod capture;
-mod collapsed;
-mod config;
-mod filter;
-#[cfg(feature = "flamegraph")]
-mod flame;
-mod growth;
-pub(crate) mod hook;
-mod memory;
-mod modules;
-mod origins;
-mod pprof;
-mod rules;
-mod sampling;
-mod session;
-mod snapshot;
-mod stacks;
-mod statistics;
-mod symbols;
-mod text;
-mod thread;
-mod traceback;
+mod names;
+mod read;
+pub(crate) mod record;
+mod write;
 
-pub use config::{Config, StartError};
-pub use filter::{Filter, PatternError};
-pub use growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth};
-pub use pprof::LoadError;
-pub use snapshot::{NotTracing, Snapshot, Trace};
-pub use statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
-pub use traceback::{Frame, Traceback};
+pub use names::traceback::{Frame, Traceback};
+pub use read::filter::{Filter, PatternError};
+pub use read::growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth};
+pub use read::snapshot::{NotTracing, Snapshot, Trace};
+pub use read::statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
+pub use record::config::{Config, StartError};
+pub use write::pprof::LoadError;
 
 /// Starts tracing.
 ///
 /// # Errors
 /// A configuration out of range, tracing on already, or a platform without support; nothing has changed then.
 pub fn start(config: Config) -> Result<(), StartError> {
-    session::start(config)
+    record::start(config)
 }
 
 /// Stops tracing and forgets all blocks; does nothing when not tracing.
 pub fn stop() {
-    session::stop();
+    record::session::stop();
 }
 
 /// Whether blocks are being traced.
 pub fn is_tracing() -> bool {
-    session::config().is_some()
+    record::session::config().is_some()
 }
 
 /// How blocks are being traced; `None` when they are not.
 pub fn config() -> Option<Config> {
-    session::config()
+    record::session::config()
 }
 
 /// Forgets all blocks traced so far, and goes on tracing.
 pub fn clear() {
-    session::clear();
+    record::session::clear();
 }
 
 /// Bytes of all traced blocks, now and at most since the start, [`clear`] or [`reset_peak`]: `(current, peak)`.
@@ -132,12 +113,12 @@ pub fn clear() {
 /// # Ok::<(), trace::StartError>(())
 /// ```
 pub fn traced_memory() -> (u64, u64) {
-    blocks::traced_memory()
+    record::blocks::traced_memory()
 }
 
 /// Sets the peak to what is allocated now.
 pub fn reset_peak() {
-    session::reset_peak();
+    record::session::reset_peak();
 }
 
 /// Bytes of memory that the tracer uses, all of it: tables, stacks, names, debug information read into memory, and
@@ -146,7 +127,7 @@ pub fn reset_peak() {
 /// (Not what the system's C library and the loader allocate by other means, and not the program's file, of which the
 /// debug information is mapped while names are looked up.)
 pub fn overhead() -> u64 {
-    session::overhead()
+    record::session::overhead()
 }
 
 /// Takes a snapshot of all traced blocks.
@@ -157,7 +138,7 @@ pub fn overhead() -> u64 {
 /// # Errors
 /// When not tracing.
 pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
-    snapshot::take(&mut |_, _| {})
+    read::snapshot::take(&mut |_, _| {})
 }
 
 /// [`take_snapshot`], telling `progress` how many of how many frames have got their names.
@@ -167,7 +148,7 @@ pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
 /// # Errors
 /// When not tracing.
 pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
-    snapshot::take(&mut progress)
+    read::snapshot::take(&mut progress)
 }
 
 /// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
@@ -190,7 +171,7 @@ pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 /// # Errors
 /// When not tracing.
 pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
-    snapshot::take_peak(&mut progress)
+    read::snapshot::take_peak(&mut progress)
 }
 
 /// Where the block at `address` was allocated; `None` if it is not known to the tracer.
@@ -207,5 +188,5 @@ pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 /// # Ok::<(), trace::StartError>(())
 /// ```
 pub fn traceback_of<T: ?Sized>(address: *const T) -> Option<Traceback> {
-    snapshot::traceback_of(address.cast::<u8>().addr())
+    read::snapshot::traceback_of(address.cast::<u8>().addr())
 }

@@ -382,7 +382,7 @@ pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
 
 /// Panics, and catches it, with the object by which it unwinds at many addresses.
 ///
-/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in `src/size_class.rs`).
+/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in `src/base/size_class.rs`).
 pub(crate) fn panic_at_many_addresses() {
     // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once or not.
     let mut kept = Vec::new();

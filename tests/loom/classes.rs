@@ -1,6 +1,6 @@
 //! The map from an address to its block's class: every access is Relaxed, so what orders them is all around it.
 //!
-//! Only the locks are the product's here. `class_map.rs` is repeated in small, with numbers of pools for addresses, and what
+//! Only the locks are the product's here. `heap/class_map.rs` is repeated in small, with numbers of pools for addresses, and what
 //! is done around it: `open` and `return_empty_pools` of `pool_set/pools.rs`, and `Heap::give_pools`.
 
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! What is published for look-ups without a lock: the address map, the register of sets, a magazine's `top`; what is made
 //! once by the thread that needs it first; and the static that reports are printed from.
 //!
-//! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `arena_map.rs`
+//! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `heap/arena_map.rs`
 //! (`arena_of`, `add_leaf`, `set`), `heap/register.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`, `blocks`),
-//! `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `report.rs` (`print`). A line of the product with
+//! `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). A line of the product with
 //! an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens each.
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Starting and stopping the tracer while other threads allocate and free.
 //!
-//! Only the lock is the product's here. The rest repeats in small `trace/session.rs` (`start`, `stop`), `observe/`
-//! and `trace/hook.rs` (`allocated`, `freed`), `trace/blocks.rs` (`insert`, `remove`) and, of the cache, the word that sends a free to the slow
+//! Only the lock is the product's here. The rest repeats in small `trace/record/session.rs` (`start`, `stop`), `observe/`
+//! and `trace/record/hook.rs` (`allocated`, `freed`), `trace/record/blocks.rs` (`insert`, `remove`) and, of the cache, the word that sends a free to the slow
 //! path.
 
 use std::sync::Arc;

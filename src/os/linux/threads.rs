@@ -83,6 +83,12 @@ pub(crate) fn thread_id() -> u32 {
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
+/// A number that no other thread of the process has at the same time; never 0. A forked child's thread keeps its parent's.
+pub(crate) fn thread_token() -> usize {
+    // SAFETY: no preconditions. An address with glibc and musl.
+    unsafe { libc::pthread_self() as usize }
+}
+
 /// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
 pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: plain data, of which zero is a valid value.

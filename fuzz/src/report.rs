@@ -1,3 +1,0 @@
-//! Nobody asked for reports.
-
-pub(crate) fn arena_mapped() {}

@@ -1,0 +1,267 @@
+//! [`Pymalloc`]: the `GlobalAlloc` that routes each request to a pool or to the large allocator.
+
+use core::alloc::{GlobalAlloc, Layout};
+use std::alloc::System;
+
+use super::route::{dealloc_or, small};
+use crate::cache::current;
+use crate::cache::hardened;
+use crate::marks;
+use crate::observe::{self, Request};
+
+/// A global allocator after CPython's pymalloc: small requests from pools, the rest from a large allocator.
+///
+/// A layout whose size, rounded up to its alignment, is at most [`SMALL_MAX_BYTES`](crate::SMALL_MAX_BYTES) is served
+/// from pools; every other goes to `L`, by default [`System`]. The layout alone decides, so a block always goes
+/// back where it came from. All values of this type, whatever their `L`, share one heap.
+///
+/// # Errors
+/// `alloc`, `alloc_zeroed` and `realloc` return null when the OS gives no memory, and work again when it does.
+/// `dealloc` never fails. No method panics or unwinds.
+///
+/// # Aborts
+/// When a freed block returns from its thread's cache to its pool and proves impossible (already free, not the start
+/// of a block, in a pool of another size class, or in no arena), the process writes one line that begins with
+/// `pymalloc:` to stderr and aborts. Not seen: a block freed twice that was handed out again in between, and a small
+/// block freed with the layout of a large one (which the large allocator gets).
+///
+/// # Examples
+/// ```
+/// use pymalloc::Pymalloc;
+///
+/// #[global_allocator]
+/// static GLOBAL: Pymalloc = Pymalloc::new();
+///
+/// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
+/// assert_eq!(words.len(), 5);
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pymalloc<L = System> {
+    large: L,
+}
+
+impl Pymalloc {
+    /// The allocator, with the system's `malloc` for large requests.
+    ///
+    /// ```
+    /// # use pymalloc::Pymalloc;
+    /// static GLOBAL: Pymalloc = Pymalloc::new();
+    /// ```
+    pub const fn new() -> Self {
+        Self { large: System }
+    }
+}
+
+impl<L> Pymalloc<L> {
+    /// The allocator, with `large` for the requests that pools don't serve.
+    ///
+    /// ```
+    /// use pymalloc::Pymalloc;
+    /// use std::alloc::System;
+    ///
+    /// static GLOBAL: Pymalloc<System> = Pymalloc::with_large(System);
+    /// ```
+    pub const fn with_large(large: L) -> Self {
+        Self { large }
+    }
+
+    /// The allocator for large requests.
+    ///
+    /// ```
+    /// # use pymalloc::Pymalloc;
+    /// let allocator = Pymalloc::with_large(7);
+    /// assert_eq!(*allocator.large(), 7);
+    /// ```
+    pub const fn large(&self) -> &L {
+        &self.large
+    }
+}
+
+// SAFETY: blocks of a class are disjoint, at least as large as their layouts, and aligned to them (`size_class`); a
+// block in the program's hands is in no magazine and not free in its pool (`pool`, `cache`). The large allocator keeps
+// the contract itself, and gets exactly the layouts that `small` refuses, in all four methods.
+unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
+    #[cfg_attr(feature = "hardened", inline(always))]
+    #[cfg_attr(not(feature = "hardened"), inline)]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match small(layout) {
+            Some(class) => marks::allocated(current().alloc(class, Request::of_bytes(layout.size())), layout.size()),
+            // SAFETY: the caller keeps the same contract.
+            None => unsafe { self.alloc_large(layout) },
+        }
+    }
+
+    #[cfg_attr(feature = "hardened", inline(always))]
+    #[cfg_attr(not(feature = "hardened"), inline)]
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the same contract.
+        unsafe {
+            dealloc_or(ptr, layout, || self.dealloc_large(ptr, layout));
+        }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match small(layout) {
+            // SAFETY: the caller keeps the same contract.
+            Some(_) if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
+            Some(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
+            // SAFETY: the caller keeps the same contract.
+            None => unsafe { self.alloc_zeroed_large(layout) },
+        }
+    }
+
+    /// Keeps the block exactly if the class does not change. CPython also keeps a block that shrinks by less than
+    /// a quarter; here it can't, because `dealloc` will be told the new size and find the class by it.
+    #[inline]
+    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
+        let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
+        match (small(layout), small(new_layout)) {
+            (Some(old), Some(new)) if old == new => {
+                hardened::check_live(current(), old, ptr);
+                marks::resized(ptr, layout.size(), new_size);
+                ptr
+            }
+            // SAFETY: the caller keeps the same contract.
+            (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
+            _ => {
+                // SAFETY: `new_size` is not 0, and `ptr` is a block of `layout`.
+                unsafe { self.realloc_by_copy(ptr, layout, new_layout) }
+            }
+        }
+    }
+}
+
+impl<L: GlobalAlloc> Pymalloc<L> {
+    /// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
+    ///
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`.
+    #[inline(never)]
+    unsafe fn alloc_and_clear(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
+        unsafe {
+            let block = self.alloc(layout);
+            if !block.is_null() {
+                block.write_bytes(0, layout.size());
+            }
+            block
+        }
+    }
+
+    /// Moves a block to another class, or between pools and the large allocator.
+    ///
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`.
+    #[inline(never)]
+    unsafe fn realloc_by_copy(&self, ptr: *mut u8, layout: Layout, new_layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
+        unsafe {
+            let new = self.alloc(new_layout);
+            if !new.is_null() {
+                new.copy_from_nonoverlapping(ptr, layout.size().min(new_layout.size()));
+                self.dealloc(ptr, layout);
+            }
+            new
+        }
+    }
+}
+
+// --- Large requests ------------------------------------------------------------------------------------------------
+
+// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save for
+// these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its address.
+impl<L: GlobalAlloc> Pymalloc<L> {
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc(layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc(layout) };
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
+    #[inline(never)]
+    unsafe fn alloc_zeroed_large(&self, layout: Layout) -> *mut u8 {
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.alloc_zeroed_observed(layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.alloc_zeroed(layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::alloc_zeroed`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn alloc_zeroed_observed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let block = unsafe { self.large.alloc_zeroed(layout) };
+        observe::allocated_wanted(block, layout.size(), Request::of_bytes(layout.size()));
+        block
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`; the request is large.
+    #[inline(never)]
+    unsafe fn dealloc_large(&self, ptr: *mut u8, layout: Layout) {
+        hardened::check_large(ptr);
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.dealloc_observed(ptr, layout) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::dealloc`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn dealloc_observed(&self, ptr: *mut u8, layout: Layout) {
+        observe::freed_wanted(ptr, layout.size());
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.dealloc(ptr, layout) };
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`; the request is large.
+    #[inline(never)]
+    unsafe fn realloc_large(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        hardened::check_large(ptr);
+        if observe::is_wanted() {
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.realloc_observed(ptr, layout, new_size) };
+        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { self.large.realloc(ptr, layout, new_size) }
+    }
+
+    /// # Safety
+    /// As for `GlobalAlloc::realloc`; the request is large.
+    #[cold]
+    #[inline(never)]
+    unsafe fn realloc_observed(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
+        // SAFETY: the caller keeps the same contract.
+        let realloc = || unsafe { self.large.realloc(ptr, layout, new_size) };
+        observe::resized_wanted(ptr, layout.size(), new_size, realloc)
+    }
+}

@@ -1,0 +1,183 @@
+//! The crate's functions: what a program can ask of its heap beside blocks.
+
+use crate::base::config::ARENA_BYTES;
+use crate::cache::{GLOBAL, ThreadCache, with_thread};
+use crate::inspect::check::{Corruption, check};
+use crate::inspect::heap_map::HeapMap;
+use crate::inspect::stats::{CacheStats, Stats, add_stats, gather_caches, live_blocks};
+use crate::purge::heap::purge_heap;
+
+/// Counts what the heap holds.
+///
+/// Any thread may call it at any time, fork handlers included; signal handlers may not. It allocates nothing. Slow paths
+/// of other threads wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot, exact
+/// for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion to the
+/// number of pools.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let before = pymalloc::stats().blocks_live();
+/// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
+/// # if !cfg!(feature = "bypass") {
+/// let stats = pymalloc::stats();
+/// assert!(stats.blocks_live() >= before + 1000);
+/// assert_eq!(stats.bytes.sum(), stats.arenas_mapped * pymalloc::ARENA_BYTES);
+/// # }
+/// # drop(boxes);
+/// ```
+pub fn stats() -> Stats {
+    let mut stats = Stats::ZERO;
+    add_stats(&mut stats);
+    stats
+}
+
+/// Blocks in the program's hands: Python's `sys.getallocatedblocks()`.
+///
+/// Counts small blocks, as [`stats`] does and with the same exactness, in less time, because it looks at no bitmap.
+/// Growth from one run of a task to the next says that the task leaks.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let before = pymalloc::allocated_blocks();
+/// let kept: Vec<Box<u64>> = (0..100).map(Box::new).collect();
+/// # if !cfg!(feature = "bypass") {
+/// assert!(pymalloc::allocated_blocks() >= before + 100);
+/// # }
+/// # drop(kept);
+/// ```
+pub fn allocated_blocks() -> usize {
+    live_blocks(&mut GLOBAL.stop())
+}
+
+/// Counts each thread cache: those of running threads, those parked by ended ones, and the spare set; newest first.
+///
+/// As [`stats`], but the list itself is allocated.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::CacheUse;
+/// let caches = pymalloc::thread_caches();
+/// # if !cfg!(feature = "bypass") {
+/// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
+/// # }
+/// ```
+pub fn thread_caches() -> Vec<CacheStats> {
+    let mut wanted = GLOBAL.set_count() + 8;
+    loop {
+        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        let mut found = Vec::with_capacity(wanted);
+        let count = gather_caches(&mut GLOBAL.stop(), &mut found);
+        if count <= found.len() {
+            return found;
+        }
+        wanted = count + count / 2;
+    }
+}
+
+/// Maps every pool of the heap, for a picture: [`HeapMap::to_svg`], [`HeapMap::to_html`].
+///
+/// As [`stats`], but the map itself is allocated, a little more than a KiB an arena.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let boxes: Vec<Box<u64>> = (0..10_000).map(Box::new).collect();
+/// let map = pymalloc::heap_map().with_title("Ten thousand boxes");
+/// assert_eq!(map.arenas.len(), map.stats.arenas_mapped);
+/// std::fs::write(std::env::temp_dir().join("heap.svg"), map.to_svg())?;
+/// # drop(boxes);
+/// # std::io::Result::Ok(())
+/// ```
+pub fn heap_map() -> HeapMap {
+    let mut wanted = 16;
+    loop {
+        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        let mut arenas = Vec::with_capacity(wanted);
+        // The token ends before the match: what follows may allocate.
+        let gathered = HeapMap::gather(&mut GLOBAL.stop(), &mut arenas);
+        match gathered {
+            Ok(stats) => return HeapMap { title: String::new(), arenas, stats },
+            Err(count) => wanted = count + count / 8 + 4,
+        }
+    }
+}
+
+/// Checks every arena, pool, bitmap, list, inbox and thread cache, and counts what the heap holds.
+///
+/// For tests: it takes time in proportion to the heap. Other threads may run; see [`stats`].
+///
+/// # Errors
+/// The first invariant found broken.
+///
+/// ```
+/// pymalloc::self_check().expect("the heap is sound");
+/// ```
+pub fn self_check() -> Result<Stats, Corruption> {
+    check(&mut GLOBAL.stop())
+}
+
+/// Gives back to the OS what is free; returns the bytes given back while it ran.
+///
+/// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
+/// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
+/// in their magazines stays there: at most 32 KiB a size class each. Later requests take memory anew.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// let boxes: Vec<Box<[u64; 8]>> = (0..100_000).map(|n| Box::new([n; 8])).collect();
+/// drop(boxes);
+/// pymalloc::purge();
+/// assert!(pymalloc::stats().arenas_mapped <= 2);
+/// ```
+pub fn purge() -> usize {
+    flush_thread_cache();
+    purge_heap(&GLOBAL)
+}
+
+/// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `usize::MAX`, as at the
+/// start, is no limit.
+///
+/// In the last eighth below the limit, an arena is mapped only when no other thread's pools have anything to spare. At the
+/// limit, the calling thread's own cache is emptied, too, and then small requests get null until blocks are freed or the
+/// limit is raised. If as many arenas or more are mapped already, none is added, and what is free goes back at once, as by
+/// [`purge`]. The allocator's own metadata (a few percent more) and large requests are not counted.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use std::alloc::{Layout, alloc, dealloc};
+///
+/// pymalloc::set_limit(16 << 20);
+/// let layout = Layout::new::<[u64; 64]>();
+/// let mut blocks = Vec::with_capacity(40_000);
+/// # if !cfg!(feature = "bypass") {
+/// loop {
+///     // SAFETY: the size is not 0.
+///     let block = unsafe { alloc(layout) };
+///     if block.is_null() {
+///         break;
+///     }
+///     blocks.push(block);
+/// }
+/// assert!(pymalloc::stats().arenas_mapped <= 8);
+/// # }
+/// // SAFETY: allocated above, with this layout.
+/// blocks.into_iter().for_each(|block| unsafe { dealloc(block, layout) });
+/// ```
+pub fn set_limit(bytes: usize) {
+    let arenas = if bytes == usize::MAX { usize::MAX } else { bytes / ARENA_BYTES };
+    if GLOBAL.set_arena_limit(arenas) {
+        purge();
+    }
+}
+
+/// Empties the calling thread's magazines into their pools, and makes them small again.
+///
+/// For threads that are about to idle. Blocks that belong to other threads' pools go home too.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// drop(vec![Box::new(1); 100]);
+/// pymalloc::flush_thread_cache();
+/// ```
+pub fn flush_thread_cache() {
+    with_thread(ThreadCache::shrink);
+}

@@ -1,0 +1,7 @@
+//! What a program names: the allocator, where it sends each request, and the functions that control the heap.
+
+pub(crate) mod allocator;
+pub(crate) mod control;
+#[cfg(feature = "raw")]
+pub mod raw;
+mod route;

@@ -1,0 +1,341 @@
+//! Blocks by their addresses: what the C functions of the preload library need, which are not told sizes on free.
+//!
+//! Behind the feature `raw`, hidden, and free to change with any release. With the feature, the thread slot is read by the
+//! initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z nodelete`).
+
+use core::ffi::c_void;
+
+use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
+use crate::base::fatal::{Impossible, impossible};
+use crate::base::size_class::SizeClass;
+use crate::cache::hardened;
+use crate::cache::{self, GLOBAL, MagazineOffset, current};
+use crate::heap::set::tag_class;
+use crate::observe;
+use crate::os::BYPASS;
+use crate::sync::Ordering;
+
+/// The size class of a request of C, or of a block.
+///
+/// C's requests of more than 8 bytes are aligned to 16, so half of the crate's classes serve them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub struct Class(SizeClass);
+
+impl Class {
+    /// The class for `bytes`, 0 included; `None` when the request is large.
+    ///
+    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
+    /// alignment.
+    #[inline(always)]
+    pub const fn of_size(bytes: usize) -> Option<Self> {
+        Self::of_last(bytes - (bytes != 0) as usize)
+    }
+
+    /// [`of_size`](Self::of_size) for a further alignment, a power of two.
+    #[inline(always)]
+    pub const fn of_size_align(bytes: usize, align: usize) -> Option<Self> {
+        Self::of_last((bytes - (bytes != 0) as usize) | (align - 1))
+    }
+
+    /// The class of blocks whose last byte is `last`, rounded up to an odd number unless it is 0: so that the block is a
+    /// multiple of 16.
+    #[inline(always)]
+    const fn of_last(last: usize) -> Option<Self> {
+        if BYPASS || last >= SMALL_MAX_BYTES {
+            return None;
+        }
+        let number = last >> CLASS_STEP_SHIFT;
+        match SizeClass::from_number(number | (number != 0) as usize) {
+            Some(class) => Some(Self(class)),
+            None => None,
+        }
+    }
+
+    /// The class of the block at `address`, if it lies where nearly all blocks do: one load tells. If `None`, ask
+    /// [`of_far`](Self::of_far), out of line. Never reads the block.
+    #[inline(always)]
+    pub fn of_near(address: *const c_void) -> Option<Self> {
+        GLOBAL.classes.class_of(address.addr()).map(Self)
+    }
+
+    /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the block.
+    ///
+    /// Exact for a block in the caller's hands; for any other address in an arena, some class.
+    #[inline]
+    pub fn of_far(address: *const c_void) -> Option<Self> {
+        let pool = GLOBAL.map.pool_of(address.addr())?;
+        // Relaxed: the tag was stored before the block left its pool, and a thief's store keeps the class.
+        tag_class(pool.tag().load(Ordering::Relaxed)).map(Self)
+    }
+
+    /// Bytes of a block.
+    #[inline(always)]
+    pub const fn block_bytes(self) -> usize {
+        self.0.block_bytes()
+    }
+}
+
+/// The magazine for each size.
+static MAGAZINES: [MagazineOffset; SMALL_MAX_BYTES + 1] = {
+    let mut magazines = [MagazineOffset::of_class(SizeClass::SMALLEST); SMALL_MAX_BYTES + 1];
+    let mut bytes = 0;
+    while bytes <= SMALL_MAX_BYTES {
+        if let Some(class) = Class::of_size(bytes) {
+            magazines[bytes] = MagazineOffset::of_class(class.0);
+        }
+        bytes += 1;
+    }
+    magazines
+};
+
+/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+#[derive(Clone, Copy, Debug)]
+pub struct Request(observe::Request);
+
+impl Request {
+    /// A request of so many bytes.
+    #[inline(always)]
+    pub const fn of_bytes(bytes: usize) -> Self {
+        Self(observe::Request::of_bytes(bytes))
+    }
+}
+
+/// Whether somebody wants to be told of each large block, by the functions below.
+#[inline(always)]
+pub fn is_observed() -> bool {
+    observe::is_wanted()
+}
+
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+#[inline(always)]
+pub fn large_allocated(block: *mut c_void, bytes: usize) {
+    observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
+}
+
+/// A large block is about to be freed; for when [`is_observed`].
+pub fn large_freed(block: *mut c_void) {
+    // Its bytes are for `measure`, which no program on the library can call.
+    observe::freed_wanted(block.cast(), 0);
+}
+
+/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must not be
+/// inlined.
+#[inline(always)]
+pub fn large_resized(block: *mut c_void, bytes: usize, mut realloc: impl FnMut() -> *mut c_void) -> *mut c_void {
+    observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
+}
+
+/// A block for `bytes` from the thread's magazine, or what `slow` returns if there is none, or `large` if the request is large.
+#[inline(always)]
+pub fn allocate_or(
+    bytes: usize,
+    slow: impl FnOnce() -> *mut c_void,
+    large: impl FnOnce() -> *mut c_void,
+) -> *mut c_void {
+    match MAGAZINES.get(bytes) {
+        Some(&magazine) if !BYPASS => match if hardened::LOOKS_ON { None } else { cache::alloc_at(magazine) } {
+            Some(block) => block.as_ptr().cast(),
+            None => slow(),
+        },
+        _ => large(),
+    }
+}
+
+/// The same for a class.
+#[inline(always)]
+pub fn allocate_class_or(class: Class, slow: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    current().alloc_or(class.0, || slow().cast()).cast()
+}
+
+/// A block of `class`, or null when there is no memory.
+#[inline]
+pub fn allocate(class: Class, request: Request) -> *mut c_void {
+    current().alloc(class.0, request.0).cast()
+}
+
+/// A block of `class` whose bytes are all zero, or null when there is no memory.
+#[inline(always)]
+pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
+    current().alloc_zeroed(class.0, request.0).cast()
+}
+
+/// Takes back a block.
+///
+/// # Safety
+/// `block` is a block of `class` in the caller's hands. (What can be checked is, when it returns to its pool.)
+#[inline(always)]
+pub unsafe fn free(class: Class, block: *mut c_void) {
+    // SAFETY: the caller's promise is the same.
+    unsafe { current().free(class.0, block.cast()) }
+}
+
+/// Takes back a block that lies where nearly all do, if the thread's magazine has room; else does as `otherwise`, with any
+/// address.
+///
+/// # Safety
+/// If `block` is in an arena, it is a block in the caller's hands.
+#[inline(always)]
+pub unsafe fn free_or(block: *mut c_void, otherwise: impl FnOnce()) {
+    match GLOBAL.classes.entry_of(block.addr()) {
+        Some(entry) if !hardened::LOOKS_ON => {
+            // SAFETY: an entry of the map.
+            let magazine = unsafe { MagazineOffset::of_entry(entry) };
+            cache::free_at_or(magazine, block.cast(), otherwise);
+        }
+        _ => otherwise(),
+    }
+}
+
+/// Takes back a block that was asked for as so many bytes, if the thread's magazine has room; else does as `otherwise`.
+///
+/// # Safety
+/// If `bytes` are no large request, `block` is a block in the caller's hands, of their class.
+#[inline(always)]
+pub unsafe fn free_sized_or(block: *mut c_void, bytes: usize, otherwise: impl FnOnce()) {
+    match MAGAZINES.get(bytes) {
+        Some(&magazine) if !BYPASS && !hardened::LOOKS_ON => cache::free_at_or(magazine, block.cast(), otherwise),
+        _ => otherwise(),
+    }
+}
+
+/// With the feature `hardened`: aborts, with a line that says why, unless the program has the block.
+#[inline(always)]
+pub fn check_live(class: Class, block: *mut c_void) {
+    hardened::check_live(current(), class.0, block.cast());
+}
+
+/// Allocations of small blocks so far, at least: nothing is counted on the fast path, so a block that was freed and
+/// allocated again while it was in a magazine counts once.
+pub fn allocations_min() -> u64 {
+    cache::allocations_min()
+}
+
+/// Aborts, with a line that says why, unless a block starts at `address`, which lies in an arena.
+pub fn check_start(address: *const c_void) {
+    let Some(pool) = GLOBAL.map.pool_of(address.addr()) else { return };
+    // Relaxed: as in `of_far`.
+    let tag = pool.tag().load(Ordering::Relaxed);
+    if tag.is_null() {
+        impossible(Impossible::NoPool, address.addr(), 0);
+    }
+    if let Some(class) = tag_class(tag)
+        && class.block_at(address.addr() & (POOL_BYTES - 1)).is_none()
+    {
+        impossible(Impossible::NoBlockStart, address.addr(), class.block_bytes());
+    }
+}
+
+/// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own up.
+///
+/// To be called while the process has one thread: other threads keep the caches that they have.
+pub fn check_at_the_call() {
+    cache::go_without_caches();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_known_near_and_far_until_its_pool_is_given_back() {
+        let mut blocks = Vec::new();
+        for bytes in (0..=SMALL_MAX_BYTES).step_by(8) {
+            let class = Class::of_size(bytes).expect("small");
+            // More than a pool's.
+            for _ in 0..POOL_BYTES / class.block_bytes() + 1 {
+                let block = allocate(class, Request::of_bytes(bytes));
+                assert!(!block.is_null());
+                blocks.push((class, block));
+            }
+        }
+        for &(class, block) in &blocks {
+            for address in [block, block.wrapping_byte_add(class.block_bytes() - 1)] {
+                assert_eq!((Class::of_near(address), Class::of_far(address)), (Some(class), Some(class)));
+            }
+        }
+        for &(class, block) in &blocks {
+            // SAFETY: allocated above.
+            unsafe { free(class, block) };
+        }
+        crate::flush_thread_cache();
+        crate::purge();
+        for &(_, block) in &blocks {
+            // In a pool that is still there, or nowhere.
+            assert_eq!(Class::of_near(block).is_some(), Class::of_far(block).is_some_and(|_| has_owner(block)));
+        }
+        let gone = blocks.iter().filter(|(_, block)| Class::of_near(*block).is_none()).count();
+        assert!(gone > blocks.len() / 2, "most pools went back: {gone} of {}", blocks.len());
+    }
+
+    /// Without the feature `hardened`, by which no magazine hands a block out again at once.
+    #[test]
+    #[cfg(not(feature = "hardened"))]
+    fn by_size_by_address_and_by_class_the_same_magazine_is_found() {
+        let impossible = || panic!("the slow path, though the magazine has room and blocks");
+        for bytes in 0..=SMALL_MAX_BYTES {
+            let class = Class::of_size(bytes).expect("small");
+            let request = || allocate(class, Request::of_bytes(bytes));
+            // Some to begin with: the first call refills.
+            let (first, second) = (request(), request());
+            // SAFETY: allocated above, and freed once; the magazine has room for both.
+            unsafe {
+                free(class, first);
+                assert_eq!(allocate_or(bytes, || panic!("no block"), || panic!("large")), first);
+                free_or(first, impossible);
+                assert_eq!(allocate_class_or(class, || panic!("no block")), first);
+                free_sized_or(first, bytes, impossible);
+                assert_eq!(request(), first);
+                free(class, second);
+                free(class, first);
+            }
+        }
+        crate::flush_thread_cache();
+    }
+
+    #[test]
+    fn what_is_no_small_block_is_left_to_the_slow_path() {
+        let large = SMALL_MAX_BYTES + 1;
+        let foreign = Box::new([0_u8; 4096]);
+        for address in [core::ptr::null_mut(), (&raw const *foreign).cast_mut().cast(), usize::MAX as *mut c_void] {
+            let mut slow = false;
+            // SAFETY: in no arena.
+            unsafe { free_or(address, || slow = true) };
+            assert!(slow);
+            slow = false;
+            // SAFETY: a large request.
+            unsafe { free_sized_or(address, large, || slow = true) };
+            assert!(slow);
+        }
+        assert!(allocate_or(large, || panic!("small"), core::ptr::null_mut).is_null());
+    }
+
+    fn has_owner(block: *const c_void) -> bool {
+        // Relaxed: as in `of_far`.
+        GLOBAL.map.pool_of(block.addr()).is_some_and(|pool| !pool.tag().load(Ordering::Relaxed).is_null())
+    }
+
+    #[test]
+    fn every_request_of_c_gets_room_and_alignment() {
+        for align in (0..=12).map(|shift| 1_usize << shift) {
+            for bytes in 0..=1100_usize {
+                let rounded = bytes.max(1).next_multiple_of(align);
+                match Class::of_size_align(bytes, align) {
+                    None => assert!(rounded > SMALL_MAX_BYTES, "{bytes} {align}"),
+                    Some(class) => {
+                        let needed = if bytes > 8 { align.max(16) } else { align.max(8) };
+                        assert!(class.block_bytes() >= bytes && class.block_bytes().is_multiple_of(needed));
+                        assert!(class.block_bytes() - rounded < 16, "{bytes} {align}");
+                    }
+                }
+                if align <= 8 {
+                    assert_eq!(Class::of_size_align(bytes, align), Class::of_size(bytes));
+                }
+            }
+        }
+        for align in [1_usize, 16, 4096, 1 << 63] {
+            assert_eq!(Class::of_size_align(usize::MAX, align), None);
+        }
+        assert_eq!(Class::of_size(usize::MAX), None);
+    }
+}

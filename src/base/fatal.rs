@@ -1,0 +1,61 @@
+//! The last words before an abort: one line on stderr, written without allocating.
+
+use crate::base::text::Text;
+use crate::os;
+
+/// What was found impossible: the caller's pointer, or the allocator's own state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(feature = "hardened"), allow(dead_code, reason = "some is seen by the feature only"))]
+pub(crate) enum Impossible {
+    /// No arena holds the address.
+    NoArena,
+    /// The address lies in an arena, in a pool that holds no blocks.
+    NoPool,
+    /// The address lies in a pool of another class.
+    OtherClass,
+    /// No block starts there.
+    NoBlockStart,
+    /// The block is free.
+    AlreadyFree,
+    /// A block could start there, and none was ever handed out.
+    NeverAllocated,
+    /// A block in an arena, with the layout of a large one.
+    SmallAsLarge,
+    /// A free block is not zero any more.
+    WrittenAfterFree,
+    /// A block that is to be handed out is with the program.
+    HandedOutTwice,
+}
+
+impl Impossible {
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::NoArena => "free of an address in no arena",
+            Self::NoPool => "free of an address in a pool that holds no blocks",
+            Self::OtherClass => "free of a block of another size class than its layout's",
+            Self::NoBlockStart => "free of an address that is not the start of a block",
+            Self::AlreadyFree => "double free: block is already free",
+            Self::NeverAllocated => "free of a block that was never allocated",
+            Self::SmallAsLarge => "free of a small block with the layout of a large one",
+            Self::WrittenAfterFree => "use after free: a free block was written into",
+            Self::HandedOutTwice => "a block that is in use was to be handed out again",
+        }
+    }
+}
+
+/// Says what is wrong with the block at `address`, passed as one of `block_bytes`, and aborts.
+#[cold]
+#[inline(never)]
+pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -> ! {
+    // One line: longer text is cut.
+    let mut line = Text::<192>::new();
+    line.push("pymalloc: ");
+    line.push(what.text());
+    line.push(" (address 0x");
+    line.push_hex(address);
+    line.push(", size class of ");
+    line.push_number(block_bytes);
+    line.push(" bytes)\n");
+    os::write_stderr(line.bytes());
+    os::abort()
+}

@@ -1,0 +1,65 @@
+//! The heap's part in a fork: the child of a program with many threads can allocate and free at once, and fork again.
+//!
+//! - *prepare* stops the slow paths of the whole heap. No pool, list, inbox or arena is then half changed anywhere, and no
+//!   remote free is under way, because a thread frees into foreign pools only while it holds a door of its own (or the spare
+//!   set's).
+//! - *child*: parks the sets of the threads that do not exist here. Their magazines stay filled: the thread that adopts a
+//!   set uses them on, and `purge` empties them.
+//!
+//! What is lost in the child: blocks that other threads' programs held, as with any allocator; a block that another
+//! thread was just moving between a magazine and its program, one a thread at most; and, with the feature `hardened`,
+//! a shelf of its quarantine that it was just moving to a magazine.
+
+use crate::cache::{GLOBAL, ThreadCache, current, hardened, with_thread};
+use crate::heap::Stopped;
+use crate::os;
+use crate::os::fork::{Participant, Place, join};
+
+static HEAP: Participant = Participant { prepare, parent, child };
+
+// Before main, so that our prepare handler is among the last to run (see `os::fork`).
+os::at_start!(watch_early);
+
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+extern "C" fn watch_early() {
+    if !os::BYPASS {
+        watch();
+    }
+}
+
+/// Takes part in forks from now on.
+pub(crate) fn watch() {
+    join(Place::Heap, &HEAP);
+}
+
+fn prepare() {
+    GLOBAL.stop().leave_stopped();
+}
+
+fn parent() {
+    // SAFETY: `prepare` stopped them, on this thread, or on the one that it is a copy of.
+    drop(unsafe { Stopped::resume(&GLOBAL) });
+}
+
+fn child() {
+    parent();
+    hardened::forked();
+    // Threads may have been between parking a set and saying so: start the list of parked sets anew.
+    GLOBAL.forget_parked();
+    with_thread(|cache| cache.set.enter(&GLOBAL, |_| cache.renew_thread()));
+    let own = core::ptr::from_ref(&current().set);
+    for set in GLOBAL.sets() {
+        // SAFETY: a registered set.
+        let Some(cache) = (unsafe { ThreadCache::of_set(&GLOBAL, set) }) else {
+            continue;
+        };
+        // SAFETY: caches are never unmapped.
+        let other = &unsafe { cache.as_ref() }.set;
+        if !core::ptr::eq(other, own) {
+            if !other.is_parked() {
+                other.enter(&GLOBAL, |inside| inside.park());
+            }
+            GLOBAL.park(set);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The hooks of a build without the feature: nothing.
+
+use crate::base::size_class::SizeClass;
+use crate::cache::ThreadCache;
+use crate::heap::Heap;
+use crate::heap::pool::Slot;
+use crate::pool_set::Inside;
+
+/// Whether calls need the hooks below, even while the thread's magazine can serve them.
+#[cfg(feature = "raw")]
+pub(crate) const LOOKS_ON: bool = false;
+
+/// Most blocks of a class in a thread's quarantine.
+#[cfg(test)]
+pub(crate) const QUARANTINE_SLOTS: usize = 0;
+
+/// What a thread cache has more.
+pub(crate) struct PerThread;
+
+impl PerThread {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn attach(&self) {}
+
+    pub(crate) fn set_quarantine(&self, _on: bool) {}
+
+    pub(crate) fn shuffle(&self, _slots: &[Slot]) {}
+
+    pub(crate) fn held(&self, _class: SizeClass) -> impl Iterator<Item = *mut u8> {
+        core::iter::empty()
+    }
+
+    pub(crate) fn flush(&self, _inside: &mut Inside<'_>) {}
+}
+
+#[inline(always)]
+pub(crate) fn handed_out(_cache: &ThreadCache, _class: SizeClass, block: *mut u8) -> *mut u8 {
+    block
+}
+
+#[inline(always)]
+pub(crate) fn handed_out_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
+
+#[cfg(test)]
+pub(crate) fn freed_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
+
+#[inline(always)]
+pub(crate) fn freed(_cache: &ThreadCache, _class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+    Some(block)
+}
+
+#[inline(always)]
+pub(crate) fn check_live(_cache: &ThreadCache, _class: SizeClass, _block: *mut u8) {}
+
+#[inline(always)]
+pub(crate) fn check_large(_block: *mut u8) {}
+
+pub(crate) fn forked() {}

@@ -1,0 +1,311 @@
+//! The hooks of the thread cache.
+
+use core::ptr::NonNull;
+
+use super::quarantine::{Quarantine, STAY_MIN, Shelf};
+use super::random::Random;
+use super::zero;
+use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES};
+use crate::base::fatal::{Impossible, impossible};
+use crate::base::size_class::SizeClass;
+use crate::cache::{GLOBAL, ThreadCache};
+use crate::heap::Heap;
+use crate::heap::arena::Arena;
+use crate::heap::pool::Slot;
+use crate::os::BYPASS;
+use crate::pool_set::{Inside, misplaced};
+use crate::protocols::block_state::{BlockState, FREED, LIVE, NEVER};
+use crate::sync::Ordering;
+
+// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. No feature, because
+// features are added up over a program.
+const CHECKS: bool = !cfg!(pymalloc_without = "checks");
+const SHUFFLES: bool = !cfg!(pymalloc_without = "random");
+const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
+const CLEARS: bool = !cfg!(pymalloc_without = "zero");
+
+/// Whether calls need the hooks below, even while the thread's magazine can serve them.
+#[cfg(feature = "raw")]
+pub(crate) const LOOKS_ON: bool = true;
+
+/// Most blocks of a class in a thread's quarantine.
+#[cfg(test)]
+pub(crate) const QUARANTINE_SLOTS: usize = super::quarantine::SLOTS;
+
+/// What a thread cache has more. Zeroed memory is a valid value.
+pub(crate) struct PerThread {
+    random: Random,
+    quarantine: Quarantine,
+}
+
+impl PerThread {
+    pub(crate) const fn new() -> Self {
+        Self { random: Random::new(), quarantine: Quarantine::new() }
+    }
+
+    /// A thread got the cache. Door.
+    pub(crate) fn attach(&self) {
+        self.random.seed();
+        self.quarantine.attach();
+    }
+
+    /// Has freed blocks wait, or not. Door.
+    pub(crate) fn set_quarantine(&self, on: bool) {
+        self.quarantine.set_on(on && QUARANTINES);
+    }
+
+    /// Puts blocks of a refill in random order. Door.
+    pub(crate) fn shuffle(&self, slots: &[Slot]) {
+        if SHUFFLES {
+            self.random.shuffle(slots);
+        }
+    }
+
+    /// The blocks of `class` in quarantine. Door.
+    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
+        self.quarantine.held(class)
+    }
+
+    /// Gives all blocks in quarantine back to their pools; aborts if one was written into. Door.
+    pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
+        for class in SizeClass::all() {
+            self.quarantine.empty(class, |slots| {
+                check_clean(class, slots);
+                inside.give(class, slots);
+            });
+        }
+    }
+}
+
+/// The heap whose block a thread with `cache` has.
+#[inline(always)]
+fn heap_of(cache: &ThreadCache) -> &'static Heap {
+    // The program has one, whose address is a constant. A test has more.
+    if cfg!(test) { cache.heap().unwrap_or(&GLOBAL) } else { &GLOBAL }
+}
+
+/// The state of the block at `address`; `None` if none can start there.
+#[inline(always)]
+fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
+    // What is below a step goes to the top: one compare tells what is not at a step, and what is beyond all memory.
+    let step = address.rotate_right(CLASS_STEP_SHIFT);
+    Some(Arena::block_state(heap.map.arena_at_step(step)?, step))
+}
+
+/// A block that leaves its magazine for the program.
+///
+/// `block` is of `class`, and free.
+#[inline(always)]
+pub(crate) fn handed_out(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> *mut u8 {
+    hand_out(heap_of(cache), class, block);
+    block
+}
+
+/// The same in a thread without a cache.
+pub(crate) fn handed_out_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    hand_out(heap, class, block);
+}
+
+#[inline(always)]
+fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    if !CHECKS || block.is_null() {
+        return;
+    }
+    // SAFETY: a block that leaves a magazine or a pool: what is put there was found in the map before, and an arena
+    // with a block outside stays there (*Known*).
+    let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
+    let before = state.hand_out(class.number() as u8);
+    // SAFETY: a free block of 8 bytes at least, aligned to them, the caller's.
+    if before == FREED && (!CLEARS || unsafe { block.cast::<u64>().read() } == 0) {
+        return;
+    }
+    // What was never handed out is as it was mapped: don't touch it before the program does.
+    if before != NEVER {
+        refuse_to_hand_out(class, block, before);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
+    let what = if before & LIVE != 0 { Impossible::HandedOutTwice } else { Impossible::WrittenAfterFree };
+    impossible(what, block.addr(), class.block_bytes())
+}
+
+/// Aborts unless the freed blocks that `slots` hold (all, or none does) are zero.
+#[inline(always)]
+fn check_clean(class: SizeClass, slots: &[Slot]) {
+    // Relaxed (both): the slots are the thread's own, or under the door.
+    if !CLEARS || slots.first().is_none_or(|slot| slot.load(Ordering::Relaxed).is_null()) {
+        return;
+    }
+    // SAFETY: free blocks, the caller's. Not null.
+    let block = |slot: &Slot| unsafe { NonNull::new_unchecked(slot.load(Ordering::Relaxed)) };
+    // SAFETY: as above; cleared when they were freed.
+    if !unsafe { zero::are_clear(class, slots.iter().map(block)) } {
+        written_after_free(class, slots);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn written_after_free(class: SizeClass, slots: &[Slot]) -> ! {
+    // Relaxed: as above.
+    let mut blocks = slots.iter().filter_map(|slot| NonNull::new(slot.load(Ordering::Relaxed)));
+    // SAFETY: as above.
+    let written = blocks.find(|&block| !unsafe { zero::are_clear(class, core::iter::once(block)) });
+    impossible(Impossible::WrittenAfterFree, written.map_or(0, |block| block.addr().get()), class.block_bytes())
+}
+
+/// Checks a free, clears the block, and has it wait; returns a block that goes to the magazine, if any.
+#[inline(always)]
+pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+    check_free(heap_of(cache), class, block);
+    if !QUARANTINES {
+        clear(class, block);
+        return Some(block);
+    }
+    if zero::is_long(class) {
+        clear_and_hold(cache, class, block);
+    } else {
+        clear(class, block);
+        hold(cache, class, block);
+    }
+    None
+}
+
+/// Clears a long block, and has it wait. Out of line and last, so that a free of a short one saves no registers for a call.
+#[inline(never)]
+fn clear_and_hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    clear(class, block);
+    hold(cache, class, block);
+}
+
+#[inline(always)]
+fn clear(class: SizeClass, block: *mut u8) {
+    if CLEARS {
+        // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
+        unsafe { zero::clear(class, NonNull::new_unchecked(block)) };
+    }
+}
+
+/// Has `block` wait.
+#[inline(always)]
+fn hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    if !cache.hardened.quarantine.push(class, block) {
+        change_shelves(cache, class, block);
+    }
+}
+
+/// Has `block` wait; before, what waited long enough is looked at and goes to the magazine.
+#[cold]
+#[inline(never)]
+fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    let PerThread { random, quarantine } = &cache.hardened;
+    if quarantine.is_off(class) {
+        return cache.put(class, block);
+    }
+    quarantine.turn(class, |shelf: &Shelf| {
+        check_clean(class, shelf);
+        if SHUFFLES {
+            cache.put_all(class, shelf, random.order::<STAY_MIN>());
+        } else {
+            cache.put_all(class, shelf, (0..STAY_MIN).rev());
+        }
+    });
+    if !quarantine.push(class, block) {
+        cache.put(class, block);
+    }
+}
+
+/// The same in a thread without a cache; what it frees goes to its pool.
+#[cfg(test)]
+pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    check_free(heap, class, block);
+    clear(class, block);
+}
+
+/// Aborts unless the program has the block, as one of `class`; from now on it has not.
+#[inline(always)]
+fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+    if CHECKS {
+        let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
+        if let Err(before) = state.free(class.number() as u8) {
+            refuse(heap, class, block.addr(), before);
+        }
+    }
+}
+
+/// Aborts unless the program has the block.
+#[inline(always)]
+pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+    if !CHECKS || BYPASS {
+        return;
+    }
+    let heap = heap_of(cache);
+    let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
+    if let Err(now) = found {
+        refuse(heap, class, block.addr(), now);
+    }
+}
+
+/// Aborts if what is freed as a large block lies in an arena.
+#[inline(always)]
+pub(crate) fn check_large(block: *mut u8) {
+    if CHECKS && !BYPASS && GLOBAL.map.arena_of(block.addr()).is_some() {
+        impossible(Impossible::SmallAsLarge, block.addr(), 0);
+    }
+}
+
+/// Says what is impossible about the free of a block of `class` at `address`, whose state was `before`, and aborts.
+#[cold]
+#[inline(never)]
+fn refuse(heap: &'static Heap, class: SizeClass, address: usize, before: u8) -> ! {
+    let what = misplaced(heap, class, address).unwrap_or(if class.block_at(address & (POOL_BYTES - 1)).is_none() {
+        Impossible::NoBlockStart
+    } else if before == FREED {
+        Impossible::AlreadyFree
+    } else {
+        Impossible::NeverAllocated
+    });
+    impossible(what, address, class.block_bytes())
+}
+
+/// A forked child goes on: its choices are to be its own.
+pub(crate) fn forked() {
+    crate::cache::with_thread(|cache| cache.hardened.random.seed());
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use super::*;
+    use crate::tests::test_heap::{TestHeap, class, fill};
+
+    #[test]
+    fn a_cache_whose_thread_a_forked_child_does_not_have_is_taken_over_under_its_door() {
+        let test = TestHeap::new();
+        let cache = test.attach();
+        let class = class(64);
+        fill(cache, 64, 64 * QUARANTINE_SLOTS).into_iter().for_each(|block| block.free(cache));
+        // As the child's fork handler does, with blocks that wait.
+        cache.set.enter(test.heap, |inside| inside.park());
+        test.heap.park(NonNull::from(cache).cast());
+        let next = || cache.hardened.quarantine.next(class);
+        let before = next();
+        std::thread::scope(|scope| {
+            // As a purge, which has been waiting for the door since before, or was inside.
+            cache.set.enter(test.heap, |_| {
+                let new = scope.spawn(|| test.attach());
+                while !cache.set.door.is_awaited() {
+                    std::thread::yield_now();
+                }
+                assert!(!new.is_finished() && next() == before, "the new thread changes what others may empty");
+            });
+        });
+        assert_ne!(next(), before, "the blocks that wait longest are to leave first");
+        cache.release();
+        assert_eq!(test.check().blocks_live(), 0);
+    }
+}

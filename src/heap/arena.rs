@@ -1,0 +1,197 @@
+//! One arena's metadata: what is known of its memory and of its 64 pools.
+//!
+//! An arena is [`ARENA_BYTES`] of blocks and nothing else; its metadata is a slot of a separate mapping between
+//! guards. In the slot, what is read together lies together, and what only frees from other threads touch (the
+//! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
+
+use core::cell::Cell;
+use core::ptr::NonNull;
+
+use crate::base::bitmap::{Bitmaps, Line, word_offset_bytes};
+#[cfg(feature = "hardened")]
+use crate::base::config::CLASS_STEP_BYTES;
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
+use crate::base::size_class::SizeClass;
+use crate::heap::pool::Pool;
+#[cfg(feature = "hardened")]
+use crate::protocols::block_state::BlockState;
+use crate::protocols::remote::{RemoteHalf, RemoteWord};
+use crate::sync::AtomicPtr;
+
+/// All pools of an arena, as a mask.
+pub(crate) const ALL_POOLS: u64 = if POOLS_PER_ARENA == WORD_BITS { u64::MAX } else { (1 << POOLS_PER_ARENA) - 1 };
+
+/// The address of a pool set with a class in its low bits: who owns a pool, and what it holds, in one word.
+///
+/// Never dereferenced as it is; a null tag says that nobody owns the pool.
+pub(crate) type Tag = *mut u8;
+
+/// Starts on an OS page (of the usual 4 KiB), and fills whole ones.
+#[repr(C, align(4096))]
+struct OnPages<T>(T);
+
+/// The states of an arena's blocks, each at its block's start: a byte for every place where a block may start.
+///
+/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of a
+/// block is not live, and need not be told from it.
+#[cfg(feature = "hardened")]
+type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
+
+/// The metadata of one arena.
+///
+/// Zeroed memory is a valid value but for `start` and `free`. Shared by raw pointers; each field says who may touch it.
+///
+/// # Invariants
+/// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
+/// - Bit `i` of `dirty` is set only if bit `i` of `free` is and the pool has touched bytes.
+#[repr(C)]
+pub(crate) struct Arena {
+    /// First byte of the arena's memory. Written before the arena is in the address map.
+    start: Cell<*mut u8>,
+    /// Whether huge pages were asked for. Heap lock.
+    pub(crate) huge: Cell<bool>,
+    /// Pools that no set owns. Heap lock.
+    pub(crate) free: Cell<u64>,
+    /// Those of them with touched bytes. Heap lock.
+    pub(crate) dirty: Cell<u64>,
+    /// Neighbours among the arenas with as many free pools. Heap lock.
+    pub(crate) next: Cell<*const Arena>,
+    pub(crate) previous: Cell<*const Arena>,
+    /// A tag a pool. Written by who holds the owner's door while no block of the pool is outside, or as claimer; read
+    /// by any thread that holds a block of the pool.
+    tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
+    /// Descriptors. The owner's door.
+    pools: [Pool; POOLS_PER_ARENA],
+    /// The owner's door.
+    taken_bits: OnPages<Bitmaps<Cell<u64>>>,
+    /// Any thread that holds a block.
+    remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
+    /// Any thread that holds a block.
+    remote_bits: OnPages<Bitmaps<RemoteWord>>,
+    /// Whoever holds a block, that block's.
+    #[cfg(feature = "hardened")]
+    states: OnPages<States>,
+}
+
+/// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
+#[derive(Clone, Copy)]
+pub(crate) struct PoolRef {
+    arena: NonNull<Arena>,
+    index: usize,
+}
+
+impl Arena {
+    /// Makes zeroed metadata that of the memory at `start`.
+    ///
+    /// # Safety
+    /// `arena` is a zeroed slot that nobody else knows of, `start` the arena's mapped memory.
+    pub(crate) unsafe fn init(arena: NonNull<Arena>, start: NonNull<u8>) {
+        // SAFETY: ours alone.
+        let this = unsafe { arena.as_ref() };
+        this.start.set(start.as_ptr());
+        this.free.set(ALL_POOLS);
+    }
+
+    /// First byte of the arena's memory.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.get()
+    }
+
+    /// The state of the block in `arena` that starts at address `step * CLASS_STEP_BYTES`, if one does.
+    #[cfg(feature = "hardened")]
+    #[inline(always)]
+    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, step: usize) -> &'heap BlockState {
+        let index = step & (ARENA_BYTES / CLASS_STEP_BYTES - 1);
+        // SAFETY: metadata is never unmapped, and the index is in range.
+        unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
+    }
+
+    /// Pools that no set owns.
+    pub(crate) fn free_count(&self) -> usize {
+        self.free.get().count_ones() as usize
+    }
+}
+
+impl PoolRef {
+    /// The pool of `arena` that holds the byte `offset` bytes into it; `offset` is below [`ARENA_BYTES`].
+    #[inline(always)]
+    pub(crate) fn at_offset(arena: NonNull<Arena>, offset: usize) -> Self {
+        Self { arena, index: (offset & (ARENA_BYTES - 1)) >> POOL_SHIFT }
+    }
+
+    /// Pool `index` of `arena`; `index` is below [`POOLS_PER_ARENA`].
+    pub(crate) fn at_index(arena: NonNull<Arena>, index: usize) -> Self {
+        Self { arena, index: index & (POOLS_PER_ARENA - 1) }
+    }
+
+    /// The pool of `arena` with this remote half.
+    ///
+    /// # Safety
+    /// `remote` came from [`remote`](Self::remote) of a pool of `arena`.
+    pub(crate) unsafe fn from_remote(arena: NonNull<Arena>, remote: NonNull<RemoteHalf>) -> Self {
+        let first = Self::at_index(arena, 0).remote();
+        Self::at_index(arena, (remote.addr().get() - first.addr().get()) / size_of::<RemoteHalf>())
+    }
+
+    pub(crate) fn arena(self) -> NonNull<Arena> {
+        self.arena
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.index
+    }
+
+    /// First byte of the pool, whether anybody uses it or not.
+    pub(crate) fn start(self) -> *mut u8 {
+        // SAFETY: metadata is never unmapped.
+        unsafe { self.arena.as_ref() }.start().wrapping_add(self.index * POOL_BYTES)
+    }
+
+    /// Tells the pool where its memory and its bitmap are.
+    ///
+    /// The caller owns the pool.
+    pub(crate) fn set_up(self) {
+        // SAFETY: line `index` of the first row lies inside the metadata.
+        let words = unsafe { (&raw const (*self.arena.as_ptr()).taken_bits).cast::<Line<Cell<u64>>>().add(self.index) };
+        self.pool().set_up(self.start(), words.cast());
+    }
+
+    /// The owner's half of the descriptor.
+    #[inline(always)]
+    pub(crate) fn pool<'heap>(self) -> &'heap Pool {
+        // SAFETY: metadata is never unmapped, and `index` is in range (constructors). Who may touch which field
+        // is each caller's to know (*Door*); cells make shared references fine.
+        unsafe { &*(&raw const (*self.arena.as_ptr()).pools).cast::<Pool>().add(self.index) }
+    }
+
+    /// The half that any thread may touch.
+    #[inline(always)]
+    pub(crate) fn remote(self) -> NonNull<RemoteHalf> {
+        // SAFETY: as in `pool`; the address of a field is not null.
+        unsafe {
+            NonNull::new_unchecked((&raw mut (*self.arena.as_ptr()).remotes).cast::<RemoteHalf>().add(self.index))
+        }
+    }
+
+    /// Its tag's place.
+    #[inline(always)]
+    pub(crate) fn tag<'heap>(self) -> &'heap AtomicPtr<u8> {
+        // SAFETY: as in `pool`.
+        unsafe { &*(&raw const (*self.arena.as_ptr()).tags).cast::<AtomicPtr<u8>>().add(self.index) }
+    }
+
+    /// Word `word` of the bitmap that other threads set; `word` is below `BITMAP_WORDS_MAX`.
+    #[inline(always)]
+    pub(crate) fn remote_word<'heap>(self, word: usize) -> &'heap RemoteWord {
+        // SAFETY: as in `pool`; the word's line lies in one of the rows.
+        unsafe {
+            let line = (&raw const (*self.arena.as_ptr()).remote_bits).cast::<Line<RemoteWord>>().add(self.index);
+            &*line.byte_add(word_offset_bytes(word)).cast::<RemoteWord>()
+        }
+    }
+
+    /// Blocks of a pool of `class` whose remote bits are set: a snapshot.
+    pub(crate) fn remote_blocks(self, class: SizeClass) -> usize {
+        (0..class.bitmap_words()).map(|word| self.remote_word(word).peek().count_ones() as usize).sum()
+    }
+}

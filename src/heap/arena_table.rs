@@ -1,0 +1,469 @@
+//! All mapped arenas, ordered by how many of their pools are free; under the heap's lock.
+//!
+//! Pools are given out from the fullest arena that has one, so that the emptiest arenas drain and can go back to
+//! the OS: CPython's rule, with its `nfp2lasta` replaced by one list for each number of free pools.
+//!
+//! # Invariants
+//! - *Bucket*: an arena with `n` free pools is in list `n`, and in no other.
+//! - *Non-empty*: bit `n - 1` of `with_free` is set if and only if list `n` (`n ≥ 1`) is not empty.
+
+use core::ptr::{self, NonNull};
+
+use crate::base::config::{
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
+    PURGE_UNIT_BYTES,
+};
+use crate::heap::arena::{ALL_POOLS, Arena, PoolRef};
+use crate::heap::purge_batch::{Marked, PurgeBatch};
+use crate::os::{MemoryRange, MemorySource};
+
+/// Counts of arenas since the start.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ArenaCounts {
+    /// Mapped now.
+    pub(crate) mapped: usize,
+    /// Ever mapped.
+    pub(crate) ever: usize,
+    /// Most mapped at one time.
+    pub(crate) peak: usize,
+    /// Given back to the OS.
+    pub(crate) returned: usize,
+}
+
+/// Pools `first..end` of an arena, as a mask; not empty.
+const fn run_mask(first: usize, end: usize) -> u64 {
+    (u64::MAX >> (u64::BITS as usize - (end - first))) << first
+}
+
+/// The highest `count` bits of `mask`, or all if there are fewer.
+const fn highest_bits(mut mask: u64, count: usize) -> u64 {
+    while mask.count_ones() as usize > count {
+        mask &= mask - 1;
+    }
+    mask
+}
+
+/// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where these
+/// hold several pools. An OS page with a pool in use is left out.
+fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
+    let wanted = arena.dirty.get() & mask;
+    if page_pools == 1 {
+        return wanted;
+    }
+    let pages = (0..POOLS_PER_ARENA).step_by(page_pools).map(|first| run_mask(first, first + page_pools));
+    pages.filter(|page| wanted & page != 0 && arena.free.get() & page == *page).fold(0, |all, page| all | page)
+}
+
+/// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it makes
+/// the arena a huge page again.
+fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
+    if arena.huge.replace(false)
+        && let Some(start) = NonNull::new(arena.start())
+    {
+        // SAFETY: the arena's memory.
+        unsafe { source.advise_huge(start, ARENA_BYTES, false) };
+    }
+}
+
+/// The arenas by their free pools.
+pub(crate) struct ArenaTable {
+    lists: [*const Arena; POOLS_PER_ARENA + 1],
+    with_free: u64,
+    /// Arenas whose pools are all free.
+    empty: usize,
+    /// Pools that no set owns.
+    free_pools: usize,
+    /// Those of them that have touched bytes.
+    dirty_pools: usize,
+    /// Dirty pools that were to stay when they were last too many, or more of late.
+    keep_before: usize,
+    counts: ArenaCounts,
+    bytes_given_back: usize,
+    /// What is being purged (*Empty* but inside the methods).
+    batch: PurgeBatch,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the heap's lock.
+unsafe impl Send for ArenaTable {}
+
+impl ArenaTable {
+    pub(crate) const fn new() -> Self {
+        Self {
+            lists: [ptr::null(); POOLS_PER_ARENA + 1],
+            with_free: 0,
+            empty: 0,
+            free_pools: 0,
+            dirty_pools: 0,
+            keep_before: 0,
+            counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
+            bytes_given_back: 0,
+            batch: PurgeBatch::new(),
+        }
+    }
+
+    /// Pools that sets own.
+    pub(crate) fn pools_in_use(&self) -> usize {
+        self.counts.mapped * POOLS_PER_ARENA - self.free_pools
+    }
+
+    pub(crate) fn counts(&self) -> ArenaCounts {
+        self.counts
+    }
+
+    /// Bytes given back to the OS since the start, whether unmapped or purged.
+    pub(crate) fn bytes_given_back(&self) -> usize {
+        self.bytes_given_back
+    }
+
+    /// Whether a pool can be taken without mapping an arena.
+    pub(crate) fn has_free_pool(&self) -> bool {
+        self.with_free != 0
+    }
+
+    /// All arenas.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<Arena>> + '_ {
+        self.lists.iter().flat_map(|&first| {
+            core::iter::successors(NonNull::new(first.cast_mut()), |arena| {
+                // SAFETY: arenas in the table are live metadata.
+                NonNull::new(unsafe { arena.as_ref() }.next.get().cast_mut())
+            })
+        })
+    }
+
+    fn link(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let free = this.free_count();
+        let Some(first) = self.lists.get_mut(free) else {
+            return;
+        };
+        this.previous.set(ptr::null());
+        this.next.set(*first);
+        // SAFETY: as above.
+        if let Some(next) = unsafe { (*first).as_ref() } {
+            next.previous.set(arena.as_ptr());
+        }
+        *first = arena.as_ptr();
+        if free > 0 {
+            self.with_free |= 1 << (free - 1);
+        }
+        self.empty += usize::from(free == POOLS_PER_ARENA);
+    }
+
+    fn unlink(&mut self, arena: NonNull<Arena>) {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let free = this.free_count();
+        let (previous, next) = (this.previous.get(), this.next.get());
+        // SAFETY: as above.
+        match unsafe { previous.as_ref() } {
+            Some(before) => before.next.set(next),
+            None => {
+                if let Some(first) = self.lists.get_mut(free) {
+                    *first = next;
+                }
+                if next.is_null() && free > 0 {
+                    self.with_free &= !(1 << (free - 1));
+                }
+            }
+        }
+        // SAFETY: as above.
+        if let Some(after) = unsafe { next.as_ref() } {
+            after.previous.set(previous);
+        }
+        self.empty -= usize::from(free == POOLS_PER_ARENA);
+    }
+
+    /// Adds a new arena, all of whose pools are free and untouched.
+    pub(crate) fn add(&mut self, arena: NonNull<Arena>) {
+        self.link(arena);
+        self.free_pools += POOLS_PER_ARENA;
+        self.counts.mapped += 1;
+        self.counts.ever += 1;
+        self.counts.peak = self.counts.peak.max(self.counts.mapped);
+    }
+
+    /// Takes the lowest free pool of the fullest arena that has one; the caller owns it then.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(crate) fn take_pool(&mut self) -> Option<PoolRef> {
+        if self.with_free == 0 {
+            return None;
+        }
+        let free = self.with_free.trailing_zeros() as usize + 1;
+        let arena = NonNull::new(self.lists.get(free)?.cast_mut())?;
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let index = this.free.get().trailing_zeros() as usize;
+        let bit = 1_u64 << index;
+        this.free.set(this.free.get() & !bit);
+        self.free_pools -= 1;
+        if this.dirty.get() & bit != 0 {
+            this.dirty.set(this.dirty.get() & !bit);
+            self.dirty_pools -= 1;
+        }
+        self.link(arena);
+        Some(PoolRef::at_index(arena, index))
+    }
+
+    /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(crate) fn give_pools(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) -> bool {
+        let mut any_free = false;
+        for pool in pools {
+            any_free |= self.give_pool(pool, source);
+        }
+        self.purge_batch(source);
+        any_free
+    }
+
+    /// Takes back a pool; returns whether its arena is wholly free now.
+    fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
+        let arena = pool.arena();
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let bit = 1_u64 << pool.index();
+        this.free.set(this.free.get() | bit);
+        self.free_pools += 1;
+        if pool.pool().is_touched() {
+            this.dirty.set(this.dirty.get() | bit);
+            self.dirty_pools += 1;
+        }
+        self.link(arena);
+        if this.free.get() == ALL_POOLS {
+            return true;
+        }
+        let pools_in_use = self.pools_in_use();
+        let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
+        if self.dirty_pools > keep {
+            self.mark_pools(arena, bit, source);
+            self.purge_if_halved(keep, source);
+        }
+        false
+    }
+
+    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are too
+    /// many by then. So rarely, because it looks at every arena.
+    fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
+        if keep <= self.keep_before / 2 {
+            self.purge_beyond(keep, usize::MAX, source);
+            self.keep_before = keep;
+        }
+        self.keep_before = self.keep_before.max(keep);
+    }
+
+    /// A wholly free arena, if there are more than are to stay mapped.
+    pub(crate) fn surplus_arena(&self) -> Option<NonNull<Arena>> {
+        let in_use = self.counts.mapped - self.empty;
+        if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
+    }
+
+    /// Marks the free, touched pools among `mask` as purged, as far as they are whole OS pages.
+    fn mark_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        let mut rest = purgeable(this, mask, source.page_bytes().div_ceil(POOL_BYTES));
+        while rest != 0 {
+            // A run of neighbours is one range.
+            let first = rest.trailing_zeros() as usize;
+            let end = first + (rest >> first).trailing_ones() as usize;
+            let run = run_mask(first, end);
+            rest &= !run;
+            let start = this.start().wrapping_add(first * POOL_BYTES);
+            let bytes = (end - first) * POOL_BYTES;
+            no_longer_huge(this, source);
+            for index in first..end {
+                PoolRef::at_index(arena, index).pool().set_untouched();
+            }
+            self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
+            this.dirty.set(this.dirty.get() & !run);
+            self.mark(MemoryRange { start, bytes }, Marked { arena: this, pools: run, parts: 0 }, source);
+        }
+    }
+
+    /// Puts a range that is marked as purged into the batch; purges what is in it when it was full.
+    fn mark(&mut self, range: MemoryRange, marked: Marked, source: &dyn MemorySource) {
+        if self.batch.is_full() {
+            self.purge_batch(source);
+        }
+        self.bytes_given_back += range.bytes;
+        self.batch.push(range, marked);
+    }
+
+    /// Gives all that is in the batch back to the OS.
+    fn purge_batch(&mut self, source: &dyn MemorySource) {
+        // SAFETY: arenas' memory, in pools that no set owns, or in parts that their owner gives.
+        while let Some((range, marked)) = unsafe { self.batch.purge(source) } {
+            self.unmark(range, marked);
+        }
+    }
+
+    /// The OS refused to purge a range.
+    fn unmark(&mut self, range: MemoryRange, marked: Marked) {
+        self.bytes_given_back -= range.bytes;
+        // SAFETY: metadata is never unmapped.
+        let arena = unsafe { &*marked.arena };
+        let pools = (0..POOLS_PER_ARENA).filter(|index| marked.pools >> index & 1 == 1);
+        for pool in pools.map(|index| PoolRef::at_index(NonNull::from(arena), index)) {
+            if marked.parts == 0 {
+                pool.pool().set_touched();
+            } else {
+                pool.pool().remove_purged(marked.parts as u8);
+            }
+        }
+        if marked.parts == 0 {
+            self.dirty_pools += marked.pools.count_ones() as usize;
+            arena.dirty.set(arena.dirty.get() | marked.pools);
+        }
+    }
+
+    /// Purges parts (`PURGE_UNIT_BYTES` each) of pools that the caller owns, in which all blocks are free.
+    pub(crate) fn purge_parts(&mut self, parts: impl Iterator<Item = (PoolRef, u8)>, source: &dyn MemorySource) {
+        if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
+            return;
+        }
+        for (pool, parts) in parts {
+            self.mark_parts(pool, parts, source);
+        }
+        self.purge_batch(source);
+    }
+
+    /// Marks parts of an owned pool as purged.
+    fn mark_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) {
+        let arena = pool.arena();
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        no_longer_huge(unsafe { arena.as_ref() }, source);
+        pool.pool().add_purged(parts);
+        let mut rest = parts;
+        while rest != 0 {
+            // A run of neighbours is one range.
+            let first = rest.trailing_zeros();
+            let count = (rest >> first).trailing_ones();
+            let run = (u8::MAX >> (u8::BITS - count)) << first;
+            rest &= !run;
+            let start = pool.pool().start().wrapping_add(first as usize * PURGE_UNIT_BYTES);
+            let bytes = count as usize * PURGE_UNIT_BYTES;
+            let marked = Marked { arena: arena.as_ptr(), pools: 1 << pool.index(), parts: run.into() };
+            self.mark(MemoryRange { start, bytes }, marked, source);
+        }
+    }
+
+    /// Purges every free pool.
+    pub(crate) fn purge_all(&mut self, source: &dyn MemorySource) {
+        for free in 1..=POOLS_PER_ARENA {
+            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
+            while let Some(arena) = NonNull::new(next.cast_mut()) {
+                // Purging moves no arena between the lists.
+                self.mark_pools(arena, ALL_POOLS, source);
+                // SAFETY: metadata is never unmapped.
+                next = unsafe { arena.as_ref() }.next.get();
+            }
+        }
+        self.purge_batch(source);
+    }
+
+    /// Purges dirty pools as long as more than `keep` are left, in at most so many arenas, the emptiest first: from the
+    /// fullest, pools will be taken again soon. `false` if none was purged.
+    pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
+        let mut arenas = 0;
+        for free in (1..=POOLS_PER_ARENA).rev() {
+            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
+            // SAFETY: arenas in the table are live metadata.
+            while let Some(this) = unsafe { next.as_ref() } {
+                let before = self.dirty_pools;
+                if arenas == arenas_max || before <= keep {
+                    return arenas > 0;
+                }
+                if this.dirty.get() != 0 {
+                    // Purging moves no arena between the lists.
+                    self.mark_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    self.purge_batch(source);
+                    arenas += usize::from(self.dirty_pools < before);
+                }
+                next = this.next.get();
+            }
+        }
+        arenas > 0
+    }
+
+    /// Arenas whose pools are all free.
+    pub(crate) fn empty_count(&self) -> usize {
+        self.empty
+    }
+
+    /// A wholly free arena, if there is one.
+    pub(crate) fn empty_arena(&self) -> Option<NonNull<Arena>> {
+        NonNull::new(self.lists[POOLS_PER_ARENA].cast_mut())
+    }
+
+    /// Takes a wholly free arena out of the table.
+    pub(crate) fn remove(&mut self, arena: NonNull<Arena>) {
+        self.unlink(arena);
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        let this = unsafe { arena.as_ref() };
+        self.dirty_pools -= this.dirty.get().count_ones() as usize;
+        self.free_pools -= POOLS_PER_ARENA;
+        self.counts.mapped -= 1;
+        self.counts.returned += 1;
+    }
+
+    /// Gives the memory of a removed arena back to the OS; `false` if the OS refuses and it was put back.
+    ///
+    /// A refusal (`ENOMEM` at the kernel's limit on mappings) keeps the addresses and purges them instead.
+    pub(crate) fn unmap(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) -> bool {
+        // SAFETY: metadata is never unmapped.
+        let this = unsafe { arena.as_ref() };
+        let Some(start) = NonNull::new(this.start()) else {
+            return false;
+        };
+        // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
+        if unsafe { source.unmap(start, ARENA_BYTES) } {
+            self.bytes_given_back += ARENA_BYTES;
+            return true;
+        }
+        self.dirty_pools += this.dirty.get().count_ones() as usize;
+        self.free_pools += POOLS_PER_ARENA;
+        self.counts.mapped += 1;
+        self.counts.returned -= 1;
+        self.link(arena);
+        self.mark_pools(arena, ALL_POOLS, source);
+        self.purge_batch(source);
+        false
+    }
+}
+
+// --- For the self-check ----------------------------------------------------------------------------------------
+
+impl ArenaTable {
+    /// Checks that every arena is in the list of its free pools, and that the sums are right.
+    pub(crate) fn check_lists(&self) -> Result<(), &'static str> {
+        let (mut mapped, mut free_pools, mut dirty_pools) = (0, 0, 0);
+        for (free, &first) in self.lists.iter().enumerate() {
+            let listed = free == 0 || (self.with_free >> (free - 1) & 1 == 1) != first.is_null();
+            if !listed {
+                return Err("the summary of arenas with free pools is wrong");
+            }
+            let mut previous: *const Arena = ptr::null();
+            let mut next = first;
+            // SAFETY: arenas in the table are live metadata.
+            while let Some(arena) = unsafe { next.as_ref() } {
+                if arena.free_count() != free {
+                    return Err("an arena is in the list of another number of free pools");
+                }
+                if arena.previous.get() != previous {
+                    return Err("a list of arenas is broken");
+                }
+                mapped += 1;
+                free_pools += free;
+                dirty_pools += arena.dirty.get().count_ones() as usize;
+                previous = next;
+                next = arena.next.get();
+            }
+        }
+        if (mapped, free_pools, dirty_pools) != (self.counts.mapped, self.free_pools, self.dirty_pools) {
+            return Err("arenas or their free pools are miscounted");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,194 @@
+//! From a block's address to its class in one load: a byte a pool, for a window of the address space.
+//!
+//! What CPython's free reads from the block's pool, and a free of C has to know before anything else. The radix tree
+//! (`arena_map`) answers it in three loads that depend on each other; this map in one, of a byte that is, as a rule, in the
+//! cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window is laid
+//! around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
+//!
+//! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it frees in.
+//! Only with the feature `raw`: who is told sizes on free needs no map.
+//!
+//! # Invariants
+//! - *Window*: it is laid before the first byte is written, and never moved.
+//! - *Byte*: the byte of a pool inside the window is its class's number plus 1, if and only if the pool has a tag, and
+//!   else 0. It is written where the tag is, by the same thread: under the door of the set that opens the pool, and
+//!   under the heap's lock when the pool goes back to its arena. (A thief writes a tag with the same class.)
+//! - *Block*: who holds a block finds its class. The byte was written before the pool's first block was handed out; it
+//!   changes only once all blocks are home; and a block comes to a thread by some order: through a door, or as the program
+//!   passes it on.
+//! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which the
+//!   arena is unmapped, and the kernel maps nothing there before.
+//!
+//! So Relaxed is enough for all of it. The models are in `tests/loom/classes.rs`.
+
+#[cfg(feature = "raw")]
+mod map {
+    use crate::base::config::{POOL_SHIFT, POOLS_PER_ARENA};
+    use crate::base::size_class::SizeClass;
+    use crate::sync::{AtomicU8, AtomicUsize, Ordering};
+
+    /// `log2` of the window's bytes: 32 GiB, with 1 MiB of static memory for it.
+    ///
+    /// Less in unit tests, which make many heaps.
+    const WINDOW_SHIFT: u32 = if cfg!(test) { 32 } else { 35 };
+    pub(super) const WINDOW_POOLS: usize = 1 << (WINDOW_SHIFT - POOL_SHIFT);
+    /// Linux places further mappings below the first ones, as a rule.
+    const POOLS_ABOVE: usize = WINDOW_POOLS / 4;
+
+    /// A heap's map. Zeroed memory is a valid value: no window yet.
+    #[repr(C, align(64))]
+    pub(crate) struct ClassMap {
+        /// From the window's last pool down, so that finding a place takes one subtraction. The last pool itself is never
+        /// entered: its byte is where the addresses around null are looked for without a window.
+        classes: [AtomicU8; WINDOW_POOLS],
+        /// The number of the window's last pool; 0 if there is no window yet.
+        last: AtomicUsize,
+    }
+
+    impl ClassMap {
+        pub(crate) const fn new() -> Self {
+            Self { classes: [const { AtomicU8::new(0) }; WINDOW_POOLS], last: AtomicUsize::new(0) }
+        }
+
+        #[inline(always)]
+        fn index_of(&self, address: usize) -> usize {
+            // Relaxed: who reads an old value, 0, finds no place, for which the tree answers.
+            self.last.load(Ordering::Relaxed).wrapping_sub(address >> POOL_SHIFT)
+        }
+
+        /// The place of a pool that may be entered.
+        fn place_of(&self, address: usize) -> Option<&AtomicU8> {
+            let index = self.index_of(address);
+            self.classes.get(index).filter(|_| index != 0)
+        }
+
+        /// The number, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not know it.
+        #[inline(always)]
+        pub(crate) fn entry_of(&self, address: usize) -> Option<usize> {
+            // Relaxed: *Block*, *Others' addresses*.
+            self.classes.get(self.index_of(address)).map(|place| usize::from(place.load(Ordering::Relaxed)))
+        }
+
+        /// The class of the pool that holds `address`; `None` if the map does not know it.
+        #[inline(always)]
+        pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
+            let number = self.entry_of(address)?.checked_sub(1)?;
+            // SAFETY: a class's number (*Byte*).
+            Some(unsafe { SizeClass::from_number_unchecked(number) })
+        }
+
+        /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the window. For
+        /// who stopped the slow paths.
+        pub(crate) fn agrees(&self, address: usize, class: Option<SizeClass>) -> bool {
+            self.place_of(address).is_none() || self.class_of(address) == class
+        }
+
+        /// Enters the pool at `address`, whose tag is being written.
+        pub(crate) fn enter(&self, address: usize, class: SizeClass) {
+            // Relaxed (all): the first writer wins; who lost reads its window below, and an old value does no harm.
+            if self.last.load(Ordering::Relaxed) == 0 {
+                // The last of an arena: each arena's bytes are to be one line.
+                let last = (address >> POOL_SHIFT | (POOLS_PER_ARENA - 1)) + POOLS_ABOVE;
+                let _ = self.last.compare_exchange(0, last, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            if let Some(place) = self.place_of(address) {
+                // Relaxed: as for the tag.
+                place.store(class.number() as u8 + 1, Ordering::Relaxed);
+            }
+        }
+
+        /// Takes the pool at `address` out, whose tag is being cleared.
+        pub(crate) fn leave(&self, address: usize) {
+            if let Some(place) = self.place_of(address) {
+                // Relaxed: as for the tag.
+                place.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[cfg(not(feature = "raw"))]
+mod map {
+    use crate::base::size_class::SizeClass;
+
+    /// Nothing: no address is looked up.
+    pub(crate) struct ClassMap;
+
+    impl ClassMap {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn agrees(&self, _address: usize, _class: Option<SizeClass>) -> bool {
+            true
+        }
+
+        #[inline(always)]
+        pub(crate) fn enter(&self, _address: usize, _class: SizeClass) {}
+
+        #[inline(always)]
+        pub(crate) fn leave(&self, _address: usize) {}
+    }
+}
+
+pub(crate) use map::ClassMap;
+
+#[cfg(all(test, feature = "raw"))]
+mod tests {
+    use super::map::{ClassMap, WINDOW_POOLS};
+    use crate::base::config::POOL_BYTES;
+    use crate::base::size_class::SizeClass;
+
+    /// A map of the test's own.
+    fn with_map(body: impl FnOnce(&ClassMap)) {
+        let mut place = Box::<ClassMap>::new_uninit();
+        // SAFETY: zeroed memory is a valid map.
+        let map = unsafe {
+            place.as_mut_ptr().write_bytes(0, 1);
+            place.assume_init()
+        };
+        body(&map);
+    }
+
+    const ENDS: [usize; 6] = [0, 1, POOL_BYTES, 1 << 47, usize::MAX - POOL_BYTES, usize::MAX];
+
+    #[test]
+    fn every_byte_of_an_entered_pool_has_its_class_and_its_neighbours_none() {
+        for start in [0x7f3c_5a60_0000, 0x1_0000_0000, 5 * POOL_BYTES] {
+            with_map(|map| {
+                for address in ENDS {
+                    assert_eq!(map.class_of(address), None, "no window yet");
+                }
+                for class in SizeClass::all() {
+                    map.enter(start, class);
+                    for offset in [0, 1, POOL_BYTES / 2, POOL_BYTES - 1] {
+                        assert_eq!(map.class_of(start + offset), Some(class));
+                    }
+                    assert_eq!((map.class_of(start - 1), map.class_of(start + POOL_BYTES)), (None, None));
+                    map.leave(start);
+                    assert_eq!(map.class_of(start), None);
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn an_address_outside_of_the_window_has_no_place_and_moves_nothing() {
+        with_map(|map| {
+            let start = 0x7f3c_5a60_0000;
+            map.enter(start, SizeClass::LARGEST);
+            let window = WINDOW_POOLS * POOL_BYTES;
+            for outside in [start + window, start - window, 0x5555_5555_0000, 0, usize::MAX] {
+                map.enter(outside, SizeClass::SMALLEST);
+                assert_eq!(map.class_of(outside), None);
+            }
+            assert_eq!(map.class_of(start), Some(SizeClass::LARGEST));
+            // Whole, with room above and more below.
+            for inside in [start + window / 8, start - window / 2] {
+                map.enter(inside, SizeClass::SMALLEST);
+                assert_eq!(map.class_of(inside), Some(SizeClass::SMALLEST));
+            }
+        });
+    }
+}

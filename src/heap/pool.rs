@@ -1,0 +1,456 @@
+//! One pool: its descriptor, the bitmap of its blocks, and the lists that pools are linked into.
+//!
+//! Descriptor and bitmap live in their arena's metadata, away from the blocks: freeing and reusing a block never
+//! reads or writes block memory, and an overflow out of a block does not reach them.
+//!
+//! # States
+//! | state | owner | free blocks | linked in |
+//! |---|---|---|---|
+//! | unused | none | – | nothing: a bit of its arena's `free` |
+//! | partial | a set | some | the set's list of its class |
+//! | full | a set | none | nothing |
+//! | empty | a set | all | the set's list of empty pools |
+//!
+//! # Invariants
+//! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
+//!   is unused, by who holds the heap's lock.
+//! - *Balance*: `used` + free blocks + remote bits = blocks of the pool + its remote count, while no thread is freeing
+//!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
+//!   used until that count is collected.)
+//! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a pool whose
+//!   blocks are all home is zero, as memory comes from the OS, and one that is not used far needs no memory for the rest.
+//! - *Summary*: bit `w` of `words_free` is set if and only if a block of word `w` is free.
+//! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
+//! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use crate::base::bitmap::word_offset_bytes;
+use crate::base::config::{POOL_BYTES, PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
+use crate::base::size_class::SizeClass;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// A place that holds a block's address, or anything while it holds none.
+pub(crate) type Slot = AtomicPtr<u8>;
+
+/// The half of a pool's descriptor that only its owner touches.
+///
+/// Zeroed memory is a valid value: a pool that never served a class.
+#[repr(C, align(64))]
+pub(crate) struct Pool {
+    next: Cell<*const Pool>,
+    previous: Cell<*const Pool>,
+    /// First byte of the pool.
+    start: Cell<*mut u8>,
+    /// Word 0 of the bitmap (see `bitmap`).
+    words: Cell<*const Cell<u64>>,
+    words_free: Cell<u64>,
+    /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
+    used: Cell<u32>,
+    touched_bytes: Cell<u32>,
+    class: Cell<u8>,
+    /// Parts of the pool (`PURGE_UNIT_BYTES` each) that were purged since they were last used.
+    purged: Cell<u8>,
+    state: Cell<State>,
+}
+
+/// Where a pool is; see the module's table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum State {
+    /// No set owns it.
+    Unused = 0,
+    /// Some blocks are free.
+    Partial,
+    /// No block is free.
+    Full,
+    /// All blocks are free, and counted home.
+    Empty,
+}
+
+/// A block that was free already when it was freed.
+#[derive(Debug)]
+pub(crate) struct AlreadyFree {
+    /// The first such block's number in its pool.
+    pub(crate) block: usize,
+}
+
+/// One free block taken from a pool.
+#[derive(Clone, Copy)]
+pub(crate) struct Block {
+    pub(crate) start: NonNull<u8>,
+    /// Whether every byte of it is known to be zero.
+    pub(crate) zeroed: bool,
+}
+
+impl Block {
+    /// The block, of `class`, with all bytes zero; written only if they are not known to be.
+    pub(crate) fn into_zeroed(self, class: SizeClass) -> *mut u8 {
+        if !self.zeroed {
+            // SAFETY: a block of the class, in our hands.
+            unsafe { self.start.write_bytes(0, class.block_bytes()) };
+        }
+        self.start.as_ptr()
+    }
+}
+
+impl Pool {
+    pub(crate) fn state(&self) -> State {
+        self.state.get()
+    }
+
+    pub(crate) fn set_state(&self, state: State) {
+        self.state.set(state);
+    }
+
+    /// The class whose blocks it holds, or held last.
+    pub(crate) fn class(&self) -> SizeClass {
+        SizeClass::from_number(usize::from(self.class.get())).unwrap_or(SizeClass::LARGEST)
+    }
+
+    /// Blocks that are not home.
+    pub(crate) fn used(&self) -> u32 {
+        self.used.get()
+    }
+
+    /// First byte of the pool.
+    pub(crate) fn start(&self) -> *mut u8 {
+        self.start.get()
+    }
+
+    /// Says where the pool's memory and its bitmap are.
+    pub(crate) fn set_up(&self, start: *mut u8, words: *const Cell<u64>) {
+        self.start.set(start);
+        self.words.set(words);
+    }
+
+    /// Whether any byte may be other than zero.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.touched_bytes.get() != 0
+    }
+
+    /// The pool was purged: all zero again.
+    pub(crate) fn set_untouched(&self) {
+        self.touched_bytes.set(0);
+        self.purged.set(0);
+    }
+
+    /// The parts that were purged, as a mask.
+    pub(crate) fn purged(&self) -> u8 {
+        self.purged.get()
+    }
+
+    /// The parts of `mask` were purged.
+    pub(crate) fn add_purged(&self, mask: u8) {
+        self.purged.set(self.purged.get() | mask);
+    }
+
+    /// The OS refused to purge parts of `mask`.
+    pub(crate) fn remove_purged(&self, mask: u8) {
+        self.purged.set(self.purged.get() & !mask);
+    }
+
+    /// The OS refused to purge the pool: any byte may be other than zero.
+    pub(crate) fn set_touched(&self) {
+        self.touched_bytes.set(POOL_BYTES as u32);
+    }
+
+    /// The parts that may be other than zero, but hold free blocks only.
+    pub(crate) fn purgeable(&self) -> u8 {
+        let touched = self.touched_bytes().div_ceil(PURGE_UNIT_BYTES);
+        let touched = (0..touched).filter(|&part| self.purged.get() >> part & 1 == 0 && self.is_part_free(part));
+        touched.fold(0, |mask, part| mask | 1 << part)
+    }
+
+    /// Whether all blocks that reach into a part are free.
+    pub(crate) fn is_part_free(&self, part: usize) -> bool {
+        let block_bytes = self.class().block_bytes();
+        let first = part * PURGE_UNIT_BYTES / block_bytes;
+        let end = ((part + 1) * PURGE_UNIT_BYTES).div_ceil(block_bytes).min(self.class().pool_blocks());
+        (first / WORD_BITS..end.div_ceil(WORD_BITS)).all(|word| {
+            let start = word * WORD_BITS;
+            let mut wanted = self.class().full_word(word);
+            if first > start {
+                wanted &= u64::MAX << (first - start);
+            }
+            if end < start + WORD_BITS {
+                wanted &= (1 << (end - start)) - 1;
+            }
+            self.free_bits(word) & wanted == wanted
+        })
+    }
+
+    /// Bytes at the pool's start that may be other than zero.
+    pub(crate) fn touched_bytes(&self) -> usize {
+        self.touched_bytes.get() as usize
+    }
+
+    /// Makes the pool one of `class`, all blocks free.
+    pub(crate) fn open(&self, class: SizeClass) {
+        self.class.set(class.number() as u8);
+        self.used.set(0);
+        self.words_free.set(u64::MAX >> (WORD_BITS - class.bitmap_words()));
+        // Zero already (*Taken*): fresh memory that is written first costs one page fault, not two.
+        self.word(0).set(0);
+    }
+
+    /// Whether any block is free.
+    #[inline]
+    pub(crate) fn has_free(&self) -> bool {
+        self.words_free.get() != 0
+    }
+
+    /// Word `word` of the bitmap.
+    #[inline(always)]
+    pub(crate) fn word(&self, word: usize) -> &Cell<u64> {
+        // SAFETY: `set_up` came first, and callers pass words of the pool's class, so the word lies in the arena's
+        // metadata, which is never unmapped.
+        unsafe { &*self.words.get().byte_add(word_offset_bytes(word)) }
+    }
+
+    /// The summary of the bitmap, for the self-check.
+    pub(crate) fn words_free(&self) -> u64 {
+        self.words_free.get()
+    }
+
+    /// The free blocks of word `word`.
+    #[inline(always)]
+    pub(crate) fn free_bits(&self, word: usize) -> u64 {
+        !self.word(word).get() & self.class().full_word(word)
+    }
+
+    /// Free blocks by their bits.
+    pub(crate) fn free_blocks(&self) -> usize {
+        let words = self.class().bitmap_words();
+        (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
+    }
+
+    /// Free blocks of a pool in use that lie wholly in memory never touched.
+    pub(crate) fn uncarved_blocks(&self) -> usize {
+        self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
+    }
+
+    /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
+    #[inline(always)]
+    pub(crate) fn bring_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
+        let was_full = !self.has_free();
+        self.free(word, mask)?;
+        self.count_home(blocks);
+        Ok(was_full)
+    }
+
+    /// The same for block `number` alone.
+    #[inline(always)]
+    pub(crate) fn bring_one_home(&self, number: usize) -> Result<bool, AlreadyFree> {
+        let was_full = !self.has_free();
+        let (word, bit) = (number / WORD_BITS, number % WORD_BITS);
+        let place = self.word(word);
+        let taken = place.get();
+        if taken >> bit & 1 == 0 {
+            return Err(AlreadyFree { block: number });
+        }
+        place.set(taken & !(1 << bit));
+        self.summarize_free(word);
+        self.count_home(1);
+        Ok(was_full)
+    }
+
+    /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
+    #[inline(always)]
+    pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {
+        let place = self.word(word);
+        let taken = place.get();
+        if taken & mask != mask {
+            return Err(self.already_free(word, mask));
+        }
+        place.set(taken ^ mask);
+        self.summarize_free(word);
+        Ok(())
+    }
+
+    /// Notes that a block of word `word` is free (*Summary*).
+    #[inline(always)]
+    fn summarize_free(&self, word: usize) {
+        self.words_free.set(self.words_free.get() | 1 << word);
+    }
+
+    /// The first block of `mask` in word `word` that is free.
+    #[cold]
+    fn already_free(&self, word: usize, mask: u64) -> AlreadyFree {
+        AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
+    }
+
+    /// `blocks` are home now.
+    #[inline(always)]
+    pub(crate) fn count_home(&self, blocks: u32) {
+        self.used.set(self.used.get().wrapping_sub(blocks));
+    }
+
+    /// Takes free blocks, lowest address first, and stores them from the last of `slots` to the first, until either
+    /// runs out; returns the slots that are left.
+    #[inline]
+    pub(crate) fn take<'slots>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
+        let class = self.class();
+        let block_bytes = class.block_bytes();
+        let start = self.start.get();
+        let mut summary = self.words_free.get();
+        let (mut taken, mut end) = (0, 0);
+        let first = summary.trailing_zeros() as usize * WORD_BITS * block_bytes;
+        while summary != 0 && !slots.is_empty() {
+            let word = summary.trailing_zeros() as usize;
+            let place = self.word(word);
+            let all = !place.get() & class.full_word(word);
+            let word_start = start.wrapping_add(word * WORD_BITS * block_bytes);
+            let left = if all == u64::MAX
+                && let Some((others, word_slots)) = slots.split_last_chunk::<WORD_BITS>()
+            {
+                // All of a word: no bits to look for. The usual case while a heap grows.
+                let mut block = word_start;
+                for slot in word_slots.iter().rev() {
+                    // Relaxed: slots are read by their thread, or under the door.
+                    slot.store(block, Ordering::Relaxed);
+                    block = block.wrapping_add(block_bytes);
+                }
+                slots = others;
+                0
+            } else {
+                let mut bits = all;
+                while bits != 0
+                    && let Some((slot, others)) = slots.split_last()
+                {
+                    slots = others;
+                    let number = bits.trailing_zeros() as usize;
+                    bits &= bits - 1;
+                    // Relaxed: as above.
+                    slot.store(word_start.wrapping_add(number * block_bytes), Ordering::Relaxed);
+                }
+                bits
+            };
+            let gone = all & !left;
+            place.set(place.get() | gone);
+            taken += gone.count_ones();
+            end = (word * WORD_BITS + (WORD_BITS - gone.leading_zeros() as usize)) * block_bytes;
+            if left == 0 {
+                summary &= summary - 1;
+            }
+        }
+        self.words_free.set(summary);
+        self.note_taken(taken, first, end);
+        slots
+    }
+
+    /// Takes the free block with the lowest address.
+    pub(crate) fn take_one(&self) -> Option<Block> {
+        let summary = self.words_free.get();
+        if summary == 0 {
+            return None;
+        }
+        let word = summary.trailing_zeros() as usize;
+        let class = self.class();
+        let place = self.word(word);
+        let taken = place.get();
+        place.set(taken | (taken + 1));
+        if place.get() == class.full_word(word) {
+            self.words_free.set(summary & (summary - 1));
+        }
+        let block_bytes = class.block_bytes();
+        let offset = (word * WORD_BITS + taken.trailing_ones() as usize) * block_bytes;
+        let end = offset + block_bytes;
+        let parts = parts_of(offset, end);
+        let zeroed = offset >= self.touched_bytes() || self.purged.get() & parts == parts;
+        self.note_taken(1, offset, end);
+        NonNull::new(self.start.get().wrapping_add(offset)).map(|start| Block { start, zeroed })
+    }
+
+    /// Counts blocks that were taken, all inside `first..end`, in bytes from the pool's start.
+    #[inline]
+    fn note_taken(&self, blocks: u32, first: usize, end: usize) {
+        self.used.set(self.used.get().wrapping_add(blocks));
+        self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
+        if self.purged.get() != 0 {
+            self.purged.set(self.purged.get() & !parts_of(first, end));
+        }
+    }
+}
+
+/// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
+pub(crate) fn parts_of(first: usize, end: usize) -> u8 {
+    let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(PURGE_PARTS));
+    if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
+}
+
+/// A doubly linked list of pools; a pool is in at most one.
+pub(crate) struct PoolList {
+    first: Cell<*const Pool>,
+    last: Cell<*const Pool>,
+}
+
+impl PoolList {
+    pub(crate) const fn new() -> Self {
+        Self { first: Cell::new(ptr::null()), last: Cell::new(ptr::null()) }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.get().is_null()
+    }
+
+    #[inline]
+    pub(crate) fn first(&self) -> Option<&Pool> {
+        // SAFETY: linked pools are mapped, and the list is reached by who holds their door (*Door*).
+        unsafe { self.first.get().as_ref() }
+    }
+
+    pub(crate) fn last(&self) -> Option<&Pool> {
+        // SAFETY: as in `first`.
+        unsafe { self.last.get().as_ref() }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Pool> {
+        core::iter::successors(self.first(), |pool| {
+            // SAFETY: as in `first`.
+            unsafe { pool.next.get().as_ref() }
+        })
+    }
+
+    /// Links a pool that is in no list at the end.
+    #[inline]
+    pub(crate) fn push_last(&self, pool: &Pool) {
+        pool.next.set(ptr::null());
+        pool.previous.set(self.last.get());
+        // SAFETY: as in `first`.
+        match unsafe { self.last.get().as_ref() } {
+            Some(last) => last.next.set(pool),
+            None => self.first.set(pool),
+        }
+        self.last.set(pool);
+    }
+
+    /// Links a pool that is in no list at the front.
+    pub(crate) fn push_first(&self, pool: &Pool) {
+        pool.previous.set(ptr::null());
+        pool.next.set(self.first.get());
+        // SAFETY: as in `first`.
+        match unsafe { self.first.get().as_ref() } {
+            Some(first) => first.previous.set(pool),
+            None => self.last.set(pool),
+        }
+        self.first.set(pool);
+    }
+
+    /// Unlinks a pool that is in this list.
+    #[inline]
+    pub(crate) fn remove(&self, pool: &Pool) {
+        let (previous, next) = (pool.previous.get(), pool.next.get());
+        // SAFETY: as in `first`.
+        match unsafe { previous.as_ref() } {
+            Some(before) => before.next.set(next),
+            None => self.first.set(next),
+        }
+        // SAFETY: as in `first`.
+        match unsafe { next.as_ref() } {
+            Some(after) => after.previous.set(previous),
+            None => self.last.set(previous),
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The data of a pool set: the pools that belong to one thread. What is done to them is in `pool_set`.
+//!
+//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
+//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later.
+//!
+//! # Invariants
+//! - *Door*: the lists and all pools of a set are touched only by the thread that holds its door.
+//! - *Lists*: a pool that the set owns is in the list of its class if and only if it is partial, and in the list of
+//!   empty pools if and only if it is empty; a full pool is in no list.
+//! - *Tag*: the tag of every pool that the set owns is the set's address plus the number of the pool's class. It
+//!   changes only while the pool has no block outside, or by the thread that claimed it (see `remote`).
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use crate::base::config::{CACHE_LINE_BYTES, CLASS_COUNT};
+use crate::base::size_class::SizeClass;
+use crate::heap::arena::Tag;
+use crate::heap::pool::PoolList;
+use crate::protocols::lock::Lock;
+use crate::protocols::remote::Inbox;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// The pools of one thread, or of a thread that ended.
+#[repr(C, align(64))]
+pub(crate) struct PoolSet {
+    pub(crate) inbox: Inbox,
+    /// The next older set of the heap; never changes once registered.
+    pub(crate) next_registered: Cell<*const PoolSet>,
+    /// The next parked set. Heap lock.
+    pub(crate) next_parked: Cell<*const PoolSet>,
+    /// 1 from parking to adoption, else 0; written under the door, read elsewhere as a hint.
+    pub(crate) parked: AtomicU32,
+    /// A hint for thieves: the classes of which a parked set has partial pools.
+    pub(crate) stealable: AtomicU64,
+    pub(crate) door: Lock<Pools>,
+}
+
+// SAFETY: `next_registered` is written once before the set is published; `next_parked` is under the heap's lock;
+// the rest is atomic or under the door.
+unsafe impl Sync for PoolSet {}
+
+/// What the door of a set guards.
+pub(crate) struct Pools {
+    pub(crate) partial: [PoolList; CLASS_COUNT],
+    pub(crate) empty: PoolList,
+    pub(crate) empty_count: usize,
+    /// Partial and full pools of each class.
+    pub(crate) of_class: [u32; CLASS_COUNT],
+    /// Pools that the set owns.
+    pub(crate) owned_count: usize,
+    /// Bytes of their blocks that are not home.
+    pub(crate) used_bytes: usize,
+    /// When fewer bytes than these are used, the free parts of partial pools are purged.
+    pub(crate) sweep_below_bytes: usize,
+}
+
+// SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
+unsafe impl Send for Pools {}
+
+/// The low bits of a tag.
+const TAG_CLASS: usize = CACHE_LINE_BYTES - 1;
+
+impl PoolSet {
+    /// A set without pools, owned by a living thread.
+    pub(crate) const fn new() -> Self {
+        Self {
+            inbox: Inbox::new(),
+            next_registered: Cell::new(ptr::null()),
+            next_parked: Cell::new(ptr::null()),
+            parked: AtomicU32::new(0),
+            stealable: AtomicU64::new(0),
+            door: Lock::new(Pools {
+                partial: [const { PoolList::new() }; CLASS_COUNT],
+                empty: PoolList::new(),
+                empty_count: 0,
+                of_class: [0; CLASS_COUNT],
+                owned_count: 0,
+                used_bytes: 0,
+                sweep_below_bytes: 0,
+            }),
+        }
+    }
+
+    /// The tag of this set's pools of `class`.
+    #[inline]
+    pub(crate) fn tag(&self, class: SizeClass) -> Tag {
+        ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.number())
+    }
+
+    /// Whether the set's thread ended and no other adopted it: sure under the door, else a hint.
+    pub(crate) fn is_parked(&self) -> bool {
+        // Relaxed: a hint, or ordered by the door.
+        self.parked.load(Ordering::Relaxed) != 0
+    }
+
+    /// The inbox, for the self-check.
+    pub(crate) fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+}
+
+/// The class in a tag.
+pub(crate) fn tag_class(tag: Tag) -> Option<SizeClass> {
+    SizeClass::from_number(tag.addr() & TAG_CLASS)
+}
+
+/// The set in a tag.
+pub(crate) fn tag_set(tag: Tag) -> Option<NonNull<PoolSet>> {
+    NonNull::new(tag.map_addr(|address| address & !TAG_CLASS).cast())
+}
+
+impl Pools {
+    pub(crate) fn partial(&self, class: SizeClass) -> &PoolList {
+        &self.partial[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    /// Partial and full pools of a class.
+    pub(crate) fn of_class(&self, class: SizeClass) -> u32 {
+        self.of_class[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    pub(crate) fn of_class_mut(&mut self, class: SizeClass) -> &mut u32 {
+        &mut self.of_class[class.number() & (CLASS_COUNT - 1)]
+    }
+
+    pub(crate) fn empty(&self) -> &PoolList {
+        &self.empty
+    }
+
+    pub(crate) fn empty_count(&self) -> usize {
+        self.empty_count
+    }
+
+    pub(crate) fn owned_count(&self) -> usize {
+        self.owned_count
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.used_bytes
+    }
+}

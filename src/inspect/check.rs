@@ -1,0 +1,253 @@
+//! The self-check: every invariant that can be read off the heap, checked while the slow paths are stopped.
+//!
+//! The oracle of the property tests and the soak. It walks all arenas, pools, bitmaps, lists, inboxes and magazines,
+//! allocates nothing, and reports the first thing wrong.
+
+use core::fmt;
+use core::ptr::{self, NonNull};
+
+use crate::base::config::{BITMAP_WORDS_MAX, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
+use crate::base::size_class::SizeClass;
+use crate::cache::ThreadCache;
+use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena_table::ArenaTable;
+use crate::heap::pool::{Pool, PoolList, State};
+use crate::heap::set::{PoolSet, Pools, tag_class, tag_set};
+use crate::heap::{Heap, Stopped};
+use crate::inspect::stats::Stats;
+use crate::sync::Ordering;
+
+/// What [`self_check`](crate::self_check) found wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Corruption {
+    /// The invariant that does not hold.
+    pub message: &'static str,
+    /// The address of the arena, pool, block or descriptor in question.
+    pub address: usize,
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (at {:#x})", self.message, self.address)
+    }
+}
+
+impl core::error::Error for Corruption {}
+
+type Checked<T = ()> = Result<T, Corruption>;
+
+fn ensure(holds: bool, message: &'static str, address: usize) -> Checked {
+    if holds { Ok(()) } else { Err(Corruption { message, address }) }
+}
+
+/// What the walk over the arenas found, for comparison with the walk over the sets.
+struct Found {
+    /// Partial and full pools of each class.
+    of_class: [u32; CLASS_COUNT],
+    partial: usize,
+    empty: usize,
+    outstanding: usize,
+    owned: usize,
+    used_bytes: usize,
+    /// The owner found in the register last: the next pool's is mostly the same.
+    owner: Option<NonNull<PoolSet>>,
+}
+
+impl Found {
+    const NOTHING: Self =
+        Self { of_class: [0; CLASS_COUNT], partial: 0, empty: 0, outstanding: 0, owned: 0, used_bytes: 0, owner: None };
+}
+
+/// Checks the heap, and counts it.
+pub(crate) fn check(stopped: &mut Stopped<'_>) -> Checked<Stats> {
+    let heap = stopped.heap();
+    let mut found = Found::NOTHING;
+    stopped.with_state(|state| check_arenas(heap, &state.arenas, &mut found))?;
+    let mut listed = Found::NOTHING;
+    for set in heap.sets() {
+        stopped.with_pools(set, |pools| check_set(heap, set, pools, &mut listed))?;
+        // SAFETY: a registered set.
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            check_magazines(heap, unsafe { cache.as_ref() })?;
+        }
+    }
+    ensure(found.partial == listed.partial, "a partial pool is in no list", 0)?;
+    ensure(found.empty == listed.empty, "an empty pool is in no list", 0)?;
+    ensure(found.of_class == listed.of_class, "the sets' pools of a class are miscounted", 0)?;
+    ensure(found.owned == listed.owned, "the sets' pools are miscounted", 0)?;
+    ensure(found.used_bytes == listed.used_bytes, "the sets' bytes in use are miscounted", 0)?;
+    ensure(found.outstanding == listed.outstanding, "a pool with blocks outstanding is in no inbox", 0)?;
+    let stats = Stats::gather(stopped);
+    ensure(stats.bytes.sum() == stats.bytes.arenas, "the bytes of the arenas don't add up", 0)?;
+    Ok(stats)
+}
+
+fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {
+    table.check_lists().map_err(|message| Corruption { message, address: 0 })?;
+    for arena in table.iter() {
+        // SAFETY: metadata is never unmapped.
+        let this = unsafe { arena.as_ref() };
+        let start = this.start().addr();
+        ensure(heap.map.arena_of(start) == Some(arena), "an arena is not in the address map", start)?;
+        for index in 0..POOLS_PER_ARENA {
+            check_pool(heap, this, PoolRef::at_index(arena, index), found)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> Checked {
+    let start = arena.start().addr() + place.index() * POOL_BYTES;
+    let pool = place.pool();
+    // Relaxed: the slow paths are stopped.
+    let tag = place.tag().load(Ordering::Relaxed);
+    let bit = 1_u64 << place.index();
+    // SAFETY: metadata is never unmapped.
+    let outstanding = unsafe { place.remote().as_ref() }.outstanding();
+    if arena.free.get() & bit != 0 {
+        ensure(tag.is_null(), "an unused pool has an owner", start)?;
+        ensure(pool.state() == State::Unused, "an unused pool is in use", start)?;
+        ensure(outstanding == 0, "an unused pool has blocks outstanding", start)?;
+        ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
+        let dirty = arena.dirty.get() & bit != 0;
+        ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start)?;
+        // One that was never used has no bitmap yet.
+        return if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) };
+    }
+    ensure(arena.dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
+    if tag_set(tag) != found.owner {
+        found.owner = heap.sets().find(|&set| Some(set) == tag_set(tag));
+    }
+    ensure(found.owner.is_some(), "a pool's owner is no set", start)?;
+    ensure(tag_class(tag) == Some(pool.class()), "a pool's tag and descriptor differ in class", start)?;
+    ensure(heap.classes.agrees(start, tag_class(tag)), "a pool has another class in the map of classes", start)?;
+    ensure(pool.start().addr() == start, "a pool's descriptor has another start", start)?;
+    let bits = check_bitmaps(place, pool, start)?;
+    check_bits_beyond(place, pool.class().bitmap_words(), start)?;
+    let blocks = pool.class().pool_blocks();
+    // Bits may have been collected before their count was added: those blocks are free, and still counted as used.
+    let (outstanding_blocks, used) = (outstanding as usize, pool.used() as usize);
+    ensure(bits.free + bits.remote + used == blocks + outstanding_blocks, "a pool's blocks don't add up", start)?;
+    ensure(bits.remote <= outstanding_blocks, "a pool has remote bits that no count tells of", start)?;
+    ensure(pool.touched_bytes() <= POOL_BYTES, "a pool's touched bytes exceed it", start)?;
+    let state = match pool.used() {
+        0 => State::Empty,
+        _ if bits.free > 0 => State::Partial,
+        _ => State::Full,
+    };
+    ensure(pool.state() == state, "a pool's state does not fit its blocks", start)?;
+    for part in 0..PURGE_PARTS {
+        ensure(pool.purged() >> part & 1 == 0 || pool.is_part_free(part), "a purged part has blocks outside", start)?;
+    }
+    found.owned += 1;
+    found.used_bytes += used * pool.class().block_bytes();
+    found.of_class[pool.class().number() & (CLASS_COUNT - 1)] += u32::from(state != State::Empty);
+    found.partial += usize::from(state == State::Partial);
+    found.empty += usize::from(state == State::Empty);
+    found.outstanding += usize::from(outstanding > 0);
+    Ok(())
+}
+
+struct Bits {
+    free: usize,
+    remote: usize,
+}
+
+fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
+    let class = pool.class();
+    let mut bits = Bits { free: 0, remote: 0 };
+    for word in 0..class.bitmap_words() {
+        let free = pool.free_bits(word);
+        let remote = place.remote_word(word).peek();
+        let set = pool.word(word).get() | remote;
+        ensure(set & !class.full_word(word) == 0, "a bitmap has a bit beyond the pool's blocks", start)?;
+        ensure(free & remote == 0, "a block is free twice", start)?;
+        let summary = pool.words_free() >> word & 1 == 1;
+        ensure(summary == (free != 0), "a bitmap's summary is wrong", start)?;
+        bits.free += free.count_ones() as usize;
+        bits.remote += remote.count_ones() as usize;
+    }
+    Ok(bits)
+}
+
+/// Checks that the words from `first` on, which no block of the pool needs, are zero: the next class relies on that.
+fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> Checked {
+    let is_clear = |word: usize| place.pool().word(word).get() | place.remote_word(word).peek() == 0;
+    ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
+}
+
+fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Found) -> Checked {
+    for class in SizeClass::all() {
+        listed.partial += check_list(heap, set, pools.partial(class), State::Partial, Some(class))?;
+        listed.of_class[class.number() & (CLASS_COUNT - 1)] += pools.of_class(class);
+    }
+    let empty = check_list(heap, set, pools.empty(), State::Empty, None)?;
+    ensure(empty == pools.empty_count(), "a set's empty pools are miscounted", set.addr().get())?;
+    listed.empty += empty;
+    listed.owned += pools.owned_count();
+    listed.used_bytes = listed.used_bytes.wrapping_add(pools.used_bytes());
+    // SAFETY: the slow paths are stopped, so no thread pushes.
+    for (remote, home) in unsafe { set.as_ref().inbox().peek_all() } {
+        let Some(arena) = NonNull::new(home.cast()) else {
+            continue;
+        };
+        // SAFETY: the pusher left the arena of the pool.
+        let place = unsafe { PoolRef::from_remote(arena, remote) };
+        // Relaxed: the slow paths are stopped.
+        let owner = tag_set(place.tag().load(Ordering::Relaxed));
+        ensure(owner == Some(set), "an inbox holds a pool of another set", remote.addr().get())?;
+        listed.outstanding += 1;
+    }
+    Ok(())
+}
+
+fn check_list(
+    heap: &Heap,
+    set: NonNull<PoolSet>,
+    list: &PoolList,
+    state: State,
+    class: Option<SizeClass>,
+) -> Checked<usize> {
+    let mut pools = 0;
+    for pool in list.iter() {
+        let start = pool.start().addr();
+        ensure(pool.state() == state, "a listed pool is in another state", start)?;
+        ensure(class.is_none_or(|class| class == pool.class()), "a listed pool is of another class", start)?;
+        let Some(place) = heap.map.pool_of(start) else {
+            return Err(Corruption { message: "a listed pool is in no arena", address: start });
+        };
+        ensure(ptr::eq(place.pool(), pool), "a listed pool's start is another's", start)?;
+        // Relaxed: the slow paths are stopped.
+        let owner = tag_set(place.tag().load(Ordering::Relaxed));
+        ensure(owner == Some(set), "a listed pool belongs to another set", start)?;
+        pools += 1;
+    }
+    Ok(pools)
+}
+
+fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
+    for class in SizeClass::all() {
+        for block in cache.all_blocks(class) {
+            // A snapshot if the thread runs; every value ever stored is a block of the class.
+            let address = block.addr();
+            let Some(place) = heap.map.pool_of(address) else {
+                return Err(Corruption { message: "a cached block is in no arena", address });
+            };
+            // Relaxed: the slow paths are stopped.
+            ensure(
+                tag_class(place.tag().load(Ordering::Relaxed)) == Some(class),
+                "a cached block is of another class",
+                address,
+            )?;
+            let Some(number) = class.block_at(address & (POOL_BYTES - 1)) else {
+                return Err(Corruption { message: "a cached block starts at no block's start", address });
+            };
+            let (word, bit) = (number / WORD_BITS, 1_u64 << (number % WORD_BITS));
+            let free = (place.pool().free_bits(word) | place.remote_word(word).peek()) & bit != 0;
+            ensure(!free, "a cached block is free in its pool", address)?;
+        }
+    }
+    Ok(())
+}

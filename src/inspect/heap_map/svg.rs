@@ -1,0 +1,417 @@
+//! The picture as SVG: plain shapes, no script, no fonts of its own.
+
+use core::fmt::{self, Write};
+
+use super::colours::{Colour, STEPS, step_of};
+use super::layout::{CLASSES_WIDTH, GAP, Grid, HEAD, LEGEND_HEIGHT, MARGIN, TOP};
+use super::{HeapMap, PoolUse};
+use crate::base::config::{CLASS_COUNT, POOL_BYTES};
+use crate::base::size_class::SizeClass;
+use crate::inspect::stats::ClassStats;
+
+const INK: &str = "#1f2328";
+const FAINT: &str = "#6a737d";
+/// Pools that hold no blocks.
+const EMPTY: &str = "#c9ced4";
+const EMPTY_EDGE: &str = "#7d8590";
+const UNTOUCHED_EDGE: &str = "#dfe3e8";
+/// Of a class's bar: what is free.
+const CACHED: &str = "#9aa3ad";
+const FREE: &str = "#d0d5da";
+
+/// Bytes for people.
+pub(super) struct Bytes(pub(super) usize);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+        if self.0 < 1024 {
+            return write!(f, "{} B", self.0);
+        }
+        let mut number = self.0 as f64 / 1024.0;
+        let mut unit = 0;
+        // What would be rounded to 1000 or more takes the next unit.
+        while number >= 999.5 && unit + 1 < UNITS.len() {
+            number /= 1024.0;
+            unit += 1;
+        }
+        let places = usize::from(number < 99.95);
+        write!(f, "{number:.places$} {}", UNITS[unit])
+    }
+}
+
+/// Text in a document: what would be markup is escaped, what XML does not allow is left out.
+pub(super) struct Escaped<'a>(pub(super) &'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '&' => f.write_str("&amp;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                '\t' | '\n' | '\r' => f.write_char(' ')?,
+                '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => {}
+                _ => f.write_char(letter)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A share of 100, which is 0 or 100 only if it is.
+struct Percent(usize, usize);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(part, whole) = *self;
+        let share = part as f64 * 100.0 / whole.max(1) as f64;
+        match share {
+            _ if part == 0 || part == whole => write!(f, "{share:.0} %"),
+            0.0..0.5 => f.write_str("&lt; 1 %"),
+            99.5..100.0 => f.write_str("&gt; 99 %"),
+            _ => write!(f, "{share:.0} %"),
+        }
+    }
+}
+
+/// The title of a map's pictures.
+pub(super) fn title_of(map: &HeapMap) -> &str {
+    if map.title.is_empty() { "The heap" } else { &map.title }
+}
+
+/// The drawing; writing to a `String` can't fail.
+pub(super) fn draw(map: &HeapMap) -> String {
+    let mut text = String::new();
+    let _ = Drawing { map, grid: Grid::of(map.arenas.len()), out: &mut text }.all();
+    text
+}
+
+struct Drawing<'a> {
+    map: &'a HeapMap,
+    grid: Grid,
+    out: &'a mut String,
+}
+
+impl Drawing<'_> {
+    fn all(&mut self) -> fmt::Result {
+        let rows = Rows::of(self.map.stats.classes.iter().filter(|class| class.pools > 0).count());
+        let body = (HEAD + self.grid.height()).max(rows.top(rows.count) - TOP);
+        let (width, height) =
+            (self.grid.width() + GAP + CLASSES_WIDTH + 2 * MARGIN, TOP + body + LEGEND_HEIGHT + MARGIN);
+        writeln!(
+            self.out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
+             height=\"{height}\" role=\"img\" font-family=\"'DejaVu Sans', 'Segoe UI', 'Helvetica Neue', sans-serif\" \
+             font-size=\"11\" fill=\"{INK}\">\n<title>{}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>",
+            Escaped(title_of(self.map))
+        )?;
+        self.title()?;
+        self.arenas()?;
+        self.classes(rows)?;
+        self.legend(TOP + body + 18)?;
+        self.out.write_str("</svg>\n")
+    }
+
+    fn title(&mut self) -> fmt::Result {
+        let stats = &self.map.stats;
+        let title = title_of(self.map);
+        writeln!(
+            self.out,
+            "<text x=\"{MARGIN}\" y=\"40\" font-size=\"20\" font-weight=\"bold\">{}</text>\n\
+             <text x=\"{MARGIN}\" y=\"62\" font-size=\"12.5\" fill=\"{FAINT}\">{} arenas, {} mapped, of which {} in live \
+             blocks ({}) and {} without memory</text>",
+            Escaped(title),
+            stats.arenas_mapped,
+            Bytes(stats.bytes.arenas),
+            Bytes(stats.bytes.live),
+            Percent(stats.bytes.live, stats.bytes.arenas),
+            Bytes(stats.bytes.untouched),
+        )
+    }
+
+    fn head(&mut self, x: usize, text: &str) -> fmt::Result {
+        let y = TOP + 8;
+        writeln!(self.out, "<text x=\"{x}\" y=\"{y}\" font-size=\"12.5\" font-weight=\"bold\">{text}</text>")
+    }
+
+    /// All pools, those that look the same in one path.
+    fn arenas(&mut self) -> fmt::Result {
+        self.head(MARGIN, "Arenas of 2 MiB and their 64 pools, lowest address first")?;
+        let mut in_use: Vec<String> = vec![String::new(); CLASS_COUNT * (STEPS + 1)];
+        let (mut empty, mut touched, mut untouched, mut marks) =
+            (String::new(), String::new(), String::new(), String::new());
+        let grid = self.grid;
+        for (number, arena) in self.map.arenas.iter().take(grid.arenas).enumerate() {
+            for (index, pool) in arena.pools.iter().enumerate() {
+                let (x, y) = grid.pool_at(number, index);
+                match (pool.used_for, pool.class()) {
+                    (PoolUse::Blocks, Some(class)) => {
+                        let path = &mut in_use[class.number() * (STEPS + 1) + step_of(pool.fullness())];
+                        write!(path, "M{x},{y}h{}", grid.pool)?;
+                        if pool.gave_memory_back() && grid.pool >= 7 {
+                            let side = grid.pool / 2;
+                            write!(marks, "M{},{y}h{side}v{side}z", x + grid.pool - side)?;
+                        }
+                    }
+                    (PoolUse::Empty, _) => outline(&mut empty, x, y, grid.pool)?,
+                    _ if usize::from(pool.bytes_untouched) == POOL_BYTES => outline(&mut untouched, x, y, grid.pool)?,
+                    _ => write!(touched, "M{x},{y}h{}", grid.pool)?,
+                }
+            }
+        }
+        // Pools that are filled are strokes along their middles: a third of the text that squares would take.
+        let (stroke, middle) = (grid.pool, grid.pool as f64 / 2.0);
+        writeln!(self.out, "<g fill=\"none\" stroke-width=\"{stroke}\" transform=\"translate(0,{middle})\">")?;
+        for (number, path) in in_use.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
+            let class = number / (STEPS + 1);
+            let colour = Colour::of_class((class + 1) * 8).at_step(number % (STEPS + 1));
+            writeln!(self.out, "<path class=\"pools c{class}\" stroke=\"{colour}\" d=\"{path}\"/>")?;
+        }
+        if !touched.is_empty() {
+            writeln!(self.out, "<path class=\"pools\" stroke=\"{EMPTY}\" d=\"{touched}\"/>")?;
+        }
+        self.out.write_str("</g>\n")?;
+        for (path, fill, edge) in
+            [(&empty, EMPTY, EMPTY_EDGE), (&untouched, "none", UNTOUCHED_EDGE), (&marks, "#ffffff", "none")]
+        {
+            if !path.is_empty() {
+                writeln!(self.out, "<path class=\"pools\" fill=\"{fill}\" stroke=\"{edge}\" d=\"{path}\"/>")?;
+            }
+        }
+        self.arena_labels()
+    }
+
+    fn arena_labels(&mut self) -> fmt::Result {
+        let grid = self.grid;
+        let all = self.map.arenas.len();
+        if grid.arenas < all {
+            let y = TOP + HEAD + grid.height() + 12;
+            let rest = all - grid.arenas;
+            return writeln!(self.out, "<text x=\"{MARGIN}\" y=\"{y}\">and {rest} arenas more</text>");
+        }
+        if !grid.labels {
+            return Ok(());
+        }
+        for (number, arena) in self.map.arenas.iter().enumerate() {
+            let live = |pool: &super::PoolMap| usize::from(pool.blocks_live) * usize::from(pool.block_bytes);
+            let live = arena.pools.iter().map(live).sum();
+            let (x, y) = grid.arena_at(number);
+            writeln!(
+                self.out,
+                "<text x=\"{x}\" y=\"{}\" font-size=\"9\" fill=\"{FAINT}\">{} live</text>",
+                y + grid.pitch * 8 + 9,
+                Percent(live, arena.pools.len() * POOL_BYTES),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// A bar a class, as long as its pools are many, divided into what their bytes are.
+    fn classes(&mut self, rows: Rows) -> fmt::Result {
+        let x = MARGIN + self.grid.width() + GAP;
+        self.head(x, "Fragmentation by size class")?;
+        let classes = &self.map.stats.classes;
+        let longest = classes.iter().map(|class| class.pools).max().unwrap_or(0).max(1);
+        let per_byte = BAR_WIDTH / (longest * POOL_BYTES) as f64;
+        let Rows { bar, letters, .. } = rows;
+        writeln!(self.out, "<g font-size=\"{letters}\">")?;
+        let in_use = classes.iter().enumerate().filter(|(_, class)| class.pools > 0);
+        for (row, (number, class)) in in_use.enumerate() {
+            let (y, left) = (rows.top(row), x + 46);
+            let line = y + bar - 1;
+            writeln!(
+                self.out,
+                "<g class=\"row\" data-class=\"{number}\"><text x=\"{}\" y=\"{line}\" text-anchor=\"end\">{} B</text>",
+                left - 8,
+                class.block_bytes,
+            )?;
+            let mut end = left as f64;
+            for (bytes, fill) in parts(number, class) {
+                let width = bytes as f64 * per_byte;
+                writeln!(
+                    self.out,
+                    "<rect x=\"{end:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{bar}\" fill=\"{fill}\"/>"
+                )?;
+                end += width;
+            }
+            let all = class.pools * POOL_BYTES;
+            let width = all as f64 * per_byte;
+            writeln!(
+                self.out,
+                "<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"{bar}\" fill=\"none\" stroke=\"{FAINT}\" \
+                 stroke-width=\"0.5\"/><text x=\"{:.1}\" y=\"{line}\" fill=\"{FAINT}\">{}, {} live</text></g>",
+                left as f64 + width + 6.0,
+                Bytes(all),
+                Percent(class.blocks_live * class.block_bytes, all),
+            )?;
+        }
+        self.out.write_str("</g>\n")
+    }
+
+    fn legend(&mut self, top: usize) -> fmt::Result {
+        let bottom = top + LEGEND_HEIGHT - 24;
+        writeln!(
+            self.out,
+            "<path d=\"M{MARGIN},{top}h{}\" stroke=\"{UNTOUCHED_EDGE}\"/>",
+            self.grid.width() + GAP + CLASSES_WIDTH
+        )?;
+        self.legend_of_classes(top + 22)?;
+        self.legend_of_fullness(top + 22)?;
+        self.legend_of_bars(top + 22)?;
+        self.legend_of_pools(bottom - 20)
+    }
+
+    /// The colours of all classes, from small to large.
+    fn legend_of_classes(&mut self, y: usize) -> fmt::Result {
+        self.text(MARGIN, y, "Pools in use, by the size of their blocks (bytes):")?;
+        for class in SizeClass::all() {
+            let (x, colour) = (MARGIN + class.number() * 5, Colour::of_class(class.block_bytes()));
+            writeln!(self.out, "<rect x=\"{x}\" y=\"{}\" width=\"5\" height=\"12\" fill=\"{colour}\"/>", y + 8)?;
+        }
+        for bytes in [8, 64, 128, 256, 384, 512] {
+            let x = MARGIN + (bytes / 8 - 1) * 5;
+            self.text(x, y + 32, &bytes.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn legend_of_fullness(&mut self, y: usize) -> fmt::Result {
+        let x = MARGIN + 372;
+        self.text(x, y, "by the share of blocks that are live:")?;
+        for step in 0..=STEPS {
+            let (x, colour) = (x + step * 15, Colour::of_class(64).at_step(step));
+            writeln!(self.out, "<rect x=\"{x}\" y=\"{}\" width=\"12\" height=\"12\" fill=\"{colour}\"/>", y + 8)?;
+        }
+        self.text(x, y + 32, "none")?;
+        self.text(x + STEPS * 15, y + 32, "all")
+    }
+
+    fn legend_of_bars(&mut self, y: usize) -> fmt::Result {
+        let left = MARGIN + self.grid.width() + GAP;
+        self.text(left, y, "Bars: bytes of a class's pools")?;
+        let live = Colour::of_class(64).to_string();
+        let mut x = left;
+        for (fill, text, width) in [
+            (live.as_str(), "live", 48),
+            (CACHED, "in thread caches", 122),
+            (FREE, "free, used before", 126),
+            ("#ffffff", "never used", 0),
+        ] {
+            self.swatch(x, y + 8, fill, FAINT)?;
+            self.text(x + 17, y + 18, text)?;
+            x += width;
+        }
+        Ok(())
+    }
+
+    /// What pools look like that are not simply in use.
+    fn legend_of_pools(&mut self, y: usize) -> fmt::Result {
+        let mut x = MARGIN;
+        for (fill, edge, text, width) in [
+            (EMPTY, EMPTY_EDGE, "empty, kept by a thread", 168),
+            (EMPTY, "none", "unused, its memory kept", 170),
+            ("none", "#c3c9d0", "unused, without memory", 166),
+        ] {
+            self.swatch(x, y, fill, edge)?;
+            self.text(x + 17, y + 10, text)?;
+            x += width;
+        }
+        self.swatch(x, y, &Colour::of_class(64).at_step(2).to_string(), "none")?;
+        writeln!(self.out, "<path d=\"M{},{y}h6v6z\" fill=\"#ffffff\"/>", x + 6)?;
+        self.text(x + 17, y + 10, "in use, free parts given back to the OS")
+    }
+
+    fn swatch(&mut self, x: usize, y: usize, fill: &str, edge: &str) -> fmt::Result {
+        writeln!(
+            self.out,
+            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{fill}\" stroke=\"{edge}\" stroke-width=\"0.8\"/>"
+        )
+    }
+
+    fn text(&mut self, x: usize, y: usize, text: &str) -> fmt::Result {
+        writeln!(self.out, "<text x=\"{x}\" y=\"{y}\">{text}</text>")
+    }
+}
+
+/// Length of the longest bar.
+const BAR_WIDTH: f64 = 230.0;
+
+/// The bytes of a class's pools, with the colour of each part; the rest was never used.
+fn parts(number: usize, class: &ClassStats) -> impl Iterator<Item = (usize, String)> {
+    let block_bytes = class.block_bytes;
+    let parts = [
+        (class.blocks_live, Colour::of_class((number + 1) * 8).to_string()),
+        (class.blocks_cached, CACHED.to_string()),
+        (class.blocks_free + class.blocks_remote, FREE.to_string()),
+    ];
+    parts.into_iter().filter(|(blocks, _)| *blocks > 0).map(move |(blocks, fill)| (blocks * block_bytes, fill))
+}
+
+/// The rows of the table of classes: lower where there are many.
+#[derive(Clone, Copy)]
+struct Rows {
+    count: usize,
+    pitch: usize,
+    bar: usize,
+    letters: usize,
+}
+
+impl Rows {
+    fn of(count: usize) -> Self {
+        let (pitch, bar, letters) = if count <= 40 { (15, 10, 11) } else { (11, 8, 9) };
+        Self { count, pitch, bar, letters }
+    }
+
+    fn top(self, row: usize) -> usize {
+        TOP + HEAD + row * self.pitch
+    }
+}
+
+/// A square whose edge, one pixel wide, lies inside.
+fn outline(path: &mut String, x: usize, y: usize, side: usize) -> fmt::Result {
+    let inner = side.saturating_sub(1);
+    write!(path, "M{x}.5,{y}.5h{inner}v{inner}h-{inner}z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_rounded_to_units_that_people_read() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (102_400, "100 KiB"),
+            (1_048_500, "1.0 MiB"),
+            (25 << 20, "25.0 MiB"),
+            (3 << 40, "3.0 TiB"),
+            (usize::MAX, "16777216 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn titles_are_no_markup() {
+        assert_eq!(Escaped("<b & \"c\">'\0\n\u{1b}ä").to_string(), "&lt;b &amp; &quot;c&quot;&gt;&#39; ä");
+    }
+
+    #[test]
+    fn shares_are_0_or_100_only_if_they_are() {
+        for ((part, whole), text) in [
+            ((0, 0), "0 %"),
+            ((0, 9), "0 %"),
+            ((9, 9), "100 %"),
+            ((1, 2), "50 %"),
+            ((1, 1000), "&lt; 1 %"),
+            ((999, 1000), "&gt; 99 %"),
+        ] {
+            assert_eq!(Percent(part, whole).to_string(), text);
+        }
+    }
+}

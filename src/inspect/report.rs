@@ -1,0 +1,215 @@
+//! Statistics on stderr, when the environment variable `PYMALLOC_STATS` or the program asks for them.
+//!
+//! # When
+//! The variable is read once, before `main`. A report at exit is printed by a handler that was registered there and then,
+//! so it comes after those that the program registers. At a new arena, and at a signal, a bit is set (`observe`), and the
+//! next slow call or large request of any thread prints, at a point where it holds none of the heap's locks.
+//!
+//! # How
+//! Nothing is allocated: the counts are in a static, because stacks may be small, and the text goes out by `write`, a
+//! buffer at a time. If another thread is printing, the report stays due. A forked child starts anew: the printing thread
+//! may not exist there.
+//!
+//! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the allocator,
+//! which no program may call there anyway, would wait for itself.
+
+use core::cell::UnsafeCell;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::inspect::stats::{Stats, add_stats};
+use crate::observe::{self, REPORT, Reporter};
+use crate::os::{self, process_id};
+
+/// The variable that asks for reports.
+const VARIABLE: &core::ffi::CStr = c"PYMALLOC_STATS";
+
+static REPORTER: Reporter = Reporter(print_if_due);
+
+/// The process of the thread that prints; 0 or a former process if there is none.
+static PRINTING: AtomicU32 = AtomicU32::new(0);
+
+/// What is printed; the printing thread's.
+static COUNTS: Counts = Counts(UnsafeCell::new(Stats::ZERO));
+
+struct Counts(UnsafeCell<Stats>);
+
+// SAFETY: touched by the thread that took `PRINTING` from no thread of its process, until it gives it back.
+unsafe impl Sync for Counts {}
+
+os::at_start!(read_variable);
+
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+extern "C" fn read_variable() {
+    let Some(value) = os::environment(VARIABLE) else { return };
+    observe::set_reporter(&REPORTER);
+    let mut at_exit_too = false;
+    for word in value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii) {
+        match parse(word) {
+            Some(Wish::Nothing) => {}
+            Some(Wish::Exit) => at_exit_too = true,
+            Some(Wish::Arenas) => observe::report_arenas(),
+            Some(Wish::Signal(signal)) => {
+                if !os::on_signal(signal, on_signal) {
+                    complain("the system refuses a handler for", word);
+                }
+            }
+            None => complain("not understood (exit, arenas, signal=USR1, separated by commas):", word),
+        }
+    }
+    if at_exit_too && !os::on_exit(at_exit) {
+        complain("the system refuses a handler for", b"exit");
+    }
+}
+
+/// What a word of the variable asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Wish {
+    Nothing,
+    Exit,
+    Arenas,
+    /// A report when the signal of that number comes.
+    Signal(i32),
+}
+
+fn parse(word: &[u8]) -> Option<Wish> {
+    match word {
+        b"" | b"0" => Some(Wish::Nothing),
+        b"1" | b"exit" => Some(Wish::Exit),
+        b"arenas" => Some(Wish::Arenas),
+        _ => {
+            let name = word.strip_prefix(b"signal=")?;
+            os::signal_number(name.strip_prefix(b"SIG").unwrap_or(name)).map(Wish::Signal)
+        }
+    }
+}
+
+fn complain(what: &str, word: &[u8]) {
+    let mut text = Text::new();
+    let word = core::str::from_utf8(word).unwrap_or("bytes that are not text");
+    // Nobody is left to tell if it fails.
+    let _ = writeln!(text, "pymalloc: PYMALLOC_STATS: {what} {word:?}");
+    text.flush();
+}
+
+extern "C" fn at_exit() {
+    // Threads run on: one of them may be in the middle of a report.
+    for _ in 0..1000 {
+        if print("at exit") {
+            return;
+        }
+        std::thread::sleep(core::time::Duration::from_millis(1));
+    }
+}
+
+/// Touches nothing but one atomic word: all that a signal handler may do here.
+extern "C" fn on_signal(_signal: i32) {
+    request_report();
+}
+
+/// Has the next slow call or large request of any thread print [`stats`](crate::inspect::stats()) to stderr, once.
+///
+/// For signal handlers of the program's own: it only sets a flag. A program that wants to print at once prints
+/// [`stats`](crate::inspect::stats()) itself.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// extern "C" fn on_signal(_: i32) {
+///     pymalloc::request_report();
+/// }
+/// ```
+pub fn request_report() {
+    observe::set_reporter(&REPORTER);
+    observe::want(REPORT);
+}
+
+/// Prints a report if one is due; called where the thread holds none of the heap's locks.
+fn print_if_due() {
+    if observe::unwant(REPORT) && !print("while running") {
+        observe::want(REPORT);
+    }
+}
+
+/// Prints a report; `false` if another thread is printing.
+fn print(when: &str) -> bool {
+    let process = process_id();
+    // Relaxed: compared, and not followed.
+    let before = PRINTING.load(Ordering::Relaxed);
+    // Acquire: pairs with the Release below, for what the last report left in `COUNTS`. Relaxed on failure: nothing was taken.
+    if before == process || PRINTING.compare_exchange(before, process, Ordering::Acquire, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    // SAFETY: this thread alone is printing.
+    let counts = unsafe { &mut *COUNTS.0.get() };
+    *counts = Stats::ZERO;
+    add_stats(counts);
+    let mut text = Text::new();
+    // Nobody is left to tell if it fails.
+    let _ = write!(text, "pymalloc: statistics of process {process}, {when}\n{counts}\n");
+    text.flush();
+    // Release: see above.
+    PRINTING.store(0, Ordering::Release);
+    true
+}
+
+/// Text on its way to stderr, a buffer at a time.
+struct Text {
+    bytes: [u8; 512],
+    used: usize,
+}
+
+impl Text {
+    const fn new() -> Self {
+        Self { bytes: [0; 512], used: 0 }
+    }
+
+    fn flush(&mut self) {
+        os::write_stderr(&self.bytes[..self.used]);
+        self.used = 0;
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let room = &mut self.bytes[self.used..];
+            let (now, later) = rest.split_at(rest.len().min(room.len()));
+            room[..now.len()].copy_from_slice(now);
+            self.used += now.len();
+            rest = later;
+            if self.used == self.bytes.len() {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_the_variable_are_understood_or_refused() {
+        for (word, wish) in [
+            ("", Some(Wish::Nothing)),
+            ("0", Some(Wish::Nothing)),
+            ("1", Some(Wish::Exit)),
+            ("exit", Some(Wish::Exit)),
+            ("arenas", Some(Wish::Arenas)),
+            ("signal=USR1", Some(Wish::Signal(libc::SIGUSR1))),
+            ("signal=SIGUSR2", Some(Wish::Signal(libc::SIGUSR2))),
+            ("signal=QUIT", Some(Wish::Signal(libc::SIGQUIT))),
+            ("signal=SIGHUP", Some(Wish::Signal(libc::SIGHUP))),
+            ("signal=KILL", None),
+            ("signal=", None),
+            ("signal", None),
+            ("Exit", None),
+            ("exit arenas", None),
+        ] {
+            assert_eq!(parse(word.as_bytes()), wish, "{word:?}");
+        }
+        assert_eq!(parse(b"\xff\xfe"), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! From return addresses to frames, by the debug information of the running program.
+//!
+//! # Fork
+//! `SYMBOLS` is held during each single look-up, so that a fork never leaves the debug information half read in the
+//! child; it waits for one look-up at most. It is also held while the loader's list of modules is walked, because glibc
+//! does not free the lock of that list in a child.
+
+use core::ops::Range;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::modules::{self, Module};
+use super::traceback::Frame;
+use crate::base::text::Text;
+use crate::protocols::lock::Lock;
+
+/// What is known of the return addresses seen so far.
+#[derive(Default)]
+struct Known {
+    frames: HashMap<usize, Arc<[Frame]>>,
+    /// Names, each kept once.
+    names: HashSet<Arc<str>>,
+}
+
+static SYMBOLS: Lock<Option<Known>> = Lock::new(None);
+
+/// Looks return addresses up, remembering them for next time.
+pub(in crate::trace) struct Symbols {
+    directory: PathBuf,
+    /// The preload library's code: all of it is the allocator.
+    preload: Option<Range<u64>>,
+}
+
+impl Symbols {
+    pub(in crate::trace) fn new() -> Self {
+        let preload = SYMBOLS.lock().with(|_| modules::of_preload());
+        Self { directory: std::env::current_dir().unwrap_or_default(), preload }
+    }
+
+    /// The call that returns to `address`, after what was inlined into it, innermost first. Empty if nothing is known.
+    pub(in crate::trace) fn look_up(&self, address: usize) -> Arc<[Frame]> {
+        if self.preload.as_ref().is_some_and(|code| code.contains(&(address as u64))) {
+            return [Frame { function: "pymalloc::preload".into(), ..Frame::unknown() }].into();
+        }
+        SYMBOLS.lock().with(|known| {
+            let known = known.get_or_insert_default();
+            if let Some(frames) = known.frames.get(&address) {
+                return Arc::clone(frames);
+            }
+            let frames = self.resolve(address, &mut known.names);
+            known.frames.insert(address, Arc::clone(&frames));
+            frames
+        })
+    }
+
+    fn resolve(&self, address: usize, names: &mut HashSet<Arc<str>>) -> Arc<[Frame]> {
+        let mut keep = |name: &str| match names.get(name) {
+            Some(kept) => Arc::clone(kept),
+            None => {
+                let kept: Arc<str> = name.into();
+                names.insert(Arc::clone(&kept));
+                kept
+            }
+        };
+        let mut frames = Vec::new();
+        // One less: the call itself, not what comes after it, which may be another line or another function.
+        backtrace::resolve(core::ptr::without_provenance_mut(address - 1), |symbol| {
+            let unknown = Frame::unknown();
+            let function = symbol.name().map(|name| format!("{name:#}"));
+            let file = symbol.filename().map(|file| self.shorten(file));
+            frames.push(Frame {
+                file: keep(file.as_deref().unwrap_or(&unknown.file)),
+                line: symbol.lineno().unwrap_or(0),
+                function: keep(function.as_deref().unwrap_or(&unknown.function)),
+            });
+        });
+        frames.into()
+    }
+
+    fn shorten(&self, file: &Path) -> String {
+        let file = file.strip_prefix(&self.directory).unwrap_or(file).to_string_lossy();
+        // The standard library's: `/rustc/` and a commit.
+        let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
+        library.map_or(&*file, |(_, file)| file).to_owned()
+    }
+}
+
+/// Prints the frames of an address, a line each, if they were looked up before and nobody looks one up now. Allocates nothing.
+pub(in crate::trace) fn print_known(address: usize, write: &mut dyn FnMut(&str)) -> bool {
+    let Some(mut known) = SYMBOLS.try_lock() else { return false };
+    known.with(|known| {
+        let Some(frames) = known.as_ref().and_then(|known| known.frames.get(&address)) else { return false };
+        for frame in frames.iter().filter(|frame| !frame.is_allocator()) {
+            let mut line = Text::<24>::new();
+            line.push_number(frame.line() as usize);
+            let line = core::str::from_utf8(line.bytes()).unwrap_or("?");
+            for text in ["  File \"", frame.file(), "\", line ", line, ", in ", frame.function(), "\n"] {
+                write(text);
+            }
+        }
+        !frames.is_empty()
+    })
+}
+
+/// The modules of the program.
+pub(in crate::trace) fn modules() -> Vec<Module> {
+    SYMBOLS.lock().with(|_| modules::all())
+}
+
+/// Gives back the debug information read so far, by far the most of the tracer's memory; the names found stay known.
+pub(in crate::trace) fn release_debug_information() {
+    SYMBOLS.lock().with(|_| backtrace::clear_symbol_cache());
+}
+
+/// Forgets everything.
+pub(in crate::trace) fn clear() {
+    SYMBOLS.lock().with(|known| {
+        *known = None;
+        backtrace::clear_symbol_cache();
+    });
+}
+
+/// Takes the lock, for a fork.
+pub(in crate::trace) fn acquire() {
+    let _acquired = SYMBOLS.acquire();
+}
+
+/// Frees the lock.
+///
+/// # Safety
+/// After [`acquire`], on the same thread or in its forked child.
+pub(in crate::trace) unsafe fn release() {
+    // SAFETY: the caller took it.
+    unsafe { SYMBOLS.release() };
+}

@@ -1,0 +1,200 @@
+//! Leak help: which call sites hold more memory after each run of the same code.
+
+use core::fmt;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::snapshot;
+use super::text::Bytes;
+use crate::trace::names::traceback::Traceback;
+use crate::trace::record::config::{Config, StartError};
+use crate::trace::record::session;
+use crate::trace::record::stacks::StackId;
+use crate::trace::record::state::Busy;
+
+/// How often to run the code whose growth is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runs {
+    /// Runs before the first count, in which caches may fill.
+    pub warm_up: usize,
+    /// Runs counted.
+    pub counted: usize,
+}
+
+/// As CPython's `regrtest -R 3:4`.
+impl Default for Runs {
+    fn default() -> Self {
+        Self { warm_up: 3, counted: 4 }
+    }
+}
+
+/// A call site that held more blocks after each run than before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Growth {
+    /// Where the blocks were allocated.
+    pub traceback: Traceback,
+    /// Blocks more, run by run.
+    pub blocks: Vec<u64>,
+    /// Bytes more over all counted runs; less than 0 if smaller blocks took the place of larger ones.
+    pub bytes: i64,
+}
+
+impl fmt::Display for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = Bytes(self.bytes as f64);
+        writeln!(f, "{}: {bytes} more, blocks by run: {:?}", self.traceback.cause(), self.blocks)?;
+        write!(f, "{}", self.traceback)
+    }
+}
+
+/// Why growth could not be looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GrowthError {
+    /// There are no runs to count.
+    NoRuns,
+    /// Tracing did not start.
+    Start(StartError),
+    /// Another part of the program is tracing, but not every allocation.
+    Sampled,
+    /// [`Pymalloc`](crate::Pymalloc) is not the program's global allocator: nothing would ever grow.
+    NotTheAllocator,
+    /// Tracing was stopped, cleared of its memory, or had no memory, while the code ran.
+    Interrupted,
+}
+
+impl fmt::Display for GrowthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoRuns => write!(f, "there are no runs to count"),
+            Self::Start(error) => write!(f, "{error}"),
+            Self::Sampled => write!(f, "memory allocations are being sampled: growth needs all of them"),
+            Self::NotTheAllocator => write!(f, "Pymalloc is not the global allocator: nothing is traced"),
+            Self::Interrupted => write!(f, "tracing ended while the code ran"),
+        }
+    }
+}
+
+impl core::error::Error for GrowthError {}
+
+/// Stops what was started, whatever `run` does.
+struct Tracing {
+    stops: bool,
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        if self.stops {
+            session::stop();
+        }
+    }
+}
+
+/// Runs `run` again and again, and returns the call sites that held more blocks after each counted run than before it,
+/// largest growth first.
+///
+/// Traces every allocation meanwhile, unless that is on already. All threads are looked at: what others do at the same
+/// time is found only if it, too, grows with each run. Calls wait for each other.
+///
+/// # Errors
+/// See [`GrowthError`].
+pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Growth>, GrowthError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    if runs.counted == 0 {
+        return Err(GrowthError::NoRuns);
+    }
+    // A run that panicked left nothing behind.
+    let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let tracing = match crate::trace::record::start(Config::new()) {
+        Ok(()) => Tracing { stops: true },
+        Err(StartError::AlreadyTracing) => Tracing { stops: false },
+        Err(error) => return Err(GrowthError::Start(error)),
+    };
+    if session::config().is_some_and(|config| config.interval.is_some()) {
+        return Err(GrowthError::Sampled);
+    }
+    let probe = Box::new(0_u64);
+    if snapshot::traceback_of(core::ptr::from_ref(core::hint::black_box(&*probe)).addr()).is_none() {
+        return Err(GrowthError::NotTheAllocator);
+    }
+    for _ in 0..runs.warm_up {
+        drop(run());
+    }
+    let mut counts = vec![count()?];
+    for _ in 0..runs.counted {
+        drop(run());
+        counts.push(count()?);
+    }
+    let growth = growing(&counts)?;
+    drop(tracing);
+    Ok(growth)
+}
+
+/// Blocks and bytes by stack.
+type Counts = HashMap<StackId, (u64, u64)>;
+
+fn count() -> Result<Counts, GrowthError> {
+    let busy = Busy::enter();
+    let raw = session::copy(&busy).ok_or(GrowthError::Interrupted)?;
+    if raw.lost > 0 {
+        return Err(GrowthError::Interrupted);
+    }
+    let mut counts = Counts::new();
+    for (block, &blocks) in &raw.blocks {
+        let sum = counts.entry(block.stack()).or_default();
+        sum.0 += blocks;
+        sum.1 += blocks * block.bytes();
+    }
+    Ok(counts)
+}
+
+fn growing(counts: &[Counts]) -> Result<Vec<Growth>, GrowthError> {
+    let busy = Busy::enter();
+    let (Some(first), Some(last)) = (counts.first(), counts.last()) else { return Ok(Vec::new()) };
+    let of = |counts: &Counts, stack| counts.get(stack).copied().unwrap_or_default();
+    let mut found = Vec::new();
+    for stack in last.keys() {
+        let steps = counts.windows(2).map(|pair| of(&pair[1], stack).0.checked_sub(of(&pair[0], stack).0));
+        let steps: Option<Vec<u64>> = steps.map(|step| step.filter(|&step| step > 0)).collect();
+        let Some(blocks) = steps else { continue };
+        let bytes = of(last, stack).1 as i64 - of(first, stack).1 as i64;
+        let traceback = snapshot::traceback_of_stack(*stack, &busy).ok_or(GrowthError::Interrupted)?;
+        found.push(Growth { traceback, blocks, bytes });
+    }
+    found.sort_by_key(|growth| core::cmp::Reverse((growth.bytes, growth.traceback.clone())));
+    Ok(found)
+}
+
+/// Runs `run` again and again, as often as [`Runs::default`] says, and panics if a call site holds more blocks after each
+/// counted run than before it: the test for leaks that CPython runs as `regrtest -R`.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace::assert_no_growth;
+///
+/// let mut numbers = Vec::with_capacity(8);
+/// assert_no_growth(|| {
+///     numbers.clear();
+///     numbers.extend(0..8);
+/// });
+/// ```
+///
+/// ```should_panic
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// pymalloc::trace::assert_no_growth(|| Box::leak(Box::new(1)));
+/// ```
+///
+/// # Panics
+/// With the growing call sites and their frames; and if growth can't be looked for ([`GrowthError`]).
+#[track_caller]
+pub fn assert_no_growth<R>(run: impl FnMut() -> R) {
+    match find_growth(Runs::default(), run) {
+        Ok(growth) if growth.is_empty() => {}
+        Ok(growth) => {
+            let sites: Vec<String> = growth.iter().map(Growth::to_string).collect();
+            panic!("memory grows with each run at {} call sites:\n{}", growth.len(), sites.concat());
+        }
+        Err(error) => panic!("can't look for growth: {error}"),
+    }
+}

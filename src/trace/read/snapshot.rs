@@ -1,0 +1,296 @@
+//! [`Snapshot`]: what was allocated and not freed at one moment, and by whom.
+
+use core::fmt;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::filter::Filter;
+use crate::trace::names::modules::Module;
+use crate::trace::names::symbols::{self, Symbols};
+use crate::trace::names::traceback::{Frame, Traceback};
+use crate::trace::record::config::Config;
+use crate::trace::record::session::{self, Raw};
+use crate::trace::record::stacks::StackId;
+use crate::trace::record::state::Busy;
+
+/// The blocks alive at one moment, by call stack and size, with the names of all frames: it needs neither the tracer nor
+/// the program any more.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::trace::{self, By, Config};
+///
+/// trace::start(Config::new())?;
+/// let before = trace::take_snapshot()?;
+/// let kept: Vec<String> = (0..1000).map(|number| format!("a string of number {number}")).collect();
+/// let after = trace::take_snapshot()?;
+/// trace::stop();
+///
+/// println!("{}", after.statistics(By::Line).top(10));
+/// println!("{}", after.compare_to(&before, By::Function).top(10));
+/// # assert!(after.size() - before.size() >= 1000 * 20);
+/// # drop(kept);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(in crate::trace) places: Vec<Place>,
+    pub(in crate::trace) stacks: Vec<Stack>,
+    /// Sorted, each stack and size once.
+    pub(in crate::trace) traces: Vec<Sized>,
+    pub(in crate::trace) modules: Vec<Module>,
+    /// Mean bytes between samples; 0 when every block was traced.
+    pub(in crate::trace) interval: u64,
+    pub(in crate::trace) frames: usize,
+    pub(in crate::trace) lost: u64,
+    pub(in crate::trace) taken_at: SystemTime,
+}
+
+/// A return address and its calls, innermost first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::trace) struct Place {
+    pub(in crate::trace) address: u64,
+    /// Empty if nothing is known of it.
+    pub(in crate::trace) frames: Arc<[Frame]>,
+}
+
+/// A call stack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::trace) struct Stack {
+    /// Indexes into the snapshot's places, innermost first.
+    pub(in crate::trace) places: Vec<usize>,
+    pub(in crate::trace) traceback: Traceback,
+}
+
+/// Blocks of one stack and size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::trace) struct Sized {
+    /// Index into the snapshot's stacks.
+    pub(in crate::trace) stack: usize,
+    pub(in crate::trace) bytes: u64,
+    /// As sampled, not weighted.
+    pub(in crate::trace) count: u64,
+}
+
+/// Blocks of one size that the same calls allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Trace<'snapshot> {
+    /// Bytes that each block was asked for with.
+    pub block_bytes: u64,
+    /// Blocks in the trace; in a sampled snapshot those that were sampled.
+    pub count: u64,
+    /// Where they were allocated.
+    pub traceback: &'snapshot Traceback,
+}
+
+/// There is nothing to take a snapshot of: no session of the tracer runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotTracing;
+
+impl fmt::Display for NotTracing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory allocations must be traced to take a snapshot")
+    }
+}
+
+impl core::error::Error for NotTracing {}
+
+/// Takes a snapshot; `progress` hears how many of how many addresses have got their names.
+pub(in crate::trace) fn take(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    let busy = Busy::enter();
+    let raw = session::copy(&busy).ok_or(NotTracing)?;
+    let snapshot = with_names(&raw, progress);
+    symbols::release_debug_information();
+    Ok(snapshot)
+}
+
+/// As [`take`], of what was held at the peak.
+pub(in crate::trace) fn take_peak(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+    let busy = Busy::enter();
+    let raw = session::copy_peak(&busy).ok_or(NotTracing)?;
+    let snapshot = with_names(&raw, progress);
+    symbols::release_debug_information();
+    Ok(snapshot)
+}
+
+/// The names of the frames of the block at an address.
+pub(in crate::trace) fn traceback_of(address: usize) -> Option<Traceback> {
+    let busy = Busy::enter();
+    let (config, addresses) = session::find(address, &busy)?;
+    Some(named(&config, &addresses))
+}
+
+/// The names of one stack's frames. The caller is [`Busy`].
+pub(in crate::trace) fn traceback_of_stack(stack: StackId, busy: &Busy) -> Option<Traceback> {
+    let (config, addresses) = session::stack_of(stack, busy)?;
+    Some(named(&config, &addresses))
+}
+
+fn named(config: &Config, addresses: &[usize]) -> Traceback {
+    let symbols = Symbols::new();
+    let places = addresses.iter().filter(|&&address| address != 0).map(|&address| place(&symbols, address)).collect();
+    let places = without_allocator(places, config.frames);
+    traceback(places.iter())
+}
+
+fn place(symbols: &Symbols, address: usize) -> Place {
+    let frames = symbols.look_up(address);
+    // The allocator, inlined into its caller.
+    let own = frames.iter().take_while(|frame| frame.is_allocator()).count();
+    let frames = if own > 0 && own < frames.len() { frames[own..].into() } else { frames };
+    Place { address: address as u64, frames }
+}
+
+/// Takes the allocator's frames off the inner end, and what is more than the limit off the outer one.
+fn without_allocator(mut places: Vec<Place>, limit: usize) -> Vec<Place> {
+    let is_own = |place: &&Place| !place.frames.is_empty() && place.frames.iter().all(Frame::is_allocator);
+    let own = places.iter().take_while(is_own).count();
+    // A program's own code may bear the allocator's name: then keep it all rather than nothing.
+    let own = if own == places.len() { 0 } else { own };
+    places.drain(..own);
+    places.truncate(limit);
+    places
+}
+
+pub(in crate::trace) fn traceback<'place>(places: impl Iterator<Item = &'place Place>) -> Traceback {
+    let unknown = Frame::unknown();
+    let frames = places.flat_map(|place| {
+        let frames = if place.frames.is_empty() { core::slice::from_ref(&unknown) } else { &place.frames[..] };
+        frames.to_vec()
+    });
+    Traceback::new(frames.collect())
+}
+
+fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
+    let symbols = Symbols::new();
+    let addresses: HashSet<usize> = raw.stacks.values().flatten().copied().filter(|&address| address != 0).collect();
+    let mut addresses: Vec<usize> = addresses.into_iter().collect();
+    // Neighbours are in the same parts of the debug information.
+    addresses.sort_unstable();
+    let mut known = HashMap::new();
+    for (done, &address) in addresses.iter().enumerate() {
+        progress(done, addresses.len());
+        known.insert(address, place(&symbols, address));
+    }
+    progress(addresses.len(), addresses.len());
+
+    let mut build = Builder::default();
+    // In a fixed order, so that equal tables make equal snapshots.
+    let mut ids: Vec<StackId> = raw.stacks.keys().copied().collect();
+    ids.sort_unstable_by_key(|&id| &raw.stacks[&id]);
+    let mut numbers = HashMap::new();
+    for id in ids {
+        let places = raw.stacks[&id].iter().filter_map(|address| known.get(address).cloned()).collect();
+        let places = without_allocator(places, raw.config.frames);
+        numbers.insert(id, build.stack(places));
+    }
+    for (block, &count) in &raw.blocks {
+        build.add(numbers[&block.stack()], block.bytes(), count);
+    }
+    Snapshot {
+        modules: symbols::modules(),
+        interval: raw.config.interval_bytes(),
+        frames: raw.config.frames,
+        lost: raw.lost,
+        taken_at: SystemTime::now(),
+        ..build.finish()
+    }
+}
+
+/// Puts a snapshot together, each place, stack and trace once.
+#[derive(Default)]
+pub(in crate::trace) struct Builder {
+    places: Vec<Place>,
+    place_numbers: HashMap<u64, usize>,
+    stacks: Vec<Stack>,
+    stack_numbers: HashMap<Vec<usize>, usize>,
+    traces: HashMap<(usize, u64), u64>,
+}
+
+impl Builder {
+    /// The number of a stack.
+    pub(in crate::trace) fn stack(&mut self, places: Vec<Place>) -> usize {
+        let numbers: Vec<usize> = places
+            .into_iter()
+            .map(|place| {
+                *self.place_numbers.entry(place.address).or_insert_with(|| {
+                    self.places.push(place);
+                    self.places.len() - 1
+                })
+            })
+            .collect();
+        if let Some(&number) = self.stack_numbers.get(&numbers) {
+            return number;
+        }
+        let traceback = traceback(numbers.iter().map(|&number| &self.places[number]));
+        self.stacks.push(Stack { places: numbers.clone(), traceback });
+        self.stack_numbers.insert(numbers, self.stacks.len() - 1);
+        self.stacks.len() - 1
+    }
+
+    /// Adds blocks of a size to a stack.
+    pub(in crate::trace) fn add(&mut self, stack: usize, bytes: u64, count: u64) {
+        let sum = self.traces.entry((stack, bytes)).or_default();
+        *sum = sum.saturating_add(count);
+    }
+
+    /// The snapshot, without what is not of single blocks.
+    pub(in crate::trace) fn finish(self) -> Snapshot {
+        let traces = self.traces.into_iter().map(|((stack, bytes), count)| Sized { stack, bytes, count });
+        let mut traces: Vec<Sized> = traces.collect();
+        traces.sort_unstable();
+        Snapshot {
+            places: self.places,
+            stacks: self.stacks,
+            traces,
+            modules: Vec::new(),
+            interval: 0,
+            frames: 0,
+            lost: 0,
+            taken_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+}
+
+impl Snapshot {
+    /// The blocks, by size and traceback.
+    pub fn traces(&self) -> impl Iterator<Item = Trace<'_>> {
+        self.traces.iter().map(|trace| Trace {
+            block_bytes: trace.bytes,
+            count: trace.count,
+            traceback: &self.stacks[trace.stack].traceback,
+        })
+    }
+
+    /// Most frames of a trace, as tracing was configured.
+    pub fn frames(&self) -> usize {
+        self.frames
+    }
+
+    /// Mean bytes between samples; `None` when every block was traced.
+    pub fn sampled_every(&self) -> Option<u64> {
+        (self.interval != 0).then_some(self.interval)
+    }
+
+    /// Blocks that could not be recorded, or whose stack could not, because the OS gave the tracer no memory.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// When it was taken.
+    pub fn taken_at(&self) -> SystemTime {
+        self.taken_at
+    }
+
+    /// The traces that pass: those that at least one including filter matches, if there is any, and that no excluding
+    /// one does.
+    pub fn filter(&self, filters: &[Filter]) -> Self {
+        let _busy = Busy::enter();
+        let passes: Vec<bool> =
+            self.stacks.iter().map(|stack| super::filter::passes(filters, &stack.traceback)).collect();
+        let traces = self.traces.iter().copied().filter(|trace| passes[trace.stack]).collect();
+        Self { traces, ..self.clone() }
+    }
+}

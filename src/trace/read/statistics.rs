@@ -1,0 +1,386 @@
+//! Sums over a snapshot's traces, and the differences of two.
+
+use core::cmp::Reverse;
+use core::fmt;
+use core::ops::Deref;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::snapshot::Snapshot;
+use super::text::{Bytes, SignedBytes};
+use crate::trace::names::traceback::{Frame, Traceback};
+use crate::trace::record::sampling::weight;
+use crate::trace::record::state::Busy;
+
+/// What statistics sum by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum By {
+    /// The source file of the frame that is charged ([`Traceback::cause`]).
+    File,
+    /// Its file and line.
+    Line,
+    /// Its function.
+    Function,
+    /// The whole traceback.
+    Traceback,
+}
+
+/// What is alive of one file, line, function or traceback.
+///
+/// Its `Display` is tracemalloc's: `src/x.rs:12: size=4855 KiB, count=39328, average=126 B`. Of a sampled snapshot the
+/// sizes and counts are estimates, and `±` gives one standard error.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Statistic {
+    /// What was summed by.
+    pub by: By,
+    /// The place: of a single frame but for [`By::Traceback`], with the file, the line or the function that it stands for.
+    pub traceback: Traceback,
+    /// Bytes, as asked for.
+    pub size: u64,
+    /// Blocks.
+    pub count: u64,
+    /// One standard error of `size`; 0 when every block was traced.
+    pub size_error: f64,
+    /// One standard error of `count`; 0 when every block was traced.
+    pub count_error: f64,
+}
+
+/// What changed of one file, line, function or traceback.
+///
+/// Its `Display` is tracemalloc's: `src/x.rs:12: size=8173 KiB (+4428 KiB), count=71332 (+39369), average=117 B`.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct StatisticDiff {
+    /// What was summed by.
+    pub by: By,
+    /// The place, as in [`Statistic`].
+    pub traceback: Traceback,
+    /// Bytes now.
+    pub size: u64,
+    /// Bytes now less bytes then.
+    pub size_diff: i64,
+    /// Blocks now.
+    pub count: u64,
+    /// Blocks now less blocks then.
+    pub count_diff: i64,
+    /// One standard error of `size_diff`; 0 when every block was traced.
+    pub size_error: f64,
+}
+
+/// Statistics, the largest first. Its `Display` has a line each; [`top`](Self::top) shortens it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ranking<T> {
+    rows: Vec<T>,
+}
+
+/// The first lines of a [`Ranking`], and the sum of the others, for its `Display`.
+#[derive(Debug, Clone, Copy)]
+pub struct Top<'ranking, T> {
+    ranking: &'ranking Ranking<T>,
+    count: usize,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    size: f64,
+    count: f64,
+    size_variance: f64,
+    count_variance: f64,
+}
+
+impl Sum {
+    /// Adds blocks of a size, each sampled with `interval`.
+    fn add(&mut self, bytes: u64, blocks: u64, interval: u64) {
+        let (weight, bytes, blocks) = (weight(bytes, interval), bytes as f64, blocks as f64);
+        self.count += blocks * weight.count;
+        self.size += blocks * weight.count * bytes;
+        self.count_variance += blocks * weight.count_variance;
+        self.size_variance += blocks * weight.count_variance * bytes * bytes;
+    }
+}
+
+impl Snapshot {
+    /// Sums of the traces: each is charged to one file, line or function ([`Traceback::cause`]), or its traceback.
+    ///
+    /// The largest come first; of equal size, those with more blocks.
+    pub fn statistics(&self, by: By) -> Ranking<Statistic> {
+        self.rank(by, false)
+    }
+
+    /// Sums of the traces: each is charged to every file, line or function that it has a frame in, once.
+    ///
+    /// So the sum of all is more than the snapshot's size. By [`By::Traceback`] it is the same as
+    /// [`statistics`](Self::statistics).
+    pub fn cumulative_statistics(&self, by: By) -> Ranking<Statistic> {
+        self.rank(by, true)
+    }
+
+    fn rank(&self, by: By, cumulative: bool) -> Ranking<Statistic> {
+        let _busy = Busy::enter();
+        let mut rows: Vec<Statistic> = self
+            .sums(by, cumulative)
+            .into_iter()
+            .map(|(traceback, sum)| Statistic {
+                by,
+                traceback,
+                size: sum.size.round() as u64,
+                count: sum.count.round() as u64,
+                size_error: sum.size_variance.sqrt(),
+                count_error: sum.count_variance.sqrt(),
+            })
+            .collect();
+        rows.sort_by(|one, other| {
+            let key = |row: &Statistic| (row.size, row.count);
+            key(other).cmp(&key(one)).then_with(|| other.traceback.cmp(&one.traceback))
+        });
+        Ranking { rows }
+    }
+
+    /// What changed since an older snapshot; the largest changes of size, whatever their sign, come first.
+    pub fn compare_to(&self, old: &Self, by: By) -> Ranking<StatisticDiff> {
+        self.compare(old, by, false)
+    }
+
+    /// As [`compare_to`](Self::compare_to), of [`cumulative_statistics`](Self::cumulative_statistics).
+    pub fn cumulative_compare_to(&self, old: &Self, by: By) -> Ranking<StatisticDiff> {
+        self.compare(old, by, true)
+    }
+
+    fn compare(&self, old: &Self, by: By, cumulative: bool) -> Ranking<StatisticDiff> {
+        let _busy = Busy::enter();
+        let mut then = old.sums(by, cumulative);
+        let now = self.sums(by, cumulative).into_iter().map(|(traceback, now)| {
+            let then = then.remove(&traceback).unwrap_or_default();
+            (traceback, now, then)
+        });
+        let now: Vec<_> = now.collect();
+        let gone = then.into_iter().map(|(traceback, then)| (traceback, Sum::default(), then));
+        let mut rows: Vec<StatisticDiff> = now
+            .into_iter()
+            .chain(gone)
+            .map(|(traceback, now, then)| StatisticDiff {
+                by,
+                traceback,
+                size: now.size.round() as u64,
+                size_diff: (now.size.round() - then.size.round()) as i64,
+                count: now.count.round() as u64,
+                count_diff: (now.count.round() - then.count.round()) as i64,
+                size_error: (now.size_variance + then.size_variance).sqrt(),
+            })
+            .collect();
+        rows.sort_by_cached_key(|row| {
+            let key = (row.size_diff.unsigned_abs(), row.size, row.count_diff.unsigned_abs(), row.count);
+            Reverse((key, row.traceback.clone()))
+        });
+        Ranking { rows }
+    }
+
+    /// Bytes of all blocks, as asked for; an estimate if sampled.
+    pub fn size(&self) -> u64 {
+        self.sum().size.round() as u64
+    }
+
+    /// One standard error of [`size`](Self::size); 0 when every block was traced.
+    pub fn size_error(&self) -> f64 {
+        self.sum().size_variance.sqrt()
+    }
+
+    /// Blocks; an estimate if sampled.
+    pub fn count(&self) -> u64 {
+        self.sum().count.round() as u64
+    }
+
+    fn sum(&self) -> Sum {
+        let mut sum = Sum::default();
+        for trace in &self.traces {
+            sum.add(trace.bytes, trace.count, self.interval);
+        }
+        sum
+    }
+
+    fn sums(&self, by: By, cumulative: bool) -> HashMap<Traceback, Sum> {
+        let keys: Vec<Vec<Traceback>> =
+            self.stacks.iter().map(|stack| keys(&stack.traceback, by, cumulative)).collect();
+        let mut sums: HashMap<Traceback, Sum> = HashMap::new();
+        for trace in &self.traces {
+            for key in &keys[trace.stack] {
+                sums.entry(key.clone()).or_default().add(trace.bytes, trace.count, self.interval);
+            }
+        }
+        sums
+    }
+}
+
+/// What a trace is charged to.
+fn keys(traceback: &Traceback, by: By, cumulative: bool) -> Vec<Traceback> {
+    let nothing: Arc<str> = "".into();
+    let key = |frame: &Frame| {
+        let Frame { file, line, function } = frame.clone();
+        let frame = match by {
+            By::File => Frame { file, line: 0, function: Arc::clone(&nothing) },
+            By::Line => Frame { file, line, function: Arc::clone(&nothing) },
+            By::Function => Frame { file: Arc::clone(&nothing), line: 0, function },
+            By::Traceback => return traceback.clone(),
+        };
+        Traceback::new(vec![frame])
+    };
+    if cumulative {
+        let keys: HashSet<Traceback> = traceback.frames().iter().map(key).collect();
+        keys.into_iter().collect()
+    } else {
+        vec![key(traceback.cause())]
+    }
+}
+
+/// What a row stands for, in its `Display`.
+struct Name<'row>(By, &'row Traceback);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let frame = self.1.cause();
+        match self.0 {
+            By::File => f.write_str(&frame.file),
+            By::Function => f.write_str(&frame.function),
+            By::Line | By::Traceback => write!(f, "{frame}"),
+        }
+    }
+}
+
+/// One standard error of some bytes, or nothing.
+struct Error(f64);
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 > 0.0 { write!(f, " ± {}", Bytes(self.0)) } else { Ok(()) }
+    }
+}
+
+fn write_average(f: &mut fmt::Formatter<'_>, size: u64, count: u64) -> fmt::Result {
+    match size.checked_div(count) {
+        Some(_) => write!(f, ", average={}", Bytes(size as f64 / count as f64)),
+        None => Ok(()),
+    }
+}
+
+impl fmt::Display for Statistic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = Name(self.by, &self.traceback);
+        write!(f, "{name}: size={}{}, count={}", Bytes(self.size as f64), Error(self.size_error), self.count)?;
+        write_average(f, self.size, self.count)
+    }
+}
+
+impl fmt::Display for StatisticDiff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, diff) = (Name(self.by, &self.traceback), SignedBytes(self.size_diff as f64));
+        write!(f, "{name}: size={} ({diff}{})", Bytes(self.size as f64), Error(self.size_error))?;
+        write!(f, ", count={} ({:+})", self.count, self.count_diff)?;
+        write_average(f, self.size, self.count)
+    }
+}
+
+impl<T> Deref for Ranking<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &self.rows
+    }
+}
+
+impl<T> IntoIterator for Ranking<T> {
+    type Item = T;
+    type IntoIter = std::vec::IntoIter<T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.rows.into_iter()
+    }
+}
+
+impl<'ranking, T> IntoIterator for &'ranking Ranking<T> {
+    type Item = &'ranking T;
+    type IntoIter = std::slice::Iter<'ranking, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.rows.iter()
+    }
+}
+
+impl<T> Ranking<T> {
+    /// The first `count` rows, for their `Display`: a line each, and one for the sum of the others. Rows by traceback have
+    /// their frames below.
+    pub const fn top(&self, count: usize) -> Top<'_, T> {
+        Top { ranking: self, count }
+    }
+}
+
+/// A kind of statistic, as [`Top`] shows it.
+pub trait Row: fmt::Display + sealed::Row {}
+
+impl Row for Statistic {}
+impl Row for StatisticDiff {}
+
+mod sealed {
+    use super::{By, SignedBytes, Statistic, StatisticDiff, Traceback};
+
+    pub trait Row {
+        /// The frames to show below, if any.
+        fn frames(&self) -> Option<&Traceback>;
+        /// Bytes, for the sum of the rows not shown.
+        fn amount(&self) -> f64;
+        /// Writes such a sum.
+        fn text(amount: f64) -> String;
+    }
+
+    impl Row for Statistic {
+        fn frames(&self) -> Option<&Traceback> {
+            (self.by == By::Traceback).then_some(&self.traceback)
+        }
+
+        fn amount(&self) -> f64 {
+            self.size as f64
+        }
+
+        fn text(amount: f64) -> String {
+            super::Bytes(amount).to_string()
+        }
+    }
+
+    impl Row for StatisticDiff {
+        fn frames(&self) -> Option<&Traceback> {
+            (self.by == By::Traceback).then_some(&self.traceback)
+        }
+
+        fn amount(&self) -> f64 {
+            self.size_diff as f64
+        }
+
+        fn text(amount: f64) -> String {
+            SignedBytes(amount).to_string()
+        }
+    }
+}
+
+impl<T: Row> fmt::Display for Top<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = &self.ranking.rows;
+        let (shown, others) = rows.split_at(self.count.min(rows.len()));
+        for row in shown {
+            writeln!(f, "{row}")?;
+            if let Some(frames) = row.frames() {
+                write!(f, "{frames}")?;
+            }
+        }
+        if !others.is_empty() {
+            let sum = others.iter().map(sealed::Row::amount).sum();
+            writeln!(f, "{} other: {}", others.len(), T::text(sum))?;
+        }
+        Ok(())
+    }
+}
+
+impl<T: Row> fmt::Display for Ranking<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.top(usize::MAX))
+    }
+}

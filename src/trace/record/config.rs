@@ -1,0 +1,113 @@
+//! How to trace.
+
+use core::fmt;
+
+use super::capture::FRAMES_MAX;
+
+/// How to trace: how many frames, and which allocations.
+///
+/// ```
+/// use pymalloc::trace::Config;
+///
+/// let everything = Config::new().frames(16);
+/// let in_production = Config::new().sample_every(512 * 1024);
+/// # let _ = (everything, in_production);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Config {
+    pub(in crate::trace) frames: usize,
+    pub(in crate::trace) interval: Option<u64>,
+    pub(in crate::trace) keeps_peak: bool,
+}
+
+impl Config {
+    /// Most frames of a trace.
+    pub const FRAMES_MAX: usize = FRAMES_MAX;
+    /// Longest mean interval between samples, in bytes.
+    pub const INTERVAL_MAX: u64 = 1 << 40;
+
+    /// Every allocation, with up to 32 frames.
+    pub const fn new() -> Self {
+        Self { frames: 32, interval: None, keeps_peak: false }
+    }
+
+    /// At most so many frames a trace, 1 to [`FRAMES_MAX`](Self::FRAMES_MAX); the innermost ones.
+    ///
+    /// A frame is a call that the machine made: those that the compiler inlined come with it and are not counted. The
+    /// frames of this allocator are neither kept nor counted.
+    pub const fn frames(mut self, frames: usize) -> Self {
+        self.frames = frames;
+        self
+    }
+
+    /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
+    ///
+    /// Sizes and counts are estimates then, without bias, and come with their error
+    /// ([`Statistic::size_error`](super::Statistic::size_error)). Large blocks are more likely to be sampled: a block of
+    /// `s` bytes with probability `1 − exp(−s / bytes)`.
+    pub const fn sample_every(mut self, bytes: u64) -> Self {
+        self.interval = Some(bytes);
+        self
+    }
+
+    /// Keeps what was held at the peak, for [`take_peak_snapshot`](super::take_peak_snapshot).
+    ///
+    /// Whenever the traced bytes have grown by an eighth since they were kept last, the allocating thread copies the
+    /// tables: a long pause in a large program, and some more memory.
+    pub const fn keep_peak(mut self) -> Self {
+        self.keeps_peak = true;
+        self
+    }
+
+    pub(in crate::trace) fn check(self) -> Result<(), StartError> {
+        if !(1..=Self::FRAMES_MAX).contains(&self.frames) {
+            return Err(StartError::Frames(self.frames));
+        }
+        match self.interval {
+            Some(bytes) if !(1..=Self::INTERVAL_MAX).contains(&bytes) => Err(StartError::Interval(bytes)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The mean interval between samples; 0 for every allocation.
+    pub(in crate::trace) fn interval_bytes(self) -> u64 {
+        self.interval.unwrap_or(0)
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why tracing did not start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StartError {
+    /// So many frames are none, or more than [`Config::FRAMES_MAX`].
+    Frames(usize),
+    /// So many bytes between samples are none, or more than [`Config::INTERVAL_MAX`].
+    Interval(u64),
+    /// It had started already; it goes on as it was.
+    AlreadyTracing,
+    /// Not on this platform, nor under Miri.
+    Unsupported,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frames(frames) => {
+                write!(f, "the number of frames must be in range [1; {}], not {frames}", Config::FRAMES_MAX)
+            }
+            Self::Interval(bytes) => {
+                write!(f, "the bytes between samples must be in range [1; {}], not {bytes}", Config::INTERVAL_MAX)
+            }
+            Self::AlreadyTracing => write!(f, "memory allocations are being traced already"),
+            Self::Unsupported => write!(f, "memory allocations can't be traced on this platform"),
+        }
+    }
+}
+
+impl core::error::Error for StartError {}

@@ -1,0 +1,220 @@
+//! Starting, stopping and reading: one at a time.
+//!
+//! # Locks
+//! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A fork
+//! takes all of them. The first three are held while the tracer allocates. No call inside the allocator waits for
+//! any of the first three; it asks for `CONTROL` (to keep a peak) and `CODE` outside of all locks of the heap.
+
+use core::sync::atomic::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::blocks::{self, Block};
+use super::capture::FRAMES_MAX;
+use super::config::{Config, StartError};
+use super::memory;
+use super::rules;
+use super::stacks::{self, StackId};
+use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION};
+use crate::cache::{GLOBAL, ThreadCache};
+use crate::observe::{self, TRACE};
+use crate::os;
+use crate::os::fork;
+use crate::protocols::lock::Lock;
+use crate::trace::names::modules;
+use crate::trace::names::origins;
+use crate::trace::names::symbols;
+
+struct Control {
+    /// The last session's number.
+    sessions: u32,
+    config: Option<Config>,
+    /// What was held at the peak, if that is kept.
+    peak: Option<Arc<Raw>>,
+}
+
+/// What is less is no peak worth keeping.
+const PEAK_MIN_BYTES: u64 = 1 << 16;
+
+static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None, peak: None });
+
+pub(in crate::trace) fn start(config: Config) -> Result<(), StartError> {
+    config.check()?;
+    if !os::SUPPORTED {
+        return Err(StartError::Unsupported);
+    }
+    CONTROL.lock().with(|control| {
+        if control.config.is_some() {
+            return Err(StartError::AlreadyTracing);
+        }
+        control.sessions = control.sessions.wrapping_add(1).max(1);
+        control.config = Some(config);
+        let interval = config.interval_bytes();
+        // Relaxed (both): published by the session's number.
+        FRAMES.store(config.frames as u32, Ordering::Relaxed);
+        INTERVAL_BYTES.store(interval, Ordering::Relaxed);
+        rules::begin(modules::code());
+        stacks::begin(control.sessions);
+        blocks::begin(control.sessions, interval);
+        ThreadCache::poison_all(&GLOBAL, true);
+        blocks::keep_peak_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
+        observe::want(TRACE);
+        // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every block,
+        // before a block is recorded.
+        SESSION.store(control.sessions, Ordering::Release);
+        origins::install();
+        Ok(())
+    })
+}
+
+pub(in crate::trace) fn stop() {
+    CONTROL.lock().with(|control| {
+        if control.config.take().is_none() {
+            return;
+        }
+        symbols::clear();
+        blocks::keep_peak_from(u64::MAX);
+        control.peak = None;
+        origins::remove();
+        // Relaxed: who reads the old number is refused by the tables below.
+        SESSION.store(0, Ordering::Relaxed);
+        observe::unwant(TRACE);
+        ThreadCache::poison_all(&GLOBAL, false);
+        blocks::begin(0, 0);
+        stacks::begin(0);
+    });
+}
+
+pub(in crate::trace) fn config() -> Option<Config> {
+    CONTROL.lock().with(|control| control.config)
+}
+
+pub(in crate::trace) fn clear() {
+    CONTROL.lock().with(|control| {
+        if control.config.is_some() {
+            blocks::clear();
+            control.forget_peak();
+        }
+    });
+}
+
+pub(in crate::trace) fn reset_peak() {
+    CONTROL.lock().with(|control| {
+        blocks::reset_peak();
+        control.forget_peak();
+    });
+}
+
+impl Control {
+    fn forget_peak(&mut self) {
+        self.peak = None;
+        if self.config.is_some_and(|config| config.keeps_peak) {
+            blocks::keep_peak_from(PEAK_MIN_BYTES);
+        }
+    }
+}
+
+/// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock.
+#[cold]
+pub(in crate::trace) fn keep_peak() {
+    let busy = Busy::enter();
+    // Handlers of a fork allocate with all locks held.
+    if fork::this_thread_forks() {
+        return;
+    }
+    let Some(mut control) = CONTROL.try_lock() else { return };
+    control.with(|control| {
+        if control.config.is_some_and(|config| config.keeps_peak) && blocks::peak_is_due() {
+            let (current, _) = blocks::traced_memory();
+            control.peak = control.copy(&busy).map(Arc::new);
+            blocks::keep_peak_from(current + current / 8);
+        }
+    });
+}
+
+/// What was held at the peak, as far as it was kept; what is held now if there was none worth it. The caller is [`Busy`].
+pub(in crate::trace) fn copy_peak(busy: &Busy) -> Option<Arc<Raw>> {
+    CONTROL.lock().with(|control| match &control.peak {
+        Some(peak) => Some(Arc::clone(peak)),
+        None => control.copy(busy).map(Arc::new),
+    })
+}
+
+/// Bytes of memory that the tracer uses.
+pub(in crate::trace) fn overhead() -> u64 {
+    // Relaxed: a reading.
+    let tables = if SESSION.load(Ordering::Relaxed) == 0 { 0 } else { rules::TABLE_BYTES + blocks::FILTER_BYTES };
+    (tables + memory::mapped_bytes()) as u64 + blocks::tracer_bytes()
+}
+
+/// The tables, copied: blocks by stack and size, and the stacks' return addresses.
+pub(in crate::trace) struct Raw {
+    pub(in crate::trace) config: Config,
+    pub(in crate::trace) blocks: HashMap<Block, u64>,
+    pub(in crate::trace) stacks: HashMap<StackId, Vec<usize>>,
+    pub(in crate::trace) lost: u64,
+}
+
+/// Copies the tables; `None` when not tracing. The caller is [`Busy`].
+pub(in crate::trace) fn copy(busy: &Busy) -> Option<Raw> {
+    CONTROL.lock().with(|control| control.copy(busy))
+}
+
+impl Control {
+    fn copy(&self, _busy: &Busy) -> Option<Raw> {
+        let mut raw = Raw {
+            config: self.config?,
+            blocks: HashMap::new(),
+            stacks: HashMap::new(),
+            lost: blocks::lost() + u64::from(stacks::lost()),
+        };
+        for block in blocks::copy() {
+            if block.stack() != StackId::TRACER {
+                *raw.blocks.entry(block).or_default() += 1;
+            }
+        }
+        for block in raw.blocks.keys() {
+            raw.stacks.entry(block.stack()).or_insert_with(|| stack(block.stack()));
+        }
+        Some(raw)
+    }
+}
+
+/// The stack that allocated the block at an address, if that is traced. The caller is [`Busy`].
+pub(in crate::trace) fn find(address: usize, _busy: &Busy) -> Option<(Config, Vec<usize>)> {
+    CONTROL.lock().with(|control| {
+        let block = blocks::find(address).filter(|block| block.stack() != StackId::TRACER)?;
+        Some((control.config?, stack(block.stack())))
+    })
+}
+
+/// The return addresses of a stack. The caller is [`Busy`].
+pub(in crate::trace) fn stack_of(id: StackId, _busy: &Busy) -> Option<(Config, Vec<usize>)> {
+    CONTROL.lock().with(|control| Some((control.config?, stack(id))))
+}
+
+fn stack(id: StackId) -> Vec<usize> {
+    let mut frames = [0; FRAMES_MAX + super::capture::ALLOCATOR_FRAMES];
+    let len = stacks::copy(id, &mut frames);
+    frames[..len].to_vec()
+}
+
+/// Takes `CONTROL`, `SYMBOLS` and `CODE`, for a fork.
+pub(in crate::trace) fn acquire() {
+    let _acquired = CONTROL.acquire();
+    symbols::acquire();
+    rules::acquire();
+}
+
+/// Frees all three.
+///
+/// # Safety
+/// After [`acquire`], on the same thread or in its forked child.
+pub(in crate::trace) unsafe fn release() {
+    // SAFETY: the caller took them.
+    unsafe {
+        rules::release();
+        symbols::release();
+        CONTROL.release();
+    }
+}

@@ -1,0 +1,31 @@
+//! What every call of the tracer reads first: the session's number and its settings; and whether the thread is inside.
+
+use core::sync::atomic::{AtomicU32, AtomicU64};
+
+use super::thread;
+
+/// The session's number; 0 when not tracing.
+pub(in crate::trace) static SESSION: AtomicU32 = AtomicU32::new(0);
+/// Frames a trace. Written before `SESSION`.
+pub(in crate::trace) static FRAMES: AtomicU32 = AtomicU32::new(1);
+/// The mean bytes between samples; 0 when every block is traced. Written before `SESSION`.
+pub(in crate::trace) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// While it lives, the calling thread's allocations are the tracer's.
+pub(in crate::trace) struct Busy {
+    was: bool,
+    /// A thread's own.
+    _not_send: core::marker::PhantomData<*const ()>,
+}
+
+impl Busy {
+    pub(in crate::trace) fn enter() -> Self {
+        Self { was: thread::with(|thread| thread.busy.replace(true)), _not_send: core::marker::PhantomData }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        thread::with(|thread| thread.busy.set(self.was));
+    }
+}

@@ -1,0 +1,44 @@
+//! Flame graphs, with the feature `flamegraph`: by the crate `inferno`, whose licence (CDDL-1.0) is another than this crate's.
+
+use std::io;
+use std::path::Path;
+
+use inferno::flamegraph::color::BasicPalette;
+use inferno::flamegraph::{Options, Palette, from_lines};
+
+use crate::trace::read::snapshot::Snapshot;
+use crate::trace::read::text::Bytes;
+use crate::trace::record::state::Busy;
+
+impl Snapshot {
+    /// The snapshot as a flame graph: an SVG in which each function is as wide as what was allocated in it or below.
+    ///
+    /// # Errors
+    /// What the flame graph library says; not expected.
+    pub fn to_flame_graph(&self, title: &str) -> io::Result<String> {
+        let _busy = Busy::enter();
+        let mut collapsed = self.to_collapsed();
+        if collapsed.is_empty() {
+            collapsed.push_str("nothing 1\n");
+        }
+        let mut options = Options::default();
+        options.title = title.to_owned();
+        options.subtitle = Some(format!("{} in {} blocks", Bytes(self.size() as f64), self.count()));
+        options.count_name = "bytes".to_owned();
+        options.colors = Palette::Basic(BasicPalette::Mem);
+        // The same function has the same colour in every graph.
+        options.hash = true;
+        let mut svg = Vec::new();
+        from_lines(&mut options, collapsed.lines(), &mut svg)?;
+        String::from_utf8(svg).map_err(io::Error::other)
+    }
+
+    /// Writes [`to_flame_graph`](Self::to_flame_graph) to a file.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn save_flame_graph(&self, path: impl AsRef<Path>, title: &str) -> io::Result<()> {
+        let _busy = Busy::enter();
+        std::fs::write(path, self.to_flame_graph(title)?)
+    }
+}
