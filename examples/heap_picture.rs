@@ -1,8 +1,8 @@
 //! Draws the heap of a real workload, before and after most of it is dropped.
 //!
-//! The workload is an index of the phrases of this project's documents and sources: each phrase a `String`, with the list
-//! of places where it occurs. Three threads build a part each. Then every phrase that occurs only once is dropped, which
-//! leaves the others scattered over the whole heap; then memory is given back.
+//! The workload is an index of the phrases of this project's documents and sources: each phrase a `String`, with the
+//! list of places where it occurs. Three threads build a part each. Then every phrase that occurs only once is dropped,
+//! which leaves the others scattered over the whole heap; then memory is given back.
 
 use std::collections::HashMap;
 use std::ffi::OsString;

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --features flamegraph --example trace -- [FOLDER]` builds an index of this project's documents, drops a
 //! part of it, and prints the largest holders and the largest changes. It writes `heap.pb.gz` (for `go tool pprof`),
-//! `heap.svg` (a flame graph), `heap.txt` (collapsed stacks) and `heap-map.svg` (a picture of the heap) to the folder, by default
-//! the current one.
+//! `heap.svg` (a flame graph), `heap.txt` (collapsed stacks) and `heap-map.svg` (a picture of the heap) to the folder,
+//! by default the current one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;

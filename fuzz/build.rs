@@ -1,5 +1,5 @@
-//! Copies the allocator's source, with the constants shrunk so that short programs reach every rule of memory return, and
-//! with the bug that a feature plants. Every edit must find its text, so that it can't go stale unnoticed.
+//! Copies the allocator's source, with the constants shrunk so that short programs reach every rule of memory return,
+//! and with the bug that a feature plants. Every edit must find its text, so that it can't go stale unnoticed.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

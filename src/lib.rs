@@ -7,15 +7,15 @@
 //! static GLOBAL: Pymalloc = Pymalloc::new();
 //! ```
 //!
-//! Memory comes from the OS in *arenas* of 2 MiB, arenas are cut into *pools* of 32 KiB, and a pool into *blocks* of one
-//! of 64 *size classes*: 8, 16, 24 … 512 bytes. Larger requests go to the *large allocator*, by default the system's
-//! `malloc`. Each thread has a cache with a *magazine* of free blocks a class; what it does not hold is in the bitmaps
-//! of the pools that the thread owns.
+//! Memory comes from the OS in *arenas* of 2 MiB, arenas are cut into *pools* of 32 KiB, and a pool into *blocks* of
+//! one of 64 *size classes*: 8, 16, 24 … 512 bytes. Larger requests go to the *large allocator*, by default the
+//! system's `malloc`. Each thread has a cache with a *magazine* of free blocks a class; what it does not hold is in the
+//! bitmaps of the pools that the thread owns.
 //!
 //! # Layers
-//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache`
-//! ask `fork`, which asks `debug`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache` and
-//! `allocator` tell `observe` and `report`.
+//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache` ask
+//! `fork`, which asks `debug`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache`
+//! and `allocator` tell `observe` and `report`.
 //!
 //! | layer | files |
 //! |---|---|
@@ -29,15 +29,16 @@
 //! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Together
-//! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures, forks
-//! and reports) lies in a section of its own, `.text_pymalloc`, which linkers put behind the program's code, next to what every
-//! start runs; the tables of `size_class` lie with the data that a start writes. Linux maps a program's file 16 OS pages
-//! at a time around a fault, so that what is spread over the program counts as 64 KiB a piece in its RSS.
+//! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures,
+//! forks and reports) lies in a section of its own, `.text_pymalloc`, which linkers put behind the program's code, next
+//! to what every start runs; the tables of `size_class` lie with the data that a start writes. Linux maps a program's
+//! file 16 OS pages at a time around a fault, so that what is spread over the program counts as 64 KiB a piece in its
+//! RSS.
 //!
 //! # Where it works
-//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the sanitizers, which then
-//! see each block), every request goes to the large allocator. Two copies of the crate in one program are two
-//! heaps: a block must go back to the copy it came from, or the other one aborts.
+//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the
+//! sanitizers, which then see each block), every request goes to the large allocator. Two copies of the crate in one
+//! program are two heaps: a block must go back to the copy it came from, or the other one aborts.
 
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
 // constants that the crate as a whole needs.

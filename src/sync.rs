@@ -1,7 +1,7 @@
 //! The atomics, the cell and the waiting that the protocols are written on.
 //!
-//! `protocols/lock.rs` and `protocols/remote.rs` name nothing but this module, so that the model checker's tests compile the very
-//! same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
+//! `protocols/lock.rs` and `protocols/remote.rs` name nothing but this module, so that the model checker's tests
+//! compile the very same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
 #[cfg(any(feature = "hardened", feature = "raw"))]

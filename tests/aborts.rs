@@ -13,8 +13,8 @@ use pymalloc::{POOL_BYTES, Pymalloc, flush_thread_cache, purge};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Nothing else in these programs has blocks of these sizes: a thread's start allocates too, and might be given the block
-/// that is to be freed again.
+/// Nothing else in these programs has blocks of these sizes: a thread's start allocates too, and might be given the
+/// block that is to be freed again.
 const VICTIM: Layout = Layout::new::<[u64; 50]>();
 const OTHER_CLASS: Layout = Layout::new::<[u64; 58]>();
 
@@ -166,7 +166,8 @@ fn names_the_block(test: &str, misuse: fn()) {
     assert_eq!(message, expected);
 }
 
-/// Of a class that nothing else in these programs has blocks of, as `VICTIM`; a pool has more of them than a word has bits.
+/// Of a class that nothing else in these programs has blocks of, as `VICTIM`; a pool has more of them than a word has
+/// bits.
 const ONE_OF_MANY: Layout = Layout::new::<[u64; 38]>();
 
 /// A block beyond its pool's first bitmap word, as a rule, whose address was printed.

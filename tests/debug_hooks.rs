@@ -12,8 +12,8 @@ use std::thread;
 use common::{Block, Rng, abort_of, or_exit};
 use pymalloc::{CLEANBYTE, DEADBYTE, Debug, FORBIDDENBYTE, Origins, Pymalloc, set_origins};
 
-/// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it waits for the
-/// test, and allocates for that at a moment of its own.
+/// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it
+/// waits for the test, and allocates for that at a moment of its own.
 static FORBIDDEN: AtomicI32 = AtomicI32::new(0);
 
 fn this_thread() -> i32 {

@@ -20,8 +20,8 @@ use pymalloc::{Pymalloc, flush_thread_cache, purge};
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const CHURNING_THREADS: u64 = 4;
-/// A child that has not ended after so many looks, each a millisecond after the last at least, hangs. Not by a clock, which
-/// goes on while parent and child are stopped.
+/// A child that has not ended after so many looks, each a millisecond after the last at least, hangs. Not by a clock,
+/// which goes on while parent and child are stopped.
 const LOOKS_MAX: u32 = 60_000;
 /// Forks of each thread that forks, unless `PYMALLOC_FORKS` says another number.
 const FORKS: u64 = 60;

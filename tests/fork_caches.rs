@@ -1,5 +1,5 @@
-//! Caches in a forked child: its first thread's is known by the new number, and each further thread gets one of its own,
-//! although ended threads had left some before the fork.
+//! Caches in a forked child: its first thread's is known by the new number, and each further thread gets one of its
+//! own, although ended threads had left some before the fork.
 #![cfg(not(feature = "bypass"))]
 
 use std::hint::black_box;

@@ -1,9 +1,11 @@
-//! While a thread forks, the others stand still in the allocator's slow paths: they do not pass the locks that it holds.
+//! While a thread forks, the others stand still in the allocator's slow paths: they do not pass the locks that it
+//! holds.
 //!
-//! For each way into a slow path there is one fork, and in a fork handler, which runs while the locks are held, one other
-//! thread that goes that way. The handler waits until the kernel says that the thread sleeps, or else that it came through:
-//! one of the two happens, however long it takes. A handler that was registered after the allocator's runs before it, and
-//! may wait for threads that allocate: so the allocator has to register its own before anybody asks it for a block. Without libtest, because the main thread has to be the one that forks.
+//! For each way into a slow path there is one fork, and in a fork handler, which runs while the locks are held, one
+//! other thread that goes that way. The handler waits until the kernel says that the thread sleeps, or else that it
+//! came through: one of the two happens, however long it takes. A handler that was registered after the allocator's
+//! runs before it, and may wait for threads that allocate: so the allocator has to register its own before anybody asks
+//! it for a block. Without libtest, because the main thread has to be the one that forks.
 
 mod common;
 
@@ -110,7 +112,8 @@ extern "C" fn register() {
 #[unsafe(link_section = ".init_array.00098")]
 static REGISTER: extern "C" fn() = register;
 
-/// Runs in the forking thread too, before the allocator's own handler: nothing is stopped yet, so it may wait for others.
+/// Runs in the forking thread too, before the allocator's own handler: nothing is stopped yet, so it may wait for
+/// others.
 unsafe extern "C" fn prepare_before_the_allocator() {
     let other = thread::spawn(|| {
         allocate_many();

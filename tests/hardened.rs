@@ -1,5 +1,5 @@
-//! The feature `hardened`: frees are checked at the call, wherever the block is by then; blocks wait before they are used
-//! again; which is next can't be foretold; freed blocks are zero, and must stay so.
+//! The feature `hardened`: frees are checked at the call, wherever the block is by then; blocks wait before they are
+//! used again; which is next can't be foretold; freed blocks are zero, and must stay so.
 #![cfg(all(feature = "hardened", not(feature = "bypass")))]
 
 mod common;

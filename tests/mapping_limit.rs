@@ -1,5 +1,5 @@
-//! The kernel's limit on the number of mappings is reached: `munmap` of an arena amid others refuses, because it would make
-//! two mappings of one. The range is kept and purged, nothing is lost, and it goes back when there is room again.
+//! The kernel's limit on the number of mappings is reached: `munmap` of an arena amid others refuses, because it would
+//! make two mappings of one. The range is kept and purged, nothing is lost, and it goes back when there is room again.
 #![cfg(not(feature = "bypass"))]
 
 mod common;

@@ -108,7 +108,8 @@ fn the_peak_does_not_creep() {
     });
 }
 
-/// Frees all but a hundredth of a peak, less where OS pages are larger, and returns by what share that made the RSS smaller.
+/// Frees all but a hundredth of a peak, less where OS pages are larger, and returns by what share that made the RSS
+/// smaller.
 #[cfg(target_os = "linux")]
 fn share_given_back() -> f64 {
     let mut blocks: Vec<Box<[u8; 256]>> = (0..400_000).map(|_| Box::new([1; 256])).collect();

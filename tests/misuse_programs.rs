@@ -1,5 +1,5 @@
-//! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate: each runs in a
-//! process of its own, on the plain allocator and on the debug hooks, and what became of it must be what the table in
+//! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate: each runs in
+//! a process of its own, on the plain allocator and on the debug hooks, and what became of it must be what the table in
 //! `docs/misuse.md` says; with the feature `hardened`, what its column says.
 //!
 //! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.

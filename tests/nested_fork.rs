@@ -42,8 +42,8 @@ unsafe extern "C" fn prepare() {
         // They admit it, too.
         let blocks: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
         assert_eq!(blocks.iter().map(|block| **block).sum::<u64>(), 499_500);
-        // musl holds a lock of its own while handlers run, so that in a program with threads a fork inside one waits for
-        // itself, whichever allocator there is; what is left there is a handler that allocates.
+        // musl holds a lock of its own while handlers run, so that in a program with threads a fork inside one waits
+        // for itself, whichever allocator there is; what is left there is a handler that allocates.
         if !cfg!(target_env = "musl") {
             fork(|| ());
         }

@@ -75,8 +75,9 @@ fn what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call() {
         freed.recv().expect("it says so");
         assert!(own_peak_bytes - floor_bytes >= BYTES_EACH && peak_bytes - floor_bytes >= BYTES_EACH);
 
-        // Each of three threads may hold a magazine of one class. A block of it keeps the OS pages that it reaches into,
-        // and each arena left some OS pages of metadata; the rest is stacks and the vectors, which are the system's.
+        // Each of three threads may hold a magazine of one class. A block of it keeps the OS pages that it reaches
+        // into, and each arena left some OS pages of metadata; the rest is stacks and the vectors, which are the
+        // system's.
         let in_magazines_bytes = 3 * MAGAZINE_SLOTS_MAX * 2 * PURGE_UNIT_BYTES;
         let bound_bytes = floor_bytes + in_magazines_bytes + (4 << 20);
         assert!(bound_bytes < peak_bytes / 2, "the bound says something");

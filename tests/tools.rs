@@ -1,7 +1,7 @@
 //! The features `valgrind` and `asan`: the tool sees misuse of small blocks, and nothing in a program without any.
 //!
-//! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and says it by
-//! `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
+//! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and
+//! says it by `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
 #![cfg(any(feature = "valgrind", feature = "asan"))]
 
 use std::alloc::{GlobalAlloc, Layout};

@@ -99,8 +99,8 @@ fn files_that_are_damaged_or_something_else_are_refused_by_what_is_wrong_with_th
     for length in (0..good.len()).step_by(97).chain(good.len() - 12..good.len()) {
         assert!(matches!(load(&good[..length]), Err(LoadError::Truncated)), "cut to {length} of {}", good.len());
     }
-    // Every byte of the middle and of the checksum; the header has bytes that mean nothing, and the last byte before the
-    // checksum bits that do.
+    // Every byte of the middle and of the checksum; the header has bytes that mean nothing, and the last byte before
+    // the checksum bits that do.
     for place in (20..good.len()).step_by(131).chain(good.len() - 8..good.len()) {
         let mut damaged = good.clone();
         damaged[place] ^= 0x10;

@@ -1,5 +1,5 @@
-//! The tracer and `measure` at once: neither changes what the other sees. Compares counts of the whole process, so it is
-//! not run by libtest, whose threads allocate.
+//! The tracer and `measure` at once: neither changes what the other sees. Compares counts of the whole process, so it
+//! is not run by libtest, whose threads allocate.
 
 use std::alloc::Layout;
 use std::hint::black_box;

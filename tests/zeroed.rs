@@ -125,7 +125,8 @@ fn a_threads_first_request_may_be_for_zeros() {
     pymalloc::flush_thread_cache();
     for _ in 0..10 {
         let (mut thread, mut good) = (MaybeUninit::uninit(), null_mut());
-        // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was made.
+        // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was
+        // made.
         unsafe {
             assert_eq!(libc::pthread_create(thread.as_mut_ptr(), null(), request_zeros, null_mut()), 0);
             assert_eq!(libc::pthread_join(thread.assume_init(), &raw mut good), 0);

@@ -9,8 +9,9 @@
 //! | `os` | memory that is counted and fails on request; no forks |
 //! | `observe` | nobody observes |
 //!
-//! `scheduler` runs the threads as coroutines on one OS thread, `program` reads an input, `world` runs it against a model of
-//! live blocks, with the self-check as the judge. Memory is sequentially consistent here: the loom models see to orderings.
+//! `scheduler` runs the threads as coroutines on one OS thread, `program` reads an input, `world` runs it against a
+//! model of live blocks, with the self-check as the judge. Memory is sequentially consistent here: the loom models see
+//! to orderings.
 
 // The allocator's modules are compiled for what the fuzzer uses of them.
 #![allow(

@@ -1,5 +1,5 @@
-//! From an input's bytes to a program: records of four bytes, each an operation of a thread, or a switch between threads or many; so
-//! that a mutation of a byte changes one of them, and an insertion moves the others.
+//! From an input's bytes to a program: records of four bytes, each an operation of a thread, or a switch between
+//! threads or many; so that a mutation of a byte changes one of them, and an insertion moves the others.
 
 use crate::base::config::CLASS_COUNT;
 use crate::scheduler::{Switch, THREADS};
@@ -82,7 +82,8 @@ impl Program {
 }
 
 impl Program {
-    /// Many switches at once, close together, drawn from a seed: windows of a few steps are hit that no single switch would.
+    /// Many switches at once, close together, drawn from a seed: windows of a few steps are hit that no single switch
+    /// would.
     fn storm(&mut self, seed: u8, shape: u8) {
         let switches = 32 << (shape >> 6);
         let mut state = u64::from(seed) << 8 | u64::from(shape);

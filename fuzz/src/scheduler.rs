@@ -1,5 +1,5 @@
-//! Threads as coroutines on one OS thread, interleaved as the input says: at each access to an atomic the running one may
-//! be stopped and another go on.
+//! Threads as coroutines on one OS thread, interleaved as the input says: at each access to an atomic the running one
+//! may be stopped and another go on.
 
 use core::cell::{Cell, RefCell};
 use core::ptr;
@@ -21,8 +21,8 @@ pub(crate) enum Kind {
     Exchange,
 }
 
-/// "After so many points, that thread goes on", or with `exchanges_only` after so many of that kind. If the thread is done or
-/// sleeps, the next one goes on.
+/// "After so many points, that thread goes on", or with `exchanges_only` after so many of that kind. If the thread is
+/// done or sleeps, the next one goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Switch {
     pub(crate) after: u32,

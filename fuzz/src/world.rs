@@ -104,8 +104,8 @@ impl World {
         self.live.borrow_mut().push(live);
     }
 
-    /// Takes blocks that were allocated one after the other, as far as others left them so: so many from a place on. They
-    /// are this thread's then.
+    /// Takes blocks that were allocated one after the other, as far as others left them so: so many from a place on.
+    /// They are this thread's then.
     fn take(&self, place: usize, blocks: usize) -> Vec<Live> {
         let mut live = self.live.borrow_mut();
         let first = place % live.len().max(1);

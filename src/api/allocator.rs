@@ -170,8 +170,9 @@ impl<L: GlobalAlloc> Pymalloc<L> {
 
 // --- Large requests ------------------------------------------------------------------------------------------------
 
-// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save for
-// these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its address.
+// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save
+// for these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its
+// address.
 impl<L: GlobalAlloc> Pymalloc<L> {
     /// # Safety
     /// As for `GlobalAlloc::alloc`; the request is large.

@@ -9,10 +9,10 @@ use crate::purge::heap::purge_heap;
 
 /// Counts what the heap holds.
 ///
-/// Any thread may call it at any time, fork handlers included; signal handlers may not. It allocates nothing. Slow paths
-/// of other threads wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot, exact
-/// for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion to the
-/// number of pools.
+/// Any thread may call it at any time, fork handlers included; signal handlers may not. It allocates nothing. Slow
+/// paths of other threads wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot,
+/// exact for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion
+/// to the number of pools.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -136,10 +136,10 @@ pub fn purge() -> usize {
 /// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `usize::MAX`, as at the
 /// start, is no limit.
 ///
-/// In the last eighth below the limit, an arena is mapped only when no other thread's pools have anything to spare. At the
-/// limit, the calling thread's own cache is emptied, too, and then small requests get null until blocks are freed or the
-/// limit is raised. If as many arenas or more are mapped already, none is added, and what is free goes back at once, as by
-/// [`purge`]. The allocator's own metadata (a few percent more) and large requests are not counted.
+/// In the last eighth below the limit, an arena is mapped only when no other thread's pools have anything to spare. At
+/// the limit, the calling thread's own cache is emptied, too, and then small requests get null until blocks are freed
+/// or the limit is raised. If as many arenas or more are mapped already, none is added, and what is free goes back at
+/// once, as by [`purge`]. The allocator's own metadata (a few percent more) and large requests are not counted.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

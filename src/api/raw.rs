@@ -1,7 +1,8 @@
 //! Blocks by their addresses: what the C functions of the preload library need, which are not told sizes on free.
 //!
-//! Behind the feature `raw`, hidden, and free to change with any release. With the feature, the thread slot is read by the
-//! initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z nodelete`).
+//! Behind the feature `raw`, hidden, and free to change with any release. With the feature, the thread slot is read by
+//! the initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z
+//! nodelete`).
 
 use core::ffi::c_void;
 
@@ -25,8 +26,8 @@ pub struct Class(SizeClass);
 impl Class {
     /// The class for `bytes`, 0 included; `None` when the request is large.
     ///
-    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
-    /// alignment.
+    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger
+    /// fundamental alignment.
     #[inline(always)]
     pub const fn of_size(bytes: usize) -> Option<Self> {
         Self::of_last(bytes - (bytes != 0) as usize)
@@ -38,8 +39,8 @@ impl Class {
         Self::of_last((bytes - (bytes != 0) as usize) | (align - 1))
     }
 
-    /// The class of blocks whose last byte is `last`, rounded up to an odd number unless it is 0: so that the block is a
-    /// multiple of 16.
+    /// The class of blocks whose last byte is `last`, rounded up to an odd number unless it is 0: so that the block is
+    /// a multiple of 16.
     #[inline(always)]
     const fn of_last(last: usize) -> Option<Self> {
         if BYPASS || last >= SMALL_MAX_BYTES {
@@ -59,7 +60,8 @@ impl Class {
         GLOBAL.classes.class_of(address.addr()).map(Self)
     }
 
-    /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the block.
+    /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the
+    /// block.
     ///
     /// Exact for a block in the caller's hands; for any other address in an arena, some class.
     #[inline]
@@ -107,7 +109,8 @@ pub fn is_observed() -> bool {
     observe::is_wanted()
 }
 
-/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be
+/// inlined.
 #[inline(always)]
 pub fn large_allocated(block: *mut c_void, bytes: usize) {
     observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
@@ -119,14 +122,15 @@ pub fn large_freed(block: *mut c_void) {
     observe::freed_wanted(block.cast(), 0);
 }
 
-/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must not be
-/// inlined.
+/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must
+/// not be inlined.
 #[inline(always)]
 pub fn large_resized(block: *mut c_void, bytes: usize, mut realloc: impl FnMut() -> *mut c_void) -> *mut c_void {
     observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
 }
 
-/// A block for `bytes` from the thread's magazine, or what `slow` returns if there is none, or `large` if the request is large.
+/// A block for `bytes` from the thread's magazine, or what `slow` returns if there is none, or `large` if the request
+/// is large.
 #[inline(always)]
 pub fn allocate_or(
     bytes: usize,
@@ -170,8 +174,8 @@ pub unsafe fn free(class: Class, block: *mut c_void) {
     unsafe { current().free(class.0, block.cast()) }
 }
 
-/// Takes back a block that lies where nearly all do, if the thread's magazine has room; else does as `otherwise`, with any
-/// address.
+/// Takes back a block that lies where nearly all do, if the thread's magazine has room; else does as `otherwise`, with
+/// any address.
 ///
 /// # Safety
 /// If `block` is in an arena, it is a block in the caller's hands.
@@ -226,7 +230,8 @@ pub fn check_start(address: *const c_void) {
     }
 }
 
-/// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own up.
+/// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own
+/// up.
 ///
 /// To be called while the process has one thread: other threads keep the caches that they have.
 pub fn check_at_the_call() {

@@ -68,8 +68,8 @@ pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 /// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 16 MiB and
 /// more the one that is being filled weighs little.
 pub(crate) const HUGE_FROM_ARENAS: usize = 8;
-/// Running threads for which one arena more is mapped without: each has a pool for every class it uses, most of them partly
-/// used, and a huge page would take all of their memory.
+/// Running threads for which one arena more is mapped without: each has a pool for every class it uses, most of them
+/// partly used, and a huge page would take all of their memory.
 pub(crate) const HUGE_THREADS_PER_ARENA: usize = 2;
 
 /// Pools of a class that a thread has, from which on a further one gets its memory at once rather than an OS page at
@@ -89,8 +89,8 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
-/// Pools in use from which on the C library's `malloc` is let keep as much that it has free as is in them (one for each class
-/// that it uses is what a program has that only starts) …
+/// Pools in use from which on the C library's `malloc` is let keep as much that it has free as is in them (one for each
+/// class that it uses is what a program has that only starts) …
 pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and so many bytes at least.
 pub(crate) const MALLOC_KEEPS_BYTES_MIN: usize = 1 << 20;

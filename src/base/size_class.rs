@@ -218,14 +218,15 @@ static POOL_BLOCKS: [u16; CLASS_COUNT] = {
     table
 };
 
-/// Bytes of the object by which std unwinds a panic, where it has to lie at a multiple of 16 though its layout says 8; else 0.
+/// Bytes of the object by which std unwinds a panic, where it has to lie at a multiple of 16 though its layout says 8;
+/// else 0.
 const EXCEPTION_BYTES: usize =
     if cfg!(all(target_env = "musl", target_arch = "x86_64", panic = "unwind")) { 56 } else { 0 };
 
 /// The alignment in bytes that a block for `layout` gets: the layout's, but for one layout on one target.
 ///
-/// The C++ ABI aligns an unwinder's exceptions to 16 bytes. Rust's std asks for 8 (until rust-lang/rust#161368), and Rust's
-/// musl targets have LLVM's unwinder, which stores into them by instructions that fault at other places.
+/// The C++ ABI aligns an unwinder's exceptions to 16 bytes. Rust's std asks for 8 (until rust-lang/rust#161368), and
+/// Rust's musl targets have LLVM's unwinder, which stores into them by instructions that fault at other places.
 #[inline(always)]
 pub(crate) const fn block_align(layout: Layout) -> usize {
     if EXCEPTION_BYTES != 0 && layout.size() == EXCEPTION_BYTES && layout.align() == 8 { 16 } else { layout.align() }
@@ -233,8 +234,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 
 /// The block size in bytes that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (56 bytes aligned to 8 get 64 on x86-64 with musl, where
-/// Rust's panics need an alignment that they don't ask for.)
+/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (56 bytes aligned to 8 get 64 on x86-64 with musl,
+/// where Rust's panics need an alignment that they don't ask for.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -289,7 +290,8 @@ mod tests {
     use super::*;
 
     /// Every size near a power of two, and every one that can make a difference: a size or an alignment above
-    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other bits are.
+    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other
+    /// bits are.
     fn sizes() -> impl Iterator<Item = usize> {
         let near = (0..usize::BITS).flat_map(|shift| {
             let power = 1_usize << shift;

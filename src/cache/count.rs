@@ -1,8 +1,9 @@
 //! At least how many allocations there were: counted where magazines are refilled, never on the fast path.
 //!
 //! A magazine that was refilled with some blocks, and is empty again, gave at least so many to the program: unless some
-//! left it by another way, a flush or a stow, and then those of this refill are not counted. Further allocations, of blocks that
-//! were freed into the magazine meanwhile, are not seen. Only with the feature `raw`, for the preload library's report.
+//! left it by another way, a flush or a stow, and then those of this refill are not counted. Further allocations, of
+//! blocks that were freed into the magazine meanwhile, are not seen. Only with the feature `raw`, for the preload
+//! library's report.
 
 #[cfg(feature = "raw")]
 mod counts {

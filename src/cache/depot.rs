@@ -90,8 +90,8 @@ impl ThreadCache {
         &self.depots[class.number() & (CLASS_COUNT - 1)]
     }
 
-    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
-    /// the class: strangers go home. Door.
+    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates
+    /// from the class: strangers go home. Door.
     pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         let bytes_max = inside.depot_bytes_max();
         if self.depot_bytes.get() > bytes_max {
@@ -110,8 +110,8 @@ impl ThreadCache {
         }) else {
             return false;
         };
-        // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy: besides
-        // this thread, slots are read under the door only.
+        // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy:
+        // besides this thread, slots are read under the door only.
         unsafe { ptr::copy_nonoverlapping(slots.as_ptr(), chunk.as_ptr().add(1), chunk_blocks(class)) };
         self.drop_oldest(class, chunk_blocks(class));
         push(&depot.full, chunk);

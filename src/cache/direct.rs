@@ -1,7 +1,7 @@
 //! The fast path of the preload library: a table's entry is where the magazine is, so its class need not be known.
 //!
-//! A size's entry is in a table, an address's in the map of classes. What has none is sent to a magazine of no class, which
-//! is always poisoned: so `free` has no test for it, and the slow path finds out.
+//! A size's entry is in a table, an address's in the map of classes. What has none is sent to a magazine of no class,
+//! which is always poisoned: so `free` has no test for it, and the slow path finds out.
 
 use core::mem::offset_of;
 use core::ptr::NonNull;
@@ -43,9 +43,11 @@ pub(crate) fn alloc_at(offset: MagazineOffset) -> Option<NonNull<u8>> {
     magazine_at(offset).alloc()
 }
 
-/// Puts a block, free and of the magazine's class, into the calling thread's magazine, or does as `slow` if there is no room.
+/// Puts a block, free and of the magazine's class, into the calling thread's magazine, or does as `slow` if there is no
+/// room.
 ///
-/// Repeats `ThreadCache::put`: as one function for both, it made the compiler spend five instructions more on each flush.
+/// Repeats `ThreadCache::put`: as one function for both, it made the compiler spend five instructions more on each
+/// flush.
 #[inline(always)]
 pub(crate) fn free_at_or(offset: MagazineOffset, block: *mut u8, slow: impl FnOnce()) {
     let magazine = magazine_at(offset);

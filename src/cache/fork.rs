@@ -1,10 +1,10 @@
 //! The heap's part in a fork: the child of a program with many threads can allocate and free at once, and fork again.
 //!
-//! - *prepare* stops the slow paths of the whole heap. No pool, list, inbox or arena is then half changed anywhere, and no
-//!   remote free is under way, because a thread frees into foreign pools only while it holds a door of its own (or the spare
-//!   set's).
-//! - *child*: parks the sets of the threads that do not exist here. Their magazines stay filled: the thread that adopts a
-//!   set uses them on, and `purge` empties them.
+//! - *prepare* stops the slow paths of the whole heap. No pool, list, inbox or arena is then half changed anywhere, and
+//!   no remote free is under way, because a thread frees into foreign pools only while it holds a door of its own (or
+//!   the spare set's).
+//! - *child*: parks the sets of the threads that do not exist here. Their magazines stay filled: the thread that adopts
+//!   a set uses them on, and `purge` empties them.
 //!
 //! What is lost in the child: blocks that other threads' programs held, as with any allocator; a block that another
 //! thread was just moving between a magazine and its program, one a thread at most; and, with the feature `hardened`,

@@ -14,11 +14,11 @@
 //!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a
 //!   cache line from then on.
 //! - *Poison*: else `floor` is `base`, and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
-//!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only, the
-//!   fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
+//!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only,
+//!   the fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
-//! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has one, who holds
-//!   the door may empty them.
+//! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has
+//!   one, who holds the door may empty them.
 
 mod count;
 mod depot;
@@ -116,8 +116,8 @@ const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
 
-/// Magazines before that of the smallest class. With the feature `raw` there is one, zero for ever, and so poisoned: of the
-/// blocks whose class is not known (see `direct`).
+/// Magazines before that of the smallest class. With the feature `raw` there is one, zero for ever, and so poisoned: of
+/// the blocks whose class is not known (see `direct`).
 const NO_CLASS: usize = cfg!(feature = "raw") as usize;
 
 /// Most slots of a magazine of `class`.
@@ -175,8 +175,8 @@ impl ThreadCache {
         magazine.top.store(unsafe { top.add(1) }, Ordering::Release);
     }
 
-    /// Puts the free blocks of `class` that `slots` hold (all, or none does) into its magazine, those first that come first in
-    /// `order`, and leaves null.
+    /// Puts the free blocks of `class` that `slots` hold (all, or none does) into its magazine, those first that come
+    /// first in `order`, and leaves null.
     #[cfg(feature = "hardened")]
     #[inline(always)]
     pub(crate) fn put_all<const COUNT: usize>(
@@ -314,8 +314,8 @@ impl ThreadCache {
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay in its
-    /// magazines, and its pools open, for a thread that starts soon (*Warm*).
+    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay
+    /// in its magazines, and its pools open, for a thread that starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
         if let Some(heap) = self.heap.get() {

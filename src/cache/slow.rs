@@ -268,8 +268,8 @@ impl ThreadCache {
         self.shrink_to(0);
     }
 
-    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated from the
-    /// class; a small one has room for so many.
+    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated
+    /// from the class; a small one has room for so many.
     pub(super) fn shrink_to(&self, keep: usize) {
         let Some(heap) = self.heap.get() else { return };
         self.set.enter(heap, |inside| self.make_all_small(keep, heap, inside));
@@ -297,7 +297,8 @@ impl ThreadCache {
         let blocks = self.blocks(class);
         let small = self.first_array(class);
         if !ptr::eq(old.as_ptr(), small) {
-            // SAFETY: another array, which has room for them: so many the callers leave. A plain copy: see `drop_oldest`.
+            // SAFETY: another array, which has room for them: so many the callers leave. A plain copy: see
+            // `drop_oldest`.
             unsafe { ptr::copy_nonoverlapping(blocks.as_ptr(), small, blocks.len().min(MAGAZINE_SLOTS_MIN)) };
         }
         let (old_array, old_capacity, count) = (old.as_ptr(), old.len(), blocks.len());

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - *Hands off*: the magazines belong to their thread's fast path, which takes no lock; nothing here reads or writes
-//!   them, unless no thread has the cache. Depots, pools and inbox are touched under the door only, so any thread that holds it may.
+//!   them, unless no thread has the cache. Depots, pools and inbox are touched under the door only, so any thread that
+//!   holds it may.
 
 use core::cell::Cell;
 
@@ -53,8 +54,8 @@ impl ThreadCache {
         if self.set.is_parked() { self.flush_all(inside) } else { self.flush_depots(inside) }
     }
 
-    /// Gives the free parts of the pools of a cache that was idle at this tick, and still is, back to the OS, unless they were
-    /// and nothing came home since.
+    /// Gives the free parts of the pools of a cache that was idle at this tick, and still is, back to the OS, unless
+    /// they were and nothing came home since.
     pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
             let now = inside.used_bytes().wrapping_add(1);

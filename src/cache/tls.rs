@@ -1,10 +1,11 @@
 //! The thread slot's place: one thread-local word that holds the address of the thread's cache.
 //!
-//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees all of
-//! it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared library a call of
-//! `__tls_get_addr`, on every allocation. So the word is defined and read in assembly, by the *initial-exec* model: its
-//! offset is looked up once, when the program or the library is loaded, and read from a table; the linker of a program makes
-//! a constant of it. (The model can be chosen for Rust's own thread-locals by an unstable option only.)
+//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees
+//! all of it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared
+//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly, by the
+//! *initial-exec* model: its offset is looked up once, when the program or the library is loaded, and read from a
+//! table; the linker of a program makes a constant of it. (The model can be chosen for Rust's own thread-locals by an
+//! unstable option only.)
 
 use super::ThreadCache;
 

@@ -1,9 +1,9 @@
 //! Debug hooks: a wrapper around any allocator that finds misuse of its blocks, after CPython's `_PyMem_Debug*`.
 //!
 //! A block gets pads of [`FORBIDDENBYTE`] on both sides; new memory is filled with [`CLEANBYTE`], freed memory with
-//! [`DEADBYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them, and
-//! no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner allocator gets
-//! them back, so that a write into one is seen.
+//! [`DEADBYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them,
+//! and no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner
+//! allocator gets them back, so that a write into one is seen.
 //!
 //! # Files
 //! | file | what |
@@ -58,8 +58,8 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 /// `realloc` always moves the block, so stale pointers see [`DEADBYTE`] at once.
 ///
 /// # Errors
-/// `alloc`, `alloc_zeroed` and `realloc` return null when the inner allocator does (then the quarantine is emptied and it is
-/// asked once more), or when there is no memory for the record.
+/// `alloc`, `alloc_zeroed` and `realloc` return null when the inner allocator does (then the quarantine is emptied and
+/// it is asked once more), or when there is no memory for the record.
 ///
 /// # Aborts
 /// On misuse, after a dump of the block to stderr whose last line begins with `pymalloc:`.
@@ -112,8 +112,8 @@ impl<A: GlobalAlloc> Debug<A> {
         &self.inner
     }
 
-    /// Checks the pads of every live block and every byte of those in quarantine; aborts with a dump of the first that is
-    /// damaged.
+    /// Checks the pads of every live block and every byte of those in quarantine; aborts with a dump of the first that
+    /// is damaged.
     ///
     /// Takes time in proportion to the blocks; other threads' calls wait meanwhile.
     pub fn check_all(&self) -> Checked {
@@ -273,8 +273,8 @@ impl<A: GlobalAlloc> Debug<A> {
 }
 
 // SAFETY: blocks are parts of the inner allocator's, which keeps the contract: as large as asked, between two pads, and
-// aligned because the leading pad is a multiple of the alignment. A block in the program's hands is given back only when
-// the program frees it. No method unwinds, if the inner allocator's do not.
+// aligned because the leading pad is a multiple of the alignment. A block in the program's hands is given back only
+// when the program frees it. No method unwinds, if the inner allocator's do not.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for Debug<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.alloc_padded(layout, false)

@@ -21,7 +21,8 @@ static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Has every [`Debug`](super::Debug) of the program use `origins` from now on, or none.
 ///
-/// With the feature `trace` the tracer installs its own, while it is on and there are none: so this is for other tracers.
+/// With the feature `trace` the tracer installs its own, while it is on and there are none: so this is for other
+/// tracers.
 pub fn set_origins(origins: Option<&'static Origins>) {
     let origins = origins.map_or(core::ptr::null_mut(), |origins| core::ptr::from_ref(origins).cast_mut());
     // Release: a value made at run time is seen whole by the Acquire in `installed`.

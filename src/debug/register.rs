@@ -137,8 +137,8 @@ fn stop_all() {
 
 /// Frees the locks of all registers, which [`stop_all`] took on this thread, or on the one that it is a copy of.
 fn restart_all() {
-    // SAFETY: this thread holds all of them. No register came or went meanwhile but by this thread, which is let through
-    // the locks while it forks; a register that it made is free, and freeing it once more does no harm.
+    // SAFETY: this thread holds all of them. No register came or went meanwhile but by this thread, which is let
+    // through the locks while it forks; a register that it made is free, and freeing it once more does no harm.
     unsafe {
         let first = ALL.with_held(|first| first.0);
         each(first, |register| register.books.release());

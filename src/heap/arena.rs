@@ -32,8 +32,8 @@ struct OnPages<T>(T);
 
 /// The states of an arena's blocks, each at its block's start: a byte for every place where a block may start.
 ///
-/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of a
-/// block is not live, and need not be told from it.
+/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of
+/// a block is not live, and need not be told from it.
 #[cfg(feature = "hardened")]
 type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 

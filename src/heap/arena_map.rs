@@ -84,8 +84,8 @@ impl ArenaMap {
 
     /// Whether `address` needs a leaf before [`set`](Self::set); the caller holds the heap's lock.
     pub(crate) fn lacks_leaf(&self, address: usize) -> bool {
-        // Relaxed (both): written under the lock that is held. A write rather than a load, because `add_leaf` comes next,
-        // and the OS page would cost a second fault if it was read first.
+        // Relaxed (both): written under the lock that is held. A write rather than a load, because `add_leaf` comes
+        // next, and the OS page would cost a second fault if it was read first.
         let root = self.root.get(address >> ARENA_SHIFT >> LEAF_BITS);
         let none = ptr::null_mut();
         root.is_some_and(|place| place.compare_exchange(none, none, Ordering::Relaxed, Ordering::Relaxed).is_ok())

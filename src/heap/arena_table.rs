@@ -43,8 +43,8 @@ const fn highest_bits(mut mask: u64, count: usize) -> u64 {
     mask
 }
 
-/// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where these
-/// hold several pools. An OS page with a pool in use is left out.
+/// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where
+/// these hold several pools. An OS page with a pool in use is left out.
 fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
     let wanted = arena.dirty.get() & mask;
     if page_pools == 1 {
@@ -54,8 +54,8 @@ fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
     pages.filter(|page| wanted & page != 0 && arena.free.get() & page == *page).fold(0, |all, page| all | page)
 }
 
-/// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it makes
-/// the arena a huge page again.
+/// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it
+/// makes the arena a huge page again.
 fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
     if arena.huge.replace(false)
         && let Some(start) = NonNull::new(arena.start())
@@ -243,8 +243,8 @@ impl ArenaTable {
         false
     }
 
-    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are too
-    /// many by then. So rarely, because it looks at every arena.
+    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are
+    /// too many by then. So rarely, because it looks at every arena.
     fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
         if keep <= self.keep_before / 2 {
             self.purge_beyond(keep, usize::MAX, source);

@@ -1,12 +1,12 @@
 //! From a block's address to its class in one load: a byte a pool, for a window of the address space.
 //!
 //! What CPython's free reads from the block's pool, and a free of C has to know before anything else. The radix tree
-//! (`arena_map`) answers it in three loads that depend on each other; this map in one, of a byte that is, as a rule, in the
-//! cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window is laid
-//! around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
+//! (`arena_map`) answers it in three loads that depend on each other; this map in one, of a byte that is, as a rule, in
+//! the cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window
+//! is laid around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
 //!
-//! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it frees in.
-//! Only with the feature `raw`: who is told sizes on free needs no map.
+//! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it
+//! frees in. Only with the feature `raw`: who is told sizes on free needs no map.
 //!
 //! # Invariants
 //! - *Window*: it is laid before the first byte is written, and never moved.
@@ -14,10 +14,10 @@
 //!   else 0. It is written where the tag is, by the same thread: under the door of the set that opens the pool, and
 //!   under the heap's lock when the pool goes back to its arena. (A thief writes a tag with the same class.)
 //! - *Block*: who holds a block finds its class. The byte was written before the pool's first block was handed out; it
-//!   changes only once all blocks are home; and a block comes to a thread by some order: through a door, or as the program
-//!   passes it on.
-//! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which the
-//!   arena is unmapped, and the kernel maps nothing there before.
+//!   changes only once all blocks are home; and a block comes to a thread by some order: through a door, or as the
+//!   program passes it on.
+//! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which
+//!   the arena is unmapped, and the kernel maps nothing there before.
 //!
 //! So Relaxed is enough for all of it. The models are in `tests/loom/classes.rs`.
 
@@ -38,8 +38,8 @@ mod map {
     /// A heap's map. Zeroed memory is a valid value: no window yet.
     #[repr(C, align(64))]
     pub(crate) struct ClassMap {
-        /// From the window's last pool down, so that finding a place takes one subtraction. The last pool itself is never
-        /// entered: its byte is where the addresses around null are looked for without a window.
+        /// From the window's last pool down, so that finding a place takes one subtraction. The last pool itself is
+        /// never entered: its byte is where the addresses around null are looked for without a window.
         classes: [AtomicU8; WINDOW_POOLS],
         /// The number of the window's last pool; 0 if there is no window yet.
         last: AtomicUsize,
@@ -62,7 +62,8 @@ mod map {
             self.classes.get(index).filter(|_| index != 0)
         }
 
-        /// The number, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not know it.
+        /// The number, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not
+        /// know it.
         #[inline(always)]
         pub(crate) fn entry_of(&self, address: usize) -> Option<usize> {
             // Relaxed: *Block*, *Others' addresses*.
@@ -77,8 +78,8 @@ mod map {
             Some(unsafe { SizeClass::from_number_unchecked(number) })
         }
 
-        /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the window. For
-        /// who stopped the slow paths.
+        /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the
+        /// window. For who stopped the slow paths.
         pub(crate) fn agrees(&self, address: usize, class: Option<SizeClass>) -> bool {
             self.place_of(address).is_none() || self.class_of(address) == class
         }

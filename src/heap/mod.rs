@@ -104,7 +104,8 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source()))
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is none.
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is
+    /// none.
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]

@@ -17,8 +17,9 @@
 //! - *Balance*: `used` + free blocks + remote bits = blocks of the pool + its remote count, while no thread is freeing
 //!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
 //!   used until that count is collected.)
-//! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a pool whose
-//!   blocks are all home is zero, as memory comes from the OS, and one that is not used far needs no memory for the rest.
+//! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a
+//!   pool whose blocks are all home is zero, as memory comes from the OS, and one that is not used far needs no memory
+//!   for the rest.
 //! - *Summary*: bit `w` of `words_free` is set if and only if a block of word `w` is free.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
 //! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.

@@ -52,14 +52,15 @@ impl PurgeBatch {
         self.count += 1;
     }
 
-    /// Purges the ranges up to the first that the OS refuses, and returns that one; `None` when all were seen to, and the
-    /// batch is empty.
+    /// Purges the ranges up to the first that the OS refuses, and returns that one; `None` when all were seen to, and
+    /// the batch is empty.
     ///
     /// # Safety
     /// As for [`MemorySource::purge`], of each range.
     pub(crate) unsafe fn purge(&mut self, source: &dyn MemorySource) -> Option<(MemoryRange, Marked)> {
         while self.done < self.count {
-            // Where one was refused, others will be (a program may lock all its memory): those that follow go one by one.
+            // Where one was refused, others will be (a program may lock all its memory): those that follow go one by
+            // one.
             let end = if self.done == 0 { self.count } else { self.done + 1 };
             // SAFETY: the caller's promise is the same.
             self.done += unsafe { source.purge_each(&self.ranges[self.done..end]) };

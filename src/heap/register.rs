@@ -73,8 +73,8 @@ impl Heap {
 
     /// Takes a parked set, the last parked first.
     pub(crate) fn unpark(&self) -> Option<NonNull<PoolSet>> {
-        // Relaxed (both): a hint; a set parked just now is found next time. A write rather than a load, because the OS page
-        // is written next, and costs a second fault if it is read first.
+        // Relaxed (both): a hint; a set parked just now is found next time. A write rather than a load, because the OS
+        // page is written next, and costs a second fault if it is read first.
         if self.parked_sets.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             return None;
         }

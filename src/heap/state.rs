@@ -47,9 +47,9 @@ impl HeapState {
 
     /// The bytes of the pools in use, if they have doubled once more since the start, and are not few.
     ///
-    /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they are free, all
-    /// of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would have prevented it. So
-    /// it is let keep as much as a program of that size would hardly notice.
+    /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they
+    /// are free, all of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would
+    /// have prevented it. So it is let keep as much as a program of that size would hardly notice.
     pub(super) fn note_growth(&mut self) -> Option<usize> {
         let pools = self.arenas.pools_in_use();
         if pools <= self.pools_peak {

@@ -38,14 +38,14 @@ thread_local! {
 
 /// Runs `build` and counts what the calling thread allocates and frees meanwhile.
 ///
-/// What is left alive after building a value is the value's deep size, as Python's `asizeof` tells it: all blocks that it
-/// holds, directly or not. Small and large requests count; those of other threads do not. Measurements may be nested. A
-/// `realloc` that keeps its class counts nothing; one to another class counts as an allocation and a free, one of a large
-/// block as a free and an allocation (so the peak is that of a block that grows in place).
+/// What is left alive after building a value is the value's deep size, as Python's `asizeof` tells it: all blocks that
+/// it holds, directly or not. Small and large requests count; those of other threads do not. Measurements may be
+/// nested. A `realloc` that keeps its class counts nothing; one to another class counts as an allocation and a free,
+/// one of a large block as a free and an allocation (so the peak is that of a block that grows in place).
 ///
 /// While it runs, each of the thread's requests takes the slow path; when it does not, nothing is counted and nothing
-/// costs. It counts what goes through [`Pymalloc`](crate::Pymalloc), so there must be one, as the global allocator or in use
-/// otherwise. What the tracer allocates for itself does not count.
+/// costs. It counts what goes through [`Pymalloc`](crate::Pymalloc), so there must be one, as the global allocator or
+/// in use otherwise. What the tracer allocates for itself does not count.
 ///
 /// # Panics
 /// When `build` does, with its own panic; the counts end with it.

@@ -1,17 +1,17 @@
 //! Statistics on stderr, when the environment variable `PYMALLOC_STATS` or the program asks for them.
 //!
 //! # When
-//! The variable is read once, before `main`. A report at exit is printed by a handler that was registered there and then,
-//! so it comes after those that the program registers. At a new arena, and at a signal, a bit is set (`observe`), and the
-//! next slow call or large request of any thread prints, at a point where it holds none of the heap's locks.
+//! The variable is read once, before `main`. A report at exit is printed by a handler that was registered there and
+//! then, so it comes after those that the program registers. At a new arena, and at a signal, a bit is set (`observe`),
+//! and the next slow call or large request of any thread prints, at a point where it holds none of the heap's locks.
 //!
 //! # How
 //! Nothing is allocated: the counts are in a static, because stacks may be small, and the text goes out by `write`, a
-//! buffer at a time. If another thread is printing, the report stays due. A forked child starts anew: the printing thread
-//! may not exist there.
+//! buffer at a time. If another thread is printing, the report stays due. A forked child starts anew: the printing
+//! thread may not exist there.
 //!
-//! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the allocator,
-//! which no program may call there anyway, would wait for itself.
+//! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the
+//! allocator, which no program may call there anyway, would wait for itself.
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
@@ -135,7 +135,8 @@ fn print(when: &str) -> bool {
     let process = process_id();
     // Relaxed: compared, and not followed.
     let before = PRINTING.load(Ordering::Relaxed);
-    // Acquire: pairs with the Release below, for what the last report left in `COUNTS`. Relaxed on failure: nothing was taken.
+    // Acquire: pairs with the Release below, for what the last report left in `COUNTS`. Relaxed on failure: nothing was
+    // taken.
     if before == process || PRINTING.compare_exchange(before, process, Ordering::Acquire, Ordering::Relaxed).is_err() {
         return false;
     }

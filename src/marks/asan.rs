@@ -1,7 +1,7 @@
 //! AddressSanitizer's manual poisoning.
 //!
-//! The two functions are those of `sanitizer/asan_interface.h`. They are named weakly, by assembly (Rust's own weak linkage is
-//! unstable): in a program without AddressSanitizer their addresses are 0.
+//! The two functions are those of `sanitizer/asan_interface.h`. They are named weakly, by assembly (Rust's own weak
+//! linkage is unstable): in a program without AddressSanitizer their addresses are 0.
 
 /// Whether a tool is told.
 pub(crate) const IS_ON: bool = true;

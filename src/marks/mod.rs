@@ -1,8 +1,10 @@
-//! The features `valgrind` and `asan`: memcheck or AddressSanitizer is told which bytes of the arenas are the program's.
+//! The features `valgrind` and `asan`: memcheck or AddressSanitizer is told which bytes of the arenas are the
+//! program's.
 //!
-//! To these tools, an arena is one mapping, all of whose bytes may be used. With a feature, a new arena is marked as not to
-//! be touched, a block is opened when it is handed out, as far as the program asked for it, and closed when it is freed.
-//! Each request gets [`PAD_BYTES`] more than it asked for, which stay closed: so blocks have a closed strip between them.
+//! To these tools, an arena is one mapping, all of whose bytes may be used. With a feature, a new arena is marked as
+//! not to be touched, a block is opened when it is handed out, as far as the program asked for it, and closed when it
+//! is freed. Each request gets [`PAD_BYTES`] more than it asked for, which stay closed: so blocks have a closed strip
+//! between them.
 //!
 //! What can't be seen: a use after the block was handed out again, which is soon, since magazines are stacks; an access
 //! that jumps over the strip into another block; in a thread without a cache, the same.
@@ -13,9 +15,9 @@
 //! | `asan` | `__asan_poison_memory_region` and its opposite, weakly linked; nothing in a program without AddressSanitizer |
 //! | `off` | without either feature: nothing |
 //!
-//! Free blocks are not read or written by the allocator (the one exception, clearing a block for `alloc_zeroed`, is done
-//! by the caller of these hooks): so it does not trip over its own marks. With `hardened`, which does read and write
-//! them, the marks can't be combined, nor with `raw`, whose blocks have no layouts.
+//! Free blocks are not read or written by the allocator (the one exception, clearing a block for `alloc_zeroed`, is
+//! done by the caller of these hooks): so it does not trip over its own marks. With `hardened`, which does read and
+//! write them, the marks can't be combined, nor with `raw`, whose blocks have no layouts.
 
 #[cfg(all(feature = "valgrind", feature = "asan"))]
 compile_error!("features `valgrind` and `asan`: choose one");

@@ -1,14 +1,15 @@
 //! The seam in the cold paths: what is to be done there beside allocating, when somebody asks for it.
 //!
-//! One word, 0 as a rule, is looked at by the slow path of small requests and by the path of large ones: one load and one
-//! branch that is never taken. The fast path of small requests does not look. To see every small request, an observer poisons
-//! the caches, so that each call takes the slow path (`cache`): `measure` its thread's, the tracer all.
+//! One word, 0 as a rule, is looked at by the slow path of small requests and by the path of large ones: one load and
+//! one branch that is never taken. The fast path of small requests does not look. To see every small request, an
+//! observer poisons the caches, so that each call takes the slow path (`cache`): `measure` its thread's, the tracer
+//! all.
 //!
-//! The observers are above this module, so it knows them by tables of functions, which are empty until they register. An
-//! observer registers before it asks for anything.
+//! The observers are above this module, so it knows them by tables of functions, which are empty until they register.
+//! An observer registers before it asks for anything.
 //!
-//! What is called from here is called without any of the heap's locks, so it may allocate. An observer hears of a block while
-//! nobody else can have its address: after its allocation and before its free.
+//! What is called from here is called without any of the heap's locks, so it may allocate. An observer hears of a block
+//! while nobody else can have its address: after its allocation and before its free.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
@@ -92,8 +93,8 @@ impl<T> Place<T> {
     }
 
     fn get(&self) -> Option<&'static T> {
-        // SAFETY: null or a static. Relaxed: as in `set`. A thread that frees a block which the tracer recorded sees the
-        // tracer here: the call that recorded the block did, and happens before.
+        // SAFETY: null or a static. Relaxed: as in `set`. A thread that frees a block which the tracer recorded sees
+        // the tracer here: the call that recorded the block did, and happens before.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
     }
 }
@@ -167,8 +168,8 @@ pub(crate) fn arena_mapped() {
     }
 }
 
-/// A block of `bytes` was handed out for `request`, or null. The calling function must not be inlined: the tracer takes it
-/// off the stack that it sees.
+/// A block of `bytes` was handed out for `request`, or null. The calling function must not be inlined: the tracer takes
+/// it off the stack that it sees.
 #[inline(always)]
 pub(crate) fn allocated(block: *mut u8, bytes: usize, request: Request) {
     if is_wanted() {
@@ -208,8 +209,8 @@ pub(crate) fn freed_wanted(block: *mut u8, bytes: usize) {
     print_if_due();
 }
 
-/// A large block of `old_bytes` gets `new_bytes` by `realloc`, which may move it, or fail and leave it as it was; for when
-/// something is wanted. As [`allocated`], for a calling function that is not inlined.
+/// A large block of `old_bytes` gets `new_bytes` by `realloc`, which may move it, or fail and leave it as it was; for
+/// when something is wanted. As [`allocated`], for a calling function that is not inlined.
 #[inline(always)]
 pub(crate) fn resized_wanted(
     block: *mut u8,

@@ -1,9 +1,9 @@
-//! A pair of fences of which one is free: what one thread does all the time costs nothing, what another does seldom costs
-//! a system call.
+//! A pair of fences of which one is free: what one thread does all the time costs nothing, what another does seldom
+//! costs a system call.
 //!
-//! On Linux the light fence only binds the compiler, and the heavy one has the kernel run a full fence on every processor
-//! that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is that of Goldblatt,
-//! "Asymmetric fences", WG21 P1202). Elsewhere, and under Miri, both are full fences.
+//! On Linux the light fence only binds the compiler, and the heavy one has the kernel run a full fence on every
+//! processor that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is that
+//! of Goldblatt, "Asymmetric fences", WG21 P1202). Elsewhere, and under Miri, both are full fences.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -13,8 +13,8 @@ const BY_KERNEL: bool = cfg!(target_os = "linux") && !cfg!(miri);
 /// The fence of who comes often.
 ///
 /// # Memory ordering
-/// Of a light fence in one thread and a heavy one in another, one comes first, as with two SeqCst fences: what was written
-/// before it is seen by what is read after the other.
+/// Of a light fence in one thread and a heavy one in another, one comes first, as with two SeqCst fences: what was
+/// written before it is seen by what is read after the other.
 #[inline(always)]
 pub(crate) fn light_fence() {
     if BY_KERNEL {
@@ -70,8 +70,8 @@ mod tests {
     #[repr(align(128))]
     struct Word(AtomicUsize);
 
-    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now and then,
-    /// because a processor's write waits while it reads on.
+    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now
+    /// and then, because a processor's write waits while it reads on.
     #[test]
     fn of_two_threads_that_write_and_then_read_one_sees_what_the_other_wrote() {
         const ROUNDS: usize = 30_000;

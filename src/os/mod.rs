@@ -68,8 +68,8 @@ pub(crate) trait MemorySource: Sync {
     /// `bytes` is a multiple of the OS page, `align` a power of two.
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
-    /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that; every
-    /// access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
+    /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that;
+    /// every access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
     ///
     /// Both are multiples of the OS page, `guard_bytes` a power of two.
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>>;
@@ -80,8 +80,8 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages, and nothing uses it any more.
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` any OS page of
-    /// it does, or is what it was.
+    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` any OS page
+    /// of it does, or is what it was.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
@@ -111,7 +111,8 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
 
-    /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no more.
+    /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no
+    /// more.
     fn let_malloc_keep(&self, _bytes: usize) {}
 }
 

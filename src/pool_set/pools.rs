@@ -80,7 +80,8 @@ impl Inside<'_> {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 
-    /// Puts a pool, into which blocks came home, where it belongs now; `may_be_full` unless some of its blocks were free before.
+    /// Puts a pool, into which blocks came home, where it belongs now; `may_be_full` unless some of its blocks were
+    /// free before.
     #[inline(always)]
     pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass, may_be_full: bool) {
         if pool.used() == 0 {

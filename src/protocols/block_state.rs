@@ -3,21 +3,22 @@
 //! # Protocol
 //! - Who hands a block out holds it alone: [`BlockState::hand_out`] reads what it was and stores that it is live.
 //! - Who frees it reads that it is live, and stores that it is free: [`BlockState::free`].
-//! - A block goes from the thread that freed it to the one that hands it out next by a magazine of its own, by a door, or
-//!   by the remote bits and their count. Each of these orders the free before the next `hand_out`: so plain accesses will do,
-//!   in a program that frees each block once, and no order is needed here.
+//! - A block goes from the thread that freed it to the one that hands it out next by a magazine of its own, by a door,
+//!   or by the remote bits and their count. Each of these orders the free before the next `hand_out`: so plain accesses
+//!   will do, in a program that frees each block once, and no order is needed here.
 //!
 //! Reading and storing are two steps, not one exchange: on x86-64 an exchange waits for all stores before it. So of two
-//! frees of one block *at the same instant* both may find it live. The block is then in two caches, and the second of them that
-//! hands it out finds that it is live already; or it comes home twice, which the pool finds.
+//! frees of one block *at the same instant* both may find it live. The block is then in two caches, and the second of
+//! them that hands it out finds that it is live already; or it comes home twice, which the pool finds.
 //!
 //! # Invariants
-//! - *No false alarm*: in a program that frees each block once, `free` finds the block live, and `hand_out` finds it free.
-//! - *One at a time*: of two calls of `free` for a block that are ordered, the second is refused, unless the block was handed
-//!   out in between; of two calls of `hand_out`, alike.
-//! - *Start*: what is live is the start of a block of that class, in a pool of that class: only such are handed out. When a
-//!   pool is opened for another class, all its blocks are free; what is left in the bytes says at most that a block that
-//!   started there was freed.
+//! - *No false alarm*: in a program that frees each block once, `free` finds the block live, and `hand_out` finds it
+//!   free.
+//! - *One at a time*: of two calls of `free` for a block that are ordered, the second is refused, unless the block was
+//!   handed out in between; of two calls of `hand_out`, alike.
+//! - *Start*: what is live is the start of a block of that class, in a pool of that class: only such are handed out.
+//!   When a pool is opened for another class, all its blocks are free; what is left in the bytes says at most that a
+//!   block that started there was freed.
 
 use crate::sync::{AtomicU8, Ordering};
 

@@ -2,8 +2,8 @@
 //!
 //! # Protocol
 //! One word: 0 free, 1 held, 2 held and a thread may sleep on it (Drepper, "Futexes are tricky", mutex 3).
-//! - acquire: `0 → 1` by compare-exchange, tried again for a few spins; else swap in 2 until the swap returns 0, sleeping
-//!   while the word is 2.
+//! - acquire: `0 → 1` by compare-exchange, tried again for a few spins; else swap in 2 until the swap returns 0,
+//!   sleeping while the word is 2.
 //! - release: swap in 0; if it was 2, wake one sleeper. A woken thread swaps in 2 again, so no other sleeper is
 //!   forgotten.
 //!

@@ -3,8 +3,8 @@
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
 
-/// Brings home what threads freed into each other's pools, and gives back every free pool's memory and every free arena;
-/// returns the bytes given back while it ran. The calling thread holds no door.
+/// Brings home what threads freed into each other's pools, and gives back every free pool's memory and every free
+/// arena; returns the bytes given back while it ran. The calling thread holds no door.
 pub(crate) fn purge_heap(heap: &Heap) -> usize {
     let before = heap.bytes_given_back();
     flush_caches(heap);
@@ -20,9 +20,9 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
     heap.bytes_given_back().wrapping_sub(before)
 }
 
-/// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and in a
-/// forked child those of the threads that do not exist there. To be done before sets are collected, because their blocks go to
-/// other sets' inboxes, too.
+/// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and
+/// in a forked child those of the threads that do not exist there. To be done before sets are collected, because their
+/// blocks go to other sets' inboxes, too.
 fn flush_caches(heap: &Heap) {
     for set in heap.sets() {
         // SAFETY: a registered set.

@@ -58,9 +58,9 @@ impl Default for PurgeConfig {
 /// A thread that gives memory back while the program's own threads sleep; it ends when this is dropped.
 ///
 /// Without it, memory goes back when threads allocate and free, and what they leave on the way there stays until one of
-/// them calls again (or calls [`purge`](crate::purge)). At each tick, the purge thread brings home what threads that made
-/// no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is free
-/// back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
+/// them calls again (or calls [`purge`](crate::purge)). At each tick, the purge thread brings home what threads that
+/// made no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is
+/// free back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
 /// 32 KiB a size class.
 ///
 /// It uses no timer and no signal handler, all signals are blocked in it, and it makes no allocation while it runs. A

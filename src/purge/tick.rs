@@ -1,7 +1,8 @@
 //! A tick of the purge thread: what it does for the heap, and when it leaves it alone.
 //!
 //! 1. For each pool set whose thread has made no slow call since the last tick, under the set's door: its depots are
-//!    flushed, its inbox collected, its empty pools returned. A thread that runs on its magazines alone does not notice.
+//!    flushed, its inbox collected, its empty pools returned. A thread that runs on its magazines alone does not
+//!    notice.
 //! 2. If no pool was taken from the heap since the last tick: those sets are swept, and what is free in the heap
 //!    beyond the amount to keep goes back to the OS, an arena's worth at a time, until somebody takes a pool.
 //!

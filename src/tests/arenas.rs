@@ -41,9 +41,9 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot: those
-        // that it freed first, near each other because it allocated them so; with the feature `hardened` in random order,
-        // so each peak scatters them a little more.
+        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks in its depot:
+        // those that it freed first, near each other because it allocated them so; with the feature `hardened` in
+        // random order, so each peak scatters them a little more.
         let scattered = if cfg!(feature = "hardened") { 8 } else { 0 };
         let kept = EMPTY_ARENAS_MIN + 2 + DEPOT_BYTES_MAX.div_ceil(ARENA_BYTES) + scattered;
         assert!(stats.arenas_mapped <= kept, "{stats}");

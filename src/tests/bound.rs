@@ -10,8 +10,8 @@ use crate::cache::{ThreadCache, capacity_max};
 
 const PEAK_BYTES: usize = 384 << 20;
 
-/// Bytes of arenas that may stay resident: `caches` caches, of which one had a peak of blocks of so many bytes each. A pool
-/// that a set owns keeps the others of its OS page.
+/// Bytes of arenas that may stay resident: `caches` caches, of which one had a peak of blocks of so many bytes each. A
+/// pool that a set owns keeps the others of its OS page.
 fn bound_bytes(caches: usize, block_bytes: &[usize], pools_of_os_page: usize) -> usize {
     let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes)) + QUARANTINE_SLOTS).sum();
     let pinned_bytes = caches * magazine_blocks * POOL_BYTES;

@@ -90,8 +90,8 @@ impl TestMemory {
         arenas.map(|(&start, _)| resident(start)).sum()
     }
 
-    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made of whole
-    /// OS pages.
+    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made
+    /// of whole OS pages.
     fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
         assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
         let mapped = self.mapped.lock().expect("no test panicked with it");
@@ -243,13 +243,14 @@ impl TestHeap {
         }
     }
 
-    /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as given back was.
-    /// Reads all arenas.
+    /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as
+    /// given back was. Reads all arenas.
     pub(super) fn check_memory(&self) {
         let zeros = [0; PURGE_UNIT_BYTES];
         let check_pool = |place: PoolRef| {
             let pool = place.pool();
-            // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to it.
+            // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to
+            // it.
             let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
             for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
                 let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);

@@ -1,8 +1,8 @@
 //! The tracer: who holds the memory. What `tracemalloc` is to Python; with the feature `trace`.
 //!
-//! While it is off, an allocation from a pool costs not one instruction more than without the feature, and a large one a
-//! load and a branch that is never taken. [`start`] makes every thread cache look empty and full, so that each call takes
-//! the slow path, which records the block with the calls that led to it.
+//! While it is off, an allocation from a pool costs not one instruction more than without the feature, and a large one
+//! a load and a branch that is never taken. [`start`] makes every thread cache look empty and full, so that each call
+//! takes the slow path, which records the block with the calls that led to it.
 //!
 //! ```
 //! # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -25,12 +25,12 @@
 //! ```
 //!
 //! # What is traced
-//! Every block that any thread gets from [`Pymalloc`](crate::Pymalloc) after [`start`], small or large, until it is freed
-//! or [`stop`] is called; with [`Config::sample_every`] a sample of them. Sizes are those of the requests. A `realloc` that
-//! keeps its block in its size class is not seen: the size of such a block, at most 7 bytes off as a rule (and less than
-//! its alignment in any case), stays that of its allocation. One that moves the block is an allocation and a free.
-//! Blocks allocated before the start are not known, and freeing them does nothing here; nor does freeing a traced block
-//! after the stop.
+//! Every block that any thread gets from [`Pymalloc`](crate::Pymalloc) after [`start`], small or large, until it is
+//! freed or [`stop`] is called; with [`Config::sample_every`] a sample of them. Sizes are those of the requests. A
+//! `realloc` that keeps its block in its size class is not seen: the size of such a block, at most 7 bytes off as a
+//! rule (and less than its alignment in any case), stays that of its allocation. One that moves the block is an
+//! allocation and a free. Blocks allocated before the start are not known, and freeing them does nothing here; nor does
+//! freeing a traced block after the stop.
 //!
 //! What the tracer itself allocates is not in its snapshots; [`overhead`] has it all.
 //!
@@ -152,7 +152,8 @@ pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 }
 
 /// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
-/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were. `progress` is as in [`take_snapshot_with`].
+/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were. `progress` is as in
+/// [`take_snapshot_with`].
 ///
 /// Its time is that of this call.
 ///

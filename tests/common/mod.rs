@@ -316,8 +316,8 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     );
 }
 
-/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it would end
-/// with the thread, and as if all were well.
+/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it
+/// would end with the thread, and as if all were well.
 pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: always allowed.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| unsafe { libc::_exit(1) })
@@ -382,9 +382,11 @@ pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
 
 /// Panics, and catches it, with the object by which it unwinds at many addresses.
 ///
-/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in `src/base/size_class.rs`).
+/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in
+/// `src/base/size_class.rs`).
 pub(crate) fn panic_at_many_addresses() {
-    // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once or not.
+    // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once
+    // or not.
     let mut kept = Vec::new();
     for number in 0..64_usize {
         let caught = catch_unwind(|| resume_unwind(Box::new(number))).expect_err("it panicked");

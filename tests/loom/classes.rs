@@ -1,7 +1,8 @@
 //! The map from an address to its block's class: every access is Relaxed, so what orders them is all around it.
 //!
-//! Only the locks are the product's here. `heap/class_map.rs` is repeated in small, with numbers of pools for addresses, and what
-//! is done around it: `open` and `return_empty_pools` of `pool_set/pools.rs`, and `Heap::give_pools`.
+//! Only the locks are the product's here. `heap/class_map.rs` is repeated in small, with numbers of pools for
+//! addresses, and what is done around it: `open` and `return_empty_pools` of `pool_set/pools.rs`, and
+//! `Heap::give_pools`.
 
 use std::sync::Arc;
 
@@ -153,7 +154,8 @@ fn what_others_map_where_an_arena_was_is_no_block() {
     check(|| {
         let map = Arc::new(ClassMap::new());
         map.enter(POOLS[0], 1);
-        // The heap's lock, with whether the pool is back in its arena; the kernel's, with whether the addresses are free.
+        // The heap's lock, with whether the pool is back in its arena; the kernel's, with whether the addresses are
+        // free.
         let heap = Arc::new(Lock::new(false));
         let kernel = Arc::new(Lock::new(false));
         let owner = {

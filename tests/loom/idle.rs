@@ -2,7 +2,8 @@
 //!
 //! Only the locks are the product's here. The rest repeats in small, with counts for blocks: `cache/depot.rs` (`stow`,
 //! `unstow`, `flush_depots`), `cache/tidy.rs` (`tidy_if_idle`), `purge/thread.rs` (`start`, `drop`), `heap/mod.rs`
-//! (`take_pool`, `set_arena_limit`). None of them has an ordering of its own: what counts is what is done under which lock.
+//! (`take_pool`, `set_arena_limit`). None of them has an ordering of its own: what counts is what is done under which
+//! lock.
 
 use std::sync::Arc;
 

@@ -1,10 +1,11 @@
-//! What is published for look-ups without a lock: the address map, the register of sets, a magazine's `top`; what is made
-//! once by the thread that needs it first; and the static that reports are printed from.
+//! What is published for look-ups without a lock: the address map, the register of sets, a magazine's `top`; what is
+//! made once by the thread that needs it first; and the static that reports are printed from.
 //!
 //! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `heap/arena_map.rs`
-//! (`arena_of`, `add_leaf`, `set`), `heap/register.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`, `blocks`),
-//! `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). A line of the product with
-//! an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens each.
+//! (`arena_of`, `add_leaf`, `set`), `heap/register.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`,
+//! `blocks`), `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). A
+//! line of the product with an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens
+//! each.
 
 use std::sync::Arc;
 
@@ -92,8 +93,9 @@ struct Register {
 
 /// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
 ///
-/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store would
-/// be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be tried.
+/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store
+/// would be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be
+/// tried.
 fn own(word: &AtomicUsize) -> usize {
     // SAFETY: loom fails the model if a store is not ordered before this.
     unsafe { word.unsync_load() }

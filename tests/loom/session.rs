@@ -1,8 +1,8 @@
 //! Starting and stopping the tracer while other threads allocate and free.
 //!
-//! Only the lock is the product's here. The rest repeats in small `trace/record/session.rs` (`start`, `stop`), `observe/`
-//! and `trace/record/hook.rs` (`allocated`, `freed`), `trace/record/blocks.rs` (`insert`, `remove`) and, of the cache, the word that sends a free to the slow
-//! path.
+//! Only the lock is the product's here. The rest repeats in small `trace/record/session.rs` (`start`, `stop`),
+//! `observe/` and `trace/record/hook.rs` (`allocated`, `freed`), `trace/record/blocks.rs` (`insert`, `remove`) and, of
+//! the cache, the word that sends a free to the slow path.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The states of blocks (`src/protocols/block_state.rs`, compiled here as it is) on a block's ways from thread to thread.
+//! The states of blocks (`src/protocols/block_state.rs`, compiled here as it is) on a block's ways from thread to
+//! thread.
 //!
 //! What lies around it is in small: a cache is what a thread remembers, the way home is the product's remote word and
 //! count, and a door's.
@@ -134,10 +135,11 @@ fn a_block_freed_twice_at_the_same_instant_is_refused_at_the_call_or_when_it_is_
     });
 }
 
-/// Two slots of a shelf (`src/cache/hardened/quarantine.rs`) and of a magazine (`src/cache/mod.rs`), whose thread a fork stops
-/// anywhere: the child never finds a block twice.
+/// Two slots of a shelf (`src/cache/hardened/quarantine.rs`) and of a magazine (`src/cache/mod.rs`), whose thread a
+/// fork stops anywhere: the child never finds a block twice.
 ///
-/// A child sees memory as it was at one instant. A walk here takes time, so each model reads what is written last first.
+/// A child sees memory as it was at one instant. A walk here takes time, so each model reads what is written last
+/// first.
 struct Shelf {
     shelf: [AtomicU32; 2],
     magazine: [AtomicU32; 2],

@@ -17,8 +17,8 @@ use crate::pool_set::{Inside, misplaced};
 use crate::protocols::block_state::{BlockState, FREED, LIVE, NEVER};
 use crate::sync::Ordering;
 
-// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. No feature, because
-// features are added up over a program.
+// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. No feature,
+// because features are added up over a program.
 const CHECKS: bool = !cfg!(pymalloc_without = "checks");
 const SHUFFLES: bool = !cfg!(pymalloc_without = "random");
 const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
@@ -174,7 +174,8 @@ pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Op
     None
 }
 
-/// Clears a long block, and has it wait. Out of line and last, so that a free of a short one saves no registers for a call.
+/// Clears a long block, and has it wait. Out of line and last, so that a free of a short one saves no registers for a
+/// call.
 #[inline(never)]
 fn clear_and_hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     clear(class, block);

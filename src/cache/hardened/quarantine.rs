@@ -1,12 +1,14 @@
 //! The quarantine: a freed block waits before it may be handed out again.
 //!
-//! A class and thread have two shelves. Frees fill one, while what was freed before waits on the other. When it is full, all
-//! blocks of the other go to the magazine, in random order, and that one is filled next. So a block waits for [`STAY_MIN`]
-//! further frees of its class by the thread at least, and for less than twice as many; and a free is a push, as on a magazine.
+//! A class and thread have two shelves. Frees fill one, while what was freed before waits on the other. When it is
+//! full, all blocks of the other go to the magazine, in random order, and that one is filled next. So a block waits for
+//! [`STAY_MIN`] further frees of its class by the thread at least, and for less than twice as many; and a free is a
+//! push, as on a magazine.
 //!
 //! # Fork
-//! A fork holds every door, so a child finds no cache half flushed or half taken over. Frees run on meanwhile, and the child
-//! may find one after any of its stores: its thread is not there, so what it had in hand is lost, and counts as live for ever.
+//! A fork holds every door, so a child finds no cache half flushed or half taken over. Frees run on meanwhile, and the
+//! child may find one after any of its stores: its thread is not there, so what it had in hand is lost, and counts as
+//! live for ever.
 //!
 //! | the thread was | in the child |
 //! |---|---|
@@ -20,17 +22,19 @@
 //! So a thread loses 33 blocks at most, with the one that it was freeing; and none is in two places.
 //!
 //! # Invariants
-//! - *Owner*: `next` and the slots are written by the cache's thread only, and, under the door of its set, by who flushes
-//!   the cache of a thread that is gone, or takes it over. Both may want to at once.
-//! - *Held*: a slot is null, or holds a free block of the class that its pool counts as used, and that is in no other slot
-//!   and no magazine; but in the middle of a call, a shelf's blocks may be in none. Stored in this order, with Release, so that
-//!   it holds for who recovers the cache in a forked child, too: it may lose a shelf, and never finds a block twice.
-//! - *Shelves*: of the shelf that is filled, the slots before `next` hold blocks, and no others do. Of the other one, all do or
-//!   none does, but while it is emptied: then `next` is at the end of the one that is filled.
-//! - *Off*: while `end` is null, a free takes the slow path, and what is freed does not wait. So in the stand-ins for a cache,
-//!   which threads share, and while the magazines are poisoned: then each free is to be seen as what it is. Under the door,
-//!   any thread may make `end` null, or [`SHUT`]; the cache's thread only puts another value in the place of one that it saw,
-//!   by an exchange. So none undoes a null by accident, and where a shelf ends is found from `next` by its owner alone.
+//! - *Owner*: `next` and the slots are written by the cache's thread only, and, under the door of its set, by who
+//!   flushes the cache of a thread that is gone, or takes it over. Both may want to at once.
+//! - *Held*: a slot is null, or holds a free block of the class that its pool counts as used, and that is in no other
+//!   slot and no magazine; but in the middle of a call, a shelf's blocks may be in none. Stored in this order, with
+//!   Release, so that it holds for who recovers the cache in a forked child, too: it may lose a shelf, and never finds
+//!   a block twice.
+//! - *Shelves*: of the shelf that is filled, the slots before `next` hold blocks, and no others do. Of the other one,
+//!   all do or none does, but while it is emptied: then `next` is at the end of the one that is filled.
+//! - *Off*: while `end` is null, a free takes the slow path, and what is freed does not wait. So in the stand-ins for a
+//!   cache, which threads share, and while the magazines are poisoned: then each free is to be seen as what it is.
+//!   Under the door, any thread may make `end` null, or [`SHUT`]; the cache's thread only puts another value in the
+//!   place of one that it saw, by an exchange. So none undoes a null by accident, and where a shelf ends is found from
+//!   `next` by its owner alone.
 
 use core::ptr;
 
@@ -75,9 +79,9 @@ impl Quarantine {
         }
     }
 
-    /// A thread got the cache: a new one; or one that a thread left, empty as a rule. In a forked child it may be as it was at
-    /// any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it. Door, because
-    /// others may flush it until it is taken over.
+    /// A thread got the cache: a new one; or one that a thread left, empty as a rule. In a forked child it may be as it
+    /// was at any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it.
+    /// Door, because others may flush it until it is taken over.
     pub(crate) fn attach(&self) {
         for class in SizeClass::all() {
             // Acquire: pairs with the Releases of a thread that a forked child does not have.
@@ -147,8 +151,8 @@ impl Quarantine {
         self.place(class).next.load(Ordering::Relaxed)
     }
 
-    /// Makes room for a block; before, if the shelf that is filled is full, `body` empties the other one, whose blocks have
-    /// waited long enough. The cache's thread.
+    /// Makes room for a block; before, if the shelf that is filled is full, `body` empties the other one, whose blocks
+    /// have waited long enough. The cache's thread.
     #[inline(always)]
     pub(crate) fn turn(&self, class: SizeClass, body: impl FnOnce(&Shelf)) {
         let place = self.place(class);

@@ -1,9 +1,9 @@
 //! Random choice: a generator a thread, the order of a refill, and that in which blocks leave the quarantine.
 //!
 //! The generator is a multiplicative congruential one modulo 2^64 with an added constant (Knuth's MMIX constants), of
-//! which the highest bits are used. It is seeded with 64 bits from the kernel when a thread gets its cache, and again in a
-//! forked child. It is cheap, and *not* cryptographic: who sees some dozens of addresses in a row can work its state out.
-//! Against a bug, and against an attacker who does not see addresses, it serves.
+//! which the highest bits are used. It is seeded with 64 bits from the kernel when a thread gets its cache, and again
+//! in a forked child. It is cheap, and *not* cryptographic: who sees some dozens of addresses in a row can work its
+//! state out. Against a bug, and against an attacker who does not see addresses, it serves.
 
 use core::cell::Cell;
 
@@ -53,16 +53,17 @@ impl Random {
 
     /// A random order of `COUNT` things: the numbers below `COUNT`, a power of two, each once.
     ///
-    /// One of `COUNT^3`: each is equally likely to be the first, half of them are left for the second, a quarter for the third,
-    /// and after some more there is hardly a choice. It takes a quarter of the instructions of a [`shuffle`](Self::shuffle).
+    /// One of `COUNT^3`: each is equally likely to be the first, half of them are left for the second, a quarter for
+    /// the third, and after some more there is hardly a choice. It takes a quarter of the instructions of a
+    /// [`shuffle`](Self::shuffle).
     #[inline(always)]
     pub(crate) fn order<const COUNT: usize>(&self) -> impl Iterator<Item = usize> {
         order_of::<COUNT>(self.bits::<32>())
     }
 }
 
-/// A polynomial of second degree that takes each value below `COUNT` once (an odd first coefficient, an even second one), and
-/// an exclusive or. The numbers of `random` are the coefficients.
+/// A polynomial of second degree that takes each value below `COUNT` once (an odd first coefficient, an even second
+/// one), and an exclusive or. The numbers of `random` are the coefficients.
 #[inline(always)]
 fn order_of<const COUNT: usize>(random: usize) -> impl Iterator<Item = usize> {
     const { assert!(COUNT.is_power_of_two() && COUNT <= 1 << 8) }

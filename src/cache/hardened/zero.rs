@@ -1,8 +1,9 @@
 //! Freed blocks are cleared, and looked at again when they leave the quarantine.
 //!
-//! Sizes come in no order that a processor could learn, and a wrong guess costs it more than the stores: so in blocks of up to
-//! [`SHORT_BYTES_MAX`] no branch depends on the size but one for the smallest. Four pieces cover the block; where it is short, they
-//! overlap. Longer ones the C library's `memset` clears, with the widest stores that the machine has.
+//! Sizes come in no order that a processor could learn, and a wrong guess costs it more than the stores: so in blocks
+//! of up to [`SHORT_BYTES_MAX`] no branch depends on the size but one for the smallest. Four pieces cover the block;
+//! where it is short, they overlap. Longer ones the C library's `memset` clears, with the widest stores that the
+//! machine has.
 
 use core::ptr::NonNull;
 

@@ -6,8 +6,8 @@ use core::fmt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Colour(pub(super) [u8; 3]);
 
-/// Of classes of 8, 16, 32, 64, 128, 256 and 512 bytes; those in between are mixed, because most programs use many small
-/// classes and few large ones.
+/// Of classes of 8, 16, 32, 64, 128, 256 and 512 bytes; those in between are mixed, because most programs use many
+/// small classes and few large ones.
 const ANCHORS: [Colour; 7] = [
     Colour([0x5b, 0x3f, 0xb0]),
     Colour([0x2b, 0x6c, 0xd4]),

@@ -30,7 +30,8 @@ pub enum PoolUse {
 
 /// One pool, by [`heap_map`](crate::inspect::heap_map()).
 ///
-/// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used before.
+/// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used
+/// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -86,11 +87,11 @@ impl HeapMap {
         self
     }
 
-    /// Draws it as an SVG picture: the arenas as grids of pools, lowest addresses first, and beside them fragmentation by
-    /// size class.
+    /// Draws it as an SVG picture: the arenas as grids of pools, lowest addresses first, and beside them fragmentation
+    /// by size class.
     ///
-    /// A pool has its class's colour, the stronger the more of its blocks are live. Many arenas are drawn small, and those
-    /// beyond 1600 are left out (and said to be).
+    /// A pool has its class's colour, the stronger the more of its blocks are live. Many arenas are drawn small, and
+    /// those beyond 1600 are left out (and said to be).
     ///
     /// ```
     /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -26,7 +26,8 @@ pub enum CacheUse {
 pub struct CacheStats {
     /// Who uses it.
     pub used_by: CacheUse,
-    /// The kernel's number of the thread that uses it (`gettid`, as `top -H` and debuggers show it); `None` if nobody does.
+    /// The kernel's number of the thread that uses it (`gettid`, as `top -H` and debuggers show it); `None` if nobody
+    /// does.
     pub thread: Option<u32>,
     /// Free blocks in its magazines.
     pub blocks_cached: usize,
@@ -38,8 +39,8 @@ pub struct CacheStats {
     pub pools_owned: usize,
     /// Empty pools that it keeps for its next need.
     pub pools_empty: usize,
-    /// Bytes of the blocks of its pools that are not home: with the program, in any thread's magazine, or freed by others
-    /// and not collected yet.
+    /// Bytes of the blocks of its pools that are not home: with the program, in any thread's magazine, or freed by
+    /// others and not collected yet.
     pub bytes_used: usize,
 }
 

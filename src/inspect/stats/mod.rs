@@ -6,10 +6,9 @@
 //! magazines and program is a snapshot, exact for threads that do nothing meanwhile.
 //!
 //! # The identity
-//! A class's blocks in the program's hands are its pools' counts of blocks outside, less what the magazines hold. What is
-//! free is counted by the bitmaps' bits. The two are kept by different code, and
-//! `live + cached + remote + free + uncarved = pools × blocks of a pool` holds only if both are right: the self-check
-//! insists on it.
+//! A class's blocks in the program's hands are its pools' counts of blocks outside, less what the magazines hold. What
+//! is free is counted by the bitmaps' bits. The two are kept by different code, and `live + cached + remote + free +
+//! uncarved = pools × blocks of a pool` holds only if both are right: the self-check insists on it.
 
 mod caches;
 mod display;
@@ -88,8 +87,8 @@ pub struct ByteStats {
     /// Of these: pools that no thread owns.
     pub unused_pools: usize,
     /// Bytes of arenas that take no memory, as far as the allocator knows: never touched since they were mapped or
-    /// purged. They are in `free`, `uncarved`, `tails`, `empty_pools` and `unused_pools`, too, so not a part of the sum.
-    /// (The kernel may fill some of them where it makes huge pages.)
+    /// purged. They are in `free`, `uncarved`, `tails`, `empty_pools` and `unused_pools`, too, so not a part of the
+    /// sum. (The kernel may fill some of them where it makes huge pages.)
     pub untouched: usize,
     /// Bytes mapped for the allocator's own data, beside the arenas: address space, touched as needed.
     pub metadata: usize,

@@ -88,8 +88,9 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
-/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the process and, in
-/// newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not, or a sandbox refuses.
+/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the
+/// process and, in newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not,
+/// or a sandbox refuses.
 pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
     /// Not in the C library's headers yet.
     const PIDFD_SELF: libc::c_int = -10_000;

@@ -68,13 +68,14 @@ pub(crate) fn process_id() -> u32 {
     unsafe { libc::getpid() }.cast_unsigned()
 }
 
-/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before the
-/// kernel has gathered any randomness, or where it refuses.
+/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before
+/// the kernel has gathered any randomness, or where it refuses.
 #[cfg(feature = "hardened")]
 pub(crate) fn random_number() -> u64 {
     let _errno = KeepErrno::new();
     let mut number = [0_u8; 8];
-    // SAFETY: writable, of that length. By the system call's number: C libraries before glibc 2.25 have no function for it.
+    // SAFETY: writable, of that length. By the system call's number: C libraries before glibc 2.25 have no function for
+    // it.
     let got = unsafe { libc::syscall(libc::SYS_getrandom, number.as_mut_ptr(), number.len(), libc::GRND_NONBLOCK) };
     if got == 8 {
         return u64::from_ne_bytes(number);

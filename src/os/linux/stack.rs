@@ -7,8 +7,8 @@ use super::KeepErrno;
 #[cfg(feature = "raw")]
 use super::{process_id, thread_id};
 
-/// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the preload
-/// library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
+/// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the
+/// preload library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
 #[cfg(feature = "raw")]
 pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     /// The main thread's grows, so that its mapping is not all of it; the kernel keeps more than that free below.

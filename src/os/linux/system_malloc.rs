@@ -26,10 +26,10 @@ pub(crate) fn system_malloc() -> Option<SystemMalloc> {
 
 /// Has glibc's `malloc` keep twice as many `bytes` at the end of a heap when they are free, if it kept fewer.
 ///
-/// It gives free memory at the end of a heap back once that is more than a threshold, at first 128 KiB. A block that is larger
-/// than another threshold it maps by itself; when it is freed, both thresholds rise: that one to the block's size, the first
-/// to twice that (glibc's malloc.c, "dynamic mmap threshold", up to 32 MiB). Unlike `mallopt`, a block leaves them free
-/// to rise further, and alone where the program has set them.
+/// It gives free memory at the end of a heap back once that is more than a threshold, at first 128 KiB. A block that is
+/// larger than another threshold it maps by itself; when it is freed, both thresholds rise: that one to the block's
+/// size, the first to twice that (glibc's malloc.c, "dynamic mmap threshold", up to 32 MiB). Unlike `mallopt`, a block
+/// leaves them free to rise further, and alone where the program has set them.
 #[cfg(all(target_env = "gnu", not(feature = "raw")))]
 pub(crate) fn let_malloc_keep(bytes: usize) {
     const BYTES_MAX: usize = (32 << 20) - (64 << 10);
@@ -39,6 +39,7 @@ pub(crate) fn let_malloc_keep(bytes: usize) {
     unsafe { libc::free(core::hint::black_box(libc::malloc(bytes.min(BYTES_MAX)))) };
 }
 
-/// Other C libraries have no such thresholds; in the preload library `malloc` is ours, and CPython's programs gained nothing.
+/// Other C libraries have no such thresholds; in the preload library `malloc` is ours, and CPython's programs gained
+/// nothing.
 #[cfg(not(all(target_env = "gnu", not(feature = "raw"))))]
 pub(crate) fn let_malloc_keep(_bytes: usize) {}

@@ -11,8 +11,8 @@ static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
 /// Has `ended(value)` called when the calling thread ends; `value` is not null.
 ///
 /// A pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked a second time:
-/// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers pass
-/// the same function, and an even address.
+/// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers
+/// pass the same function, and an even address.
 #[unsafe(link_section = ".text_pymalloc")]
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
     // Acquire: pairs with the Release below; libc need not publish its own table's entry.
@@ -44,9 +44,9 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
 /// Whether the thread's end that `value` tells of is told once more, in the next round of destructors: `true` the first
 /// time with musl, else `false`.
 ///
-/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own, and
-/// keys are called in the order in which they were made: the allocator's first, because a program allocates before it has
-/// a thread-local to destroy. What these free then should still find the thread's cache.
+/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own,
+/// and keys are called in the order in which they were made: the allocator's first, because a program allocates before
+/// it has a thread-local to destroy. What these free then should still find the thread's cache.
 pub(crate) fn end_is_told_again(value: *mut libc::c_void) -> bool {
     // The value's lowest bit says that this is the second time.
     if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
@@ -58,12 +58,12 @@ pub(crate) fn end_is_told_again(value: *mut libc::c_void) -> bool {
     unsafe { libc::pthread_setspecific(key, value.map_addr(|address| address | 1)) == 0 }
 }
 
-/// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is left
-/// that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main program; and with
-/// the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
+/// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is
+/// left that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main
+/// program; and with the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
 fn stay_loaded() {
-    // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a library
-    // that is loaded already runs nothing.
+    // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a
+    // library that is loaded already runs nothing.
     #[cfg(not(any(target_feature = "crt-static", feature = "raw")))]
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
@@ -83,7 +83,8 @@ pub(crate) fn thread_id() -> u32 {
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
 
-/// A number that no other thread of the process has at the same time; never 0. A forked child's thread keeps its parent's.
+/// A number that no other thread of the process has at the same time; never 0. A forked child's thread keeps its
+/// parent's.
 pub(crate) fn thread_token() -> usize {
     // SAFETY: no preconditions. An address with glibc and musl.
     unsafe { libc::pthread_self() as usize }

@@ -57,7 +57,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
         // SAFETY: a string of the loader's.
         unsafe { CStr::from_ptr(info.dlpi_name) }.to_string_lossy().into_owned()
     };
-    // The program itself comes first, and without a name, or (linked statically with musl) with one that is any program's.
+    // The program itself comes first, and without a name, or (linked statically with musl) with one that is any
+    // program's.
     let file = if modules.is_empty() && (file.is_empty() || file == "/proc/self/exe") {
         std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
     } else {
@@ -89,7 +90,8 @@ unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _bytes: usize, data: *
 /// The file that an address's code is in, and where it is mapped. Allocates nothing.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(in crate::trace) fn file_of(address: usize) -> Option<(&'static CStr, usize)> {
-    // SAFETY: a place for the answer, which is valid as zeroed; names are the loader's, for as long as the file is loaded.
+    // SAFETY: a place for the answer, which is valid as zeroed; names are the loader's, for as long as the file is
+    // loaded.
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
         let found = libc::dladdr(core::ptr::without_provenance(address), &mut info);
@@ -115,8 +117,8 @@ pub(in crate::trace) fn of_preload() -> Option<core::ops::Range<u64>> {
     Some(module.start..module.end)
 }
 
-/// The code whose frames may be walked by rules kept from the debug information: of the modules that stay mapped for ever,
-/// which are the program's own file, the one that this crate is in, and the C library.
+/// The code whose frames may be walked by rules kept from the debug information: of the modules that stay mapped for
+/// ever, which are the program's own file, the one that this crate is in, and the C library.
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(in crate::trace) fn code() -> Vec<Code> {
     let mut code: Vec<Code> = Vec::new();

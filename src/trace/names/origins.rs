@@ -1,7 +1,9 @@
-//! Where blocks of the debug hooks were allocated and freed: their dump before an abort shows it while the tracer is on.
+//! Where blocks of the debug hooks were allocated and freed: their dump before an abort shows it while the tracer is
+//! on.
 //!
-//! A stack is kept as any other, and its number given to the hooks. Nothing here allocates when it prints: a frame has its
-//! name if a snapshot looked it up before; else the file and the place in it, which `addr2line -e file place` names.
+//! A stack is kept as any other, and its number given to the hooks. Nothing here allocates when it prints: a frame has
+//! its name if a snapshot looked it up before; else the file and the place in it, which `addr2line -e file place`
+//! names.
 
 use core::sync::atomic::Ordering;
 

@@ -86,7 +86,8 @@ impl Symbols {
     }
 }
 
-/// Prints the frames of an address, a line each, if they were looked up before and nobody looks one up now. Allocates nothing.
+/// Prints the frames of an address, a line each, if they were looked up before and nobody looks one up now. Allocates
+/// nothing.
 pub(in crate::trace) fn print_known(address: usize, write: &mut dyn FnMut(&str)) -> bool {
     let Some(mut known) = SYMBOLS.try_lock() else { return false };
     known.with(|known| {

@@ -166,8 +166,8 @@ fn growing(counts: &[Counts]) -> Result<Vec<Growth>, GrowthError> {
     Ok(found)
 }
 
-/// Runs `run` again and again, as often as [`Runs::default`] says, and panics if a call site holds more blocks after each
-/// counted run than before it: the test for leaks that CPython runs as `regrtest -R`.
+/// Runs `run` again and again, as often as [`Runs::default`] says, and panics if a call site holds more blocks after
+/// each counted run than before it: the test for leaks that CPython runs as `regrtest -R`.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

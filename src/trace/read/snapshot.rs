@@ -14,8 +14,8 @@ use crate::trace::record::session::{self, Raw};
 use crate::trace::record::stacks::StackId;
 use crate::trace::record::state::Busy;
 
-/// The blocks alive at one moment, by call stack and size, with the names of all frames: it needs neither the tracer nor
-/// the program any more.
+/// The blocks alive at one moment, by call stack and size, with the names of all frames: it needs neither the tracer
+/// nor the program any more.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

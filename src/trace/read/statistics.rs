@@ -34,7 +34,8 @@ pub enum By {
 pub struct Statistic {
     /// What was summed by.
     pub by: By,
-    /// The place: of a single frame but for [`By::Traceback`], with the file, the line or the function that it stands for.
+    /// The place: of a single frame but for [`By::Traceback`], with the file, the line or the function that it stands
+    /// for.
     pub traceback: Traceback,
     /// Bytes, as asked for.
     pub size: u64,
@@ -307,8 +308,8 @@ impl<'ranking, T> IntoIterator for &'ranking Ranking<T> {
 }
 
 impl<T> Ranking<T> {
-    /// The first `count` rows, for their `Display`: a line each, and one for the sum of the others. Rows by traceback have
-    /// their frames below.
+    /// The first `count` rows, for their `Display`: a line each, and one for the sum of the others. Rows by traceback
+    /// have their frames below.
     pub const fn top(&self, count: usize) -> Top<'_, T> {
         Top { ranking: self, count }
     }

@@ -7,8 +7,8 @@ use super::rules::{Frame, Stack};
 
 /// Most frames of a trace.
 pub(in crate::trace) const FRAMES_MAX: usize = 256;
-/// Frames of the allocator (`__rust_alloc`, `GlobalAlloc::realloc` …) that may stand between the slow path and its caller:
-/// captured beyond the limit, and taken off when the stack gets its names.
+/// Frames of the allocator (`__rust_alloc`, `GlobalAlloc::realloc` …) that may stand between the slow path and its
+/// caller: captured beyond the limit, and taken off when the stack gets its names.
 pub(in crate::trace) const ALLOCATOR_FRAMES: usize = 5;
 
 /// The innermost frame, which is the slow path, whatever its name.
@@ -45,7 +45,8 @@ pub(in crate::trace) fn capture<'buffer>(
 
 /// The walk of the system's unwinder.
 fn unwind(marker: usize, filled: &mut Filled<'_, usize>) {
-    // SAFETY: the closure neither unwinds nor uses the crate's symbol cache, which is what the synchronised twin guards.
+    // SAFETY: the closure neither unwinds nor uses the crate's symbol cache, which is what the synchronised twin
+    // guards.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             // The stack grows down: below the marker, and at it, are the tracer and the slow path.

@@ -43,8 +43,8 @@ impl Config {
     /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
     ///
     /// Sizes and counts are estimates then, without bias, and come with their error
-    /// ([`Statistic::size_error`](super::Statistic::size_error)). Large blocks are more likely to be sampled: a block of
-    /// `s` bytes with probability `1 − exp(−s / bytes)`.
+    /// ([`Statistic::size_error`](super::Statistic::size_error)). Large blocks are more likely to be sampled: a block
+    /// of `s` bytes with probability `1 − exp(−s / bytes)`.
     pub const fn sample_every(mut self, bytes: u64) -> Self {
         self.interval = Some(bytes);
         self

@@ -2,9 +2,9 @@
 //!
 //! # Protocol
 //! - *start*: poisons every cache, so that every call of every thread takes the slow path, and has the seam (`observe`)
-//!   call the tracer; only then it stores the session's number in `SESSION`. A block is recorded only by a call that read
-//!   that number. So whoever frees it, which is after that call, finds its own cache poisoned and the tracer wanted: no
-//!   recorded block is ever freed unseen.
+//!   call the tracer; only then it stores the session's number in `SESSION`. A block is recorded only by a call that
+//!   read that number. So whoever frees it, which is after that call, finds its own cache poisoned and the tracer
+//!   wanted: no recorded block is ever freed unseen.
 //! - *stop*: clears `SESSION`, takes both back, then empties the tables. Calls still under way insert nothing any more,
 //!   because every insertion names its session and the tables know theirs.
 //! - A block is recorded after its allocation and before the program gets it; it is forgotten before it is free. In
@@ -37,7 +37,8 @@ fn is_on() -> bool {
 pub(in crate::trace) static TRACER: Tracer = Tracer { allocated, freed, moved };
 
 fn allocated(block: *mut u8, request: Request, marker: *const u8) -> Owner {
-    // Acquire: pairs with the Release in `start`; the poison and the wish that it set happen before this block is handed on.
+    // Acquire: pairs with the Release in `start`; the poison and the wish that it set happen before this block is
+    // handed on.
     let session = SESSION.load(Ordering::Acquire);
     if session == 0 {
         return Owner::Program;

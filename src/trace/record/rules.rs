@@ -1,18 +1,18 @@
 //! The way from a frame to its caller's, by return address: what makes a walk up the stack as cheap as a few loads.
 //!
-//! The system's unwinder looks up and evaluates the debug information (`.eh_frame`) of each frame anew, some 100 ns. Here
-//! that is done once for each return address, and the result kept, if it is of the kind that nearly all are: the frame
-//! ends so many bytes above the stack pointer, or above the frame pointer; the caller's frame pointer is the same, or
-//! saved at a fixed place in the frame; and the return address is the word below the frame's end. What framehop does for
-//! profilers, with a table that all threads read without a lock.
+//! The system's unwinder looks up and evaluates the debug information (`.eh_frame`) of each frame anew, some 100 ns.
+//! Here that is done once for each return address, and the result kept, if it is of the kind that nearly all are: the
+//! frame ends so many bytes above the stack pointer, or above the frame pointer; the caller's frame pointer is the
+//! same, or saved at a fixed place in the frame; and the return address is the word below the frame's end. What
+//! framehop does for profilers, with a table that all threads read without a lock.
 //!
-//! A walk that meets anything else, or code outside of the program's own file, of this crate's and of the C library (which
-//! stay mapped for ever), is the unwinder's. x86-64 only.
+//! A walk that meets anything else, or code outside of the program's own file, of this crate's and of the C library
+//! (which stay mapped for ever), is the unwinder's. x86-64 only.
 //!
 //! # Protocol
-//! Entries are written under `CODE`, rule first, and never change until the next session starts. A walk that is under way
-//! then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of the thread's
-//! own stack whatever a rule says.
+//! Entries are written under `CODE`, rule first, and never change until the next session starts. A walk that is under
+//! way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of the
+//! thread's own stack whatever a rule says.
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -168,8 +168,8 @@ fn look_up(code: &Code, pc: usize) -> Option<Rule> {
     if !(mapped_start..mapped_end).contains(&frames_start) {
         return None;
     }
-    // SAFETY: in a segment of a module that stays mapped, and is only read. The section ends before the segment does, and
-    // the table leads to its entries.
+    // SAFETY: in a segment of a module that stays mapped, and is only read. The section ends before the segment does,
+    // and the table leads to its entries.
     let frames = unsafe {
         core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(frames_start), mapped_end - frames_start)
     };

@@ -1,10 +1,10 @@
 //! Which allocations are sampled, and what each sample stands for.
 //!
 //! Samples are the points of a Poisson process over the bytes that a thread allocates, with a mean distance of
-//! `interval` bytes: a block of *s* bytes is sampled with probability *p = 1 − exp(−s / interval)*, whatever came before
-//! it. It then stands for *1/p* blocks and *s/p* bytes, which makes every sum over samples an unbiased estimate
-//! (Horvitz and Thompson, 1952). The variance of such a sum of bytes is estimated, without bias, by the sum of
-//! *s² (1 − p) / p²* over the samples, and that of the count by the sum of *(1 − p) / p²*.
+//! `interval` bytes: a block of *s* bytes is sampled with probability *p = 1 − exp(−s / interval)*, whatever came
+//! before it. It then stands for *1/p* blocks and *s/p* bytes, which makes every sum over samples an unbiased estimate
+//! (Horvitz and Thompson, 1952). The variance of such a sum of bytes is estimated, without bias, by the sum of *s² (1 −
+//! p) / p²* over the samples, and that of the count by the sum of *(1 − p) / p²*.
 
 use core::cell::Cell;
 

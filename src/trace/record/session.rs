@@ -1,8 +1,8 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A fork
-//! takes all of them. The first three are held while the tracer allocates. No call inside the allocator waits for
+//! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A
+//! fork takes all of them. The first three are held while the tracer allocates. No call inside the allocator waits for
 //! any of the first three; it asks for `CONTROL` (to keep a peak) and `CODE` outside of all locks of the heap.
 
 use core::sync::atomic::Ordering;
@@ -59,8 +59,8 @@ pub(in crate::trace) fn start(config: Config) -> Result<(), StartError> {
         ThreadCache::poison_all(&GLOBAL, true);
         blocks::keep_peak_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
         observe::want(TRACE);
-        // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every block,
-        // before a block is recorded.
+        // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every
+        // block, before a block is recorded.
         SESSION.store(control.sessions, Ordering::Release);
         origins::install();
         Ok(())
@@ -132,7 +132,8 @@ pub(in crate::trace) fn keep_peak() {
     });
 }
 
-/// What was held at the peak, as far as it was kept; what is held now if there was none worth it. The caller is [`Busy`].
+/// What was held at the peak, as far as it was kept; what is held now if there was none worth it. The caller is
+/// [`Busy`].
 pub(in crate::trace) fn copy_peak(busy: &Busy) -> Option<Arc<Raw>> {
     CONTROL.lock().with(|control| match &control.peak {
         Some(peak) => Some(Arc::clone(peak)),

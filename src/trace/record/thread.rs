@@ -1,7 +1,7 @@
 //! The tracer's part of a thread. It has no destructor and is valid as zeroed memory, so reaching it never allocates.
 //!
-//! In the preload library (feature `raw`) the place is reached by the initial-exec model, as the thread slot is (`cache/tls`):
-//! elsewise `__tls_get_addr` may allocate, inside an allocation, once a library was opened at run time.
+//! In the preload library (feature `raw`) the place is reached by the initial-exec model, as the thread slot is
+//! (`cache/tls`): elsewise `__tls_get_addr` may allocate, inside an allocation, once a library was opened at run time.
 
 use core::cell::Cell;
 

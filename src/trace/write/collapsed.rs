@@ -17,8 +17,9 @@ fn from_start(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
 }
 
 impl Snapshot {
-    /// The snapshot as collapsed stacks: a line each, the functions from the outermost to the innermost, separated by `;`,
-    /// then a space and the bytes. What flame graph tools read. Without the runtime's calls that start `main` or a thread.
+    /// The snapshot as collapsed stacks: a line each, the functions from the outermost to the innermost, separated by
+    /// `;`, then a space and the bytes. What flame graph tools read. Without the runtime's calls that start `main` or a
+    /// thread.
     pub fn to_collapsed(&self) -> String {
         let _busy = Busy::enter();
         let mut sums: Vec<f64> = vec![0.0; self.stacks.len()];

@@ -3,8 +3,8 @@
 //! The format is the gzip of one protocol buffer, `Profile` in
 //! <https://github.com/google/pprof/blob/main/proto/profile.proto>; the messages below are its, without the fields that
 //! are not used here. A sample stands for the blocks of one stack and size, as in Go's heap profiles: values
-//! `inuse_objects` and `inuse_space`, the size as the label `bytes`. Addresses come with their file and its build id, so
-//! that a stripped program's can be named elsewhere.
+//! `inuse_objects` and `inuse_space`, the size as the label `bytes`. Addresses come with their file and its build id,
+//! so that a stripped program's can be named elsewhere.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -172,8 +172,8 @@ impl std::error::Error for LoadError {
 }
 
 impl Snapshot {
-    /// Writes the snapshot to a file: a pprof profile, for `go tool pprof`, Speedscope, Polar Signals and others, and for
-    /// [`load`](Self::load).
+    /// Writes the snapshot to a file: a pprof profile, for `go tool pprof`, Speedscope, Polar Signals and others, and
+    /// for [`load`](Self::load).
     ///
     /// # Errors
     /// What the file system says.

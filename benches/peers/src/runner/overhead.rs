@@ -1,8 +1,9 @@
 //! Memory overhead: what a process takes beyond the bytes that its program asked for.
 //!
-//! It is peak RSS, less the bytes asked for and live at the peak (as the counting worker saw them), less start-up RSS: the
-//! peak RSS of the same worker, with the same allocator, when it only starts and ends (`start-stop`). What is left is the
-//! allocator's, and beside it what is the same for all: code of the workload, stacks, and in `peak-*` its own arrays.
+//! It is peak RSS, less the bytes asked for and live at the peak (as the counting worker saw them), less start-up RSS:
+//! the peak RSS of the same worker, with the same allocator, when it only starts and ends (`start-stop`). What is left
+//! is the allocator's, and beside it what is the same for all: code of the workload, stacks, and in `peak-*` its own
+//! arrays.
 //!
 //! Where little is allocated, what is left is noise, and may be negative; it has no ratio then. The rule: an overhead
 //! below [`NOISE_BYTES`] counts as [`NOISE_BYTES`], for each allocator alike. Two that are both below compare as equal.

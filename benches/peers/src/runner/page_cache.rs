@@ -1,8 +1,8 @@
 //! The same start for each worker's file in the page cache.
 //!
-//! A file that was just written lies there in other pieces than one that was read back, and around each page that a program
-//! touches the kernel maps what lies near it in one piece: the RSS of one worker was 4.7 MB after it was copied, and
-//! 4.1 MB after it was read back.
+//! A file that was just written lies there in other pieces than one that was read back, and around each page that a
+//! program touches the kernel maps what lies near it in one piece: the RSS of one worker was 4.7 MB after it was
+//! copied, and 4.1 MB after it was read back.
 
 use std::fs::File;
 use std::io;

@@ -1,9 +1,9 @@
 //! The same start for the memory that each worker gets.
 //!
-//! A virtual machine may hand free memory back to its host ("free page reporting", in huge pages, two seconds after they
-//! were freed), and who touches it next waits for the host: 168 MiB took 80 ms of the kernel's time instead of 8, with
-//! whichever allocator came first. So the runner touches as much as the workload needs just before each run. Where no
-//! memory was handed back, this changes nothing.
+//! A virtual machine may hand free memory back to its host ("free page reporting", in huge pages, two seconds after
+//! they were freed), and who touches it next waits for the host: 168 MiB took 80 ms of the kernel's time instead of 8,
+//! with whichever allocator came first. So the runner touches as much as the workload needs just before each run. Where
+//! no memory was handed back, this changes nothing.
 
 use std::io;
 use std::ptr;
