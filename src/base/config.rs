@@ -49,10 +49,11 @@ pub(crate) const MAGAZINE_SLOTS_MAX: usize = 256;
 /// A magazine grows only while all its slots together stand for at most so many bytes of blocks.
 pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
-/// Most bytes of blocks in a thread's depots.
-pub(crate) const DEPOT_BYTES_MAX: usize = 512 << 10;
-/// Bytes of blocks that all threads' depots together may hold; shared out evenly.
-pub(crate) const DEPOTS_BUDGET_BYTES: usize = 4 << 20;
+/// Most blocks in a thread's depots.
+pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
+
+/// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
+pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
 
 /// Empty pools that all pool sets together may keep for their threads' next need, rather than return them to their
 /// arenas; shared out evenly.
@@ -65,12 +66,13 @@ pub(crate) const SET_EMPTY_POOLS_MIN: usize = 2;
 /// Pools in a set's inbox from which on a thread that frees into it collects them itself.
 pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;
 
-/// Arenas mapped from which on further ones ask for a huge page: small programs never do, and in a heap of 16 MiB and
-/// more the one that is being filled weighs little.
-pub(crate) const HUGE_FROM_ARENAS: usize = 8;
-/// Running threads for which one arena more is mapped without: each has a pool for every class it uses, most of them
-/// partly used, and a huge page would take all of their memory.
-pub(crate) const HUGE_THREADS_PER_ARENA: usize = 2;
+/// Arenas mapped from which on a dense set's next one asks for a huge page: it adds a quarter at most to a heap that
+/// fills it.
+pub(crate) const HUGE_FROM_ARENAS: usize = 4;
+/// A set is dense when it owns this many pools at least …
+pub(crate) const DENSE_POOLS_MIN: usize = 32;
+/// … of whose bytes no more than one part in this many is free.
+pub(crate) const DENSE_FREE_SHARE: usize = 4;
 
 /// Pools of a class that a thread has, from which on a further one gets its memory at once rather than an OS page at
 /// a time; only where there are no huge pages. On average half a pool of so many is not used.

@@ -8,14 +8,14 @@
 //! - *Depot's door*: everything here is touched only by who holds the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
-//! - *Bound*: all blocks of a cache's depots together have at most [`Inside::depot_bytes_max`] bytes when a slow
-//!   free ends: so a heap that shrinks has no pool pinned by them.
+//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` blocks. The bound is one of blocks, not of
+//!   bytes, because each block may pin a pool, whatever its size.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::CLASS_COUNT;
+use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
 use crate::heap::pool::Slot;
@@ -28,6 +28,12 @@ pub(super) struct Depot {
     full: Cell<*mut Slot>,
     /// Arrays of chunks that were taken back.
     unused: Cell<*mut Slot>,
+    /// Chunks in `full`.
+    chunks: Cell<u16>,
+    /// The fewest since the last visit (see `age`).
+    low: Cell<u16>,
+    /// Whether it overflowed since the class was allocated from last: then nothing is stowed.
+    closed: Cell<bool>,
 }
 
 /// Slots of a chunk: one for the link, the others for blocks.
@@ -39,11 +45,6 @@ const fn chunk_slots(class: SizeClass) -> usize {
 #[inline]
 pub(super) const fn chunk_blocks(class: SizeClass) -> usize {
     chunk_slots(class) - 1
-}
-
-#[inline]
-const fn chunk_bytes(class: SizeClass) -> usize {
-    chunk_blocks(class) * class.block_bytes()
 }
 
 /// The chunk behind `chunk`.
@@ -81,7 +82,13 @@ unsafe fn blocks_of<'door>(chunk: NonNull<Slot>, class: SizeClass) -> &'door [Sl
 
 impl Depot {
     pub(super) const fn new() -> Self {
-        Self { full: Cell::new(ptr::null_mut()), unused: Cell::new(ptr::null_mut()) }
+        Self {
+            full: Cell::new(ptr::null_mut()),
+            unused: Cell::new(ptr::null_mut()),
+            chunks: Cell::new(0),
+            low: Cell::new(0),
+            closed: Cell::new(false),
+        }
     }
 }
 
@@ -90,20 +97,20 @@ impl ThreadCache {
         &self.depots[class.number() & (CLASS_COUNT - 1)]
     }
 
-    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates
-    /// from the class: strangers go home. Door.
+    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
+    /// the class: strangers go home. A depot without room is emptied, and stays so until the class is allocated from:
+    /// frees that come in a long row fill it for nothing. Door.
     pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
-        let bytes_max = inside.depot_bytes_max();
-        if self.depot_bytes.get() > bytes_max {
-            self.flush_depots(inside);
-        }
+        let depot = self.depot(class);
         let slots = self.blocks(class);
-        let bytes = self.depot_bytes.get();
-        let fits = bytes + chunk_bytes(class) <= bytes_max && slots.len() == capacity_max(class);
-        if !fits || !self.shape(class).allocated.get() {
+        if slots.len() != capacity_max(class) || !self.shape(class).allocated.get() || depot.closed.get() {
             return false;
         }
-        let depot = self.depot(class);
+        if self.depot_blocks.get() + chunk_blocks(class) > DEPOT_BLOCKS_MAX {
+            depot.closed.set(true);
+            self.flush_depot(class, usize::MAX, inside);
+            return false;
+        }
         let Some(chunk) = pop(&depot.unused).or_else(|| {
             let bytes = chunk_slots(class) * size_of::<Slot>();
             heap.with_state(|state, source| state.metadata.alloc_array(bytes, source)).map(NonNull::cast)
@@ -115,14 +122,16 @@ impl ThreadCache {
         unsafe { ptr::copy_nonoverlapping(slots.as_ptr(), chunk.as_ptr().add(1), chunk_blocks(class)) };
         self.drop_oldest(class, chunk_blocks(class));
         push(&depot.full, chunk);
-        self.depot_bytes.set(bytes + chunk_bytes(class));
+        depot.chunks.set(depot.chunks.get() + 1);
+        self.depot_blocks.set(self.depot_blocks.get() + chunk_blocks(class));
         true
     }
 
     /// Fills an empty magazine with the chunk stowed last, if there is one. Door.
     pub(super) fn unstow(&self, class: SizeClass) -> bool {
         let depot = self.depot(class);
-        let Some(chunk) = pop(&depot.full) else { return false };
+        depot.closed.set(false);
+        let Some(chunk) = self.pop_chunk(class) else { return false };
         // SAFETY: a chunk of the class; the magazine was full when it was stowed, so its array is large enough, and
         // it has not been shrunk since, which empties the depot.
         unsafe {
@@ -132,26 +141,51 @@ impl ThreadCache {
         }
         self.magazine(class).set_top(chunk_blocks(class));
         push(&depot.unused, chunk);
-        self.depot_bytes.set(self.depot_bytes.get() - chunk_bytes(class));
         true
+    }
+
+    /// Takes the chunk stowed last. Door.
+    fn pop_chunk(&self, class: SizeClass) -> Option<NonNull<Slot>> {
+        let depot = self.depot(class);
+        let chunk = pop(&depot.full)?;
+        depot.chunks.set(depot.chunks.get() - 1);
+        depot.low.set(depot.low.get().min(depot.chunks.get()));
+        self.depot_blocks.set(self.depot_blocks.get() - chunk_blocks(class));
+        Some(chunk)
     }
 
     /// Gives all blocks of all depots back to their pools. Door.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn flush_depots(&self, inside: &mut Inside<'_>) {
-        if self.depot_bytes.get() == 0 {
+        if self.depot_blocks.get() == 0 {
             return;
         }
         for class in SizeClass::all() {
-            let depot = self.depot(class);
-            while let Some(chunk) = pop(&depot.full) {
-                self.depot_bytes.set(self.depot_bytes.get() - chunk_bytes(class));
-                // SAFETY: a chunk of the class, under the door.
-                inside.give(class, unsafe { blocks_of(chunk, class) });
-                push(&depot.unused, chunk);
-            }
+            self.flush_depot(class, usize::MAX, inside);
         }
+    }
+
+    /// Gives the blocks of `chunks` chunks back, or of all if there are fewer. Door.
+    fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
+        for _ in 0..chunks {
+            let Some(chunk) = self.pop_chunk(class) else { return };
+            // SAFETY: a chunk of the class, under the door.
+            inside.give(class, unsafe { blocks_of(chunk, class) });
+            push(&self.depot(class).unused, chunk);
+        }
+    }
+
+    /// Gives back as many chunks as the depot never went below since this was called last. Door.
+    pub(super) fn age_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
+        let depot = self.depot(class);
+        self.flush_depot(class, depot.low.get().into(), inside);
+        depot.low.set(depot.chunks.get());
+    }
+
+    /// Whether nothing is stowed. Door.
+    pub(super) fn depot_is_empty(&self, class: SizeClass) -> bool {
+        self.depot(class).full.get().is_null()
     }
 
     /// Gives the arrays of the chunks of an empty depot back. Door.
@@ -163,11 +197,10 @@ impl ThreadCache {
         }
     }
 
-    /// The bytes of all depots as they are counted, and those of the blocks in them. Door.
+    /// The blocks of all depots as they are counted, and as they are. Door.
     #[cfg(test)]
-    pub(crate) fn depot_bytes(&self) -> (usize, usize) {
-        let stowed = |class: SizeClass| self.stowed(class).flatten().count() * class.block_bytes();
-        (self.depot_bytes.get(), SizeClass::all().map(stowed).sum())
+    pub(crate) fn depot_blocks(&self) -> (usize, usize) {
+        (self.depot_blocks.get(), SizeClass::all().map(|class| self.stowed(class).flatten().count()).sum())
     }
 
     /// The blocks in the depot, chunk by chunk. Door.

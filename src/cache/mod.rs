@@ -13,13 +13,14 @@
 //!   highest address: the first allocation takes the slow path, and sends home what is in the magazine, as a rule
 //!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a
 //!   cache line from then on.
-//! - *Poison*: else `floor` is `base`, and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
+//! - *Poison*: else `floor` is `base`, or above it (see `age`), and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
 //!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only,
 //!   the fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
 //!   A zeroed magazine is poisoned, too.
 //! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has
 //!   one, who holds the door may empty them.
 
+mod age;
 mod count;
 mod depot;
 #[cfg(feature = "raw")]
@@ -78,6 +79,10 @@ struct Shape {
     slow_calls: Cell<u8>,
     /// Whether the thread allocated from the class yet (*Strangers*).
     allocated: Cell<bool>,
+    /// Blocks below the floor; 0 when it is the base (see `age`).
+    spare: Cell<u16>,
+    /// Blocks that the last visit left (see `age`).
+    seen: Cell<u16>,
     filled: Filled,
 }
 
@@ -90,8 +95,8 @@ pub(crate) struct ThreadCache {
     heap: Cell<Option<&'static Heap>>,
     /// Calls on the slow path so far. Door.
     slow_calls: Cell<u64>,
-    /// Bytes of all blocks in the depots. Door.
-    depot_bytes: Cell<usize>,
+    /// Blocks in the depots. Door.
+    depot_blocks: Cell<usize>,
     /// The kernel's number of its thread. Door.
     thread: Cell<u32>,
     /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
@@ -262,11 +267,13 @@ impl ThreadCache {
                     capacity: Cell::new(0),
                     slow_calls: Cell::new(0),
                     allocated: Cell::new(false),
+                    spare: Cell::new(0),
+                    seen: Cell::new(0),
                     filled: Filled::new(),
                 }
             }; CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
-            depot_bytes: Cell::new(0),
+            depot_blocks: Cell::new(0),
             heap: Cell::new(None),
             poison: Cell::new(0),
             thread: Cell::new(0),
@@ -356,6 +363,7 @@ impl ThreadCache {
         magazine.base.store(base, Ordering::Relaxed);
         magazine.top.store(base, Ordering::Relaxed);
         self.shape(class).capacity.set(capacity as u16);
+        self.shape(class).spare.set(0);
         self.set_bounds(class);
     }
 
@@ -407,10 +415,11 @@ impl ThreadCache {
         let base = magazine.base.load(Ordering::Relaxed);
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
+        let end = base.wrapping_add(usize::from(shape.capacity.get()));
         let (floor, ceiling) = match (self.is_poisoned(), shape.allocated.get()) {
             (true, _) => (highest, ptr::null_mut()),
-            (false, false) => (highest, base.wrapping_add(usize::from(shape.capacity.get()))),
-            (false, true) => (base, base.wrapping_add(usize::from(shape.capacity.get()))),
+            (false, false) => (highest, end),
+            (false, true) => (base.wrapping_add(usize::from(shape.spare.get())), end),
         };
         magazine.floor.store(floor, Ordering::Relaxed);
         magazine.ceiling.store(ceiling, Ordering::Relaxed);

@@ -4,7 +4,7 @@
 //! ```text
 //! alloc_slow                   no block at hand
 //! ├─ send_strangers_home       the first of its class
-//! ├─ pop                       the magazine was only poisoned
+//! ├─ pop                       the magazine was only poisoned, or its floor raised
 //! └─ refill                    half the magazine
 //!    ├─ unstow                 the last chunk of the depot, if there is one
 //!    ├─ grow                   a larger array for a magazine in use
@@ -20,6 +20,7 @@
 //! ├─ grow
 //! ├─ stow                      the older half into the depot
 //! └─ Inside::give              else a flush of it
+//! age                          at the end of every few of these: what a class does not use goes home
 //! shrink_to                    the thread ends, or flushes its cache
 //! ```
 
@@ -50,11 +51,14 @@ impl ThreadCache {
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
             self.send_strangers_home(class, inside);
+            self.lower_floor(class);
             if let Some(block) = self.pop(class) {
                 return block;
             }
             self.refill(class, heap, inside);
-            self.pop(class).unwrap_or(ptr::null_mut())
+            let block = self.pop(class).unwrap_or(ptr::null_mut());
+            self.age(heap, inside);
+            block
         });
         let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes(), request);
@@ -118,6 +122,7 @@ impl ThreadCache {
         let block = self.set.enter(heap, |inside| {
             self.note_slow_call();
             self.send_strangers_home(class, inside);
+            self.lower_floor(class);
             if let Some(block) = self.pop(class).and_then(NonNull::new) {
                 return Some(Block { start: block, zeroed: false });
             }
@@ -129,6 +134,7 @@ impl ThreadCache {
             if !block.zeroed {
                 self.refill(class, heap, inside);
             }
+            self.age(heap, inside);
             Some(block)
         });
         let block = block.map_or(ptr::null_mut(), |block| block.into_zeroed(class));
@@ -157,6 +163,7 @@ impl ThreadCache {
                 }
                 self.push(class, block);
             }
+            self.age(heap, inside);
         });
     }
 
@@ -195,7 +202,7 @@ impl ThreadCache {
     }
 
     /// Gives the oldest `blocks` of the magazine back to their pools. Door.
-    fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
+    pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
         inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
         self.drop_oldest(class, blocks);
     }
@@ -205,6 +212,11 @@ impl ThreadCache {
     pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize) {
         let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
         self.note_left(class);
+        let spare = &self.shape(class).spare;
+        if spare.get() != 0 {
+            spare.set(spare.get().saturating_sub(blocks as u16));
+            self.set_bounds(class);
+        }
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
         unsafe { ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
@@ -292,7 +304,7 @@ impl ThreadCache {
     }
 
     /// Moves a magazine of few blocks into the array inside the cache. Door.
-    fn make_small(&self, class: SizeClass, heap: &'static Heap) {
+    pub(super) fn make_small(&self, class: SizeClass, heap: &'static Heap) {
         let old = self.array(class);
         let blocks = self.blocks(class);
         let small = self.first_array(class);

@@ -43,16 +43,19 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 ///
 /// # Invariants
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
-/// - Bit `i` of `dirty` is set only if bit `i` of `free` is and the pool has touched bytes.
+/// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of `backed`
+///   is set.
 #[repr(C)]
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.
     start: Cell<*mut u8>,
     /// Whether huge pages were asked for. Heap lock.
     pub(crate) huge: Cell<bool>,
+    /// Pools whose memory came with a huge page and was not given back since. Heap lock.
+    pub(crate) backed: Cell<u64>,
     /// Pools that no set owns. Heap lock.
     pub(crate) free: Cell<u64>,
-    /// Those of them with touched bytes. Heap lock.
+    /// Those of them that have memory, as far as is known: touched or backed. Heap lock.
     pub(crate) dirty: Cell<u64>,
     /// Neighbours among the arenas with as many free pools. Heap lock.
     pub(crate) next: Cell<*const Arena>,
@@ -106,6 +109,13 @@ impl Arena {
         unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
     }
 
+    /// Says that the whole arena comes in a huge page: its first access gives all pools memory.
+    pub(crate) fn set_huge(&self) {
+        self.huge.set(true);
+        self.backed.set(ALL_POOLS);
+        self.dirty.set(ALL_POOLS);
+    }
+
     /// Pools that no set owns.
     pub(crate) fn free_count(&self) -> usize {
         self.free.get().count_ones() as usize
@@ -139,6 +149,25 @@ impl PoolRef {
 
     pub(crate) fn index(self) -> usize {
         self.index
+    }
+
+    /// Whether the pool's memory came with a huge page and was not given back since. Heap lock.
+    pub(crate) fn is_backed(self) -> bool {
+        // SAFETY: metadata is never unmapped.
+        unsafe { self.arena.as_ref() }.backed.get() >> self.index & 1 == 1
+    }
+
+    /// Notes whether it is. Heap lock.
+    pub(crate) fn set_backed(self, backed: bool) {
+        // SAFETY: metadata is never unmapped.
+        let all = unsafe { &self.arena.as_ref().backed };
+        let bit = 1 << self.index;
+        all.set(if backed { all.get() | bit } else { all.get() & !bit });
+    }
+
+    /// Whether the pool has memory, as far as is known. Heap lock.
+    pub(crate) fn has_memory(self) -> bool {
+        self.is_backed() || self.pool().is_touched()
     }
 
     /// First byte of the pool, whether anybody uses it or not.

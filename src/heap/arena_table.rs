@@ -73,7 +73,7 @@ pub(crate) struct ArenaTable {
     empty: usize,
     /// Pools that no set owns.
     free_pools: usize,
-    /// Those of them that have touched bytes.
+    /// Those of them that have memory.
     dirty_pools: usize,
     /// Dirty pools that were to stay when they were last too many, or more of late.
     keep_before: usize,
@@ -174,10 +174,12 @@ impl ArenaTable {
         self.empty -= usize::from(free == POOLS_PER_ARENA);
     }
 
-    /// Adds a new arena, all of whose pools are free and untouched.
+    /// Adds a new arena, all of whose pools are free.
     pub(crate) fn add(&mut self, arena: NonNull<Arena>) {
         self.link(arena);
         self.free_pools += POOLS_PER_ARENA;
+        // SAFETY: metadata is never unmapped, and the heap's lock is held.
+        self.dirty_pools += unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
         self.counts.mapped += 1;
         self.counts.ever += 1;
         self.counts.peak = self.counts.peak.max(self.counts.mapped);
@@ -226,7 +228,7 @@ impl ArenaTable {
         let bit = 1_u64 << pool.index();
         this.free.set(this.free.get() | bit);
         self.free_pools += 1;
-        if pool.pool().is_touched() {
+        if pool.has_memory() {
             this.dirty.set(this.dirty.get() | bit);
             self.dirty_pools += 1;
         }
@@ -276,6 +278,7 @@ impl ArenaTable {
             for index in first..end {
                 PoolRef::at_index(arena, index).pool().set_untouched();
             }
+            this.backed.set(this.backed.get() & !run);
             self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
             this.dirty.set(this.dirty.get() & !run);
             self.mark(MemoryRange { start, bytes }, Marked { arena: this, pools: run, parts: 0 }, source);
@@ -310,6 +313,8 @@ impl ArenaTable {
                 pool.pool().set_touched();
             } else {
                 pool.pool().remove_purged(marked.parts as u8);
+                // Of what was never touched this alone tells that it may have memory.
+                pool.set_backed(true);
             }
         }
         if marked.parts == 0 {
@@ -318,13 +323,16 @@ impl ArenaTable {
         }
     }
 
-    /// Purges parts (`PURGE_UNIT_BYTES` each) of pools that the caller owns, in which all blocks are free.
-    pub(crate) fn purge_parts(&mut self, parts: impl Iterator<Item = (PoolRef, u8)>, source: &dyn MemorySource) {
+    /// Purges the parts (`PURGE_UNIT_BYTES` each) of pools that the caller owns in which all blocks are free.
+    pub(crate) fn purge_parts(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) {
         if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
             return;
         }
-        for (pool, parts) in parts {
-            self.mark_parts(pool, parts, source);
+        for pool in pools {
+            let parts = pool.pool().purgeable(pool.is_backed());
+            if parts != 0 {
+                self.mark_parts(pool, parts, source);
+            }
         }
         self.purge_batch(source);
     }
@@ -335,6 +343,7 @@ impl ArenaTable {
         // SAFETY: metadata is never unmapped, and the heap's lock is held.
         no_longer_huge(unsafe { arena.as_ref() }, source);
         pool.pool().add_purged(parts);
+        pool.set_backed(false);
         let mut rest = parts;
         while rest != 0 {
             // A run of neighbours is one range.

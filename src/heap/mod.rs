@@ -18,7 +18,7 @@ mod stop;
 
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES};
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_map::ArenaMap;
 use crate::heap::class_map::ClassMap;
@@ -104,37 +104,29 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source()))
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it. `None` when there is
-    /// none.
+    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it, which asks for a huge page if
+    /// the set that takes the pool `is_dense`. `None` when there is none.
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take_pool(&self, growth: Growth) -> Option<(PoolRef, bool)> {
+    pub(crate) fn take_pool(&self, growth: Growth, is_dense: bool) -> Option<(PoolRef, bool)> {
         let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !state.may_map(growth) {
                     return None;
                 }
-                let asks_for_huge = state.arenas.counts().mapped >= self.arenas_before_huge();
-                state.map_arena(&self.map, source, asks_for_huge)?;
+                let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
+                state.map_arena(&self.map, source, huge)?;
             }
             let pool = state.arenas.take_pool()?;
             state.pools_taken += 1;
             pool.set_up();
-            // SAFETY: metadata is never unmapped.
-            let huge = unsafe { pool.arena().as_ref() }.huge.get();
-            Some((pool, !huge && !pool.pool().is_touched(), state.note_growth()))
+            Some((pool, !pool.has_memory(), state.note_growth()))
         })?;
         if let Some(bytes) = grown_bytes {
             self.source().let_malloc_keep(bytes);
         }
         Some((pool, by_page))
-    }
-
-    /// Arenas that are mapped without asking for huge pages.
-    fn arenas_before_huge(&self) -> usize {
-        let running = self.set_count().saturating_sub(self.parked_count());
-        HUGE_FROM_ARENAS + running / HUGE_THREADS_PER_ARENA
     }
 
     /// Gives a whole pool, which the caller owns, memory in one call.
@@ -161,9 +153,9 @@ impl Heap {
         });
     }
 
-    /// Purges parts of pools that the caller owns, in which all blocks are free.
-    pub(crate) fn purge_parts(&self, parts: impl Iterator<Item = (PoolRef, u8)>) {
-        self.with_state(|state, source| state.arenas.purge_parts(parts, source));
+    /// Purges the parts of pools that the caller owns in which all blocks are free.
+    pub(crate) fn purge_parts(&self, pools: impl Iterator<Item = PoolRef>) {
+        self.with_state(|state, source| state.arenas.purge_parts(pools, source));
     }
 
     /// Gives back every free pool's memory and every free arena.

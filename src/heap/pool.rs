@@ -157,9 +157,9 @@ impl Pool {
         self.touched_bytes.set(POOL_BYTES as u32);
     }
 
-    /// The parts that may be other than zero, but hold free blocks only.
-    pub(crate) fn purgeable(&self) -> u8 {
-        let touched = self.touched_bytes().div_ceil(PURGE_UNIT_BYTES);
+    /// The parts that may have memory, but hold free blocks only; `is_backed` if those never touched may have, too.
+    pub(crate) fn purgeable(&self, is_backed: bool) -> u8 {
+        let touched = if is_backed { PURGE_PARTS } else { self.touched_bytes().div_ceil(PURGE_UNIT_BYTES) };
         let touched = (0..touched).filter(|&part| self.purged.get() >> part & 1 == 0 && self.is_part_free(part));
         touched.fold(0, |mask, part| mask | 1 << part)
     }

@@ -108,12 +108,13 @@ impl HeapState {
         unsafe { Arena::init(arena, start) };
         if map.set(address, arena.as_ptr()) {
             marks::fresh(start.as_ptr(), ARENA_BYTES);
-            if huge {
-                // SAFETY: metadata of ours, and memory mapped just now.
-                unsafe {
-                    arena.as_ref().huge.set(true);
-                    source.advise_huge(start, ARENA_BYTES, true);
+            // SAFETY: metadata of ours, and memory mapped just now.
+            unsafe {
+                if huge {
+                    arena.as_ref().set_huge();
                 }
+                // Not huge has to be said, too: the kernel may be told to use huge pages everywhere.
+                source.advise_huge(start, ARENA_BYTES, huge);
             }
             self.arenas.add(arena);
             observe::arena_mapped();

@@ -112,7 +112,7 @@ fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> 
         ensure(outstanding == 0, "an unused pool has blocks outstanding", start)?;
         ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
         let dirty = arena.dirty.get() & bit != 0;
-        ensure(dirty == pool.is_touched(), "an unused pool's touched bytes are miscounted", start)?;
+        ensure(dirty == place.has_memory(), "an unused pool's memory is miscounted", start)?;
         // One that was never used has no bitmap yet.
         return if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) };
     }

@@ -1,6 +1,5 @@
 //! The door of a pool set, and what a thread holds behind it.
 
-use crate::base::config::{DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, POOL_BYTES, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES};
 use crate::heap::Heap;
 use crate::heap::set::{PoolSet, Pools};
 
@@ -31,15 +30,5 @@ impl Inside<'_> {
     /// Bytes of the set's blocks that are not home.
     pub(crate) fn used_bytes(&self) -> usize {
         self.pools.used_bytes
-    }
-
-    /// Bytes of blocks that the thread may keep in depots: its share of a budget, but nothing of a large heap of which
-    /// little is left, where each of them may hold an OS page that a sweep could give back.
-    pub(crate) fn depot_bytes_max(&self) -> usize {
-        let owned_bytes = self.pools.owned_count * POOL_BYTES;
-        if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes < owned_bytes / SWEEP_ARM_SHARE {
-            return 0;
-        }
-        (DEPOTS_BUDGET_BYTES / (self.heap.set_count() + 1)).min(DEPOT_BYTES_MAX)
     }
 }

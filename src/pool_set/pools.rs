@@ -4,7 +4,8 @@ use core::ptr;
 
 use super::Inside;
 use crate::base::config::{
-    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_AGAIN,
+    DENSE_FREE_SHARE, DENSE_POOLS_MIN, EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX,
+    SET_EMPTY_POOLS_MIN, SWEEP_AGAIN,
 };
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
@@ -32,7 +33,7 @@ impl Inside<'_> {
     /// Makes a pool of the heap one of the set's, of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_new(&mut self, class: SizeClass, growth: Growth) -> bool {
-        let Some((place, by_page)) = self.heap.take_pool(growth) else {
+        let Some((place, by_page)) = self.heap.take_pool(growth, self.is_dense()) else {
             return false;
         };
         if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {
@@ -41,6 +42,13 @@ impl Inside<'_> {
         self.pools.owned_count += 1;
         self.open(place.pool(), class);
         true
+    }
+
+    /// Whether the set fills the pools that it takes, so that an arena of huge pages would be filled, too.
+    fn is_dense(&self) -> bool {
+        let owned_bytes = self.pools.owned_count * POOL_BYTES;
+        self.pools.owned_count >= DENSE_POOLS_MIN
+            && self.pools.used_bytes >= owned_bytes - owned_bytes / DENSE_FREE_SHARE
     }
 
     fn open(&mut self, pool: &Pool, class: SizeClass) {
@@ -162,8 +170,8 @@ impl Inside<'_> {
         let mut found = [None; RANGES_MAX];
         let mut count = 0;
         let all = SizeClass::all().flat_map(|class| self.pools.partial(class).iter());
-        for (pool, parts) in all.map(|pool| (pool, pool.purgeable())).filter(|&(_, parts)| parts != 0) {
-            found[count] = self.place_of(pool).map(|place| (place, parts));
+        for pool in all.filter(|pool| pool.purgeable(true) != 0) {
+            found[count] = self.place_of(pool);
             count += 1;
             // No more pools under one hold of the heap's lock.
             if count == RANGES_MAX {

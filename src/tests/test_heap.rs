@@ -236,8 +236,8 @@ impl TestHeap {
             // SAFETY: a registered set; caches are never unmapped.
             unsafe {
                 if let Some(cache) = ThreadCache::of_set(self.heap, set) {
-                    let (counted, stowed) = cache.as_ref().depot_bytes();
-                    assert_eq!(counted, stowed, "bytes in depots");
+                    let (counted, stowed) = cache.as_ref().depot_blocks();
+                    assert_eq!(counted, stowed, "blocks in depots");
                 }
             }
         }

@@ -165,7 +165,7 @@ impl PoolMap {
             blocks_cached: 0,
             blocks_remote: 0,
             blocks_uncarved: 0,
-            bytes_untouched: untouched_bytes(pool) as u16,
+            bytes_untouched: untouched_bytes(place) as u16,
         };
         match pool.state() {
             State::Unused => {}

@@ -20,7 +20,7 @@ use crate::base::size_class::SizeClass;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
-use crate::heap::pool::{Pool, State};
+use crate::heap::pool::State;
 use crate::os::{SystemMalloc, system_malloc};
 
 pub(crate) use caches::gather_caches;
@@ -226,11 +226,11 @@ impl Stats {
     /// Counts a pool. Of a class, `blocks_live` is what is outside until the class is settled.
     fn count_pool(&mut self, place: PoolRef) {
         let pool = place.pool();
-        self.bytes.untouched += untouched_bytes(pool);
+        self.bytes.untouched += untouched_bytes(place);
         match pool.state() {
             State::Unused => {
                 self.pools_unused += 1;
-                self.pools_untouched += usize::from(!pool.is_touched());
+                self.pools_untouched += usize::from(!place.has_memory());
             }
             State::Empty => self.pools_empty += 1,
             State::Partial | State::Full => {
@@ -287,9 +287,10 @@ pub(crate) fn outside_blocks(place: PoolRef) -> usize {
     place.pool().used().saturating_sub(outstanding) as usize
 }
 
-/// Bytes of a pool, whatever its state, that were never touched since they were mapped or purged.
-pub(crate) fn untouched_bytes(pool: &Pool) -> usize {
-    let touched = pool.touched_bytes().div_ceil(PURGE_UNIT_BYTES);
+/// Bytes of a pool, whatever its state, that have had no memory since they were mapped or purged, as far as is known.
+pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
+    let pool = place.pool();
+    let touched = if place.is_backed() { PURGE_PARTS } else { pool.touched_bytes().div_ceil(PURGE_UNIT_BYTES) };
     let parts = (0..PURGE_PARTS).filter(|&part| part >= touched || pool.purged() >> part & 1 == 1);
     parts.count() * PURGE_UNIT_BYTES
 }
