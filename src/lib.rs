@@ -43,6 +43,9 @@
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
 // constants that the crate as a whole needs.
 #![cfg(not(pymalloc_loom))]
+// The documentation's site builds with a nightly compiler, and says which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(docsrs, doc(auto_cfg(hide(pymalloc_loom))))]
 
 mod api;
 mod base;

@@ -1,6 +1,7 @@
 //! The busy paths of crates that know nothing of this allocator, against independent results.
 #![cfg(not(feature = "bypass"))]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -224,7 +225,7 @@ mod rust_source {
         let served = Served::from_here();
         let mut sources = Vec::new();
         for folder in ["src", "tests", "examples", "benches"] {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(folder);
             sources_below(&folder, &mut sources);
         }
         let functions: usize = thread::scope(|scope| {

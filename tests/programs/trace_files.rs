@@ -1,8 +1,8 @@
 //! Snapshots as files: saved and loaded, read by other programs' readers, damaged, foreign, and in places that can't
 //! be written.
-#![cfg(feature = "trace")]
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::collections::HashMap;
@@ -238,7 +238,7 @@ fn pprof_itself_reads_the_profile() {
     let count = pprof(&["-top", "-sample_index=inuse_objects", "-focus=trace_files::keep"]);
     assert!(count.contains(&(KEPT + 1).to_string()), "{count}");
     let raw = pprof(&["-raw"]);
-    assert!(raw.contains("tests/trace_files.rs"), "{raw}");
+    assert!(raw.contains("tests/programs/trace_files.rs"), "{raw}");
     let mappings = raw.split("Mappings").nth(1).expect("a part of its own");
     let program = std::env::current_exe().expect("a program");
     let own = mappings

@@ -1,6 +1,7 @@
 //! The map of the heap against the statistics of the same moment, and its pictures read back.
 #![cfg(not(feature = "bypass"))]
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::alloc::Layout;
