@@ -26,7 +26,6 @@
 //! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
 //! | the program | `allocator`, `link_time` (feature `lto`), `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
-//! | above | `object_pool/`, which uses `os` and `sync` only |
 //!
 //! # Together
 //! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures, forks
@@ -65,7 +64,6 @@ mod lock;
 mod marks;
 mod measure;
 mod metadata;
-pub mod object_pool;
 mod observe;
 mod os;
 mod pool;
@@ -94,10 +92,12 @@ pub use config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
 pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
 pub use heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 pub use measure::{Measured, measure};
-pub use object_pool::{LocalPool, ObjectPool, Pooled};
 pub use os::SystemMalloc;
 pub use public::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches};
 pub use purge_thread::{PurgeConfig, PurgeThread};
+#[cfg(feature = "object-pool")]
+#[doc(inline)]
+pub use pymalloc_object_pool as object_pool;
 pub use report::request_report;
 pub use size_class::{class_bytes, class_number, usable_size};
 pub use stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
