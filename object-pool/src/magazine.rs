@@ -160,7 +160,7 @@ impl<'magazine, I> Own<'magazine, I> {
     }
 
     #[inline(always)]
-    fn enter(self) -> Visit<'magazine, I> {
+    pub(super) fn enter(self) -> Visit<'magazine, I> {
         // Relaxed: the light fence orders it before the look at the gate.
         self.magazine.busy.store(true, Ordering::Relaxed);
         light_fence();
@@ -177,7 +177,7 @@ impl<'magazine, I> Own<'magazine, I> {
 }
 
 /// An owner that has announced itself. It ends by itself: no user's code runs meanwhile, and nothing panics.
-struct Visit<'magazine, I> {
+pub(super) struct Visit<'magazine, I> {
     inside: Inside<'magazine, I>,
 }
 

@@ -8,6 +8,7 @@ mod children;
 #[path = "../../tests/common/sandbox.rs"]
 mod sandbox;
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
@@ -23,6 +24,8 @@ use sandbox::refuse_system_call;
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const FORKS: usize = 200;
+/// In each one child is forked while other threads are busy.
+const NAMESPACES: usize = 30;
 /// Seconds after which a forked child that hangs is ended.
 const CHILD_SECONDS: libc::c_uint = 20;
 
@@ -96,6 +99,59 @@ fn a_forked_child_builds_pools_of_its_own() {
                 }
             },
         );
+    });
+}
+
+/// Whether this process may begin a namespace of process numbers; its next child is then the first process there.
+fn begin_namespace() -> bool {
+    // SAFETY: no memory is touched. As root; or else as the root of a new namespace of users.
+    [libc::CLONE_NEWPID, libc::CLONE_NEWPID | libc::CLONE_NEWUSER].iter().any(|&new| unsafe { libc::unshare(new) } == 0)
+}
+
+/// Asks the kernel to end this process with its parent, and checks that it is the first one of its namespace, which no
+/// `alarm` ends.
+fn assert_first_of_its_namespace() {
+    // SAFETY: plain numbers.
+    assert_eq!(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }, 0);
+    assert_eq!(std::process::id(), 1);
+}
+
+/// Of a parent and its child, each the first process of a namespace, both have the number 1.
+#[test]
+fn a_forked_child_with_its_parents_number_just_exits() {
+    // SAFETY: the child only asks, and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // SAFETY: always allowed.
+        unsafe { libc::_exit(i32::from(!begin_namespace())) };
+    }
+    let mut status = 0;
+    // SAFETY: our own child, waited for once.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    if status != 0 {
+        // Not by `eprintln!`, which the test harness keeps to itself.
+        writeln!(std::io::stderr(), "skipped: no new namespace of process numbers is allowed here").expect("stderr");
+        return;
+    }
+    alone("a_forked_child_with_its_parents_number_just_exits", || {
+        for _ in 0..NAMESPACES {
+            in_forked_child(|| {
+                assert!(begin_namespace());
+                in_forked_child(|| {
+                    assert_first_of_its_namespace();
+                    let pool = ObjectPool::builder(|| 0_u64).max_total(1).build().unwrap();
+                    let only = pool.acquire();
+                    beside(
+                        || assert!(pool.try_acquire().is_none()),
+                        || {
+                            assert!(begin_namespace());
+                            in_forked_child(assert_first_of_its_namespace);
+                        },
+                    );
+                    drop(only);
+                });
+            });
+        }
     });
 }
 

@@ -2,6 +2,8 @@
 
 mod programs;
 mod stock;
+#[cfg(all(target_os = "linux", not(miri)))]
+mod stops;
 
 use crate::PoolStats;
 use crate::stock::Counts;
