@@ -27,6 +27,10 @@
 //! | the program | `allocator`, `link_time` (feature `lto`), `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
 //! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
 //!
+//! # Object pools
+//! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature `object-pool`
+//! shows it as `pymalloc::object_pool`.
+//!
 //! # Together
 //! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures, forks
 //! and reports) lies in a section of its own, `.text_pymalloc`, which linkers put behind the program's code, next to what every

@@ -1,7 +1,8 @@
-//! Object pools beside the pools of other crates and beside no pool at all: one acquisition and release, or 100 at once.
+//! Object pools beside the pools of other crates and beside no pool at all: one acquisition and release, or 100 at
+//! once.
 //!
-//! `Pymalloc` is the global allocator, as in a program that uses it; "box on system" calls the system's allocator for the
-//! object. All threads use one pool. Times are of one thread's pair of operations, while so many do the same.
+//! `Pymalloc` is the global allocator, as in a program that uses it; "box on system" calls the system's allocator for
+//! the object. All threads use one pool. Times are of one thread's pair of operations, while so many do the same.
 
 #[path = "../../benches/common/mod.rs"]
 mod common;

@@ -72,8 +72,8 @@ mod tests {
     #[repr(align(128))]
     struct Word(AtomicUsize);
 
-    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now and
-    /// then, because a processor's write waits while it reads on.
+    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now
+    /// and then, because a processor's write waits while it reads on.
     #[test]
     fn of_two_threads_that_write_and_then_read_one_sees_what_the_other_wrote() {
         const ROUNDS: usize = 30_000;

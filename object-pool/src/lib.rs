@@ -12,23 +12,23 @@
 //! ```
 //!
 //! CPython keeps free lists of lists, dicts, floats and frames above its allocator (layer +3 of the picture in
-//! `Objects/obmalloc.c`). Here that is [`ObjectPool`], for many threads, and [`LocalPool`], for one. They need neither a
-//! particular allocator nor a particular system. They are worth it for objects that are dear to make: see
+//! `Objects/obmalloc.c`). Here that is [`ObjectPool`], for many threads, and [`LocalPool`], for one. They need neither
+//! a particular allocator nor a particular system. They are worth it for objects that are dear to make: see
 //! `docs/object-pools.md` for figures. The allocator `pymalloc` shows this crate as `pymalloc::object_pool` (feature
 //! `object-pool`).
 //!
 //! # How it works
 //! Each thread has a *magazine* of up to 64 idle objects per pool, over a shared *stock* under a lock (Bonwick and
 //! Adams, "Magazines and vmem", USENIX 2001). Acquiring and releasing touch the magazine only, without atomic
-//! read-modify-writes; when it is empty or full, half of what it holds moves between it and the stock. When what lies in
-//! other threads' magazines is needed (a bounded pool runs dry, a limit is reached, the pool is dropped), one thread
+//! read-modify-writes; when it is empty or full, half of what it holds moves between it and the stock. When what lies
+//! in other threads' magazines is needed (a bounded pool runs dry, a limit is reached, the pool is dropped), one thread
 //! stops the others' fast path, by a fence that costs them nothing and it a system call, and takes everything to the
 //! stock. A thread that ends gives its magazine back.
 //!
 //! # Layers
 //! | file | what |
 //! |---|---|
-//! | `barrier`, `generation` | what is asked of the system: the fence, and whether this is a forked child |
+//! | `barrier`, `process` | what is asked of the system: the fence, and whether this is a forked child |
 //! | `sync` | what the shared parts are written on; the model checker has a twin of it |
 //! | `magazine` | a thread's idle objects, and the gate that keeps owners out |
 //! | `waiters` | the queue for an object of a bounded pool |
@@ -52,12 +52,12 @@
 mod acquire;
 mod barrier;
 mod builder;
-mod generation;
 mod local;
 mod magazine;
 mod objects;
 mod pool;
 mod pooled;
+mod process;
 mod slots;
 mod stats;
 mod stock;

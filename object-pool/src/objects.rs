@@ -1,9 +1,10 @@
 //! What a pool and its objects share: the stock, the factory and the reset.
 //!
 //! # Who keeps whom
-//! Each object lives in a node of its own, with a reference to the core: made when the object is created, not when it is
-//! acquired, so that acquiring and releasing count no references. Idle nodes and the core hold each other; dropping the pool
-//! closes the stock, which breaks the circle. Guards that are still out keep the core, and the last one frees it.
+//! Each object lives in a node of its own, with a reference to the core: made when the object is created, not when it
+//! is acquired, so that acquiring and releasing count no references. Idle nodes and the core hold each other; dropping
+//! the pool closes the stock, which breaks the circle. Guards that are still out keep the core, and the last one frees
+//! it.
 
 use core::ptr::NonNull;
 use std::sync::{Arc, Weak};
@@ -117,8 +118,8 @@ impl<T: Send + 'static> Core<T> {
 pub(super) fn give_back<T: Send + 'static>(item: Item<T>) {
     let item = if item.core.reset.is_some() { reset(item) } else { item };
     let core = Arc::as_ptr(&item.core);
-    // SAFETY: the object keeps the core while it is here. The magazine's last access ends the visit, and only after that
-    // may another thread take the object and, with it, free the core.
+    // SAFETY: the object keeps the core while it is here. The magazine's last access ends the visit, and only after
+    // that may another thread take the object and, with it, free the core.
     let pushed = unsafe {
         match (*core).own() {
             Some(own) => own.push((*core).stock.gate(), item),
@@ -171,8 +172,8 @@ pub(super) fn discard<T: Send + 'static>(item: Item<T>) {
 impl<T: Send + 'static> Home for Core<T> {
     unsafe fn take_back(&self, magazine: NonNull<()>) {
         let magazine: NonNull<Magazine<Item<T>>> = magazine.cast();
-        // SAFETY: the address is one that `own_or_join` noted: of a magazine in an `Arc` that the stock holds. The calling
-        // thread owns it, and gives it up here.
+        // SAFETY: the address is one that `own_or_join` noted: of a magazine in an `Arc` that the stock holds. The
+        // calling thread owns it, and gives it up here.
         unsafe {
             Arc::increment_strong_count(magazine.as_ptr());
             self.stock.leave(Arc::from_raw(magazine.as_ptr()), magazine.as_ref().own());

@@ -13,20 +13,20 @@ use super::stats::PoolStats;
 
 /// A pool of objects that are used again instead of being made anew.
 ///
-/// The pool is `Sync`: share it by reference, in an [`Arc`], or in a `static` [`LazyLock`](std::sync::LazyLock). Objects
-/// come out as [`Pooled`] guards, which return them. Guards don't borrow the pool: they may outlive it, and be held across
-/// an `await` point or sent to other threads.
+/// The pool is `Sync`: share it by reference, in an [`Arc`], or in a `static` [`LazyLock`](std::sync::LazyLock).
+/// Objects come out as [`Pooled`] guards, which return them. Guards don't borrow the pool: they may outlive it, and be
+/// held across an `await` point or sent to other threads.
 ///
 /// # Limits
-/// At any time at most `max_idle` objects are idle, wherever they lie, and a returning object is dropped only if so many
-/// are idle. At any time at most `max_total` objects exist, objects that are just being created included.
-/// [`acquire`](Self::acquire) creates an object when neither the calling thread's magazine nor the stock has one, though
-/// other threads' magazines may (at most 64 each): set `max_total` where each object counts.
+/// At any time at most `max_idle` objects are idle, wherever they lie, and a returning object is dropped only if so
+/// many are idle. At any time at most `max_total` objects exist, objects that are just being created included.
+/// [`acquire`](Self::acquire) creates an object when neither the calling thread's magazine nor the stock has one,
+/// though other threads' magazines may (at most 64 each): set `max_total` where each object counts.
 ///
 /// # Panics
-/// If the factory panics, nothing was created, and the panic reaches who called `acquire`. If the reset panics, the object
-/// is dropped, and the panic reaches who dropped the guard. A guard that is dropped while its thread panics returns
-/// its object like any other; [`Pooled::detach`] an object that should not be trusted after that.
+/// If the factory panics, nothing was created, and the panic reaches who called `acquire`. If the reset panics, the
+/// object is dropped, and the panic reaches who dropped the guard. A guard that is dropped while its thread panics
+/// returns its object like any other; [`Pooled::detach`] an object that should not be trusted after that.
 pub struct ObjectPool<T: Send + 'static> {
     core: Arc<Core<T>>,
 }
@@ -72,8 +72,8 @@ impl<T: Send + 'static> ObjectPool<T> {
         }
     }
 
-    /// An idle object, if there is one anywhere in the pool; never creates one, never waits for one. While other threads
-    /// acquire and release, it may miss one that came to a magazine it had looked at already.
+    /// An idle object, if there is one anywhere in the pool; never creates one, never waits for one. While other
+    /// threads acquire and release, it may miss one that came to a magazine it had looked at already.
     #[inline]
     pub fn try_acquire(&self) -> Option<Pooled<T>> {
         self.core.take_fast().or_else(|| self.core.take_slow(false)).map(Pooled::new)
@@ -126,7 +126,8 @@ impl<T: Send + 'static> ObjectPool<T> {
 }
 
 impl<T: Send + 'static> Drop for ObjectPool<T> {
-    /// Drops every idle object, also those in other threads' magazines. Objects in use are dropped when they are released.
+    /// Drops every idle object, also those in other threads' magazines. Objects in use are dropped when they are
+    /// released.
     fn drop(&mut self) {
         drop(self.core.stock.close());
     }

@@ -6,15 +6,15 @@
 //! again, lowest first, which keeps the tables short; an entry whose pool is gone has a key that nobody asks for.
 //!
 //! The table is a thread-local without a destructor and with a constant initial value, so that a look-up is three loads
-//! and a comparison. A second one, used when a pool is met for the first time, has the destructor that gives the magazines
-//! back.
+//! and a comparison. A second one, used when a pool is met for the first time, has the destructor that gives the
+//! magazines back.
 
 use core::cell::{Cell, RefCell};
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
-use super::generation::generation;
+use super::process::Process;
 
 /// A pool's place in every thread's table.
 pub(super) struct PoolId {
@@ -25,7 +25,7 @@ pub(super) struct PoolId {
 
 /// Indexes that were used before, of one process.
 struct FreeIndexes {
-    generation: u64,
+    process: Process,
     list: Mutex<Vec<usize>>,
 }
 
@@ -37,17 +37,17 @@ impl FreeIndexes {
     /// The calling process's list. A forked child begins an empty one: in its parent, another thread may have held the
     /// lock.
     fn lock() -> MutexGuard<'static, Vec<usize>> {
-        let generation = generation();
+        let process = Process::this();
         loop {
             // Acquire: pairs with the Release below.
             let known = FREE_INDEXES.load(Ordering::Acquire);
             // SAFETY: null, or from the box below, and never freed.
             if let Some(known) = unsafe { known.as_ref() }
-                && known.generation == generation
+                && known.process == process
             {
                 return known.list.lock().unwrap_or_else(PoisonError::into_inner);
             }
-            let new = Box::into_raw(Box::new(Self { generation, list: Mutex::default() }));
+            let new = Box::into_raw(Box::new(Self { process, list: Mutex::default() }));
             // Release: pairs with the Acquire above. Relaxed: looks again.
             if FREE_INDEXES.compare_exchange(known, new, Ordering::Release, Ordering::Relaxed).is_err() {
                 // SAFETY: from the box above, and nobody else has seen it.
@@ -120,8 +120,8 @@ struct Register {
 
 struct Noted {
     home: Weak<dyn Home>,
-    /// Of the process in which the thread got the magazine.
-    generation: u64,
+    /// In which the thread got the magazine.
+    process: Process,
 }
 
 /// The calling thread's magazine of the pool, if it has one.
@@ -146,7 +146,7 @@ impl Register {
         self.homes.resize_with(length, || None);
         self.entries[id.index] = Entry { key: id.key, magazine: magazine.as_ptr() };
         // The home noted here before, if any, is gone: its index is free.
-        self.homes[id.index] = Some(Noted { home, generation: generation() });
+        self.homes[id.index] = Some(Noted { home, process: Process::this() });
         TABLE.set(Table { entries: self.entries.as_ptr(), mask: length - 1 });
     }
 }
@@ -155,11 +155,11 @@ impl Drop for Register {
     fn drop(&mut self) {
         // First of all: objects that later destructors of this thread release go to the stock.
         TABLE.set(Table::NONE);
-        let generation = generation();
+        let process = Process::this();
         for (entry, noted) in self.entries.iter().zip(&mut self.homes) {
-            // A forked child that just exits comes here, too, and must not wait for the lock of a pool of its parent, which
-            // a thread may hold that does not exist here. The magazine stays that pool's, as it is.
-            let noted = noted.take().filter(|noted| noted.generation == generation);
+            // A forked child that just exits comes here, too, and must not wait for the lock of a pool of its parent,
+            // which a thread may hold that does not exist here. The magazine stays that pool's, as it is.
+            let noted = noted.take().filter(|noted| noted.process == process);
             if let (Some(magazine), Some(home)) =
                 (NonNull::new(entry.magazine.cast_mut()), noted.and_then(|noted| noted.home.upgrade()))
             {

@@ -1,8 +1,8 @@
 //! Loom models of object pools: owners at their magazines while others stop them, and waiters.
 //!
-//! `magazine.rs`, `stock/` and `waiters.rs` are the product's own source, against a twin of `sync.rs` made of loom's types.
-//! An object holds a cell that its holder writes, so loom fails a model in which two threads hold one object, or an object
-//! is passed on without an order.
+//! `magazine.rs`, `stock/` and `waiters.rs` are the product's own source, against a twin of `sync.rs` made of loom's
+//! types. An object holds a cell that its holder writes, so loom fails a model in which two threads hold one object, or
+//! an object is passed on without an order.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg pymalloc_loom" cargo test --release -p pymalloc-object-pool --test loom --target-dir target/loom

@@ -43,7 +43,8 @@ pub(super) enum Loss {
     NotCreated,
     /// The user took it out.
     Detached,
-    /// It was dropped: there was no room for it, or its reset panicked. Counted after the drop, for until then it exists.
+    /// It was dropped: there was no room for it, or its reset panicked. Counted after the drop, for until then it
+    /// exists.
     Dropped,
 }
 
@@ -202,7 +203,8 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Takes back an object of the pool; one that there is no room for is returned, to be dropped and then [lost](Self::lose).
+    /// Takes back an object of the pool; one that there is no room for is returned, to be dropped and then
+    /// [lost](Self::lose).
     pub(super) fn put(&self, own: Option<Own<'_, I>>, item: I) -> Option<I> {
         let mut state = self.lock();
         self.reopen_in_time(&mut state);

@@ -1,17 +1,29 @@
 //! Which process this is, for who may have been copied by `fork`.
 //!
-//! A process's number does not tell: a child that is the first process of a new namespace has the number 1, as its parent
-//! may have. Nor does a handler of `pthread_atfork`: a raw `clone`, by which containers are started, runs none. On Linux it
-//! is a word in an OS page that the kernel clears in every child (`MADV_WIPEONFORK`, since 4.14, as `membarrier`). Elsewhere,
-//! and where the kernel refuses, it is the process's number.
+//! A process's number alone does not tell: a child that is the first process of a new namespace has the number 1, as
+//! its parent may have. Nor does a handler of `pthread_atfork`: a raw `clone`, by which containers are started, runs
+//! none. What tells on Linux is a word in an OS page that the kernel clears in every child (`MADV_WIPEONFORK`, since
+//! 4.14, as `membarrier`). Where there is none, or an emulator only says so, the process's number must do.
 
-/// A number that differs between a process and each of its forked ancestors that asked for theirs.
-pub(super) fn generation() -> u64 {
-    #[cfg(all(target_os = "linux", not(miri)))]
-    if let Some(word) = wiped::word() {
-        return wiped::generation_in(word);
+/// A process, as it and its forked descendants tell it from others: differs from each ancestor that asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Process {
+    id: u32,
+    generation: u64,
+}
+
+impl Process {
+    pub(super) fn this() -> Self {
+        // Not all systems without `fork` have numbers.
+        Self { id: if cfg!(unix) { std::process::id() } else { 0 }, generation: wiped::generation() }
     }
-    u64::from(std::process::id())
+}
+
+#[cfg(any(not(target_os = "linux"), miri))]
+mod wiped {
+    pub(super) fn generation() -> u64 {
+        0
+    }
 }
 
 #[cfg(all(target_os = "linux", not(miri)))]
@@ -26,7 +38,7 @@ mod wiped {
     static LAST: AtomicU64 = AtomicU64::new(0);
 
     /// The word that the kernel clears. No lock is taken, which a forked child might find held.
-    pub(super) fn word() -> Option<&'static AtomicU64> {
+    fn word() -> Option<&'static AtomicU64> {
         let none = (&raw const NONE).cast_mut();
         // Acquire: pairs with the Release below.
         let mut word = WORD.load(Ordering::Acquire);
@@ -68,8 +80,11 @@ mod wiped {
         None
     }
 
-    pub(super) fn generation_in(word: &AtomicU64) -> u64 {
-        // Relaxed (all): a number that is the same for all threads of a process, whoever of them is the first to write it.
+    /// A number that each process has to itself among its ancestors; 0 if the kernel has no such OS pages.
+    pub(super) fn generation() -> u64 {
+        let Some(word) = word() else { return 0 };
+        // Relaxed (all): a number that is the same for all threads of a process, whoever of them is the first to write
+        // it.
         let known = word.load(Ordering::Relaxed);
         if known != 0 {
             return known;
@@ -81,7 +96,7 @@ mod wiped {
 
 #[cfg(all(test, target_os = "linux", not(miri)))]
 mod tests {
-    use super::*;
+    use super::wiped::generation;
 
     /// Runs `body` in a child that no handler of `pthread_atfork` is told of, and returns whether it said yes.
     fn in_cloned_child(body: impl FnOnce() -> bool) -> bool {
@@ -108,8 +123,8 @@ mod tests {
 
     #[test]
     fn each_child_differs_from_all_its_ancestors() {
-        assert!(wiped::word().is_some(), "a kernel that clears pages on fork");
         let first = generation();
+        assert_ne!(first, 0, "a kernel that clears OS pages on fork");
         assert!(in_cloned_child(|| {
             let second = generation();
             let third_differs = || ![first, second].contains(&generation());
