@@ -49,6 +49,9 @@
 //!   waiting thread sleeps (50 µs, then longer, up to 0.8 ms at a time), so that a thread of any priority comes to its
 //!   end; but priorities are not inherited, here as with every `std` mutex.
 
+// The model checker's tests compile the files they check themselves (`tests/loom.rs`).
+#![cfg(not(pymalloc_loom))]
+
 mod acquire;
 mod barrier;
 mod builder;
