@@ -10,7 +10,7 @@ use core::sync::atomic::{Ordering, fence};
 /// Whether the light fence leans on the heavy one's system call.
 const BY_KERNEL: bool = cfg!(target_os = "linux") && !cfg!(miri);
 
-/// The fence of who comes often.
+/// The fence of the side that comes often.
 ///
 /// # Memory ordering
 /// Of a light fence in one thread and a heavy one in another, one comes first, as with two SeqCst fences: what was
@@ -32,7 +32,7 @@ pub(super) fn fences_work() -> bool {
     true
 }
 
-/// The fence of who comes seldom: a microsecond or so. Call only after [`fences_work`] said so.
+/// The fence of the side that comes seldom: a microsecond or so. Call only after [`fences_work`] said so.
 ///
 /// Aborts if the kernel has begun to refuse, which only a sandbox that was entered in between can bring about: nothing
 /// that is right could be done then.

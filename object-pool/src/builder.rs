@@ -30,27 +30,27 @@ impl<T: Send + 'static> PoolBuilder<T> {
         self
     }
 
-    /// At most so many objects are idle, those in the threads' magazines included; more are dropped. By default there
+    /// At most `objects` are idle, those in the threads' magazines included; more are dropped. By default there
     /// is no limit. With 0, no object is kept.
     pub fn max_idle(mut self, objects: usize) -> Self {
         self.limits.max_idle = objects;
         self
     }
 
-    /// At most so many objects exist, idle and in use; when all are in use, [`ObjectPool::acquire`] waits. By default
+    /// At most `objects` exist, idle and in use; when all are in use, [`ObjectPool::acquire`] waits. By default
     /// there is no limit, and nobody ever waits.
     pub fn max_total(mut self, objects: usize) -> Self {
         self.limits.max_total = objects;
         self
     }
 
-    /// Creates so many objects when the pool is built.
+    /// Creates this number of objects when the pool is built.
     pub fn prefill(mut self, objects: usize) -> Self {
         self.prefill = objects;
         self
     }
 
-    /// Each thread keeps at most so many idle objects for itself, where others get at them only at need. By default 64,
+    /// Each thread keeps at most `objects` idle ones for itself, where others get at them only at need. By default 64,
     /// the most there can be; it begins with 8 and grows with use. With 0 all are in the shared stock: slower, and no
     /// object is created while another is idle.
     pub fn magazine(mut self, objects: usize) -> Self {

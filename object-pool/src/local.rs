@@ -224,13 +224,13 @@ impl<'f, T> LocalPoolBuilder<'f, T> {
         self
     }
 
-    /// At most so many objects are idle; more are dropped. By default there is no limit.
+    /// At most `objects` are idle; more are dropped. By default there is no limit.
     pub fn max_idle(mut self, objects: usize) -> Self {
         self.max_idle = objects;
         self
     }
 
-    /// Creates so many objects when the pool is built.
+    /// Creates this number of objects when the pool is built.
     pub fn prefill(mut self, objects: usize) -> Self {
         self.prefill = objects;
         self

@@ -1,15 +1,16 @@
 //! A thread's own stack of idle objects of one object pool, and the gate that lets others at it.
 //!
 //! # Protocol
-//! The owner's way in is a biased lock: it announces itself in `busy`, passes a light fence, and looks at the gate. Who
-//! stops the owners (under the stock's lock) shuts the gate, passes a heavy fence, and waits until nobody is busy. Of
-//! the two fences one comes first, so either the owner sees the gate shut, or the other one sees it busy.
+//! The owner's way in is a biased lock: it announces itself in `busy`, passes a light fence, and looks at the gate.
+//! A thread that stops the owners (under the stock's lock) shuts the gate, passes a heavy fence, and waits until nobody
+//! is busy; soon it sleeps between its looks, as an owner of lower priority may wait for its processor. Of the two
+//! fences one comes first, so either the owner sees the gate shut, or the other one sees it busy.
 //!
 //! # Invariants
 //! *exclusive*: the slots, the count and the capacity are touched only by
 //! 1. the owner, while it is busy and has seen the gate open;
 //! 2. the owner, while it holds the stock's lock;
-//! 3. who holds the stock's lock, while the gate is shut and since then `busy` was once seen false.
+//! 3. the holder of the stock's lock, while the gate is shut and since then `busy` was once seen false.
 //!
 //! 1 excludes 3 by the fences, 2 excludes 3 by the lock, and 1 and 2 are one thread.
 //!
@@ -44,7 +45,7 @@ impl Gate {
         self.open.store(true, Ordering::Release);
     }
 
-    /// Keeps owners out from now on; who is inside may still be. The caller holds the stock's lock.
+    /// Keeps owners out from now on; one that is inside may still be. The caller holds the stock's lock.
     pub(super) fn shut(&self) {
         // Relaxed: the heavy fence orders it before the looks at `busy`.
         self.open.store(false, Ordering::Relaxed);
@@ -87,7 +88,7 @@ impl<I> Magazine<I> {
         Own { magazine: self, stays_here: PhantomData }
     }
 
-    /// The view of who stopped the owners.
+    /// The view of the thread that stopped the owners.
     ///
     /// # Safety
     /// The caller holds the stock's lock, has shut the gate under it, and drops the view before it frees the lock.
@@ -101,9 +102,9 @@ impl<I> Magazine<I> {
         Inside { magazine: self }
     }
 
-    /// Objects inside: exact for the owner, and for who holds the stock's lock if the owner does nothing meanwhile.
+    /// Objects inside: exact for the owner, and for the holder of the stock's lock if the owner does nothing meanwhile.
     pub(super) fn count(&self) -> usize {
-        // Relaxed: a number; who acts on it looks again with the right to.
+        // Relaxed: a number; a caller that acts on it looks again with the right to.
         self.count.load(Ordering::Relaxed)
     }
 
@@ -235,7 +236,7 @@ impl<I> Inside<'_, I> {
     /// If `capacity` is more than a magazine has slots.
     pub(super) fn set_capacity(&self, capacity: usize) {
         assert!(capacity <= MAGAZINE_MAX);
-        // Relaxed: written by who is inside only; the others read it as a hint.
+        // Relaxed: written from inside only; the others read it as a hint.
         self.magazine.capacity.store(capacity, Ordering::Relaxed);
     }
 
@@ -245,7 +246,7 @@ impl<I> Inside<'_, I> {
         self.magazine.count.store(count, Ordering::Relaxed);
     }
 
-    /// Relaxed, and no read-modify-write: only who is inside writes it.
+    /// Relaxed, and no read-modify-write: only written from inside.
     #[inline(always)]
     fn count_reused(&self) {
         self.magazine.reused.store(self.magazine.reused() + 1, Ordering::Relaxed);

@@ -24,9 +24,9 @@ use super::stats::PoolStats;
 /// though other threads' magazines may (at most 64 each): set `max_total` where each object counts.
 ///
 /// # Panics
-/// If the factory panics, nothing was created, and the panic reaches who called `acquire`. If the reset panics, the
-/// object is dropped, and the panic reaches who dropped the guard. A guard that is dropped while its thread panics
-/// returns its object like any other; [`Pooled::detach`] an object that should not be trusted after that.
+/// If the factory panics, nothing was created, and the panic reaches the caller of `acquire`. If the reset panics, the
+/// object is dropped, and the panic reaches the thread that dropped the guard. A guard that is dropped while its thread
+/// panics returns its object like any other; [`Pooled::detach`] an object that should not be trusted after that.
 pub struct ObjectPool<T: Send + 'static> {
     core: Arc<Core<T>>,
 }
@@ -51,8 +51,8 @@ impl<T: Send + 'static> ObjectPool<T> {
         Self { core }
     }
 
-    /// An idle object, or a new one. Waits only if the pool has a `max_total` and all of them are in use; who waits is
-    /// served in turn.
+    /// An idle object, or a new one. Waits only if the pool has a `max_total` and all of them are in use; those that
+    /// wait are served in turn.
     ///
     /// A thread that holds an object and waits for another one of the same pool may wait for ever.
     #[inline]

@@ -1,4 +1,4 @@
-//! Which process this is, for who may have been copied by `fork`.
+//! Which process this is, for data that `fork` may have copied.
 //!
 //! A process's number alone does not tell: a child that is the first process of a new namespace has the number 1, as
 //! its parent may have. Nor does a handler of `pthread_atfork`: a raw `clone`, by which containers are started, runs
@@ -44,7 +44,7 @@ mod wiped {
         let mut word = WORD.load(Ordering::Acquire);
         if word.is_null() {
             let new = map().unwrap_or(none);
-            // Release: pairs with both Acquires, of who reads the word by this pointer. Acquire: as above.
+            // Release: pairs with both Acquires: the mapping comes before its use. Acquire: as above.
             match WORD.compare_exchange(word, new, Ordering::Release, Ordering::Acquire) {
                 Ok(_) => word = new,
                 Err(first) => {

@@ -2,8 +2,9 @@
 //!
 //! # Invariants
 //! *key*: an entry's magazine lives and belongs to this thread if and only if the entry's key is that of a pool that
-//! lives. Keys are never used twice; so who holds a pool, and finds its key, may use the magazine. Indexes are used
-//! again, lowest first, which keeps the tables short; an entry whose pool is gone has a key that nobody asks for.
+//! lives. Keys are never used twice; so a thread that holds a pool, and finds its key, may use the magazine. Indexes
+//! are used again, lowest first, which keeps the tables short; an entry whose pool is gone has a key that nobody asks
+//! for.
 //!
 //! The table is a thread-local without a destructor and with a constant initial value, so that a look-up is three loads
 //! and a comparison. A second one, used when a pool is met for the first time, has the destructor that gives the

@@ -1,4 +1,4 @@
-//! Who waits for an object of a bounded pool, first come, first served.
+//! The queue for an object of a bounded pool, first come, first served.
 //!
 //! An object that comes back is handed to the first waiter itself: it never lies in the stock, where a newcomer could
 //! take it. The waiter finds it under its ticket. One that gives up returns its ticket, and what lies under it goes on
@@ -35,7 +35,7 @@ impl<I> Waiters<I> {
         Self { waiting: VecDeque::new(), granted: Vec::new(), next: Ticket(0) }
     }
 
-    /// Whether nobody waits; who has a grant to collect does not wait.
+    /// Whether nobody waits; a ticket with a grant to collect does not.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

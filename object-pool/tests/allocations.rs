@@ -106,7 +106,7 @@ fn waiting_does_not_allocate() {
     let pool = ObjectPool::builder(|| 1).max_total(1).build().unwrap();
     let only = pool.acquire();
     assert_eq!(calls(|| assert!(pool.acquire_timeout(Duration::from_micros(10)).is_err())), 0);
-    // Both lists of the queue get their memory: one for who waits, one for what was granted.
+    // Both lists of the queue get their memory: one for those that wait, one for what was granted.
     let mut waiting = std::pin::pin!(pool.acquire_async());
     let context = &mut Context::from_waker(Waker::noop());
     assert!(waiting.as_mut().poll(context).is_pending());

@@ -1,5 +1,5 @@
 //! The shared stock of an object pool: idle objects under a lock, the threads' magazines over it (Bonwick and Adams,
-//! "Magazines and vmem", 2001), the limits, and who waits.
+//! "Magazines and vmem", 2001), the limits, and the waiters.
 //!
 //! A stock moves objects and counts them; it never creates, resets or drops one, and runs no user's code under its
 //! lock. Those are its callers' (`objects.rs`).
@@ -67,7 +67,7 @@ pub(super) struct Stock<I> {
     limits: Limits,
     /// Whether the gate may ever open.
     has_magazines: bool,
-    /// Aligned: who only looks at the gate is not disturbed by who takes the lock.
+    /// Aligned: a thread that only looks at the gate is not disturbed by one that takes the lock.
     state: Apart<Mutex<State<I>>>,
 }
 

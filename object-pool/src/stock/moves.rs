@@ -1,4 +1,5 @@
-//! How objects move between the stock, the magazines over it and who waits. Who has a [`State`] holds the lock.
+//! How objects move between the stock, the magazines over it and the waiters. A caller that has a [`State`] holds the
+//! lock.
 
 use super::super::magazine::{Inside, Own};
 use super::super::sync::{MAGAZINE_START, REOPEN_AFTER};
@@ -66,7 +67,7 @@ impl<I> Stock<I> {
 
     /// The caller's magazine, if the gate is open: while it is shut, nothing goes into one (*shut is empty*).
     fn inside<'own>(&self, state: &State<I>, own: Option<Own<'own, I>>) -> Option<Inside<'own, I>> {
-        // SAFETY: who has the state holds the lock, and all callers drop the view before it.
+        // SAFETY: a caller that has the state holds the lock, and all callers drop the view before it.
         if state.shut { None } else { own.map(|own| unsafe { own.locked() }) }
     }
 

@@ -19,7 +19,7 @@ const OWNERS: usize = 3;
 /// One step of a program. Numbers are taken modulo what there is.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    /// As `acquire` without waiting, so many times.
+    /// As `acquire` without waiting, `times` times.
     Take { owner: u8, times: u8 },
     /// As `try_acquire`.
     TryTake { owner: u8 },
@@ -29,7 +29,7 @@ enum Op {
     Poll { place: u8 },
     /// A waiter gives up.
     GiveUp { place: u8 },
-    /// As dropping a guard, so many times.
+    /// As dropping a guard, `times` times.
     Put { owner: u8, place: u8, times: u8 },
     /// As `detach`, or a reset that panics.
     Lose { place: u8, dropped: bool },

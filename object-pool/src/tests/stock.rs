@@ -10,7 +10,7 @@ fn unlimited() -> Stock<u32> {
     Stock::new(Limits { max_idle: usize::MAX, max_total: usize::MAX, magazine: MAGAZINE_MAX })
 }
 
-/// A stock with so many idle objects, none of them in a magazine.
+/// A stock with `objects` idle ones, none of them in a magazine.
 fn with_idle(objects: u32) -> Stock<u32> {
     let stock = unlimited();
     for object in 0..objects {

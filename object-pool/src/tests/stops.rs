@@ -1,4 +1,4 @@
-//! Who stops the owners of magazines, and finds one inside.
+//! A thread that stops the owners of magazines, and finds one inside.
 
 use std::fs;
 use std::sync::mpsc;
@@ -19,7 +19,7 @@ fn sleeps(thread: libc::pid_t) -> u64 {
     count.trim().parse().expect("a number")
 }
 
-/// An owner that was preempted, and that the one who waits for it would keep from running by its higher priority.
+/// The owner stands for one that was preempted: a thread of higher priority that waits for it must not keep it so.
 #[test]
 fn who_waits_for_an_owner_leaves_the_processor_to_any_priority() {
     let magazine = Magazine::<u32>::new();
