@@ -5,9 +5,7 @@
 
 use core::ptr::NonNull;
 
-mod barrier;
 pub(crate) mod fork;
-pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
 
 // Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
