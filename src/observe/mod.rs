@@ -4,11 +4,13 @@
 //! branch that is never taken. The fast path of small requests does not look; who wants to see every small request poisons
 //! the caches, so that each takes the slow path (`cache`): `measure` its thread's, the tracer all.
 //!
-//! What is called from here is called without any of the heap's locks, so it may allocate. A block is told of while nobody
+//! What is called from here is called without any of the heap's locks, so it may allocate; `errno` stays as it was, and
+//! no cancellation point may be passed (`os::files`). A block is told of while nobody
 //! else can have its address: after its allocation and before its free.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::os::KeepErrno;
 use crate::{measure, report};
 
 #[cfg(not(feature = "trace"))]
@@ -95,6 +97,7 @@ pub(crate) fn freed(block: *mut u8, bytes: usize) {
 #[cold]
 #[inline(never)]
 pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
+    let _errno = KeepErrno::new();
     if !block.is_null() && tracer::allocated(block, request) == Owner::Program && is_measuring() {
         measure::count_allocated(bytes);
     }
@@ -105,6 +108,7 @@ pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
 #[cold]
 #[inline(never)]
 pub(crate) fn freed_wanted(block: *mut u8, bytes: usize) {
+    let _errno = KeepErrno::new();
     if tracer::freed(block) == Owner::Program && is_measuring() {
         measure::count_freed(bytes);
     }

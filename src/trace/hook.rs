@@ -23,6 +23,7 @@ use super::session;
 use super::stacks::{self, StackId};
 use super::thread;
 use crate::observe::Owner;
+use crate::os::NoCancellation;
 
 /// The session's number; 0 when not tracing.
 pub(super) static SESSION: AtomicU32 = AtomicU32::new(0);
@@ -47,13 +48,22 @@ impl Request {
 /// While it lives, the calling thread's allocations are the tracer's.
 pub(super) struct Busy {
     was: bool,
+    /// What the program asks of the tracer may read files by the C library, and hold locks meanwhile.
+    _no_cancellation: Option<NoCancellation>,
     /// A thread's own.
     _not_send: core::marker::PhantomData<*const ()>,
 }
 
 impl Busy {
+    /// For a call of the program's to the tracer.
     pub(super) fn enter() -> Self {
-        Self { was: thread::with(|thread| thread.busy.replace(true)), _not_send: core::marker::PhantomData }
+        Self { _no_cancellation: Some(NoCancellation::new()), ..Self::enter_in_allocation() }
+    }
+
+    /// For what the tracer does inside the allocator's calls, where it passes no cancellation point (`os::files`).
+    pub(super) fn enter_in_allocation() -> Self {
+        let was = thread::with(|thread| thread.busy.replace(true));
+        Self { was, _no_cancellation: None, _not_send: core::marker::PhantomData }
     }
 }
 
@@ -103,7 +113,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         {
             return None;
         }
-        let _busy = Busy::enter();
+        let _busy = Busy::enter_in_allocation();
         let mut buffer = capture::buffer();
         // Relaxed: as above.
         let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker, &thread.stack);
