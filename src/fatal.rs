@@ -67,8 +67,8 @@ pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -
 #[inline(never)]
 pub(crate) fn unknown(address: usize) -> ! {
     let mut line = Text::<192>::new();
-    line.push("pymalloc: free of an address that no allocator here knows: no block starts there, or it is one of a library's ");
-    line.push("own malloc (address 0x");
+    line.push("pymalloc: free of an address that no allocator here knows: no block starts there, ");
+    line.push("or it is one of a library's own malloc (address 0x");
     line.push_hex(address);
     line.push(")\n");
     os::write_stderr(line.bytes());

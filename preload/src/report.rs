@@ -17,8 +17,18 @@ unsafe extern "C" {
     static program_invocation_short_name: *const c_char;
 }
 
-/// Where the report goes, if one is asked for: to a file, or else to stderr.
-static WANTED: OnceLock<Option<File>> = OnceLock::new();
+/// What is asked for, if anything.
+static WANTED: OnceLock<Wanted> = OnceLock::new();
+
+struct Wanted {
+    /// Where the report goes; to stderr if there is none.
+    file: Option<File>,
+    /// The program's name at its start: servers write their state over their arguments, where the C library's name of it lies.
+    name: [u8; NAME_BYTES],
+}
+
+/// Longer names are cut.
+const NAME_BYTES: usize = 64;
 
 pub(crate) fn prepare() {
     let file = match variable(c"PYMALLOC_REPORT") {
@@ -28,17 +38,22 @@ pub(crate) fn prepare() {
     };
     // Of a file, for complaints.
     kept::keep_stderr();
-    WANTED.get_or_init(|| file);
+    let mut name = [0; NAME_BYTES];
+    // SAFETY: glibc's own C string, set before the program starts.
+    let given = unsafe { CStr::from_ptr(program_invocation_short_name) }.to_bytes();
+    name.iter_mut().zip(given).for_each(|(place, &byte)| *place = byte);
+    WANTED.get_or_init(|| Wanted { file, name });
 }
 
 extern "C" fn at_exit() {
-    let Some(file) = WANTED.get() else { return };
+    let Some(Wanted { file, name }) = WANTED.get() else { return };
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     let _no_cancellation = NoCancellation::new();
     match file {
         // Nobody is left to tell if it fails.
-        None => drop(report(kept::stderr, true)),
+        None => drop(report(name, kept::stderr, true)),
         Some(file) => {
-            if let Err(unsaved) = file.save(|descriptor| report(|| Some(descriptor), false)) {
+            if let Err(unsaved) = file.save(|descriptor| report(name, || Some(descriptor), false)) {
                 file.complain(&unsaved);
             }
         }
@@ -49,17 +64,15 @@ extern "C" fn at_exit() {
 #[unsafe(link_section = ".fini_array")]
 static AT_EXIT: extern "C" fn() = at_exit;
 
-fn report(out: impl Fn() -> Option<Descriptor>, whole: bool) -> Result<(), c_int> {
+fn report(name: &[u8], out: impl Fn() -> Option<Descriptor>, whole: bool) -> Result<(), c_int> {
     let stats = pymalloc_core::stats();
     let pools: usize = stats.classes.iter().map(|class| class.pools).sum();
-    // SAFETY: glibc's own C string, set before the program starts.
-    let name = unsafe { CStr::from_ptr(program_invocation_short_name) };
     // SAFETY: no preconditions.
     let process = unsafe { libc::getpid() };
     let mut out = Text::new(out);
     // `finish` tells of all that fails.
     let _ = write!(out, "pymalloc: process {process} (");
-    out.push(name.to_bytes());
+    out.push(name);
     let (blocks, arenas, ever) = (stats.blocks_live(), stats.arenas_mapped, stats.arenas_ever);
     let _ = write!(out, ") exits with {blocks} blocks in {pools} pools, {arenas} arenas mapped now, {ever} ever, ");
     let _ = writeln!(out, "after at least {} allocations", raw::allocations_min());

@@ -111,7 +111,10 @@ fn a_program_that_vanishes_from_its_root_user_and_environment_is_reported() {
     let report = format!("{}/report", folder.path());
     let output = run(&[&format!("--stats={report}")], &program.0, &[empty.path()], &[]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
-    assert!(served(fs::read_to_string(&report).expect("it was written").trim_end()));
+    let line = fs::read_to_string(&report).expect("it was written");
+    assert!(served(line.trim_end()));
+    // By its first name, though it wrote over its arguments.
+    assert!(line.contains("vanished.c)"), "{line}");
     let output = run(&["--stats"], &program.0, &[empty.path()], &[]);
     assert!(text(&output.stderr).contains("arenas mapped now"), "{output:?}");
     assert_eq!(fs::read_dir(&empty.0).expect("ours").count(), 0);

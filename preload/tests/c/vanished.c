@@ -14,6 +14,7 @@ int main(int count, char **arguments) {
     for (char **variable = environ; *variable; variable++)
         memset(*variable, 'x', strlen(*variable));
     clearenv();
+    memset(arguments[0], 'x', strlen(arguments[0]));
     if (count > 2) {
         struct rlimit none = {0, 0};
         signal(SIGXFSZ, SIG_IGN);
