@@ -26,7 +26,8 @@
 //! | `protocols/` | what the model checker compiles: the lock, remote frees, the states of blocks |
 //! | `sync` | the atomics that the protocols are written on |
 //! | `base/` | tunables, size classes, bitmaps, text without allocation, last words |
-//! | `observe/`, `os/`, `marks/` | the seam for observers; the operating system; what valgrind and sanitizers are told |
+//! | `observe/` | the seam by which cold paths tell observers of blocks |
+//! | `os/`, `marks/` | the operating system; what valgrind and sanitizers are told |
 //!
 //! # Object pools
 //! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature `object-pool`

@@ -6,6 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __aarch64__
+#define SMALLEST_ALIGN 16
+#else
+#define SMALLEST_ALIGN 8
+#endif
+
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
         if (!(condition)) {                                                                                            \
@@ -22,7 +28,7 @@ static void *opaque(void *pointer) {
 int main(void) {
     for (size_t bytes = 0; bytes < 2000; bytes++) {
         char *block = opaque(malloc(bytes));
-        CHECK(block && malloc_usable_size(block) >= bytes && (uintptr_t)block % (bytes > 8 ? 16 : 8) == 0);
+        CHECK(block && malloc_usable_size(block) >= bytes && (uintptr_t)block % (bytes > 8 ? 16 : SMALLEST_ALIGN) == 0);
         memset(block, 1, malloc_usable_size(block));
         block = opaque(realloc(block, bytes * 2 + 1));
         for (size_t index = 0; index < bytes; index++) CHECK(block[index] == 1);
