@@ -83,7 +83,7 @@ fn run(folder: &Path) -> Result<(), Failure> {
     fs::create_dir_all(folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
     let mut files = Vec::new();
     for name in ["benches", "docs", "examples", "src", "tests"] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(name);
         if path.exists() {
             find_files(&path, &mut files)?;
         }

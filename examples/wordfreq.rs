@@ -80,7 +80,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, Failu
         options.paths.insert(0, file.clone());
     }
     if options.paths.is_empty() {
-        let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let project = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
         let folders = ["docs", "src"].map(|folder| project.join(folder));
         options.paths.extend(folders.into_iter().filter(|folder| folder.exists()));
     }

@@ -13,20 +13,25 @@
 //! bitmaps of the pools that the thread owns.
 //!
 //! # Layers
-//! A file imports from files above it and beside it; `heap` and `pool_set` know each other, `sync` and `cache` ask
-//! `fork`, which asks `debug`, `public` calls `check`, `stats` and `heap_map`, and the cold paths of `heap`, `cache`
-//! and `allocator` tell `observe` and `report`.
+//! A folder imports only from those below it, and not from its neighbours; `tests/programs/layers.rs` reads the source
+//! and fails otherwise. `ARCHITECTURE.md` says where to find what.
 //!
-//! | layer | files |
+//! | layer, top to bottom | what |
 //! |---|---|
-//! | numbers | `config`, `size_class` |
-//! | the system | `os/`, `text`, `fatal`, `sync`, `lock` |
-//! | one pool, one arena | `remote`, `bitmap`, `pool`, `arena` |
-//! | all arenas | `arena_map`, `class_map`, `purge_batch`, `arena_table`, `metadata`, `heap` |
-//! | one thread | `pool_set`, `cache/`, `hardened/`, `marks/` |
-//! | the program | `allocator`, `link_time` (feature `lto`), `public`, `raw`, `purging`, `idle`, `purge_thread`, `fork` |
-//! | beside | `stats/`, `check`, `heap_map/`, `observe/`, `measure`, `report`, `debug/`, with the feature `trace` also `trace/` |
-//! | above | `object_pool/`, which uses `os` and `sync` only |
+//! | `api/` | [`Pymalloc`], where it sends each request, the functions that control the heap |
+//! | `trace/`, `inspect/`, `purge/` | the tracer; counts, checks, reports, pictures; memory return on request |
+//! | `cache/` | one thread's magazines and depots, its start and end; what the feature `hardened` adds |
+//! | `pool_set/` | what is done to one thread's pools |
+//! | `heap/`, `debug/` | what all threads share: arenas, pools, metadata, address map; the debug hooks |
+//! | `protocols/` | what the model checker compiles: the lock, remote frees, the states of blocks |
+//! | `sync` | the atomics that the protocols are written on |
+//! | `base/` | tunables, size classes, bitmaps, text without allocation, last words |
+//! | `observe/` | the seam by which cold paths tell observers of blocks |
+//! | `os/`, `marks/` | the operating system; what valgrind and sanitizers are told |
+//!
+//! # Object pools
+//! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature `object-pool`
+//! shows it as `pymalloc::object_pool`.
 //!
 //! # Together
 //! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures,
@@ -43,6 +48,9 @@
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
 // constants that the crate as a whole needs.
 #![cfg(not(pymalloc_loom))]
+// The documentation's site builds with a nightly compiler, and says which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(docsrs, doc(auto_cfg(hide(pymalloc_loom))))]
 
 mod api;
 mod base;
@@ -51,7 +59,6 @@ mod debug;
 mod heap;
 mod inspect;
 mod marks;
-pub mod object_pool;
 mod observe;
 mod os;
 mod pool_set;
@@ -78,9 +85,11 @@ pub use inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 pub use inspect::measure::{Measured, measure};
 pub use inspect::report::request_report;
 pub use inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
-pub use object_pool::{LocalPool, ObjectPool, Pooled};
 pub use os::SystemMalloc;
 pub use purge::thread::{PurgeConfig, PurgeThread};
+#[cfg(feature = "object-pool")]
+#[doc(inline)]
+pub use pymalloc_object_pool as object_pool;
 
 /// The README's examples, which `cargo test` compiles and runs.
 #[cfg(doctest)]

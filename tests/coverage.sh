@@ -20,11 +20,11 @@ if [ "${1:-}" != report ]; then
     # Which leaves what was built with other features or from files since gone: the report would count it.
     cargo clean --quiet --profile quick --package pymalloc --target-dir target/llvm-cov-target
     cargo llvm-cov --no-report --profile quick --features serde --lib
-    for test in tests/*.rs; do
+    for test in tests/*.rs tests/programs/*.rs; do
         test=$(basename "$test" .rs)
         case $test in
             # The models' own build; the tracer is not there without its feature, and needs debugging information.
-            loom | trace*) ;;
+            loom | links | trace*) ;;
             *) cargo llvm-cov --no-report --profile quick --features serde --test "$test" ;;
         esac
     done

@@ -6,8 +6,6 @@
 //! `pool_set/` and `cache/` names half the crate, so `world`, `poison`, `publication`, `classes`, `idle`, `session` and
 //! `states` repeat it in small; each says what it repeats, and a change there is a change here.
 //!
-//! So are the shared parts of object pools, with a twin of their own `sync.rs`.
-//!
 //! # How to run
 //! ```text
 //! RUSTFLAGS="--cfg pymalloc_loom" cargo test --release --test loom --target-dir target/loom
@@ -17,7 +15,8 @@
 //!
 //! # How to read a model
 //! One question a test; its name is the answer. [`check`] explores all interleavings, [`check_bounded`] those with at
-//! most so many preemptions (a thread that blocks or ends is no preemption).
+//! most so many preemptions (a thread that blocks or ends is no preemption). Object pools have models of their own:
+//! `object-pool/tests/loom.rs`.
 #![cfg(pymalloc_loom)]
 
 #[path = "../src/protocols/block_state.rs"]
@@ -29,14 +28,14 @@ mod remote;
 #[path = "loom/sync.rs"]
 mod sync;
 
+#[path = "loom/check.rs"]
+mod check;
 #[path = "loom/classes.rs"]
 mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
 #[path = "loom/locks.rs"]
 mod locks;
-#[path = "loom/object_pool/mod.rs"]
-mod object_pool;
 #[path = "loom/owners.rs"]
 mod owners;
 #[path = "loom/poison.rs"]
@@ -52,26 +51,4 @@ mod states;
 #[path = "loom/world.rs"]
 mod world;
 
-/// Explores every interleaving of `model`.
-fn check(model: impl Fn() + Sync + Send + 'static) {
-    explore(None, model);
-}
-
-/// Explores the interleavings of `model` with at most `preemptions` switches away from a thread that could go on.
-fn check_bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
-    explore(Some(preemptions), model);
-}
-
-fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
-    let executions = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    let mut builder = loom::model::Builder::new();
-    // `LOOM_MAX_PREEMPTIONS` wins: for a deeper look at one model.
-    builder.preemption_bound = builder.preemption_bound.or(preemptions);
-    let counter = executions.clone();
-    builder.check(move || {
-        // Relaxed: one execution runs at a time.
-        counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        model();
-    });
-    println!("{} executions", executions.load(std::sync::atomic::Ordering::Relaxed));
-}
+use check::{check, check_bounded};

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs
-# and src/object_pool/magazine.rs in turn, and breaks the
+# and object-pool/src/magazine.rs in turn, and breaks the
 # order of their calls in a few ways, in a copy of the repository, and prints which models notice.
 #
 #   tests/loom_mutations.sh [pattern]     only the mutations whose "file:line" or name matches
@@ -28,8 +28,9 @@ fresh() {
 
 # Builds the models in the copy and prints the row of one mutation.
 row() { # place, what
-    local binary killers="" test
-    if ! binary=$(cd "$copy/repo" && nice cargo test --release --test loom --no-run --message-format=json 2>"$copy/log" |
+    local binary killers="" test package=pymalloc
+    [[ $1 != object-pool/* ]] || package=pymalloc-object-pool
+    if ! binary=$(cd "$copy/repo" && nice cargo test --release -p $package --test loom --no-run --message-format=json 2>"$copy/log" |
         sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1) || [ -z "$binary" ]; then
         printf '| %s | %s | does not compile |\n' "$1" "$2"
         sed 's/^/    /' "$copy/log" >&2
@@ -73,7 +74,7 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/protocols/remote.rs src/protocols/lock.rs src/object_pool/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
+for file in src/protocols/remote.rs src/protocols/lock.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -180,20 +181,21 @@ break_by $idle "the limit is asked for before the lock is taken" \
     's/self\.state\.lock\(\)\.with\(\|state\| \{\s*let may = state\.mapped < state\.limit;/let may = self.state.lock().with(|state| state.mapped < state.limit); self.state.lock().with(|state| {/'
 
 # Object pools: the fences are the twin's, as `Visit` and `Gate` use them.
-fences=tests/loom/object_pool/sync.rs
+fences=object-pool/tests/loom/sync.rs
 break_by $fences "the light fence orders nothing" 's/(fn light_fence\(\) \{).*?\}/$1}/s'
 break_by $fences "the heavy fence orders nothing" 's/(fn heavy_fence\(\) \{).*?\}/$1}/s'
-magazine=src/object_pool/magazine.rs
+magazine=object-pool/src/magazine.rs
 break_by $magazine "who stops an owner does not wait for its visit to end" 's/while self\.busy\.load/if false \&\& self.busy.load/'
 break_by $magazine "an owner does not look at the gate before it pops" 's/if !gate\.is_open\(\) \{/if !gate.is_open() \&\& false {/'
 break_by $magazine "an owner does not look at the gate before it pushes" 's/if gate\.is_open\(\) \{ visit/if gate.is_open() || true { visit/'
-stock=src/object_pool/stock.rs
+stock=object-pool/src/stock/mod.rs
+moves=object-pool/src/stock/moves.rs
 break_by $stock "who is about to wait does not stop the owners" 's/(must pass the lock\.\n *)self\.stop\(&mut state\);/$1/'
-break_by $stock "the gate opens while somebody waits" 's/if state\.waiters\.is_empty\(\) \{ state\.quiet \+ 1 \}/if true { state.quiet + 1 }/'
+break_by $moves "the gate opens while somebody waits" 's/if state\.waiters\.is_empty\(\) \{ state\.quiet \+ 1 \}/if true { state.quiet + 1 }/'
 break_by $stock "who gives up keeps what was granted" 's/Some\(Grant::Idle\(item\)\) => self\.put\(None, item\),/Some(Grant::Idle(_)) => None,/'
 break_by $stock "a loss lets nobody create" 's/match state\.waiters\.grant\(Grant::Create\) \{/match Err::<Waker, ()>(()) {/'
 break_by $stock "who ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
-break_by $stock "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
-break_by $stock "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& false/'
-break_by $stock "reservations are taken back if a magazine looks as if it had room" \
+break_by $moves "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
+break_by $moves "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& false/'
+break_by $moves "reservations are taken back if a magazine looks as if it had room" \
     's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& state.magazines.iter().any(|magazine| magazine.slack() > 0)/'

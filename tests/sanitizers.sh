@@ -27,11 +27,12 @@ asan() {
     step 'AddressSanitizer: the heaps of the tests (pools are one block to it)'
     sanitized address --lib
     step 'AddressSanitizer: each block the system allocator'"'"'s (feature bypass)'
-    sanitized address --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork \
-        --test object_pool
+    sanitized address --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
+    sanitized address -p pymalloc-object-pool --features pymalloc/bypass --test pools
     step 'AddressSanitizer: the real pools'
     sanitized address --test threads_storm --test teardown --test realloc --test zeroed --test large_allocator \
-        --test object_pool --test fork --test nested_fork --test fork_stops_others --test real_programs
+        --test fork --test nested_fork --test fork_stops_others --test real_programs
+    sanitized address -p pymalloc-object-pool --test pools
     step 'AddressSanitizer: the hardened allocator'
     sanitized address --features hardened --lib --test hardened --test threads_storm --test fork \
         --test fork_stops_others --test real_programs
@@ -40,8 +41,9 @@ asan() {
 marks() {
     step 'AddressSanitizer, told of the blocks (feature asan)'
     PYMALLOC_ASAN=1 sanitized address --features asan --test tools -- --nocapture
-    sanitized address --features asan --test threads_storm --test teardown --test object_pool --test fork \
+    sanitized address --features asan --test threads_storm --test teardown --test fork \
         --test nested_fork --test fork_stops_others --test real_programs
+    sanitized address -p pymalloc-object-pool --features pymalloc/asan --test pools
     step 'memcheck, told of the blocks (feature valgrind)'
     cargo test --locked --features valgrind --target-dir target/marks --test tools -- --nocapture
 }
@@ -55,12 +57,13 @@ tsan() {
             --skip a_message_goes_out_although_signals_interrupt_it
         step "ThreadSanitizer: the real pools (${features:-no feature})"
         # Left out: what its runtime can't do (docs/testing.md). Without the feature, `hardened` has no tests.
-        sanitized thread -Zbuild-std --features "$features" --test threads_storm --test teardown --test object_pool \
+        sanitized thread -Zbuild-std --features "$features" --test threads_storm --test teardown \
             --test statistics --test memory_return --test purge_thread --test sleeping_thread --test survivor \
             --test hardened \
             -- --skip what_sleeping_threads_left_of_a_peak_goes_back \
             --skip memory_goes_back_with_and_without_the_call_for_many_ranges --skip large_requests_show_in_the_systems_share \
             --skip key_destructors_free_and_allocate_and_arm_again --skip detached_threads_may_end_by_pthread_exit
+        sanitized thread -Zbuild-std -p pymalloc-object-pool --features "${features:+pymalloc/$features}" --test pools
         step "ThreadSanitizer: forks (${features:-no feature})"
         # A fork copies what the tool noted, and takes more than a second.
         PYMALLOC_FORKS=20 sanitized thread -Zbuild-std --features "$features" --test fork --test nested_fork \
@@ -73,8 +76,8 @@ memcheck() {
     local features example
     for features in bypass '' valgrind; do
         # Optimised, because one of them makes 66 million objects; with lines for the reports.
-        CARGO_PROFILE_RELEASE_DEBUG=line-tables-only cargo build --locked --release --examples --features "$features" \
-            --target-dir target/memcheck
+        CARGO_PROFILE_RELEASE_DEBUG=line-tables-only cargo build --locked --release --examples -p pymalloc -p pymalloc-object-pool \
+            --features "${features:+pymalloc/$features}" --target-dir target/memcheck
         for example in global pool_cheap pool_connections pool_buffers pool_parsers 'wordfreq --threads 3' heap_picture; do
             # shellcheck disable=SC2086  # an example and its arguments
             valgrind --quiet --error-exitcode=99 --leak-check=no target/memcheck/release/examples/$example >/dev/null

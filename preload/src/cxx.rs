@@ -24,11 +24,9 @@ type Nothrow = *const c_void;
 #[inline(never)]
 fn no_runtime() -> ! {
     let line = b"pymalloc: out of memory in operator new, and no C++ library to throw std::bad_alloc\n";
-    // SAFETY: a readable buffer of that length; abort has no preconditions.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
-        libc::abort()
-    }
+    raw::write_last_words(line);
+    // SAFETY: no preconditions.
+    unsafe { libc::abort() }
 }
 
 /// The form `$name` as the next definition has it: called with the same arguments. `$otherwise` if there is none.

@@ -1,6 +1,6 @@
 //! What the library does not serve itself: glibc's own malloc, and definitions that come after ours in the link chain.
 
-use core::ffi::{CStr, c_void};
+use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -61,6 +61,7 @@ allocators! {
 /// As for `realloc`: a block of glibc's, or null.
 #[inline(always)]
 pub(crate) unsafe fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
+    raw::check_large(start);
     if is_observed() {
         // SAFETY: the caller's promise is the same.
         return unsafe { realloc_observed(start, bytes) };
@@ -88,6 +89,7 @@ unsafe fn realloc_observed(start: *mut c_void, bytes: usize) -> *mut c_void {
 /// As for `free`: a block of glibc's, or null.
 #[inline(always)]
 pub(crate) unsafe fn free(start: *mut c_void) {
+    raw::check_large(start);
     if is_observed() {
         raw::large_freed(start);
     }
@@ -158,9 +160,21 @@ impl Function {
 
 static USABLE_SIZE: Function = Function::of_libc(c"malloc_usable_size");
 
-/// Looks up what must not be looked up while a block is freed or moved.
+/// Looks up what must not be looked up while a block is freed or moved, and has glibc's malloc set itself up: elsewise
+/// its first call would, in whatever thread, and in glibc 2.36 that is a cancellation point (`getrandom`).
 pub(crate) fn look_ahead() {
+    /// glibc's `struct mallinfo`.
+    type Info = [c_int; 10];
+    static INFO: Function = Function::of_libc(c"mallinfo");
     USABLE_SIZE.address();
+    let info = INFO.address();
+    if !info.is_null() {
+        // SAFETY: the C library's function of that name and type. It sets up, and takes no memory.
+        unsafe {
+            let info: unsafe extern "C" fn() -> Info = core::mem::transmute(info);
+            info();
+        }
+    }
 }
 
 /// The bytes of a block of glibc's; `None` before the library is loaded completely.
@@ -168,6 +182,7 @@ pub(crate) fn look_ahead() {
 /// # Safety
 /// `start` is such a block, in the caller's hands.
 pub(crate) unsafe fn usable_bytes(start: *mut c_void) -> Option<usize> {
+    raw::check_large(start);
     let next = USABLE_SIZE.known();
     // SAFETY: the C library's function of that name and type.
     (!next.is_null()).then(|| unsafe {

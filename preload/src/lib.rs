@@ -15,6 +15,8 @@
 //! | `cxx` | `operator new` and `operator delete` in all their forms |
 //! | `large` | glibc's own functions, and definitions that come after ours in the link chain |
 //! | `start` | what runs when the library is loaded: environment, fork handlers |
+//! | `deep` | `dlopen` without the flag that would go past the functions above |
+//! | `kept` | what is written to at the program's end: stderr and files, kept from its start |
 //! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
 //! | `trace` | with the feature `trace`: what `PYMALLOC_TRACE` asks for |
 
@@ -28,6 +30,8 @@ compile_error!("the preload library is for glibc on x86-64 or aarch64");
 
 mod c;
 mod cxx;
+mod deep;
+mod kept;
 mod large;
 mod report;
 mod start;

@@ -8,10 +8,11 @@
 //! list's lock may be taken twice by one thread.
 
 use core::ffi::{CStr, c_char, c_void};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pymalloc_core::raw;
 
+use crate::deep;
 use crate::large::{self, Function};
 use crate::report;
 
@@ -37,9 +38,19 @@ pub(crate) fn operators_are_ours() -> bool {
     OPERATORS_ARE_OURS.load(Ordering::Relaxed)
 }
 
-/// The value of an environment variable, unless the program runs with others' rights.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+/// A number that differs between a process and each of its forked ancestors. Not the process's own number: in another
+/// namespace, a child may have its parent's.
+pub(crate) fn forks() -> u32 {
+    // Relaxed: changes only in a child that has one thread.
+    FORKS.load(Ordering::Relaxed)
+}
+
+/// The value of an environment variable, unless the program runs with others' rights. Only while the library is loaded:
+/// the program may change its environment.
 pub(crate) fn variable(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: a C string; the environment is only read here, while the library is loaded, and once more at exit.
+    // SAFETY: a C string; while the library is loaded nobody changes the environment.
     unsafe {
         let value = secure_getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value))
@@ -78,6 +89,7 @@ fn look_around() {
 extern "C" fn start() {
     large::look_ahead();
     look_around();
+    deep::prepare();
     // The hardened library checks by itself, and needs the caches for its quarantine.
     if !cfg!(feature = "hardened") && variable(c"PYMALLOC_HARDENED").is_some_and(|value| value != c"" && value != c"0")
     {
@@ -127,5 +139,7 @@ unsafe extern "C" fn parent() {
 
 /// The child has one thread. `fork` has made the lock anew already if the parent had more.
 unsafe extern "C" fn child() {
+    // Relaxed: as in `forks`.
+    FORKS.fetch_add(1, Ordering::Relaxed);
     call(2);
 }

@@ -2,7 +2,8 @@
 //!
 //! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what was held
 //! at the peak is saved then (most programs hold next to nothing when they exit), or what is left. A process that ends by
-//! `_exit`, `exec` or a signal saves nothing.
+//! `_exit`, `exec` or a signal saves nothing. The variables are read, and the files opened, at the start (`kept`); a
+//! forked child's file, if each process has its own, when the child exits.
 //!
 //! | variable | says |
 //! |---|---|
@@ -13,27 +14,37 @@
 //! | `PYMALLOC_TRACE_FRAMES` | frames a trace |
 //! | `PYMALLOC_TRACE_EVERY` | mean bytes between samples |
 
-use core::ffi::{CStr, c_int};
-use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::io::{IsTerminal, Write};
+use core::ffi::CStr;
+use core::fmt::Write;
+use std::io::IsTerminal;
 use std::os::fd::BorrowedFd;
-use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pymalloc_core::trace::{self, Config};
+use pymalloc_core::raw::NoCancellation;
+use pymalloc_core::trace::{self, Config, Snapshot};
 
-use crate::start::variable;
+use crate::kept::{self, File, Text};
+use crate::start::{forks, variable};
 
 /// Whether this library can trace, for the command `pymalloc run`, which looks for the name.
 #[unsafe(no_mangle)]
 #[used]
 pub(crate) static PYMALLOC_CAN_TRACE: u8 = 1;
 
-static STARTED: AtomicBool = AtomicBool::new(false);
-/// A copy of stderr, which programs may close before they exit. -1: none.
-static STDERR: AtomicI32 = AtomicI32::new(-1);
-/// The least number that the copy may have: out of the way of programs that count on theirs.
-const STDERR_COPY_MIN: c_int = 200;
+/// What the variables ask for, read once: the program may change them.
+struct Wish {
+    profile: Option<File>,
+    flame_graph: Option<File>,
+    at_exit: bool,
+    /// Whether forked children are not traced.
+    this_process_only: bool,
+    /// Of the process that was started.
+    forks: u32,
+}
+
+/// Set if tracing has begun.
+static WISH: OnceLock<Wish> = OnceLock::new();
 
 /// Looking names up is silent for so long, and says how far it is that often.
 const SILENT: Duration = Duration::from_secs(1);
@@ -47,26 +58,18 @@ fn number(name: &CStr) -> Option<u64> {
     variable(name)?.to_str().ok()?.parse().ok()
 }
 
-/// A file that a variable names.
-fn file(name: &CStr) -> Option<PathBuf> {
-    let name = variable(name)?.to_str().ok().filter(|name| !name.is_empty())?;
-    Some(name.replace("%p", &process().to_string()).into())
-}
-
-/// Whether this process is to be traced: not so its forked children, unless all are.
-fn is_meant() -> bool {
-    variable(c"PYMALLOC_TRACE_PROCESS").is_none_or(|only| only.to_bytes() == process().to_string().as_bytes())
+fn named(name: &CStr) -> Option<&'static CStr> {
+    variable(name).filter(|name| !name.is_empty())
 }
 
 pub(crate) fn start() {
-    let wanted = file(c"PYMALLOC_TRACE").or_else(|| file(c"PYMALLOC_TRACE_FLAME_GRAPH"));
-    if wanted.is_none() || !is_meant() {
+    let (profile, flame_graph) = (named(c"PYMALLOC_TRACE"), named(c"PYMALLOC_TRACE_FLAME_GRAPH"));
+    let only = variable(c"PYMALLOC_TRACE_PROCESS");
+    let is_meant = only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes());
+    if (profile.is_none() && flame_graph.is_none()) || !is_meant {
         return;
     }
-    // SAFETY: duplicates a descriptor, if it is open.
-    let copy = unsafe { libc::fcntl(libc::STDERR_FILENO, libc::F_DUPFD_CLOEXEC, STDERR_COPY_MIN) };
-    // Relaxed (both here): read at exit, by this thread or after it.
-    STDERR.store(copy, Ordering::Relaxed);
+    kept::keep_stderr();
     let mut config = Config::new().keep_peak();
     if let Some(frames) = number(c"PYMALLOC_TRACE_FRAMES") {
         config = config.frames(frames as usize);
@@ -74,41 +77,23 @@ pub(crate) fn start() {
     if let Some(bytes) = number(c"PYMALLOC_TRACE_EVERY") {
         config = config.sample_every(bytes);
     }
-    match trace::start(config) {
-        Ok(()) => STARTED.store(true, Ordering::Relaxed),
-        Err(error) => say(&format!("pymalloc: tracing: {error}\n")),
+    if let Err(error) = trace::start(config) {
+        return say(&format!("pymalloc: tracing: {error}\n"));
     }
-}
-
-fn say(text: &str) {
-    with_stderr(|_, stderr| {
-        // Nobody is left to tell if it fails.
-        let _ = stderr.write_all(text.as_bytes());
+    let keep = |name: &CStr| File::keep(name, 0, true);
+    WISH.get_or_init(|| Wish {
+        profile: profile.map(keep),
+        flame_graph: flame_graph.map(keep),
+        at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
+        this_process_only: only.is_some(),
+        forks: forks(),
     });
 }
 
-fn with_stderr(body: impl FnOnce(bool, &mut dyn Write)) {
-    let copy = STDERR.load(Ordering::Relaxed);
-    if copy < 0 {
-        return;
-    }
-    // SAFETY: a copy of our own, which nobody closes but a program that closes every descriptor; then writes fail.
-    let is_terminal = unsafe { BorrowedFd::borrow_raw(copy) }.is_terminal();
-    body(is_terminal, &mut Descriptor(copy));
-}
-
-struct Descriptor(c_int);
-
-impl Write for Descriptor {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        // SAFETY: a readable buffer of that length.
-        let written = unsafe { libc::write(self.0, bytes.as_ptr().cast(), bytes.len()) };
-        usize::try_from(written).map_err(|_| std::io::Error::last_os_error())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+fn say(text: &str) {
+    let mut out = Text::new(kept::stderr);
+    out.push(text.as_bytes());
+    out.flush();
 }
 
 /// How far the search for names is; shown only if it takes long.
@@ -124,43 +109,58 @@ impl Progress {
             return;
         }
         self.shown = Some(Instant::now());
-        with_stderr(|is_terminal, stderr| {
-            let (before, after) = if is_terminal { ("\r", if done < total { "" } else { "\n" }) } else { ("", "\n") };
-            let _ = write!(stderr, "{before}pymalloc: names of {done} of {total} frames found{after}");
-        });
+        let Some(stderr) = kept::stderr() else { return };
+        // SAFETY: open, a moment ago; what another thread makes of it is asked whether it is a terminal, no more.
+        let is_terminal = unsafe { BorrowedFd::borrow_raw(stderr.number()) }.is_terminal();
+        let (before, after) = if is_terminal { ("\r", if done < total { "" } else { "\n" }) } else { ("", "\n") };
+        say(&format!("{before}pymalloc: names of {done} of {total} frames found{after}"));
     }
 }
 
 extern "C" fn at_exit() {
-    if !STARTED.load(Ordering::Relaxed) || !is_meant() {
-        return;
-    }
+    let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
+    let _no_cancellation = NoCancellation::new();
     let (current, peak) = trace::traced_memory();
     let mut progress = Progress { begun: Instant::now(), shown: None };
     let tell = |done, total| progress.tell(done, total);
-    let at_exit = variable(c"PYMALLOC_TRACE_AT") == Some(c"exit");
-    let snapshot = if at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot(tell) };
-    let Ok(snapshot) = snapshot else { return };
-    say(&format!(
-        "pymalloc: process {} held {peak} bytes at its peak and {current} at its exit; saved are {} in {} blocks, as {}\n",
-        process(),
-        snapshot.size(),
-        snapshot.count(),
-        if at_exit { "at its exit" } else { "near its peak" },
-    ));
-    if let Some(path) = file(c"PYMALLOC_TRACE")
-        && let Err(error) = snapshot.save(&path)
-    {
-        say(&format!("pymalloc: {}: {error}\n", path.display()));
+    let snapshot = if wish.at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot(tell) };
+    let mut text = format!("pymalloc: process {} held {peak} bytes at its peak and {current} at its exit; ", process());
+    let (saved, when) = match &snapshot {
+        Ok(snapshot) => (save(wish, snapshot), if wish.at_exit { "at its exit" } else { "near its peak" }),
+        Err(_) => (false, ""),
+    };
+    // Writing to a string does not fail.
+    let _ = match &snapshot {
+        Ok(snapshot) if saved => {
+            writeln!(text, "saved are {} in {} blocks, as {when}", snapshot.size(), snapshot.count())
+        }
+        Ok(_) => writeln!(text, "nothing was saved"),
+        Err(error) => writeln!(text, "nothing was saved: {error}"),
+    };
+    say(&text);
+}
+
+/// Saves to each file that is asked for, and complains of those that can't be written; whether any was.
+fn save(wish: &Wish, snapshot: &Snapshot) -> bool {
+    let write = |file: &Option<File>, bytes: &[u8]| {
+        file.as_ref().is_some_and(|file| match file.save(|descriptor| descriptor.rewrite(bytes)) {
+            Ok(()) => true,
+            Err(unsaved) => {
+                file.complain(&unsaved);
+                false
+            }
+        })
+    };
+    let mut saved = wish.profile.is_some() && write(&wish.profile, &snapshot.to_pprof());
+    if wish.flame_graph.is_some() {
+        let title =
+            if wish.at_exit { "What the program held at its exit" } else { "What the program held at its peak" };
+        match snapshot.to_flame_graph(title) {
+            Ok(picture) => saved |= write(&wish.flame_graph, picture.as_bytes()),
+            Err(error) => say(&format!("pymalloc: flame graph: not saved: {error}\n")),
+        }
     }
-    if let Some(path) = file(c"PYMALLOC_TRACE_FLAME_GRAPH")
-        && let Err(error) = snapshot.save_flame_graph(
-            &path,
-            if at_exit { "What the program held at its exit" } else { "What the program held at its peak" },
-        )
-    {
-        say(&format!("pymalloc: {}: {error}\n", path.display()));
-    }
+    saved
 }
 
 #[used]

@@ -1,30 +1,15 @@
-//! C and C++ programs on the library, where a compiler is installed; loudly skipped elsewhere.
+//! C and C++ programs on the library, where a compiler is installed.
 
 mod common;
 
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
 
-use common::{Scratch, output_of, preloaded, served};
+use common::{compile, library, output_of, preloaded, served};
 
-/// Compiles a program of `tests/cxx`, runs it with and without the library, and compares.
-fn same_with_and_without(compiler: &str, source: &str, arguments: &[&str]) {
-    if Command::new(compiler).arg("--version").output().is_err() {
-        eprintln!("SKIPPED: {source} was not tested, because there is no compiler `{compiler}` on this machine");
-        return;
-    }
-    let program = Scratch::new(source);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cxx").join(source);
-    let standard = if compiler == "c++" { "-std=c++17" } else { "-D_GNU_SOURCE" };
-    let compiled = output_of(
-        Command::new(compiler)
-            .args([standard, "-O2", "-fsized-deallocation", "-Wno-mismatched-new-delete", "-pthread"])
-            .arg(&path)
-            .arg("-o")
-            .arg(&program.0)
-            .arg("-ldl"),
-    );
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+/// Compiles a program, runs it with and without the library, and compares.
+fn same_with_and_without(source: &str, arguments: &[&str]) {
+    let Some(program) = compile(source, &[]) else { return };
     let without = output_of(&mut Command::new(&program.0));
     assert!(without.status.success(), "without the library: {without:?}");
     let (with, report) = preloaded(Command::new(&program.0).args(arguments));
@@ -35,15 +20,45 @@ fn same_with_and_without(compiler: &str, source: &str, arguments: &[&str]) {
 
 #[test]
 fn every_operator_of_cxx() {
-    same_with_and_without("c++", "operators.cpp", &["libpymalloc.so"]);
+    same_with_and_without("operators.cpp", &["libpymalloc.so"]);
 }
 
 #[test]
 fn a_program_with_operators_of_its_own() {
-    same_with_and_without("c++", "replaced.cpp", &[]);
+    same_with_and_without("replaced.cpp", &[]);
 }
 
 #[test]
 fn edges_of_c() {
-    same_with_and_without("cc", "edges.c", &[]);
+    same_with_and_without("edges.c", &[]);
+}
+
+/// Blocks cross the border between a program and plug-ins that it loads with `RTLD_DEEPBIND`.
+#[test]
+fn plugins_that_are_bound_deeply_use_the_library_too() {
+    let Some(plugin) = compile("plugin.c", &["-shared", "-fPIC"]) else { return };
+    // By its name alone: `dlopen` looks where its caller says, which must not be the library.
+    let folder = plugin.0.parent().expect("a folder").to_str().expect("UTF-8");
+    let name = plugin.0.file_name().expect("a name").to_str().expect("UTF-8");
+    let Some(host) = compile("deep.c", &[&format!("-Wl,-rpath,{folder}")]) else { return };
+    let (output, report) = preloaded(Command::new(&host.0).arg(name));
+    assert!(output.status.success() && output.stdout == b"done\n", "{output:?}");
+    assert!(report.iter().any(|line| served(line)), "{report:?}");
+    // The plug-in's own, if that is asked for; and a free of what nobody handed out says so.
+    let mut command = Command::new(&host.0);
+    let output = output_of(command.args([name, "misuse"]).env("LD_PRELOAD", library()));
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(line.starts_with("pymalloc: ") && line.contains("no allocator here knows"), "{output:?}");
+    assert_eq!(line.matches('\n').count(), 1, "{output:?}");
+}
+
+/// With the flag, the plug-in has glibc's functions: what a sandbox of plug-ins may need.
+#[test]
+fn plugins_stay_bound_deeply_if_the_variable_says_so() {
+    let Some(plugin) = compile("plugin.c", &["-shared", "-fPIC"]) else { return };
+    let Some(host) = compile("deep.c", &[]) else { return };
+    let mut command = Command::new(&host.0);
+    let output = output_of(command.arg(&plugin.0).env("LD_PRELOAD", library()).env("PYMALLOC_DEEPBIND", "1"));
+    assert!(output.status.signal().is_some(), "{output:?}");
 }

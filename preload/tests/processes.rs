@@ -1,10 +1,14 @@
 //! Threads, forks, limits, and libraries that come and go, on the library.
 
 mod common;
+#[path = "../../tests/common/sandbox.rs"]
+#[allow(dead_code, reason = "the crate's own file, of which these tests need one function")]
+mod sandbox;
 
 use std::ffi::{CString, c_int, c_void};
 use std::hint::black_box;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -334,4 +338,29 @@ fn opened_at_run_time_and_closed() {
     }
     let output = output_of(child("opened_at_run_time_and_closed").env_remove("LD_PRELOAD"));
     assert!(output.status.success(), "{output:?}");
+}
+
+/// A sandbox that ends the program at a system call that it does not know.
+#[test]
+fn a_variable_keeps_process_madvise_away_from_a_sandbox() {
+    let name = "a_variable_keeps_process_madvise_away_from_a_sandbox";
+    if is_child() {
+        sandbox::forbid_system_call(libc::SYS_process_madvise);
+        // SAFETY: blocks in our hands. Every second run of 64 KiB becomes free, so there are many ranges to give back.
+        unsafe {
+            let blocks: Vec<_> = (0..64 << 10).map(|_| malloc(512)).collect();
+            let in_run = |block: &*mut c_void| block.addr() >> 16 & 1 == 0;
+            blocks.iter().filter(|block| in_run(block)).for_each(|&block| free(block));
+            libc::malloc_trim(0);
+            blocks.iter().filter(|block| !in_run(block)).for_each(|&block| free(block));
+        }
+        return;
+    }
+    let run = |value: &str| {
+        let (output, _) = preloaded(child(name).env("PYMALLOC_NO_PROCESS_MADVISE", value));
+        output
+    };
+    let (without, with) = (run("0"), run("1"));
+    assert_eq!(without.status.signal(), Some(libc::SIGSYS), "{without:?}");
+    assert!(with.status.success(), "{with:?}");
 }

@@ -4,10 +4,12 @@ mod common;
 
 use std::process::{Command, Output};
 
-use common::{Scratch, command_path, output_of};
+use common::{Scratch, command_path, library, output_of};
 
 fn run(arguments: &[&str]) -> Output {
-    output_of(Command::new(command_path()).arg("run").args(arguments).env_remove("LD_PRELOAD"))
+    let mut command = Command::new(command_path());
+    // As cargo built it for these tests; beside the command there may be an older one.
+    output_of(command.arg("run").arg("--library").arg(library()).args(arguments).env_remove("LD_PRELOAD"))
 }
 
 fn refused(output: &Output, message: &str) {
@@ -57,7 +59,14 @@ mod traced {
     fn run_self(test: &str, options: &[&str]) -> Output {
         let child = child(test);
         let mut command = Command::new(command_path());
-        command.arg("run").args(options).arg("--").arg(child.get_program()).args(child.get_args());
+        command
+            .arg("run")
+            .arg("--library")
+            .arg(library())
+            .args(options)
+            .arg("--")
+            .arg(child.get_program())
+            .args(child.get_args());
         command.envs(child.get_envs().filter_map(|(name, value)| Some((name, value?)))).env_remove("LD_PRELOAD");
         output_of(&mut command)
     }

@@ -7,7 +7,7 @@
 use core::ffi::c_void;
 
 use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
-use crate::base::fatal::{Impossible, impossible};
+use crate::base::fatal::{self, Impossible, impossible};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::cache::{self, GLOBAL, MagazineOffset, current};
@@ -15,6 +15,13 @@ use crate::heap::set::tag_class;
 use crate::observe;
 use crate::os::BYPASS;
 use crate::sync::Ordering;
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub use crate::os::{Descriptor, Identity, NoCancellation};
+
+/// Whether even requests of at most 8 bytes are aligned to 16. GCC takes that for granted where its
+/// `MALLOC_ABI_ALIGNMENT` is 16 bytes, as for aarch64; for x86-64 it is 8.
+const ALWAYS_ALIGNED_TO_16: bool = cfg!(target_arch = "aarch64");
 
 /// The size class of a request of C, or of a block.
 ///
@@ -26,8 +33,8 @@ pub struct Class(SizeClass);
 impl Class {
     /// The class for `bytes`, 0 included; `None` when the request is large.
     ///
-    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger
-    /// fundamental alignment.
+    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
+    /// alignment. On aarch64, to 16 always.
     #[inline(always)]
     pub const fn of_size(bytes: usize) -> Option<Self> {
         Self::of_last(bytes - (bytes != 0) as usize)
@@ -39,15 +46,15 @@ impl Class {
         Self::of_last((bytes - (bytes != 0) as usize) | (align - 1))
     }
 
-    /// The class of blocks whose last byte is `last`, rounded up to an odd number unless it is 0: so that the block is
-    /// a multiple of 16.
+    /// The class of blocks whose last byte is `last`, rounded up to an odd number, unless it is 0 and 8 bytes will do:
+    /// so that the block is a multiple of 16.
     #[inline(always)]
     const fn of_last(last: usize) -> Option<Self> {
         if BYPASS || last >= SMALL_MAX_BYTES {
             return None;
         }
         let number = last >> CLASS_STEP_SHIFT;
-        match SizeClass::from_number(number | (number != 0) as usize) {
+        match SizeClass::from_number(number | (number != 0 || ALWAYS_ALIGNED_TO_16) as usize) {
             Some(class) => Some(Self(class)),
             None => None,
         }
@@ -109,8 +116,21 @@ pub fn is_observed() -> bool {
     observe::is_wanted()
 }
 
-/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be
-/// inlined.
+/// Aborts with one line if glibc's `malloc` can't have handed out `start`: its blocks are aligned to 16. The rest is
+/// glibc's to judge.
+#[inline(always)]
+pub fn check_large(start: *const c_void) {
+    if start.addr() & 15 != 0 {
+        fatal::unknown(start.addr());
+    }
+}
+
+/// Writes to stderr what is said before an abort.
+pub fn write_last_words(line: &[u8]) {
+    crate::os::write_stderr(line);
+}
+
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
 #[inline(always)]
 pub fn large_allocated(block: *mut c_void, bytes: usize) {
     observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));

@@ -59,3 +59,18 @@ pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -
     os::write_stderr(line.bytes());
     os::abort()
 }
+
+/// Says that nobody knows the block at `address`, and aborts: for a library that hands what it does not know to another
+/// allocator.
+#[cfg(feature = "raw")]
+#[cold]
+#[inline(never)]
+pub(crate) fn unknown(address: usize) -> ! {
+    let mut line = Text::<192>::new();
+    line.push("pymalloc: free of an address that no allocator here knows: no block starts there, ");
+    line.push("or it is one of a library's own malloc (address 0x");
+    line.push_hex(address);
+    line.push(")\n");
+    os::write_stderr(line.bytes());
+    os::abort()
+}

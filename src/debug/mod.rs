@@ -74,7 +74,7 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 /// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
 /// assert!(GLOBAL.check_all().blocks_live >= words.len());
 /// ```
-pub struct Debug<A: GlobalAlloc = crate::Pymalloc> {
+pub struct Debug<A: GlobalAlloc> {
     inner: A,
     quarantine_bytes: usize,
     /// Null until the first allocation.

@@ -7,8 +7,9 @@
 //!
 //! # How
 //! Nothing is allocated: the counts are in a static, because stacks may be small, and the text goes out by `write`, a
-//! buffer at a time. If another thread is printing, the report stays due. A forked child starts anew: the printing
-//! thread may not exist there.
+//! buffer at a time, and only while descriptor 2 is the file that it was when the program was loaded: a program that
+//! has closed it may have opened a data file in its place. If another thread is printing, the report stays due. A
+//! forked child starts anew: the printing thread may not exist there. A thread that is cancelled prints to the end.
 //!
 //! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the
 //! allocator, which no program may call there anyway, would wait for itself.
@@ -19,14 +20,16 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::inspect::stats::{Stats, add_stats};
 use crate::observe::{self, REPORT, Reporter};
-use crate::os::{self, process_id};
+use crate::os::fork;
+use crate::os::{self, NoCancellation, process_id};
 
 /// The variable that asks for reports.
 const VARIABLE: &core::ffi::CStr = c"PYMALLOC_STATS";
 
 static REPORTER: Reporter = Reporter(print_if_due);
 
-/// The process of the thread that prints; 0 or a former process if there is none.
+/// The process of the thread that prints, by its [`fork::generation`] plus one; 0 or a former process's if there is
+/// none. Not by its number: a process and its child may have the same one, each in a namespace of its own.
 static PRINTING: AtomicU32 = AtomicU32::new(0);
 
 /// What is printed; the printing thread's.
@@ -98,7 +101,11 @@ extern "C" fn at_exit() {
         if print("at exit") {
             return;
         }
-        std::thread::sleep(core::time::Duration::from_millis(1));
+        // Relaxed: a hint.
+        let printing = PRINTING.load(Ordering::Relaxed);
+        if printing != 0 {
+            os::futex_wait_for(&PRINTING, printing, core::time::Duration::from_millis(1));
+        }
     }
 }
 
@@ -130,26 +137,44 @@ fn print_if_due() {
     }
 }
 
+/// The right to print, until dropped. Meanwhile the thread is not cancelled: glibc's `mallinfo2` may pass a
+/// cancellation point.
+struct Printing {
+    _no_cancellation: NoCancellation,
+}
+
+impl Printing {
+    /// `None` if another thread of this process has it.
+    fn begin() -> Option<Self> {
+        let own = fork::generation().wrapping_add(1).max(1);
+        // Relaxed: compared, and not followed.
+        let before = PRINTING.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release of `drop`, for what the last report left in `COUNTS`. Relaxed on failure:
+        // nothing was taken.
+        let taken =
+            before != own && PRINTING.compare_exchange(before, own, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        taken.then(|| Self { _no_cancellation: NoCancellation::new() })
+    }
+}
+
+impl Drop for Printing {
+    fn drop(&mut self) {
+        // Release: see `begin`.
+        PRINTING.store(0, Ordering::Release);
+    }
+}
+
 /// Prints a report; `false` if another thread is printing.
 fn print(when: &str) -> bool {
-    let process = process_id();
-    // Relaxed: compared, and not followed.
-    let before = PRINTING.load(Ordering::Relaxed);
-    // Acquire: pairs with the Release below, for what the last report left in `COUNTS`. Relaxed on failure: nothing was
-    // taken.
-    if before == process || PRINTING.compare_exchange(before, process, Ordering::Acquire, Ordering::Relaxed).is_err() {
-        return false;
-    }
+    let Some(_printing) = Printing::begin() else { return false };
     // SAFETY: this thread alone is printing.
     let counts = unsafe { &mut *COUNTS.0.get() };
     *counts = Stats::ZERO;
     add_stats(counts);
     let mut text = Text::new();
     // Nobody is left to tell if it fails.
-    let _ = write!(text, "pymalloc: statistics of process {process}, {when}\n{counts}\n");
+    let _ = write!(text, "pymalloc: statistics of process {}, {when}\n{counts}\n", process_id());
     text.flush();
-    // Release: see above.
-    PRINTING.store(0, Ordering::Release);
     true
 }
 
@@ -165,7 +190,7 @@ impl Text {
     }
 
     fn flush(&mut self) {
-        os::write_stderr(&self.bytes[..self.used]);
+        os::report_stderr(&self.bytes[..self.used]);
         self.used = 0;
     }
 }
@@ -212,5 +237,39 @@ mod tests {
             assert_eq!(parse(word.as_bytes()), wish, "{word:?}");
         }
         assert_eq!(parse(b"\xff\xfe"), None);
+    }
+
+    /// A process and its child may have the same number, each in a namespace of its own; and a child never has the
+    /// thread that was printing.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_child_with_its_parents_number_prints() {
+        fn first_of_a_namespace(body: impl FnOnce() -> bool) -> Option<bool> {
+            // SAFETY: the child runs `body`, which allocates nothing, and leaves without the test harness's ends.
+            unsafe {
+                if libc::unshare(libc::CLONE_NEWPID) != 0 {
+                    return None;
+                }
+                let child = libc::fork();
+                assert!(child >= 0, "no child");
+                if child == 0 {
+                    libc::alarm(60);
+                    libc::_exit(libc::c_int::from(!body()));
+                }
+                let mut status = 0;
+                assert_eq!(libc::waitpid(child, &raw mut status, 0), child);
+                Some(status == 0)
+            }
+        }
+        let _own = Printing::begin().expect("nobody prints");
+        let passed = first_of_a_namespace(|| {
+            let own = Printing::begin();
+            let child_passed = first_of_a_namespace(|| Printing::begin().is_some());
+            process_id() == 1 && own.is_some() && child_passed == Some(true)
+        });
+        match passed {
+            Some(passed) => assert!(passed),
+            None => eprintln!("SKIPPED: this user may make no namespace of processes"),
+        }
     }
 }

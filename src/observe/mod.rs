@@ -8,11 +8,14 @@
 //! The observers are above this module, so it knows them by tables of functions, which are empty until they register.
 //! An observer registers before it asks for anything.
 //!
-//! What is called from here is called without any of the heap's locks, so it may allocate. An observer hears of a block
-//! while nobody else can have its address: after its allocation and before its free.
+//! What is called from here is called without any of the heap's locks, so it may allocate; `errno` stays as it was, and
+//! no cancellation point may be passed (`os::files`). An observer hears of a block while nobody else can have its
+//! address: after its allocation and before its free.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+
+use crate::os::KeepErrno;
 
 /// What is wanted, as bits; [`MEASURE`] is the unit of a count above them.
 static WANTED: AtomicU32 = AtomicU32::new(0);
@@ -189,6 +192,7 @@ pub(crate) fn freed(block: *mut u8, bytes: usize) {
 #[cold]
 #[inline(never)]
 pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
+    let _errno = KeepErrno::new();
     if !block.is_null() {
         let marker = 0;
         let tell = |tracer: &Tracer| (tracer.allocated)(block, request, &raw const marker);
@@ -203,6 +207,7 @@ pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
 #[cold]
 #[inline(never)]
 pub(crate) fn freed_wanted(block: *mut u8, bytes: usize) {
+    let _errno = KeepErrno::new();
     if TRACER.get().map_or(Owner::Program, |tracer| (tracer.freed)(block)) == Owner::Program && is_measuring() {
         count_freed(bytes);
     }

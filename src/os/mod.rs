@@ -5,9 +5,7 @@
 
 use core::ptr::NonNull;
 
-mod barrier;
 pub(crate) mod fork;
-pub(crate) use barrier::{fences_work, heavy_fence, light_fence};
 
 // Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
@@ -18,13 +16,18 @@ mod platform;
 #[path = "unsupported.rs"]
 mod platform;
 
+#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+pub use platform::NoCancellation;
 pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
 pub(crate) use platform::thread_token;
-pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, with_signals_blocked, write_stderr};
+#[cfg(feature = "raw")]
+pub use platform::{Descriptor, Identity};
+pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
+pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
 

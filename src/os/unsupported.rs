@@ -41,6 +41,10 @@ pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
     core::hint::spin_loop();
 }
 
+pub(crate) fn futex_wait_for(_word: &AtomicU32, _expected: u32, time: core::time::Duration) {
+    std::thread::sleep(time);
+}
+
 pub(crate) fn futex_wake(_word: &AtomicU32) {}
 
 #[cfg(feature = "hardened")]
@@ -69,8 +73,44 @@ pub(crate) fn on_fork(
     false
 }
 
-pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
-    body()
+/// Nothing to keep.
+pub(crate) struct KeepErrno;
+
+impl KeepErrno {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+}
+
+/// Nothing to hold off.
+#[derive(Debug)]
+#[allow(unreachable_pub, reason = "as on other platforms")]
+pub struct NoCancellation;
+
+impl NoCancellation {
+    /// Holds nothing off.
+    #[allow(unreachable_pub, clippy::new_without_default, reason = "as on other platforms")]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+/// No such thread is ever started.
+pub(crate) enum OwnThread {}
+
+impl OwnThread {
+    pub(crate) fn join(self) {}
+
+    pub(crate) fn detach(self) {}
+
+    pub(crate) fn name_this(_name: &core::ffi::CStr) {}
+}
+
+pub(crate) fn start_thread(
+    _body: extern "C" fn(*mut core::ffi::c_void) -> *mut core::ffi::c_void,
+    _argument: *mut core::ffi::c_void,
+) -> Result<OwnThread, i32> {
+    Err(0)
 }
 
 macro_rules! at_start {
@@ -122,6 +162,10 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
 pub(crate) fn write_stderr(bytes: &[u8]) {
     // Unbuffered, and does not allocate. Nobody is left to tell if it fails.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
+}
+
+pub(crate) fn report_stderr(bytes: &[u8]) {
+    write_stderr(bytes);
 }
 
 pub(crate) fn abort() -> ! {

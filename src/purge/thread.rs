@@ -1,15 +1,16 @@
 //! The purge thread, which gives memory back while the program's own threads sleep. Nobody has one who does not ask.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::ffi::c_void;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::io;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::os::fork;
-use crate::os::{self, BYPASS};
+use crate::os::{self, BYPASS, OwnThread};
 use crate::purge::tick::Ticker;
 
 /// How a [`PurgeThread`] works.
@@ -68,7 +69,7 @@ impl Default for PurgeConfig {
 ///
 /// # Fork
 /// The forked child has no purge thread; what it inherits of this value does nothing when dropped, stopped or detached.
-/// The child may start its own.
+/// The child may start its own: that takes no lock of std's, which a thread that is gone might hold.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -88,13 +89,28 @@ pub struct PurgeThread {
     running: Option<Running>,
 }
 
-#[derive(Debug)]
 struct Running {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    work: Arc<Work>,
+    thread: OwnThread,
     /// The process that has the thread, by its [`fork::generation`].
     process: u32,
 }
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("config", &self.work.config).field("process", &self.process).finish()
+    }
+}
+
+/// What the thread is given.
+struct Work {
+    config: PurgeConfig,
+    /// [`GOES_ON`] or [`STOPPED`]; the thread sleeps on it.
+    state: AtomicU32,
+}
+
+const GOES_ON: u32 = 0;
+const STOPPED: u32 = 1;
 
 /// The process that has a purge thread, by its generation plus one; 0 for none.
 static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
@@ -123,16 +139,17 @@ impl PurgeThread {
         {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the process has a purge thread"));
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let stop_there = Arc::clone(&stop);
-        let thread = os::with_signals_blocked(|| {
-            thread::Builder::new().name("pymalloc-purge".into()).spawn(move || run(&config, &stop_there))
-        });
-        match thread {
-            Ok(thread) => Ok(Self { running: Some(Running { stop, thread, process }) }),
+        let work = Arc::new(Work { config, state: AtomicU32::new(GOES_ON) });
+        let for_thread = Arc::into_raw(Arc::clone(&work));
+        // Not by std: its function takes locks of std's own, which a thread that this forked child lacks may hold for
+        // ever.
+        match os::start_thread(run, for_thread.cast_mut().cast()) {
+            Ok(thread) => Ok(Self { running: Some(Running { work, thread, process }) }),
             Err(error) => {
+                // SAFETY: from `into_raw` above; no thread has it.
+                drop(unsafe { Arc::from_raw(for_thread) });
                 TAKEN_BY.store(0, Ordering::Relaxed);
-                Err(error)
+                Err(io::Error::from_raw_os_error(error))
             }
         }
     }
@@ -144,20 +161,19 @@ impl PurgeThread {
 
     /// Lets the thread run until the process ends.
     pub fn detach(mut self) {
-        if let Some(running) = self.running.take() {
-            running.abandon_in_child();
+        if let Some(Running { thread, .. }) = self.running.take().and_then(Running::abandon_in_child) {
+            thread.detach();
         }
     }
 }
 
 impl Drop for PurgeThread {
     fn drop(&mut self) {
-        if let Some(Running { stop, thread, .. }) = self.running.take().and_then(Running::abandon_in_child) {
-            // Relaxed: a flag alone; `unpark` and `join` order the rest.
-            stop.store(true, Ordering::Relaxed);
-            thread.thread().unpark();
-            // It does not panic.
-            let _ = thread.join();
+        if let Some(Running { work, thread, .. }) = self.running.take().and_then(Running::abandon_in_child) {
+            // Relaxed: a flag alone; the futex and `join` order the rest.
+            work.state.store(STOPPED, Ordering::Relaxed);
+            os::futex_wake(&work.state);
+            thread.join();
             TAKEN_BY.store(0, Ordering::Relaxed);
         }
     }
@@ -174,24 +190,28 @@ impl Running {
     }
 }
 
-/// The thread.
-fn run(config: &PurgeConfig, stop: &AtomicBool) {
+/// The thread. It does not panic.
+extern "C" fn run(work: *mut c_void) -> *mut c_void {
+    // SAFETY: from `into_raw`, for this thread.
+    let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
+    OwnThread::name_this(c"pymalloc-purge");
     // Relaxed: as in `drop`.
-    let goes_on = || !stop.load(Ordering::Relaxed);
-    let mut ticker = Ticker::new(&GLOBAL, config.keep_bytes);
+    let goes_on = || work.state.load(Ordering::Relaxed) == GOES_ON;
+    let mut ticker = Ticker::new(&GLOBAL, work.config.keep_bytes);
     // What its start left in its own cache.
     with_thread(ThreadCache::shrink);
     while goes_on() {
         let slept = Instant::now();
         // May wake early.
         while goes_on()
-            && let Some(rest) = config.interval.checked_sub(slept.elapsed())
+            && let Some(rest) = work.config.interval.checked_sub(slept.elapsed())
             && !rest.is_zero()
         {
-            thread::park_timeout(rest);
+            os::futex_wait_for(&work.state, GOES_ON, rest);
         }
         ticker.tick(goes_on);
     }
+    core::ptr::null_mut()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 
 use crate::cache::fork::watch;
 use crate::os::fork::generation;
-use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, thread_id, with_signals_blocked, write_stderr};
+use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, start_thread, thread_id, write_stderr};
 
 const OS_PAGES: usize = 3;
 
@@ -298,16 +298,25 @@ fn a_message_goes_out_although_signals_interrupt_it() {
 }
 
 #[test]
-fn signals_are_blocked_meanwhile_and_then_as_before() {
-    let mask = || {
+fn a_thread_of_the_allocators_own_blocks_all_signals_and_its_starter_none() {
+    static MASK: [AtomicI32; 4] = [const { AtomicI32::new(-1) }; 4];
+
+    fn mask() -> [i32; 4] {
         // SAFETY: zero is a valid value, into which the call writes.
         unsafe {
             let mut mask: libc::sigset_t = std::mem::zeroed();
             assert_eq!(libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), &mut mask), 0);
             [libc::SIGINT, libc::SIGTERM, libc::SIGUSR1, libc::SIGPROF].map(|signal| libc::sigismember(&mask, signal))
         }
-    };
+    }
+
+    extern "C" fn note(_: *mut libc::c_void) -> *mut libc::c_void {
+        MASK.iter().zip(mask()).for_each(|(place, blocked)| place.store(blocked, Ordering::Relaxed));
+        std::ptr::null_mut()
+    }
+
     let before = mask();
-    assert_eq!(with_signals_blocked(mask), [1; 4]);
+    start_thread(note, std::ptr::null_mut()).expect("a thread").join();
+    assert_eq!(MASK.each_ref().map(|place| place.load(Ordering::Relaxed)), [1; 4]);
     assert_eq!(mask(), before);
 }

@@ -1,7 +1,8 @@
 //! What the tests share: seeded random numbers, blocks that know their contents, memory readings
 //! and children. The soak example and the benchmarks use it too.
-#![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
+#![allow(dead_code, unused_imports, reason = "every binary that includes this file uses its own part of it")]
 
+pub(crate) mod children;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
 
@@ -9,15 +10,13 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, reall
 use std::fs::File;
 use std::hint::black_box;
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::{Command, Output, Stdio};
+use std::panic::{catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
-/// A test that has not ended by then hangs.
-const TEST_DEADLINE: Duration = Duration::from_secs(300);
+pub(crate) use children::{abort_of, alone, is_child, or_exit, output_of_abort, run_child, without_emulators_line};
+
+use children::TEST_DEADLINE;
 
 /// splitmix64: small, seeded, and every state is a good one.
 #[derive(Clone, Debug)]
@@ -288,96 +287,6 @@ pub(crate) fn watchdog() {
 pub(crate) fn watchdog_off() {
     // SAFETY: `alarm` has no preconditions.
     unsafe { libc::alarm(0) };
-}
-
-const CHILD: &str = "PYMALLOC_TEST_CHILD";
-
-/// Whether `run_child` started this process.
-pub(crate) fn is_child() -> bool {
-    std::env::var_os(CHILD).is_some()
-}
-
-/// Runs the body of the test named `test` in a process of its own, where no other test and no test
-/// harness allocates meanwhile.
-///
-/// # Panics
-/// When the body fails there.
-pub(crate) fn alone(test: &str, body: impl FnOnce()) {
-    if is_child() {
-        return body();
-    }
-    let output = run_child(test);
-    let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(
-        output.status.success() && printed.contains("1 passed"),
-        "{}\n{printed}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
-
-/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it
-/// would end with the thread, and as if all were well.
-pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
-    // SAFETY: always allowed.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| unsafe { libc::_exit(1) })
-}
-
-/// Runs one test of this binary in a process of its own, where `is_child` is true.
-///
-/// # Panics
-/// When the child hangs.
-pub(crate) fn run_child(test: &str) -> Output {
-    let mut child = Command::new(std::env::current_exe().expect("an executable"))
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(CHILD, "1")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a child");
-    let started = Instant::now();
-    while child.try_wait().expect("our own child").is_none() {
-        if started.elapsed() > TEST_DEADLINE {
-            child.kill().expect("our own child");
-            let output = child.wait_with_output().expect("our own child");
-            panic!("{test} hangs: {output:?}");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    child.wait_with_output().expect("our own child")
-}
-
-/// Takes the line away that QEMU adds to what its guest wrote before a signal ended it (`tests/targets.sh`).
-pub(crate) fn without_emulators_line(stderr: &mut Vec<u8>) {
-    let last_start = stderr.trim_ascii_end().iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    if stderr[last_start..].starts_with(b"qemu: uncaught target signal") {
-        stderr.truncate(last_start);
-    }
-}
-
-/// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
-///
-/// In the child, this does not return.
-pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
-    String::from_utf8(output_of_abort(test, misuse).stderr).expect("UTF-8")
-}
-
-/// As [`abort_of`], and what the process wrote to its standard output, too.
-pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
-    if is_child() {
-        let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: a valid limit.
-        let error = unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) };
-        assert_eq!(error, 0);
-        misuse();
-        // Not reached, or else the parent sees this status.
-        std::process::exit(0);
-    }
-    let mut output = run_child(test);
-    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
-    without_emulators_line(&mut output.stderr);
-    output
 }
 
 /// Panics, and catches it, with the object by which it unwinds at many addresses.

@@ -166,3 +166,26 @@ pub(crate) fn symbol(name: &str) -> *mut c_void {
     assert!(!found.is_null(), "{name:?} is not there");
     found
 }
+
+/// Compiles a program of `tests/c` or `tests/cxx`; loudly skipped where there is no compiler.
+pub(crate) fn compile(source: &str, options: &[&str]) -> Option<Scratch> {
+    let (compiler, standard) = if source.ends_with(".cpp") { ("c++", "-std=c++17") } else { ("cc", "-D_GNU_SOURCE") };
+    if Command::new(compiler).arg("--version").output().is_err() {
+        eprintln!("SKIPPED: {source} was not tested, because there is no compiler `{compiler}` on this machine");
+        return None;
+    }
+    let program = Scratch::new(source);
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let path = ["c", "cxx"].map(|folder| tests.join(folder).join(source)).into_iter().find(|path| path.exists());
+    let compiled = output_of(
+        Command::new(compiler)
+            .args([standard, "-O2", "-fsized-deallocation", "-Wno-mismatched-new-delete", "-pthread"])
+            .arg(path.expect("a source of ours"))
+            .arg("-o")
+            .arg(&program.0)
+            .args(options)
+            .arg("-ldl"),
+    );
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    Some(program)
+}

@@ -88,20 +88,33 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
-/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the
-/// process and, in newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not,
-/// or a sandbox refuses.
+/// Whether the kernel is asked to purge many ranges by one call; not after it was seen to refuse ranges that it purges
+/// one by one.
+static MANY_AT_ONCE: AtomicBool = AtomicBool::new(true);
+
+super::at_start!(read_variable);
+
+/// A sandbox may end the process at a system call that it does not know, and no probe tells beforehand: the call that
+/// asks what a sandbox allows may be such a one.
+#[unsafe(link_section = ".text_pymalloc")]
+extern "C" fn read_variable() {
+    if super::environment(c"PYMALLOC_NO_PROCESS_MADVISE").is_some_and(|value| !matches!(value, b"" | b"0")) {
+        // Relaxed (all of this word): a hint; asking in vain does no harm.
+        MANY_AT_ONCE.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the process and, in
+/// newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not, a sandbox
+/// refuses, or `PYMALLOC_NO_PROCESS_MADVISE` says so.
 pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
     /// Not in the C library's headers yet.
     const PIDFD_SELF: libc::c_int = -10_000;
-    /// Whether the kernel was seen to refuse the call for ranges that it purges one by one.
-    static REFUSED: AtomicBool = AtomicBool::new(false);
 
     let _errno = KeepErrno::new();
     let mut purged = 0;
-    // Relaxed: a hint; asking in vain does no harm.
     // Not for valgrind, which warns of system calls that it does not know.
-    let at_once = ranges.len() > 1 && !cfg!(feature = "valgrind") && !REFUSED.load(Ordering::Relaxed);
+    let at_once = ranges.len() > 1 && !cfg!(feature = "valgrind") && MANY_AT_ONCE.load(Ordering::Relaxed);
     if at_once {
         // SAFETY: the caller gives up the ranges' contents; a range is laid out as an `iovec`.
         let bytes = unsafe {
@@ -128,7 +141,7 @@ pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
         |range: &&MemoryRange| NonNull::new(range.start).is_some_and(|start| unsafe { purge(start, range.bytes) });
     purged += ranges[purged..].iter().take_while(is_purged).count();
     if none_at_once && purged > 0 {
-        REFUSED.store(true, Ordering::Relaxed);
+        MANY_AT_ONCE.store(false, Ordering::Relaxed);
     }
     purged
 }

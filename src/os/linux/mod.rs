@@ -1,5 +1,9 @@
 //! Linux: `mmap`, `madvise`, futexes, pthread keys and `pthread_atfork`.
 
+#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+mod cancellation;
+#[cfg_attr(not(feature = "raw"), allow(dead_code, unreachable_pub, reason = "the preload library's, too"))]
+mod files;
 mod memory;
 mod process;
 #[cfg(feature = "trace")]
@@ -8,27 +12,30 @@ mod system_malloc;
 mod threads;
 mod wait;
 
+#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+pub use cancellation::NoCancellation;
+#[cfg(feature = "raw")]
+pub use files::{Descriptor, Identity};
+pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, unmap};
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
-pub(crate) use process::{
-    abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number, write_stderr,
-};
+pub(crate) use process::{abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number};
 #[cfg(feature = "trace")]
 pub(crate) use stack::stack_bounds;
 pub(crate) use system_malloc::{let_malloc_keep, system_malloc};
-pub(crate) use threads::{end_is_told_again, on_thread_end, thread_id, thread_token, with_signals_blocked};
-pub(crate) use wait::{futex_wait, futex_wake};
+pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
+pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
 
 use super::{MemoryRange, SystemMalloc};
 
 pub(crate) const SUPPORTED: bool = true;
 
 /// Keeps `errno` as it was: neither a free nor an allocation that succeeds may change it.
-struct KeepErrno(libc::c_int);
+pub(crate) struct KeepErrno(libc::c_int);
 
 impl KeepErrno {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         // SAFETY: libc's own thread-local.
         Self(unsafe { *libc::__errno_location() })
     }

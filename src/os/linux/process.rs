@@ -3,6 +3,7 @@
 use core::ffi::CStr;
 use core::ptr;
 
+#[cfg(feature = "hardened")]
 use super::KeepErrno;
 
 /// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
@@ -86,22 +87,6 @@ pub(crate) fn random_number() -> u64 {
         place.as_ref().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     };
     of_process ^ ((&raw const number).addr() as u64).rotate_left(32)
-}
-
-pub(crate) fn write_stderr(bytes: &[u8]) {
-    let _errno = KeepErrno::new();
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        // SAFETY: a readable buffer of that length.
-        let written = unsafe { libc::write(libc::STDERR_FILENO, rest.as_ptr().cast(), rest.len()) };
-        match usize::try_from(written) {
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            // SAFETY: libc's own thread-local.
-            Err(_) if unsafe { *libc::__errno_location() } == libc::EINTR => {}
-            // Nobody is left to tell.
-            Err(_) => return,
-        }
-    }
 }
 
 pub(crate) fn abort() -> ! {

@@ -3,9 +3,10 @@
 #[cfg(not(feature = "raw"))]
 use core::ptr;
 
+#[cfg(not(feature = "raw"))]
 use super::KeepErrno;
 #[cfg(feature = "raw")]
-use super::{process_id, thread_id};
+use super::{files::Descriptor, process_id, thread_id};
 
 /// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the
 /// preload library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
@@ -13,28 +14,23 @@ use super::{process_id, thread_id};
 pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     /// The main thread's grows, so that its mapping is not all of it; the kernel keeps more than that free below.
     const GROWTH_BYTES: usize = 64 << 20;
-    let _errno = KeepErrno::new();
     let here = 0_u8;
     let address = (&raw const here).addr();
-    // SAFETY: a C string.
-    let maps = unsafe { libc::open(c"/proc/self/maps".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC) };
-    if maps < 0 {
-        return None;
-    }
+    let maps = Descriptor::open(c"/proc/self/maps", libc::O_RDONLY).ok()?;
     let mut search = MapsSearch::new(address);
     let mut found = None;
     let mut buffer = [0_u8; 1024];
     loop {
-        // SAFETY: a writable buffer of that length.
-        let bytes = unsafe { libc::read(maps, buffer.as_mut_ptr().cast(), buffer.len()) };
-        let Ok(bytes @ 1..) = usize::try_from(bytes) else { break };
+        let bytes = maps.read(&mut buffer);
+        if bytes == 0 {
+            break;
+        }
         found = buffer.iter().take(bytes).find_map(|&byte| search.next(byte));
         if found.is_some() {
             break;
         }
     }
-    // SAFETY: opened above.
-    unsafe { libc::close(maps) };
+    maps.close();
     let is_main = thread_id() == process_id();
     found.map(|(start, end)| (if is_main { start.saturating_sub(GROWTH_BYTES) } else { start }, end))
 }

@@ -1,7 +1,11 @@
-//! Threads: their ends, their numbers, and one that no signal interrupts.
+//! Threads: their ends, their numbers, and those of the allocator's own.
 
+use core::ffi::{CStr, c_int, c_void};
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicUsize, Ordering};
+
+use super::KeepErrno;
 
 const KEY_UNSET: usize = usize::MAX;
 const KEY_REFUSED: usize = usize::MAX - 1;
@@ -14,7 +18,8 @@ static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
 /// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers
 /// pass the same function, and an even address.
 #[unsafe(link_section = ".text_pymalloc")]
-pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), value: *const ()) -> bool {
+pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), value: *const ()) -> bool {
+    let _errno = KeepErrno::new();
     // Acquire: pairs with the Release below; libc need not publish its own table's entry.
     let mut key = KEY.load(Ordering::Acquire);
     if key == KEY_UNSET {
@@ -47,7 +52,7 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut libc::c_void), valu
 /// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own,
 /// and keys are called in the order in which they were made: the allocator's first, because a program allocates before
 /// it has a thread-local to destroy. What these free then should still find the thread's cache.
-pub(crate) fn end_is_told_again(value: *mut libc::c_void) -> bool {
+pub(crate) fn end_is_told_again(value: *mut c_void) -> bool {
     // The value's lowest bit says that this is the second time.
     if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
         return false;
@@ -68,7 +73,7 @@ fn stay_loaded() {
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
         let here: fn() = stay_loaded;
-        let found = libc::dladdr(here as *const libc::c_void, &mut info) != 0;
+        let found = libc::dladdr(here as *const c_void, &mut info) != 0;
         let program_start = libc::getauxval(libc::AT_PHDR) as usize & !4095;
         if found && info.dli_fbase.addr() != program_start {
             libc::dlopen(info.dli_fname, libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
@@ -90,8 +95,79 @@ pub(crate) fn thread_token() -> usize {
     unsafe { libc::pthread_self() as usize }
 }
 
+/// The least stack of a thread of the allocator's own, in an unoptimised build too. The C library takes the program's
+/// thread-locals off it.
+const OWN_STACK_BYTES: usize = 256 << 10;
+
+/// A thread of the allocator's own.
+pub(crate) struct OwnThread(libc::pthread_t);
+
+// SAFETY: a name of a thread, which any other one may join or detach (musl's is a pointer).
+unsafe impl Send for OwnThread {}
+// SAFETY: as above; by a shared reference nothing can be done.
+unsafe impl Sync for OwnThread {}
+
+/// Starts a thread that runs `body(argument)`, blocks all signals, and has a small stack. By the C library alone: std's
+/// own function takes locks that a forked child may have inherited from a thread that it does not have.
+///
+/// # Errors
+/// The system's number of the error.
+pub(crate) fn start_thread(
+    body: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
+) -> Result<OwnThread, c_int> {
+    // A program whose thread-locals leave no room gets the system's size of a stack.
+    match with_signals_blocked(|| start_with_stack(Some(OWN_STACK_BYTES), body, argument)) {
+        Err(libc::EINVAL) => with_signals_blocked(|| start_with_stack(None, body, argument)),
+        done => done,
+    }
+}
+
+fn start_with_stack(
+    stack_bytes: Option<usize>,
+    body: extern "C" fn(*mut c_void) -> *mut c_void,
+    argument: *mut c_void,
+) -> Result<OwnThread, c_int> {
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
+    // SAFETY: the attributes are made, used and destroyed, once each; the thread's name is written if it was started.
+    unsafe {
+        let error = libc::pthread_attr_init(attributes.as_mut_ptr());
+        if error != 0 {
+            return Err(error);
+        }
+        if let Some(stack_bytes) = stack_bytes {
+            // What the system does not take as a stack's size leaves the one that there is.
+            libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack_bytes);
+        }
+        let error = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), body, argument);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+        if error == 0 { Ok(OwnThread(thread.assume_init())) } else { Err(error) }
+    }
+}
+
+impl OwnThread {
+    /// Waits until it has ended.
+    pub(crate) fn join(self) {
+        // SAFETY: a thread that is joined once, and was not detached.
+        unsafe { libc::pthread_join(self.0, ptr::null_mut()) };
+    }
+
+    /// Lets it end by itself.
+    pub(crate) fn detach(self) {
+        // SAFETY: a thread that is neither joined nor detached yet.
+        unsafe { libc::pthread_detach(self.0) };
+    }
+
+    /// Gives the calling thread a name of at most 15 bytes, for debuggers.
+    pub(crate) fn name_this(name: &CStr) {
+        // SAFETY: a C string, which the kernel copies.
+        unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+    }
+}
+
 /// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
-pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: plain data, of which zero is a valid value.
     let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
     // SAFETY: both write to what is ours.

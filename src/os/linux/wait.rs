@@ -2,6 +2,7 @@
 
 use core::ptr;
 use core::sync::atomic::AtomicU32;
+use core::time::Duration;
 
 use super::KeepErrno;
 
@@ -16,6 +17,26 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
             libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
             expected,
             ptr::null::<libc::timespec>(),
+        )
+    };
+}
+
+/// [`futex_wait`] that ends after `time` at the latest.
+pub(crate) fn futex_wait_for(word: &AtomicU32, expected: u32, time: Duration) {
+    let _errno = KeepErrno::new();
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(time.as_secs()).unwrap_or(libc::time_t::MAX),
+        // Below a billion, so it fits whatever the type.
+        tv_nsec: time.subsec_nanos() as _,
+    };
+    // SAFETY: the word and the time outlive the call; the kernel only reads them.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            &raw const time,
         )
     };
 }

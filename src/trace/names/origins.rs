@@ -40,7 +40,7 @@ fn capture() -> u32 {
         return 0;
     }
     let marker = 0;
-    let _busy = Busy::enter();
+    let _busy = Busy::enter_in_allocation();
     let stack = thread::with(|thread| {
         let mut buffer = capture::buffer();
         // Relaxed: written before the session's number.

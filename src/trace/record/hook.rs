@@ -63,7 +63,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         if interval != 0 && !thread.sampler.samples(bytes as u64, interval, session, os::thread_token() as u64) {
             return None;
         }
-        let _busy = Busy::enter();
+        let _busy = Busy::enter_in_allocation();
         let mut buffer = capture::buffer();
         // Relaxed: as above.
         let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker, &thread.stack);

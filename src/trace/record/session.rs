@@ -117,7 +117,7 @@ impl Control {
 /// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock.
 #[cold]
 pub(in crate::trace) fn keep_peak() {
-    let busy = Busy::enter();
+    let busy = Busy::enter_in_allocation();
     // Handlers of a fork allocate with all locks held.
     if fork::this_thread_forks() {
         return;

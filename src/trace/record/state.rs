@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::thread;
+use crate::os::NoCancellation;
 
 /// The session's number; 0 when not tracing.
 pub(in crate::trace) static SESSION: AtomicU32 = AtomicU32::new(0);
@@ -14,13 +15,22 @@ pub(in crate::trace) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
 /// While it lives, the calling thread's allocations are the tracer's.
 pub(in crate::trace) struct Busy {
     was: bool,
+    /// What the program asks of the tracer may read files by the C library, and hold locks meanwhile.
+    _no_cancellation: Option<NoCancellation>,
     /// A thread's own.
     _not_send: core::marker::PhantomData<*const ()>,
 }
 
 impl Busy {
+    /// For a call of the program's to the tracer.
     pub(in crate::trace) fn enter() -> Self {
-        Self { was: thread::with(|thread| thread.busy.replace(true)), _not_send: core::marker::PhantomData }
+        Self { _no_cancellation: Some(NoCancellation::new()), ..Self::enter_in_allocation() }
+    }
+
+    /// For what the tracer does inside the allocator's calls, where it passes no cancellation point (`os::files`).
+    pub(in crate::trace) fn enter_in_allocation() -> Self {
+        let was = thread::with(|thread| thread.busy.replace(true));
+        Self { was, _no_cancellation: None, _not_send: core::marker::PhantomData }
     }
 }
 

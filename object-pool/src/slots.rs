@@ -1,0 +1,172 @@
+//! How a thread finds its magazine of a pool: a table per thread, indexed by a number that each pool has to itself.
+//!
+//! # Invariants
+//! *key*: an entry's magazine lives and belongs to this thread if and only if the entry's key is that of a pool that
+//! lives. Keys are never used twice; so a thread that holds a pool, and finds its key, may use the magazine. Indexes
+//! are used again, lowest first, which keeps the tables short; an entry whose pool is gone has a key that nobody asks
+//! for.
+//!
+//! The table is a thread-local without a destructor and with a constant initial value, so that a look-up is three loads
+//! and a comparison. A second one, used when a pool is met for the first time, has the destructor that gives the
+//! magazines back.
+
+use core::cell::{Cell, RefCell};
+use core::ptr::{self, NonNull};
+use core::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+
+use super::process::Process;
+
+/// A pool's place in every thread's table.
+pub(super) struct PoolId {
+    index: usize,
+    /// Never 0, which is the key of empty entries.
+    key: u64,
+}
+
+/// Indexes that were used before, of one process.
+struct FreeIndexes {
+    process: Process,
+    list: Mutex<Vec<usize>>,
+}
+
+static FREE_INDEXES: AtomicPtr<FreeIndexes> = AtomicPtr::new(ptr::null_mut());
+static INDEXES: AtomicUsize = AtomicUsize::new(0);
+static LAST_KEY: AtomicU64 = AtomicU64::new(0);
+
+impl FreeIndexes {
+    /// The calling process's list. A forked child begins an empty one: in its parent, another thread may have held the
+    /// lock.
+    fn lock() -> MutexGuard<'static, Vec<usize>> {
+        let process = Process::this();
+        loop {
+            // Acquire: pairs with the Release below.
+            let known = FREE_INDEXES.load(Ordering::Acquire);
+            // SAFETY: null, or from the box below, and never freed.
+            if let Some(known) = unsafe { known.as_ref() }
+                && known.process == process
+            {
+                return known.list.lock().unwrap_or_else(PoisonError::into_inner);
+            }
+            let new = Box::into_raw(Box::new(Self { process, list: Mutex::default() }));
+            // Release: pairs with the Acquire above. Relaxed: looks again.
+            if FREE_INDEXES.compare_exchange(known, new, Ordering::Release, Ordering::Relaxed).is_err() {
+                // SAFETY: from the box above, and nobody else has seen it.
+                drop(unsafe { Box::from_raw(new) });
+            }
+        }
+    }
+}
+
+impl PoolId {
+    pub(super) fn new() -> Self {
+        let mut free = FreeIndexes::lock();
+        let lowest = (0..free.len()).min_by_key(|&place| free[place]);
+        // Relaxed (both): numbers that are only to differ.
+        let index = match lowest {
+            Some(place) => free.swap_remove(place),
+            None => INDEXES.fetch_add(1, Ordering::Relaxed),
+        };
+        Self { index, key: 1 + LAST_KEY.fetch_add(1, Ordering::Relaxed) }
+    }
+}
+
+impl Drop for PoolId {
+    fn drop(&mut self) {
+        FreeIndexes::lock().push(self.index);
+    }
+}
+
+/// A pool that takes magazines back.
+pub(super) trait Home: Send + Sync {
+    /// Takes back the magazine of the calling thread.
+    ///
+    /// # Safety
+    /// The thread owns the magazine at this address, which is one of this pool, and never uses it again.
+    unsafe fn take_back(&self, magazine: NonNull<()>);
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    key: u64,
+    magazine: *const (),
+}
+
+// SAFETY: of all entries only `EMPTY` is ever shared, and its null pointer is not followed.
+unsafe impl Sync for Entry {}
+
+static EMPTY: Entry = Entry { key: 0, magazine: ptr::null() };
+
+/// The calling thread's entries: a power of two of them, and that number less one.
+#[derive(Clone, Copy)]
+struct Table {
+    entries: *const Entry,
+    mask: usize,
+}
+
+impl Table {
+    const NONE: Self = Self { entries: &raw const EMPTY, mask: 0 };
+}
+
+thread_local! {
+    static TABLE: Cell<Table> = const { Cell::new(Table::NONE) };
+    static REGISTER: RefCell<Register> = const { RefCell::new(Register { entries: Vec::new(), homes: Vec::new() }) };
+}
+
+/// What the table points to, and where the magazines belong.
+struct Register {
+    entries: Vec<Entry>,
+    homes: Vec<Option<Noted>>,
+}
+
+struct Noted {
+    home: Weak<dyn Home>,
+    /// In which the thread got the magazine.
+    process: Process,
+}
+
+/// The calling thread's magazine of the pool, if it has one.
+#[inline(always)]
+pub(super) fn find(id: &PoolId) -> Option<NonNull<()>> {
+    let table = TABLE.get();
+    // SAFETY: a table has `mask + 1` entries, and its memory is the thread's until the table is replaced.
+    let entry = unsafe { *table.entries.add(id.index & table.mask) };
+    if entry.key == id.key { NonNull::new(entry.magazine.cast_mut()) } else { None }
+}
+
+/// Notes the calling thread's magazine of a pool; `false` if the thread is so near its end that it could not give the
+/// magazine back.
+pub(super) fn note(id: &PoolId, magazine: NonNull<()>, home: Weak<dyn Home>) -> bool {
+    REGISTER.try_with(|register| register.borrow_mut().note(id, magazine, home)).is_ok()
+}
+
+impl Register {
+    fn note(&mut self, id: &PoolId, magazine: NonNull<()>, home: Weak<dyn Home>) {
+        let length = (id.index + 1).next_power_of_two().max(self.entries.len());
+        self.entries.resize(length, EMPTY);
+        self.homes.resize_with(length, || None);
+        self.entries[id.index] = Entry { key: id.key, magazine: magazine.as_ptr() };
+        // The home noted here before, if any, is gone: its index is free.
+        self.homes[id.index] = Some(Noted { home, process: Process::this() });
+        TABLE.set(Table { entries: self.entries.as_ptr(), mask: length - 1 });
+    }
+}
+
+impl Drop for Register {
+    fn drop(&mut self) {
+        // First of all: objects that later destructors of this thread release go to the stock.
+        TABLE.set(Table::NONE);
+        let process = Process::this();
+        for (entry, noted) in self.entries.iter().zip(&mut self.homes) {
+            // A forked child that just exits comes here, too, and must not wait for the lock of a pool of its parent,
+            // which a thread may hold that does not exist here. The magazine stays that pool's, as it is.
+            let noted = noted.take().filter(|noted| noted.process == process);
+            if let (Some(magazine), Some(home)) =
+                (NonNull::new(entry.magazine.cast_mut()), noted.and_then(|noted| noted.home.upgrade()))
+            {
+                // SAFETY: the home lives, so the entry is its own (*key*), and nothing finds the entry any more.
+                unsafe { home.take_back(magazine) };
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+// A program that changes all that a path and a variable depend on, as far as it may, and exits.
+// vanished EMPTY_DIR [full]
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+extern char **environ;
+
+int main(int count, char **arguments) {
+    void *volatile leaked = malloc(77);
+    for (char **variable = environ; *variable; variable++)
+        memset(*variable, 'x', strlen(*variable));
+    clearenv();
+    memset(arguments[0], 'x', strlen(arguments[0]));
+    if (count > 2) {
+        struct rlimit none = {0, 0};
+        signal(SIGXFSZ, SIG_IGN);
+        return setrlimit(RLIMIT_FSIZE, &none);
+    }
+    if (chdir(arguments[1]))
+        return 2;
+    if (geteuid() == 0 && (chroot(".") || setgid(65534) || setuid(65534)))
+        return 3;
+    return leaked == NULL;
+}

@@ -1,0 +1,74 @@
+//! Ageing: blocks that a thread's cache did not need for a while go home, so that they pin no pools.
+//!
+//! Every few slow calls visit one class, whichever called, and all classes in turn. A visit finds out what the class did
+//! not use since its last visit, and gives it back:
+//!
+//! - *Magazine.* A visit raises the magazine's floor to three quarters of its blocks. An allocation that would go below
+//!   the floor takes the slow path, once, and that lowers the floor again. So a floor that still stands at the next visit
+//!   is a low-water mark: the blocks below it were not used, and go home. If the top did not move either, all blocks do.
+//!   The fast path has no instruction more for that.
+//! - *Depot.* It keeps the fewest chunks that it had since the last visit; so many go home.
+//! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
+//!
+//! The mark is Bonwick's for depots (USENIX 2001, working set), carried over to magazines.
+//!
+//! # Invariants
+//! - *Floor*: of a magazine that is neither poisoned nor of strangers, `floor` is `base + spare`. `spare` is at most the
+//!   number of its blocks, except that the thread may have popped some since: then it took the slow path, or will.
+
+use super::{ThreadCache, capacity_max};
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT};
+use crate::base::size_class::SizeClass;
+use crate::heap::Heap;
+use crate::pool_set::Inside;
+
+impl ThreadCache {
+    /// Visits the next class, if one is due: at the end of a slow call. Door.
+    #[inline]
+    pub(super) fn age(&self, heap: &'static Heap, inside: &mut Inside<'_>) {
+        let calls = self.slow_calls.get();
+        if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
+            let number = (calls / SLOW_CALLS_PER_VISIT) as usize & (CLASS_COUNT - 1);
+            if let Some(class) = SizeClass::from_number(number) {
+                self.visit(class, heap, inside);
+            }
+        }
+    }
+
+    /// The thread took a block from below the floor: it uses them. Door.
+    #[inline]
+    pub(super) fn lower_floor(&self, class: SizeClass) {
+        if self.shape(class).spare.replace(0) != 0 {
+            self.set_bounds(class);
+        }
+    }
+
+    /// Gives home what the class did not use since its last visit. Door.
+    #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn visit(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.age_depot(class, inside);
+        let shape = self.shape(class);
+        let blocks = self.blocks(class).len();
+        let spare = usize::from(shape.spare.get());
+        let rests = spare != 0 && blocks == usize::from(shape.seen.get());
+        if blocks != 0 {
+            let unused = if rests || !shape.allocated.get() { blocks } else { spare.min(blocks) };
+            self.flush(class, unused, inside);
+            let left = blocks - unused;
+            shape.spare.set((left - left / 4) as u16);
+            shape.seen.set(left as u16);
+            self.set_bounds(class);
+        } else if shape.seen.replace(0) == 0 && self.depot_is_empty(class) && self.slots(class) > MAGAZINE_SLOTS_MIN {
+            shape.slow_calls.set(0);
+            self.make_small(class, heap);
+            self.free_chunks(class, heap);
+        }
+    }
+}
+
+const _: () = {
+    assert!(SLOW_CALLS_PER_VISIT.is_power_of_two());
+    // `spare` and `seen` are counts of 16 bits.
+    assert!(capacity_max(SizeClass::SMALLEST) <= u16::MAX as usize);
+};
