@@ -14,19 +14,17 @@ const PARTS: [(&str, &[&str]); 2] = [("inspect", &["check", "stats"]), ("purge",
 /// File, text, what it becomes.
 type Edit = (&'static str, &'static str, &'static str);
 
-const SHRUNK: [Edit; 13] = [
+const SHRUNK: [Edit; 11] = [
     ("base/config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
-    ("base/config.rs", "EMPTY_POOLS_BUDGET: usize = 512", "EMPTY_POOLS_BUDGET: usize = 12"),
-    ("base/config.rs", "SET_EMPTY_POOLS_MAX: usize = 16", "SET_EMPTY_POOLS_MAX: usize = 4"),
-    ("base/config.rs", "SET_EMPTY_POOLS_MIN: usize = 2", "SET_EMPTY_POOLS_MIN: usize = 1"),
+    ("base/config.rs", "SET_EMPTY_POOLS_MAX: usize = 4", "SET_EMPTY_POOLS_MAX: usize = 2"),
     ("base/config.rs", "INBOX_KNOCK_POOLS: u32 = 32", "INBOX_KNOCK_POOLS: u32 = 3"),
-    ("base/config.rs", "HUGE_FROM_ARENAS: usize = 8", "HUGE_FROM_ARENAS: usize = 1"),
+    ("base/config.rs", "HUGE_FROM_ARENAS: usize = 4", "HUGE_FROM_ARENAS: usize = 1"),
     ("base/config.rs", "EMPTY_ARENAS_MIN: usize = 4", "EMPTY_ARENAS_MIN: usize = 1"),
     ("base/config.rs", "(8 << 20) / POOL_BYTES", "4"),
     ("base/config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
     ("base/config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
-    ("base/config.rs", "DEPOT_BYTES_MAX: usize = 512 << 10", "DEPOT_BYTES_MAX: usize = 16 << 10"),
-    ("base/config.rs", "DEPOTS_BUDGET_BYTES: usize = 4 << 20", "DEPOTS_BUDGET_BYTES: usize = 40 << 10"),
+    ("base/config.rs", "DEPOT_BLOCKS_MAX: usize = 8192", "DEPOT_BLOCKS_MAX: usize = 100"),
+    ("base/config.rs", "DENSE_POOLS_MIN: usize = 32", "DENSE_POOLS_MIN: usize = 2"),
     ("base/config.rs", "FAULT_IN_FROM_POOLS: u32 = 16", "FAULT_IN_FROM_POOLS: u32 = 2"),
 ];
 

@@ -55,13 +55,8 @@ pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
 
-/// Empty pools that all pool sets together may keep for their threads' next need, rather than return them to their
-/// arenas; shared out evenly.
-pub(crate) const EMPTY_POOLS_BUDGET: usize = 512;
-/// Most empty pools that one set keeps.
-pub(crate) const SET_EMPTY_POOLS_MAX: usize = 16;
-/// Empty pools that a set keeps in any case.
-pub(crate) const SET_EMPTY_POOLS_MIN: usize = 2;
+/// Empty pools that a set keeps for its thread's next need, rather than return them to their arenas.
+pub(crate) const SET_EMPTY_POOLS_MAX: usize = 4;
 
 /// Pools in a set's inbox from which on a thread that frees into it collects them itself.
 pub(crate) const INBOX_KNOCK_POOLS: u32 = 32;

@@ -5,8 +5,9 @@
 //!
 //! - *Magazine.* A visit raises the magazine's floor to three quarters of its blocks. An allocation that would go below
 //!   the floor takes the slow path, once, and that lowers the floor again. So a floor that still stands at the next visit
-//!   is a low-water mark: the blocks below it were not used, and go home. If the top did not move either, all blocks do.
-//!   The fast path has no instruction more for that.
+//!   is a low-water mark: the blocks below it were not used, and go home. If the top is where it was, too, all blocks go:
+//!   most likely nobody used them, and if somebody did, a refill makes good for it. The fast path has no instruction
+//!   more for all that.
 //! - *Depot.* It keeps the fewest chunks that it had since the last visit; so many go home.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!

@@ -4,8 +4,7 @@ use core::ptr;
 
 use super::Inside;
 use crate::base::config::{
-    DENSE_FREE_SHARE, DENSE_POOLS_MIN, EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX,
-    SET_EMPTY_POOLS_MIN, SWEEP_AGAIN,
+    DENSE_FREE_SHARE, DENSE_POOLS_MIN, FAULT_IN_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SWEEP_AGAIN,
 };
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
@@ -118,10 +117,8 @@ impl Inside<'_> {
         *self.pools.of_class_mut(class) -= 1;
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
-        // The budget is the heap's: many threads keep few each.
-        let keep = (EMPTY_POOLS_BUDGET / (self.heap.set_count() + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
-        if self.pools.empty_count > keep {
-            self.return_empty_pools(keep / 2);
+        if self.pools.empty_count > SET_EMPTY_POOLS_MAX {
+            self.return_empty_pools(SET_EMPTY_POOLS_MAX / 2);
         }
     }
 

@@ -2,8 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_POOLS_BUDGET, INBOX_KNOCK_POOLS, POOL_BYTES,
-    SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN, SWEEP_MIN_BYTES,
+    ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, INBOX_KNOCK_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SWEEP_MIN_BYTES,
 };
 use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::cache::{ThreadCache, capacity_max};
@@ -15,8 +14,7 @@ const PEAK_BYTES: usize = 384 << 20;
 fn bound_bytes(caches: usize, block_bytes: &[usize], pools_of_os_page: usize) -> usize {
     let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes)) + QUARANTINE_SLOTS).sum();
     let pinned_bytes = caches * magazine_blocks * POOL_BYTES;
-    let empty_pools = (EMPTY_POOLS_BUDGET / (caches + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
-    let set_pools = empty_pools + INBOX_KNOCK_POOLS as usize - 1;
+    let set_pools = SET_EMPTY_POOLS_MAX + INBOX_KNOCK_POOLS as usize - 1;
     let heap_bytes = EMPTY_ARENAS_MIN * ARENA_BYTES + 2 * DIRTY_POOLS_MIN * POOL_BYTES;
     (pinned_bytes.max(SWEEP_MIN_BYTES) + caches * set_pools * POOL_BYTES) * pools_of_os_page + heap_bytes
 }

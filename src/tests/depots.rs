@@ -1,14 +1,14 @@
 //! How much waits in depots, and for whom.
 
 use super::test_heap::{TestHeap, fill};
-use crate::base::config::{ARENA_BYTES, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, DEPOT_BLOCKS_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX};
 use crate::cache::hardened::QUARANTINE_SLOTS;
 
 #[test]
 fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let bytes = DEPOT_BYTES_MAX / 2;
+    let bytes = DEPOT_BLOCKS_MAX / 2 * 64;
     fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
     let cached = test.blocks_cached() * 64;
     assert!(cached >= bytes - MAGAZINE_BYTES_MAX, "{cached} of {bytes} bytes");
@@ -36,7 +36,7 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
 fn a_depot_holds_as_much_after_a_flush_as_before() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let bytes = DEPOT_BYTES_MAX / 2;
+    let bytes = DEPOT_BLOCKS_MAX / 2 * 64;
     for _ in 0..4 {
         fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
         let cached = test.blocks_cached() * 64;
@@ -48,19 +48,22 @@ fn a_depot_holds_as_much_after_a_flush_as_before() {
 }
 
 #[test]
-fn depots_are_bounded_and_a_large_heap_that_shrinks_has_none() {
+fn a_depot_that_overflows_is_emptied_and_stays_so_until_its_class_is_allocated_from() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let mut live = fill(cache, 64, 40 * ARENA_BYTES);
-    live.drain(..live.len() / 2).for_each(|block| block.free(cache));
-    let cached = test.blocks_cached() * 64;
-    assert!((DEPOT_BYTES_MAX / 2..=DEPOT_BYTES_MAX + MAGAZINE_BYTES_MAX).contains(&cached), "{cached}");
-    // Of each pool one block stays, so that no pool is given back.
-    let (keep, free): (Vec<_>, Vec<_>) =
-        live.into_iter().enumerate().partition(|(number, _)| number % (POOL_BYTES / 64) == 0);
-    free.into_iter().for_each(|(_, block)| block.free(cache));
-    let cached = test.blocks_cached() * 64;
-    assert!(cached <= MAGAZINE_BYTES_MAX, "{cached}");
-    keep.into_iter().for_each(|(_, block)| block.free(cache));
+    let live = fill(cache, 64, ARENA_BYTES);
+    let mut most = 0;
+    for block in live {
+        block.free(cache);
+        most = most.max(test.depot_blocks(cache));
+    }
+    let chunk = MAGAZINE_SLOTS_MAX / 2;
+    assert!((DEPOT_BLOCKS_MAX - chunk..=DEPOT_BLOCKS_MAX).contains(&most), "{most} blocks at most");
+    assert_eq!(test.depot_blocks(cache), 0);
+    // An allocation opens it again.
+    let bytes = DEPOT_BLOCKS_MAX / 2 * 64;
+    fill(cache, 64, bytes).into_iter().for_each(|block| block.free(cache));
+    assert!(test.depot_blocks(cache) > DEPOT_BLOCKS_MAX / 4);
+    test.check();
     cache.release();
 }

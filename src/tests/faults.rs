@@ -315,7 +315,7 @@ fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
     let limit = 32;
     let soft = limit - limit / crate::base::config::SOFT_LIMIT_SHARE;
     test.heap.set_arena_limit(limit);
-    let (idle, cache): (Vec<_>, _) = ((0..20).map(|_| test.attach()).collect(), test.attach());
+    let (idle, cache): (Vec<_>, _) = ((0..80).map(|_| test.attach()).collect(), test.attach());
     // Each keeps a few empty pools for its next need.
     for cache in &idle {
         let live: Vec<_> = (0..64 * 40).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();

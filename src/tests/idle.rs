@@ -1,7 +1,7 @@
 //! What a tick of the purge thread does, one test a rule.
 
 use super::test_heap::{Live, TestHeap, fill};
-use crate::base::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
 use crate::cache::ThreadCache;
 use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::purge::tick::Ticker;
@@ -21,8 +21,8 @@ fn an_idle_threads_depot_and_empty_pools_go_home_and_its_magazines_stay() {
     let test = TestHeap::new();
     let mut ticker = Ticker::new(test.heap, 0);
     let cache = test.attach();
-    free_all(fill(cache, 64, DEPOT_BYTES_MAX), cache);
-    assert!(test.blocks_cached() > DEPOT_BYTES_MAX / 64 / 2, "the depot holds much");
+    free_all(fill(cache, 64, DEPOT_BLOCKS_MAX * 64), cache);
+    assert!(test.blocks_cached() > DEPOT_BLOCKS_MAX / 2, "the depot holds much");
     assert!(test.check().pools_empty + test.check().pools_unused > 0);
     two_ticks(&mut ticker);
     let stats = test.check();
@@ -31,7 +31,7 @@ fn an_idle_threads_depot_and_empty_pools_go_home_and_its_magazines_stay() {
     assert_eq!(stats.pools_empty, 0, "{stats}");
     assert_eq!(stats.arenas_mapped, 1, "{stats}");
     // And goes on as if nothing had been.
-    free_all(fill(cache, 64, DEPOT_BYTES_MAX), cache);
+    free_all(fill(cache, 64, DEPOT_BLOCKS_MAX * 64), cache);
     test.check();
     cache.release();
 }
@@ -42,7 +42,7 @@ fn a_thread_that_makes_slow_calls_keeps_what_it_has() {
     let mut ticker = Ticker::new(test.heap, 0);
     let cache = test.attach();
     for _ in 0..5 {
-        free_all(fill(cache, 64, DEPOT_BYTES_MAX), cache);
+        free_all(fill(cache, 64, DEPOT_BLOCKS_MAX * 64), cache);
         let before = test.blocks_cached();
         ticker.tick(|| true);
         assert_eq!(test.blocks_cached(), before);

@@ -1,7 +1,7 @@
 //! When magazines grow, and where their arrays go.
 
 use super::test_heap::{TestHeap, alloc, alloc_zeroed, class, fill, slots, slow_calls};
-use crate::base::config::{CLASS_COUNT, DEPOT_BYTES_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
 use crate::cache::capacity_max;
 
@@ -68,7 +68,7 @@ fn chunks_of_a_class_serve_others_when_its_depot_was_flushed() {
     let test = TestHeap::new();
     let cache = test.attach();
     let metadata_bytes_after = |class: SizeClass| {
-        fill(cache, class.block_bytes(), 2 * DEPOT_BYTES_MAX).into_iter().for_each(|block| block.free(cache));
+        fill(cache, class.block_bytes(), 2 * DEPOT_BLOCKS_MAX * 64).into_iter().for_each(|block| block.free(cache));
         cache.shrink();
         test.heap.with_state(|state, _| state.metadata.mapped_bytes())
     };

@@ -1,5 +1,6 @@
 //! Tests of the whole heap from inside: heaps of their own, over memory that refuses and counts.
 
+mod ageing;
 mod arenas;
 mod arithmetic;
 mod bitmaps;

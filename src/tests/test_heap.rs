@@ -271,7 +271,12 @@ impl TestHeap {
         check(&mut self.heap.stop())
     }
 
-    /// Pools that no set owns and that have touched bytes.
+    /// Blocks in the depots of a cache.
+    pub(super) fn depot_blocks(&self, cache: &ThreadCache) -> usize {
+        cache.set.enter(self.heap, |_| cache.depot_blocks().0)
+    }
+
+    /// Pools that no set owns and that have memory, as far as is known.
     pub(super) fn dirty_pools(&self) -> usize {
         // SAFETY: metadata is never unmapped.
         let dirty = |arena: NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;

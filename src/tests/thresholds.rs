@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, one_of_each, take_by_spare_set};
 use crate::base::config::{
-    ARENA_BYTES, DEPOT_BYTES_MAX, DEPOTS_BUDGET_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
-    EMPTY_POOLS_BUDGET, FAULT_IN_FROM_POOLS, HUGE_FROM_ARENAS, HUGE_THREADS_PER_ARENA, INBOX_KNOCK_POOLS,
-    MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SET_EMPTY_POOLS_MIN,
+    ARENA_BYTES, DENSE_POOLS_MIN, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, FAULT_IN_FROM_POOLS,
+    HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES,
+    SET_EMPTY_POOLS_MAX,
 };
 use crate::cache::ThreadCache;
 
@@ -50,33 +50,18 @@ fn as_many_free_pools_stay_dirty_as_the_least_says() {
 }
 
 #[test]
-fn a_set_keeps_its_share_of_empty_pools_and_returns_half_of_them_at_the_next() {
+fn a_set_keeps_some_empty_pools_and_returns_half_of_them_at_the_next() {
     let class = class(512);
-    for sets in [0, 99, 999] {
-        let keep = (EMPTY_POOLS_BUDGET / (sets + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
-        for (pools, empty) in [(keep, keep), (keep + 1, keep / 2), (keep + 2, keep / 2 + 1)] {
-            let test = TestHeap::new();
-            let caches: Vec<_> = (0..sets).map(|_| test.attach()).collect();
-            let take = |seed: usize| {
-                let block = take_by_spare_set(test.heap, class).expect("memory");
-                Live::fill(block.start.as_ptr(), class, seed as u64)
-            };
-            let live: Vec<_> = (0..pools * class.pool_blocks()).map(take).collect();
-            live.into_iter().for_each(|block| free_by_spare_set(test.heap, block));
-            assert_eq!(test.check().pools_empty, empty, "{sets} sets, {pools} pools");
-            caches.into_iter().for_each(ThreadCache::release);
-        }
-    }
-}
-
-#[test]
-fn a_threads_depots_get_its_share_of_their_budget() {
-    for sets in [1, 6, 7, 8, 63] {
+    let keep = SET_EMPTY_POOLS_MAX;
+    for (pools, empty) in [(keep, keep), (keep + 1, keep / 2), (keep + 2, keep / 2 + 1)] {
         let test = TestHeap::new();
-        let caches: Vec<_> = (0..sets).map(|_| test.attach()).collect();
-        let bytes = caches[0].set.enter(test.heap, |inside| inside.depot_bytes_max());
-        assert_eq!(bytes, DEPOT_BYTES_MAX.min(DEPOTS_BUDGET_BYTES / (sets + 1)), "{sets} sets");
-        caches.into_iter().for_each(ThreadCache::release);
+        let take = |seed: usize| {
+            let block = take_by_spare_set(test.heap, class).expect("memory");
+            Live::fill(block.start.as_ptr(), class, seed as u64)
+        };
+        let live: Vec<_> = (0..pools * class.pool_blocks()).map(take).collect();
+        live.into_iter().for_each(|block| free_by_spare_set(test.heap, block));
+        assert_eq!(test.check().pools_empty, empty, "{pools} pools");
     }
 }
 
@@ -98,22 +83,22 @@ fn arenas_ask_for_huge_pages_from_a_number_on() {
 }
 
 #[test]
-fn arenas_ask_for_huge_pages_later_the_more_threads_run() {
-    for threads in [HUGE_THREADS_PER_ARENA - 1, HUGE_THREADS_PER_ARENA, 6 * HUGE_THREADS_PER_ARENA + 1] {
-        let test = TestHeap::new();
-        let mut caches: Vec<_> = (0..threads).map(|_| test.attach()).collect();
-        // One that ended does not count.
-        test.attach().release();
-        let cache = caches.pop().expect("a thread");
-        let mut live = Vec::new();
-        while test.memory.huge.load(Ordering::Relaxed) == 0 {
-            live.extend(fill(cache, 512, POOL_BYTES));
-        }
-        let more = threads / HUGE_THREADS_PER_ARENA;
-        assert_eq!(test.check().arenas_mapped, HUGE_FROM_ARENAS + more + 1, "{threads} threads");
-        free_for_good(&test, live, cache);
-        caches.into_iter().chain([cache]).for_each(ThreadCache::release);
+fn sets_that_do_not_fill_their_pools_ask_for_no_huge_pages_however_many_they_are() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..40).map(|_| test.attach()).collect();
+    let mut live = Vec::new();
+    for cache in &caches {
+        // A set of as many pools as a dense one has at least, each with one block.
+        live.push((0..DENSE_POOLS_MIN).map(|number| alloc(cache, class(8 + 8 * number), 0).expect("memory")).collect());
     }
+    assert!(test.check().arenas_mapped > HUGE_FROM_ARENAS);
+    assert_eq!(test.memory.huge.load(Ordering::Relaxed), 0);
+    // One of them fills what it takes.
+    live.push(fill(caches[0], 512, 4 * ARENA_BYTES));
+    assert_ne!(test.memory.huge.load(Ordering::Relaxed), 0);
+    test.check();
+    live.into_iter().for_each(|live: Vec<Live>| free_for_good(&test, live, caches[0]));
+    caches.into_iter().for_each(ThreadCache::release);
 }
 
 #[test]

@@ -1,0 +1,98 @@
+//! What a thread's cache no longer needs goes home while the thread works on other classes.
+
+use super::test_heap::{TestHeap, alloc, class, fill, slow_calls};
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT};
+use crate::base::size_class::SizeClass;
+use crate::cache::ThreadCache;
+
+/// Work on one class until every class was visited a number of times.
+fn visit_all(cache: &ThreadCache, times: u64) {
+    let end = slow_calls(cache) + times * CLASS_COUNT as u64 * SLOW_CALLS_PER_VISIT;
+    while slow_calls(cache) < end {
+        fill(cache, 512, 2 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    }
+}
+
+fn cached(cache: &ThreadCache, class: SizeClass) -> usize {
+    cache.all_blocks(class).count()
+}
+
+#[test]
+#[cfg(not(feature = "hardened"))]
+fn a_class_that_is_not_used_any_more_keeps_nothing_after_two_visits() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    fill(cache, 64, 16 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    assert!(cached(cache, class(64)) > 1000);
+    visit_all(cache, 2);
+    assert_eq!(cached(cache, class(64)), 0);
+    assert_eq!(test.check().classes[class(64).number()].pools, 0);
+    // Then its array is given back.
+    visit_all(cache, 2);
+    assert_eq!(cache.slots(class(64)), MAGAZINE_SLOTS_MIN);
+    test.check();
+    cache.release();
+}
+
+#[test]
+#[cfg(not(feature = "hardened"))]
+fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live = fill(cache, 64, 16 * POOL_BYTES);
+    live.into_iter().for_each(|block| block.free(cache));
+    let before = cached(cache, class(64));
+    for _ in 0..40 {
+        // A few blocks at a time: the class is in use, but most of what it has is not.
+        let few: Vec<_> = (0..10).map(|seed| alloc(cache, class(64), seed).expect("memory")).collect();
+        few.into_iter().for_each(|block| block.free(cache));
+        visit_all(cache, 1);
+    }
+    let after = cached(cache, class(64));
+    assert!(before > 1000 && after <= 40, "{after} of {before} blocks");
+    test.check();
+    cache.release();
+}
+
+#[test]
+#[cfg(not(feature = "hardened"))]
+fn blocks_of_other_threads_do_not_stay_in_a_class_that_is_only_freed() {
+    let test = TestHeap::new();
+    let (cache, other) = (test.attach(), test.attach());
+    fill(other, 64, 4 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    assert!(cached(cache, class(64)) > 0);
+    visit_all(cache, 1);
+    assert_eq!(cached(cache, class(64)), 0);
+    test.check();
+    cache.release();
+    other.release();
+}
+
+#[test]
+fn phases_of_one_class_after_the_other_leave_no_more_than_twice_what_is_live() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..4).map(|_| test.attach()).collect();
+    let live_bytes = 16 << 20;
+    let mut most = 0;
+    for (number, class) in SizeClass::all().enumerate() {
+        let mut random = number + 1;
+        let mut phases: Vec<_> =
+            caches.iter().map(|cache| fill(cache, class.block_bytes(), live_bytes / caches.len())).collect();
+        for live in &mut phases {
+            for last in (1..live.len()).rev() {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                live.swap(last, (random >> 32) % (last + 1));
+            }
+        }
+        // By the neighbour, in an order without order.
+        for (live, freer) in phases.into_iter().zip(caches.iter().cycle().skip(1)) {
+            live.into_iter().for_each(|block| block.free(freer));
+        }
+        most = most.max(test.memory.resident_bytes());
+    }
+    let bound = 2 * live_bytes + caches.len() * (256 << 10);
+    println!("{} KiB at most, bound {} KiB", most >> 10, bound >> 10);
+    assert!(most <= bound, "{most} bytes are resident, more than {bound}");
+    test.check();
+    caches.into_iter().for_each(ThreadCache::release);
+}
