@@ -183,6 +183,12 @@ impl ThreadCache {
         depot.low.set(depot.chunks.get());
     }
 
+    /// Whether the class is in a long row of frees. Door.
+    #[inline]
+    pub(super) fn depot_is_closed(&self, class: SizeClass) -> bool {
+        self.depot(class).closed.get()
+    }
+
     /// Whether nothing is stowed. Door.
     pub(super) fn depot_is_empty(&self, class: SizeClass) -> bool {
         self.depot(class).full.get().is_null()

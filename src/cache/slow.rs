@@ -18,8 +18,9 @@
 //! free_slow                    no room
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
-//! ├─ stow                      the older half into the depot
-//! └─ Inside::give              else a flush of it
+//! └─ make_room
+//!    ├─ stow                   the older half into the depot
+//!    └─ Inside::give           else a flush of it, or of all
 //! age                          at the end of every few of these: what a class does not use goes home
 //! shrink_to                    the thread ends, or flushes its cache
 //! ```
@@ -27,7 +28,7 @@
 use core::ptr::{self, NonNull};
 
 use super::{Magazine, ThreadCache, capacity_max, slot};
-use crate::base::config::MAGAZINE_SLOTS_MIN;
+use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::heap::Heap;
@@ -156,15 +157,32 @@ impl ThreadCache {
             if self.push(class, block) {
                 return;
             }
-            self.grow(class, heap);
+            if !self.depot_is_closed(class) {
+                self.grow(class, heap);
+            }
             if !self.push(class, block) {
-                if !self.stow(class, heap, inside) {
-                    self.flush(class, self.array(class).len() / 2, inside);
-                }
+                self.make_room(class, heap, inside);
                 self.push(class, block);
             }
             self.age(heap, inside);
         });
+    }
+
+    /// Takes blocks out of a full magazine: the older half goes to the depot, or home if that has no room. In a long row of
+    /// frees, in which the depot is closed, all of it goes home, and the magazine has few slots: what is left in it when
+    /// the row ends may be all that its thread has, each block on an OS page of its own. Door.
+    fn make_room(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        if self.stow(class, heap, inside) {
+            return;
+        }
+        let slots = self.slots(class);
+        if !self.depot_is_closed(class) {
+            return self.flush(class, slots / 2, inside);
+        }
+        self.flush(class, slots, inside);
+        if slots > CLOSED_SLOTS_MAX {
+            self.resize(class, CLOSED_SLOTS_MAX, heap);
+        }
     }
 
     fn note_slow_call(&self) {
@@ -244,21 +262,26 @@ impl ThreadCache {
         if old >= capacity_max(class) {
             return;
         }
-        let new = old * 2;
+        self.resize(class, old * 2, heap);
+    }
+
+    /// Gives a magazine an array of `new` slots, which has room for its blocks, if there is memory for it. Door.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn resize(&self, class: SizeClass, new: usize, heap: &'static Heap) {
         let array = heap.with_state(|state, source| state.metadata.alloc_array(new * size_of::<Slot>(), source));
         let Some(array) = array else { return };
         let array = array.cast::<Slot>();
+        let (old_array, old) = (self.array(class).as_ptr(), self.slots(class));
         let blocks = self.blocks(class);
         let count = blocks.len();
         for (index, block) in blocks.iter().enumerate() {
-            // SAFETY: `count <= old < new` slots of an array that is ours alone.
+            // SAFETY: `count <= new` slots of an array that is ours alone.
             unsafe { array.add(index).write(AtomicPtr::new(block.load(Ordering::Relaxed))) };
         }
         for index in count..new {
             // SAFETY: as above.
             unsafe { array.add(index).write(AtomicPtr::new(ptr::null_mut())) };
         }
-        let old_array = self.array(class).as_ptr();
         self.set_array(class, array.as_ptr(), new);
         self.magazine(class).set_top(count);
         self.free_array(class, old_array, old, heap);

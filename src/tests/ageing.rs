@@ -1,9 +1,12 @@
 //! What a thread's cache no longer needs goes home while the thread works on other classes.
 
-use super::test_heap::{TestHeap, alloc, class, fill, slow_calls};
-use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT};
+use super::test_heap::{TestHeap, alloc, class, fill, slots, slow_calls};
+use crate::base::config::{
+    ARENA_BYTES, CLASS_COUNT, CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT,
+};
 use crate::base::size_class::SizeClass;
-use crate::cache::ThreadCache;
+use crate::cache::hardened::QUARANTINE_SLOTS;
+use crate::cache::{ThreadCache, capacity_max};
 
 /// Work on one class until every class was visited a number of times.
 fn visit_all(cache: &ThreadCache, times: u64) {
@@ -18,7 +21,6 @@ fn cached(cache: &ThreadCache, class: SizeClass) -> usize {
 }
 
 #[test]
-#[cfg(not(feature = "hardened"))]
 fn a_class_that_is_not_used_any_more_keeps_nothing_after_two_visits() {
     let test = TestHeap::new();
     let cache = test.attach();
@@ -35,7 +37,6 @@ fn a_class_that_is_not_used_any_more_keeps_nothing_after_two_visits() {
 }
 
 #[test]
-#[cfg(not(feature = "hardened"))]
 fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {
     let test = TestHeap::new();
     let cache = test.attach();
@@ -55,7 +56,6 @@ fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {
 }
 
 #[test]
-#[cfg(not(feature = "hardened"))]
 fn blocks_of_other_threads_do_not_stay_in_a_class_that_is_only_freed() {
     let test = TestHeap::new();
     let (cache, other) = (test.attach(), test.attach());
@@ -95,4 +95,20 @@ fn phases_of_one_class_after_the_other_leave_no_more_than_twice_what_is_live() {
     assert!(most <= bound, "{most} bytes are resident, more than {bound}");
     test.check();
     caches.into_iter().for_each(ThreadCache::release);
+}
+
+#[test]
+fn a_magazine_has_few_slots_at_the_end_of_a_long_row_of_frees_and_grows_again_with_allocations() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let live = fill(cache, 64, ARENA_BYTES);
+    assert_eq!(slots(cache, class(64)), capacity_max(class(64)));
+    live.into_iter().for_each(|block| block.free(cache));
+    assert_eq!(slots(cache, class(64)), CLOSED_SLOTS_MAX);
+    assert!(cached(cache, class(64)) <= CLOSED_SLOTS_MAX + QUARANTINE_SLOTS);
+    test.check();
+    let live = fill(cache, 64, 4 * POOL_BYTES);
+    assert_eq!(slots(cache, class(64)), capacity_max(class(64)));
+    live.into_iter().for_each(|block| block.free(cache));
+    cache.release();
 }
