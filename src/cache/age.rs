@@ -9,6 +9,7 @@
 //!   most likely nobody used them, and if somebody did, a refill makes good for it. The fast path has no instruction
 //!   more for all that.
 //! - *Depot.* It keeps the fewest chunks that it had since the last visit; so many go home.
+//! - *Quarantine* (feature `hardened`). It is emptied when the visit leaves nothing in the magazine.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!
 //! The mark is Bonwick's for depots (USENIX 2001, working set), carried over to magazines.
@@ -24,14 +25,18 @@ use crate::heap::Heap;
 use crate::pool_set::Inside;
 
 impl ThreadCache {
-    /// Visits the next class, if one is due: at the end of a slow call. Door.
+    /// Visits the next class, if one is due: at the end of a slow call of `calling`. Door.
     #[inline]
-    pub(super) fn age(&self, heap: &'static Heap, inside: &mut Inside<'_>) {
+    pub(super) fn age(&self, calling: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         let calls = self.slow_calls.get();
         if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
             let number = (calls / SLOW_CALLS_PER_VISIT) as usize & (CLASS_COUNT - 1);
             if let Some(class) = SizeClass::from_number(number) {
                 self.visit(class, heap, inside);
+                // Blocks of the calling class may be on their way from the quarantine to the magazine.
+                if class != calling && self.shape(class).seen.get() == 0 {
+                    self.hardened.flush_class(class, inside);
+                }
             }
         }
     }

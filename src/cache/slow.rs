@@ -58,7 +58,7 @@ impl ThreadCache {
             }
             self.refill(class, heap, inside);
             let block = self.pop(class).unwrap_or(ptr::null_mut());
-            self.age(heap, inside);
+            self.age(class, heap, inside);
             block
         });
         let block = hardened::handed_out(self, class, block);
@@ -135,7 +135,7 @@ impl ThreadCache {
             if !block.zeroed {
                 self.refill(class, heap, inside);
             }
-            self.age(heap, inside);
+            self.age(class, heap, inside);
             Some(block)
         });
         let block = block.map_or(ptr::null_mut(), |block| block.into_zeroed(class));
@@ -164,7 +164,7 @@ impl ThreadCache {
                 self.make_room(class, heap, inside);
                 self.push(class, block);
             }
-            self.age(heap, inside);
+            self.age(class, heap, inside);
         });
     }
 

@@ -33,6 +33,8 @@ impl PerThread {
     }
 
     pub(crate) fn flush(&self, _inside: &mut Inside<'_>) {}
+
+    pub(crate) fn flush_class(&self, _class: SizeClass, _inside: &mut Inside<'_>) {}
 }
 
 #[inline(always)]

@@ -68,12 +68,15 @@ impl PerThread {
 
     /// Gives all blocks in quarantine back to their pools; aborts if one was written into. Door.
     pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
-        for class in SizeClass::all() {
-            self.quarantine.empty(class, |slots| {
-                check_clean(class, slots);
-                inside.give(class, slots);
-            });
-        }
+        SizeClass::all().for_each(|class| self.flush_class(class, inside));
+    }
+
+    /// The same of one class. Door.
+    pub(crate) fn flush_class(&self, class: SizeClass, inside: &mut Inside<'_>) {
+        self.quarantine.empty(class, |slots| {
+            check_clean(class, slots);
+            inside.give(class, slots);
+        });
     }
 }
 
