@@ -27,6 +27,7 @@ mod depot;
 mod direct;
 pub(crate) mod fork;
 pub(crate) mod hardened;
+mod magazine;
 mod slot;
 mod slow;
 mod tidy;
@@ -35,9 +36,7 @@ mod tls;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{
-    CLASS_COUNT, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX,
-};
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened::PerThread;
 use crate::heap::Heap;
@@ -46,45 +45,19 @@ use crate::heap::set::PoolSet;
 use crate::observe::Request;
 use crate::os;
 use crate::sync::{AtomicPtr, Ordering};
-use count::{Allocations, Filled};
+use count::Allocations;
 use depot::Depot;
+use magazine::{Magazine, Shape};
 use tidy::Seen;
 
 #[cfg(feature = "raw")]
 pub(crate) use count::allocations_min;
 #[cfg(feature = "raw")]
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
+pub(crate) use magazine::capacity_max;
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, with_thread};
-
-/// The free blocks of one class that a thread has at hand.
-#[repr(C, align(32))]
-pub(crate) struct Magazine {
-    /// One past the last slot in use.
-    top: AtomicPtr<Slot>,
-    /// `alloc` takes the slow path when `top` is not above.
-    floor: AtomicPtr<Slot>,
-    /// `free` takes the slow path when `top` is not below.
-    ceiling: AtomicPtr<Slot>,
-    /// The first slot. Door.
-    base: AtomicPtr<Slot>,
-}
-
-/// What is known of a magazine beside its hot words. Door.
-struct Shape {
-    /// Slots of its array.
-    capacity: Cell<u16>,
-    /// Slow calls so far, up to a few: magazines grow with use.
-    slow_calls: Cell<u8>,
-    /// Whether the thread allocated from the class yet (*Strangers*).
-    allocated: Cell<bool>,
-    /// Blocks below the floor; 0 when it is the base (see `age`).
-    spare: Cell<u16>,
-    /// Blocks that the last visit left (see `age`).
-    seen: Cell<u16>,
-    filled: Filled,
-}
 
 /// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
 #[repr(C, align(64))]
@@ -125,15 +98,6 @@ const POISON_OWN: u8 = 2;
 /// the blocks whose class is not known (see `direct`).
 const NO_CLASS: usize = cfg!(feature = "raw") as usize;
 
-/// Most slots of a magazine of `class`.
-pub(crate) const fn capacity_max(class: SizeClass) -> usize {
-    let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
-    let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
-    if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
-}
-
-const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
-
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
@@ -166,18 +130,9 @@ impl ThreadCache {
     /// Puts a free block of `class` into its magazine.
     #[inline(always)]
     pub(crate) fn put(&self, class: SizeClass, block: *mut u8) {
-        let magazine = self.magazine(class);
-        // Relaxed: this thread's own word (*Owner*).
-        let top = magazine.top.load(Ordering::Relaxed);
-        // Relaxed: as in `alloc`.
-        if top >= magazine.ceiling.load(Ordering::Relaxed) {
-            return self.free_slow(class, block);
+        if !self.magazine(class).put(block) {
+            self.free_slow(class, block);
         }
-        // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.
-        unsafe { &*top }.store(block, Ordering::Relaxed);
-        // Release: the slot happens before; pairs with the Acquire in `blocks`.
-        // SAFETY: at most one past the array's end.
-        magazine.top.store(unsafe { top.add(1) }, Ordering::Release);
     }
 
     /// Puts the free blocks of `class` that `slots` hold (all, or none does) into its magazine, those first that come
@@ -224,29 +179,6 @@ impl ThreadCache {
     }
 }
 
-impl Magazine {
-    /// Takes the last block; `None` if there is none, or the magazine is poisoned. For the cache's thread only.
-    #[inline(always)]
-    fn alloc(&self) -> Option<NonNull<u8>> {
-        // Relaxed: this thread's own word (*Owner*).
-        let top = self.top.load(Ordering::Relaxed);
-        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
-        if top <= self.floor.load(Ordering::Relaxed) {
-            return None;
-        }
-        // SAFETY: `top` is above `base` (*Bounds*).
-        let slot = unsafe { top.sub(1) };
-        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
-        let block = unsafe { &*slot }.load(Ordering::Relaxed);
-        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
-        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
-        self.top.store(slot, Ordering::Release);
-        // Spares the caller its test for null.
-        // SAFETY: slots below `top` hold blocks (*Bounds*).
-        Some(unsafe { NonNull::new_unchecked(block) })
-    }
-}
-
 // --- What the slow path and the walkers see --------------------------------------------------------------------
 
 impl ThreadCache {
@@ -254,24 +186,8 @@ impl ThreadCache {
     const fn stand_in() -> Self {
         Self {
             set: PoolSet::new(),
-            magazines: [const {
-                Magazine {
-                    top: AtomicPtr::new(ptr::null_mut()),
-                    floor: AtomicPtr::new(ptr::null_mut()),
-                    ceiling: AtomicPtr::new(ptr::null_mut()),
-                    base: AtomicPtr::new(ptr::null_mut()),
-                }
-            }; NO_CLASS + CLASS_COUNT],
-            shapes: [const {
-                Shape {
-                    capacity: Cell::new(0),
-                    slow_calls: Cell::new(0),
-                    allocated: Cell::new(false),
-                    spare: Cell::new(0),
-                    seen: Cell::new(0),
-                    filled: Filled::new(),
-                }
-            }; CLASS_COUNT],
+            magazines: [const { Magazine::stand_in() }; NO_CLASS + CLASS_COUNT],
+            shapes: [const { Shape::new() }; CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_blocks: Cell::new(0),
             heap: Cell::new(None),
@@ -459,15 +375,6 @@ impl ThreadCache {
     ///
     /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
     pub(crate) fn blocks(&self, class: SizeClass) -> &[Slot] {
-        let magazine = self.magazine(class);
-        // Relaxed: under the door.
-        let base = magazine.base.load(Ordering::Relaxed);
-        // Acquire: pairs with the Release of the fast path.
-        let top = magazine.top.load(Ordering::Acquire);
-        if base.is_null() {
-            return &[];
-        }
-        // SAFETY: both in the same array, `base <= top` (*Bounds*); slots are atomic.
-        unsafe { core::slice::from_raw_parts(base, top.offset_from_unsigned(base)) }
+        self.magazine(class).blocks()
     }
 }

@@ -27,7 +27,7 @@
 
 use core::ptr::{self, NonNull};
 
-use super::{Magazine, ThreadCache, capacity_max, slot};
+use super::{ThreadCache, capacity_max, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
@@ -340,14 +340,5 @@ impl ThreadCache {
         self.set_array(class, small, MAGAZINE_SLOTS_MIN);
         self.magazine(class).set_top(count);
         self.free_array(class, old_array, old_capacity, heap);
-    }
-}
-
-impl Magazine {
-    /// Sets the number of blocks. Door.
-    pub(super) fn set_top(&self, blocks: usize) {
-        // Relaxed: under the door. Release: as on the fast path.
-        let base = self.base.load(Ordering::Relaxed);
-        self.top.store(base.wrapping_add(blocks), Ordering::Release);
     }
 }

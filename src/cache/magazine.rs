@@ -1,0 +1,134 @@
+//! A magazine: an array of block addresses used as a stack, and what is known of it beside its hot words.
+//!
+//! The invariants are the cache's (*Owner*, *Bounds*, *Strangers*, *Poison*; see `cache`).
+
+use core::cell::Cell;
+use core::ptr::{self, NonNull};
+
+use super::count::Filled;
+use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::size_class::SizeClass;
+use crate::heap::pool::Slot;
+use crate::sync::{AtomicPtr, Ordering};
+
+/// The free blocks of one class that a thread has at hand.
+#[repr(C, align(32))]
+pub(crate) struct Magazine {
+    /// One past the last slot in use.
+    pub(super) top: AtomicPtr<Slot>,
+    /// `alloc` takes the slow path when `top` is not above.
+    pub(super) floor: AtomicPtr<Slot>,
+    /// `free` takes the slow path when `top` is not below.
+    pub(super) ceiling: AtomicPtr<Slot>,
+    /// The first slot. Door.
+    pub(super) base: AtomicPtr<Slot>,
+}
+
+/// What is known of a magazine beside its hot words. Door.
+pub(super) struct Shape {
+    /// Slots of its array.
+    pub(super) capacity: Cell<u16>,
+    /// Slow calls so far, up to a few: magazines grow with use.
+    pub(super) slow_calls: Cell<u8>,
+    /// Whether the thread allocated from the class yet (*Strangers*).
+    pub(super) allocated: Cell<bool>,
+    /// Blocks below the floor; 0 when it is the base (see `age`).
+    pub(super) spare: Cell<u16>,
+    /// Blocks that the last visit left (see `age`).
+    pub(super) seen: Cell<u16>,
+    pub(super) filled: Filled,
+}
+
+/// Most slots of a magazine of `class`.
+pub(crate) const fn capacity_max(class: SizeClass) -> usize {
+    let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
+    let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
+    if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
+}
+
+const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
+
+impl Magazine {
+    /// No array: every call takes the slow path.
+    pub(super) const fn stand_in() -> Self {
+        Self {
+            top: AtomicPtr::new(ptr::null_mut()),
+            floor: AtomicPtr::new(ptr::null_mut()),
+            ceiling: AtomicPtr::new(ptr::null_mut()),
+            base: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
+    /// Takes the last block; `None` if there is none, or the magazine is poisoned. For the cache's thread only.
+    #[inline(always)]
+    pub(super) fn alloc(&self) -> Option<NonNull<u8>> {
+        // Relaxed: this thread's own word (*Owner*).
+        let top = self.top.load(Ordering::Relaxed);
+        // Relaxed: a poisoner orders nothing by it; the slow path looks again under the door.
+        if top <= self.floor.load(Ordering::Relaxed) {
+            return None;
+        }
+        // SAFETY: `top` is above `base` (*Bounds*).
+        let slot = unsafe { top.sub(1) };
+        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
+        let block = unsafe { &*slot }.load(Ordering::Relaxed);
+        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
+        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
+        self.top.store(slot, Ordering::Release);
+        // Spares the caller its test for null.
+        // SAFETY: slots below `top` hold blocks (*Bounds*).
+        Some(unsafe { NonNull::new_unchecked(block) })
+    }
+
+    /// Adds a free block; `false` if there is no room, or the magazine is poisoned. For the cache's thread only.
+    #[inline(always)]
+    pub(super) fn put(&self, block: *mut u8) -> bool {
+        // Relaxed: this thread's own word (*Owner*).
+        let top = self.top.load(Ordering::Relaxed);
+        // Relaxed: as in `alloc`.
+        if top >= self.ceiling.load(Ordering::Relaxed) {
+            return false;
+        }
+        // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.
+        unsafe { &*top }.store(block, Ordering::Relaxed);
+        // Release: the slot happens before; pairs with the Acquire in `blocks`.
+        // SAFETY: at most one past the array's end.
+        self.top.store(unsafe { top.add(1) }, Ordering::Release);
+        true
+    }
+
+    /// Sets the number of blocks. Door.
+    pub(super) fn set_top(&self, blocks: usize) {
+        // Relaxed: under the door. Release: as on the fast path.
+        let base = self.base.load(Ordering::Relaxed);
+        self.top.store(base.wrapping_add(blocks), Ordering::Release);
+    }
+
+    /// The slots that hold a block. Door.
+    ///
+    /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
+    pub(super) fn blocks(&self) -> &[Slot] {
+        // Relaxed: under the door.
+        let base = self.base.load(Ordering::Relaxed);
+        // Acquire: pairs with the Release of the fast path.
+        let top = self.top.load(Ordering::Acquire);
+        if base.is_null() {
+            return &[];
+        }
+        // SAFETY: both in the same array, `base <= top` (*Bounds*); slots are atomic.
+        unsafe { core::slice::from_raw_parts(base, top.offset_from_unsigned(base)) }
+    }
+}
+
+impl Shape {
+    pub(super) const fn new() -> Self {
+        Self {
+            capacity: Cell::new(0),
+            slow_calls: Cell::new(0),
+            allocated: Cell::new(false),
+            spare: Cell::new(0),
+            seen: Cell::new(0),
+            filled: Filled::new(),
+        }
+    }
+}
