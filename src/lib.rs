@@ -36,9 +36,10 @@
 //! RSS.
 //!
 //! # Where it works
-//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the
-//! sanitizers, which then see each block), every request goes to the large allocator. Two copies of the crate in one
-//! program are two heaps: a block must go back to the copy it came from, or the other one aborts.
+//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and in a program built with `RUSTFLAGS='--cfg
+//! pymalloc_bypass'` (for valgrind and the sanitizers, which then see each block), every request goes to the large
+//! allocator. Two copies of the crate in one program are two heaps: a block must go back to the copy it came from, or
+//! the other one aborts.
 
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
 // constants that the crate as a whole needs.
@@ -67,7 +68,7 @@ pub use api::allocator::Pymalloc;
 pub use api::control::{
     allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches,
 };
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 #[doc(hidden)]
 pub use api::raw;
 pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};

@@ -1,6 +1,6 @@
 //! The feature `hardened`: frees are checked at the call, wherever the block is by then; blocks wait before they are
 //! used again; which is next can't be foretold; freed blocks are zero, and must stay so.
-#![cfg(all(feature = "hardened", not(feature = "bypass")))]
+#![cfg(all(feature = "hardened", not(pymalloc_bypass)))]
 
 mod common;
 

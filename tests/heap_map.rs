@@ -1,5 +1,5 @@
 //! The map of the heap against the statistics of the same moment, and its pictures read back.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

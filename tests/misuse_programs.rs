@@ -3,7 +3,7 @@
 //! `docs/misuse.md` says; with the feature `hardened`, what its column says.
 //!
 //! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Memory runs out: null comes, frees go on working, and the memory can be had again.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

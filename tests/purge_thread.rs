@@ -1,5 +1,5 @@
 //! The purge thread: while a program's own threads sleep, its memory goes back.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 #[path = "../src/base/config.rs"]

@@ -18,7 +18,7 @@ use crate::purge::heap::purge_heap;
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::stats().blocks_live();
 /// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// let stats = pymalloc::stats();
 /// assert!(stats.blocks_live() >= before + 1000);
 /// assert_eq!(stats.bytes.sum(), stats.arenas_mapped * pymalloc::ARENA_BYTES);
@@ -40,7 +40,7 @@ pub fn stats() -> Stats {
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::allocated_blocks();
 /// let kept: Vec<Box<u64>> = (0..100).map(Box::new).collect();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// assert!(pymalloc::allocated_blocks() >= before + 100);
 /// # }
 /// # drop(kept);
@@ -57,7 +57,7 @@ pub fn allocated_blocks() -> usize {
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// use pymalloc::CacheUse;
 /// let caches = pymalloc::thread_caches();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
 /// # }
 /// ```
@@ -148,7 +148,7 @@ pub fn purge() -> usize {
 /// pymalloc::set_limit(16 << 20);
 /// let layout = Layout::new::<[u64; 64]>();
 /// let mut blocks = Vec::with_capacity(40_000);
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// loop {
 ///     // SAFETY: the size is not 0.
 ///     let block = unsafe { alloc(layout) };

@@ -2,6 +2,6 @@
 
 pub(crate) mod allocator;
 pub(crate) mod control;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub mod raw;
 mod route;

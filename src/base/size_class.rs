@@ -41,7 +41,7 @@ impl SizeClass {
     ///
     /// # Safety
     /// `number` is below [`CLASS_COUNT`].
-    #[cfg(feature = "raw")]
+    #[cfg(feature = "__raw")]
     #[inline(always)]
     pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
         Self(number as u8)

@@ -38,7 +38,7 @@ pub(crate) struct Heap {
     /// its file.
     source: Option<&'static dyn MemorySource>,
     pub(crate) map: ArenaMap,
-    /// Classes by address, with the feature `raw`.
+    /// Classes by address, with the feature `__raw`.
     pub(crate) classes: ClassMap,
     /// Every set ever made, newest first; sets are never unmapped.
     sets: AtomicPtr<PoolSet>,

@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use crate::tests::test_heap::{TestHeap, alloc};
 
-    #[cfg(not(feature = "bypass"))]
+    #[cfg(not(pymalloc_bypass))]
     #[test]
     fn calls_take_the_slow_path_while_measured_and_only_then() {
         let class = SizeClass::LARGEST;

@@ -33,8 +33,8 @@ pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_nu
 pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
-/// feature `bypass` (for valgrind and the sanitizers, which then see each block).
-pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;
+/// flag `pymalloc_bypass` (for valgrind and the sanitizers, which then see each block).
+pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(pymalloc_bypass) || !platform::SUPPORTED;
 
 /// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

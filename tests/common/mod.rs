@@ -165,7 +165,7 @@ impl Block {
     /// Whether it came from a pool.
     pub(crate) fn is_small(&self) -> bool {
         // With these features every request gets so much more (`marks`), which `class_bytes` does not say.
-        let pad_bytes = if cfg!(any(feature = "valgrind", feature = "asan")) { 16 } else { 0 };
+        let pad_bytes = if cfg!(any(pymalloc_valgrind, pymalloc_asan)) { 16 } else { 0 };
         let padded = Layout::from_size_align(self.layout.size() + pad_bytes, self.layout.align());
         pymalloc::class_bytes(padded.expect("a small size")).is_some()
     }

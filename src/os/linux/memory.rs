@@ -101,7 +101,7 @@ pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
     let mut purged = 0;
     // Relaxed: a hint; asking in vain does no harm.
     // Not for valgrind, which warns of system calls that it does not know.
-    let at_once = ranges.len() > 1 && !cfg!(feature = "valgrind") && !REFUSED.load(Ordering::Relaxed);
+    let at_once = ranges.len() > 1 && !cfg!(pymalloc_valgrind) && !REFUSED.load(Ordering::Relaxed);
     if at_once {
         // SAFETY: the caller gives up the ranges' contents; a range is laid out as an `iovec`.
         let bytes = unsafe {
