@@ -48,7 +48,7 @@
 mod api;
 mod base;
 mod cache;
-mod debug;
+pub mod debug;
 mod heap;
 mod inspect;
 mod marks;
@@ -57,7 +57,7 @@ mod observe;
 mod os;
 mod pool_set;
 mod protocols;
-mod purge;
+pub mod purge;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -65,23 +65,33 @@ mod tests;
 pub mod trace;
 
 pub use api::allocator::Pymalloc;
-pub use api::control::{
-    allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches,
-};
+pub use api::control::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
+pub use api::limit::{limit, set_limit, set_soft_limit, soft_limit};
 #[cfg(feature = "__raw")]
 #[doc(hidden)]
 pub use api::raw;
 pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
-pub use base::size_class::{class_bytes, class_number, usable_size};
-pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
-pub use inspect::check::Corruption;
-pub use inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
-pub use inspect::measure::{Measured, measure};
+pub use base::size_class::{class_bytes, class_number, usable_bytes};
+pub use inspect::measure::measure;
 pub use inspect::report::request_report;
-pub use inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
 pub use object_pool::{LocalPool, ObjectPool, Pooled};
-pub use os::SystemMalloc;
-pub use purge::thread::{PurgeConfig, PurgeThread};
+
+/// What [`stats()`], [`thread_caches()`] and [`self_check()`] return.
+pub mod stats {
+    pub use crate::inspect::check::Corruption;
+    pub use crate::inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
+    pub use crate::os::SystemMalloc;
+}
+
+/// What [`heap_map()`] returns: every pool of the heap as data, and pictures of it.
+pub mod heap_map {
+    pub use crate::inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
+}
+
+/// What [`measure()`] returns.
+pub mod measure {
+    pub use crate::inspect::measure::Measured;
+}
 
 /// The README's examples, which `cargo test` compiles and runs.
 #[cfg(doctest)]

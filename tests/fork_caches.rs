@@ -7,7 +7,8 @@ use std::panic::catch_unwind;
 use std::sync::Barrier;
 use std::thread;
 
-use pymalloc::{CacheUse, Pymalloc, stats, thread_caches};
+use pymalloc::stats::CacheUse;
+use pymalloc::{Pymalloc, stats, thread_caches};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

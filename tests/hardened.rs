@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::thread;
 
 use common::abort_of;
-use pymalloc::{CacheUse, Pymalloc, flush_thread_cache, purge, self_check, thread_caches};
+use pymalloc::stats::CacheUse;
+use pymalloc::{Pymalloc, flush_thread_cache, purge, self_check, thread_caches};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

@@ -12,14 +12,15 @@ use std::thread;
 #[cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 use common::alone;
 use common::{Block, Rng};
-use pymalloc::{Measured, Pymalloc, measure, usable_size};
+use pymalloc::measure::Measured;
+use pymalloc::{Pymalloc, measure, usable_bytes};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 /// Bytes of a block for so many: by its class, or, when every request is large, as asked.
 fn block(bytes: usize) -> usize {
-    if cfg!(pymalloc_bypass) { bytes } else { usable_size(Layout::array::<u8>(bytes).expect("small")) }
+    if cfg!(pymalloc_bypass) { bytes } else { usable_bytes(Layout::array::<u8>(bytes).expect("small")) }
 }
 
 fn allocated(measured: Measured) -> (usize, usize) {
@@ -117,7 +118,7 @@ struct Model {
 
 impl Model {
     fn bytes(layout: Layout) -> usize {
-        if cfg!(pymalloc_bypass) { layout.size() } else { usable_size(layout) }
+        if cfg!(pymalloc_bypass) { layout.size() } else { usable_bytes(layout) }
     }
 
     fn alloc(&mut self, layout: Layout) {

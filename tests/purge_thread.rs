@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use common::{Block, Rng, alone, assert_sound, or_exit, rss_bytes};
 use config::{MAGAZINE_SLOTS_MAX, PURGE_UNIT_BYTES};
-use pymalloc::{PurgeConfig, PurgeThread, Pymalloc};
+use pymalloc::Pymalloc;
+use pymalloc::purge::{PurgeConfig, PurgeThread};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

@@ -6,10 +6,11 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 
 use common::abort_of;
-use pymalloc::{Debug, Pymalloc, trace};
+use pymalloc::debug::DebugAlloc;
+use pymalloc::{Pymalloc, trace};
 
 #[global_allocator]
-static GLOBAL: Debug<Pymalloc> = Debug::new(Pymalloc::new());
+static GLOBAL: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
 
 const LAYOUT: Layout = Layout::new::<[u64; 12]>();
 

@@ -1,6 +1,5 @@
 //! The crate's functions: what a program can ask of its heap beside blocks.
 
-use crate::base::config::ARENA_BYTES;
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::heap_map::HeapMap;
@@ -55,7 +54,7 @@ pub fn allocated_blocks() -> usize {
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use pymalloc::CacheUse;
+/// use pymalloc::stats::CacheUse;
 /// let caches = pymalloc::thread_caches();
 /// # if !cfg!(pymalloc_bypass) {
 /// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
@@ -131,42 +130,6 @@ pub fn self_check() -> Result<Stats, Corruption> {
 pub fn purge() -> usize {
     flush_thread_cache();
     purge_heap(&GLOBAL)
-}
-
-/// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `usize::MAX`, as at the
-/// start, is no limit.
-///
-/// In the last eighth below the limit, an arena is mapped only when no other thread's pools have anything to spare. At
-/// the limit, the calling thread's own cache is emptied, too, and then small requests get null until blocks are freed
-/// or the limit is raised. If as many arenas or more are mapped already, none is added, and what is free goes back at
-/// once, as by [`purge`]. The allocator's own metadata (a few percent more) and large requests are not counted.
-///
-/// ```
-/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use std::alloc::{Layout, alloc, dealloc};
-///
-/// pymalloc::set_limit(16 << 20);
-/// let layout = Layout::new::<[u64; 64]>();
-/// let mut blocks = Vec::with_capacity(40_000);
-/// # if !cfg!(pymalloc_bypass) {
-/// loop {
-///     // SAFETY: the size is not 0.
-///     let block = unsafe { alloc(layout) };
-///     if block.is_null() {
-///         break;
-///     }
-///     blocks.push(block);
-/// }
-/// assert!(pymalloc::stats().arenas_mapped <= 8);
-/// # }
-/// // SAFETY: allocated above, with this layout.
-/// blocks.into_iter().for_each(|block| unsafe { dealloc(block, layout) });
-/// ```
-pub fn set_limit(bytes: usize) {
-    let arenas = if bytes == usize::MAX { usize::MAX } else { bytes / ARENA_BYTES };
-    if GLOBAL.set_arena_limit(arenas) {
-        purge();
-    }
 }
 
 /// Empties the calling thread's magazines into their pools, and makes them small again.

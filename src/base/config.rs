@@ -81,7 +81,7 @@ pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.
 pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
 
-/// Near the limit of `set_limit`, in its last part of so many, an arena is mapped only when nothing else is left.
+/// The soft part of a limit, unless `set_soft_limit` says otherwise: its last part of so many.
 pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 
 /// Touched pools that no set owns, from which on further ones are purged; the larger of this and the share counts.

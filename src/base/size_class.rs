@@ -252,7 +252,7 @@ pub const fn class_bytes(layout: Layout) -> Option<usize> {
 
 /// The number of the size class that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// It is the index of the class in [`Stats::classes`](crate::Stats::classes).
+/// It is the index of the class in [`Stats::classes`](crate::stats::Stats::classes).
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -275,10 +275,10 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
 ///
 /// ```
 /// use std::alloc::Layout;
-/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 20]>()), 24);
-/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 1000]>()), 1000);
+/// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 20]>()), 24);
+/// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 1000]>()), 1000);
 /// ```
-pub const fn usable_size(layout: Layout) -> usize {
+pub const fn usable_bytes(layout: Layout) -> usize {
     match SizeClass::of(layout) {
         Some(class) => class.block_bytes(),
         None => layout.size(),

@@ -33,7 +33,7 @@ pub(super) enum State {
     Live,
     /// Being freed by some thread.
     Dying,
-    /// In quarantine, every byte `DEADBYTE`.
+    /// In quarantine, every byte `DEAD_BYTE`.
     Dead,
     /// Given back to the inner allocator; only its record is left.
     Gone,

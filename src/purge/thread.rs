@@ -15,7 +15,7 @@ use crate::purge::tick::Ticker;
 /// How a [`PurgeThread`] works.
 ///
 /// ```
-/// use pymalloc::PurgeConfig;
+/// use pymalloc::purge::PurgeConfig;
 /// use std::time::Duration;
 ///
 /// let config = PurgeConfig::new().interval(Duration::from_millis(100)).keep_bytes(16 << 20);
@@ -58,7 +58,7 @@ impl Default for PurgeConfig {
 /// A thread that gives memory back while the program's own threads sleep; it ends when this is dropped.
 ///
 /// Without it, memory goes back when threads allocate and free, and what they leave on the way there stays until one of
-/// them calls again (or calls [`purge`](crate::purge)). At each tick, the purge thread brings home what threads that
+/// them calls again (or calls [`purge`](crate::purge())). At each tick, the purge thread brings home what threads that
 /// made no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is
 /// free back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
 /// 32 KiB a size class.
@@ -72,7 +72,7 @@ impl Default for PurgeConfig {
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use pymalloc::{PurgeConfig, PurgeThread};
+/// use pymalloc::purge::{PurgeConfig, PurgeThread};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let purging = PurgeThread::start(PurgeConfig::default())?;

@@ -239,7 +239,7 @@ pub(crate) fn os_page_bytes() -> usize {
 ///
 /// # Panics
 /// When it does not.
-pub(crate) fn assert_sound() -> pymalloc::Stats {
+pub(crate) fn assert_sound() -> pymalloc::stats::Stats {
     pymalloc::self_check()
         .unwrap_or_else(|corruption| panic!("self-check: {} at {:#x}", corruption.message, corruption.address))
 }
@@ -262,7 +262,7 @@ pub(crate) fn arenas_at_floor() -> usize {
 
 /// Checks the heap, and that as many blocks are live as were `before`. The threads of the test
 /// harness keep a few blocks of their own, hence `slack`.
-pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::Stats {
+pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::stats::Stats {
     let stats = assert_sound();
     let now = stats.blocks_live();
     assert!(
