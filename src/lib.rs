@@ -61,6 +61,7 @@ pub mod purge;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[doc(alias = "tracemalloc")]
 #[cfg(feature = "trace")]
 pub mod trace;
 

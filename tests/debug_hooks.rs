@@ -317,13 +317,13 @@ misuses! {
         "\npymalloc: free: double free"
     ] => {
         static PLACE: AtomicUsize = AtomicUsize::new(0);
-        static ORIGINS: Origins = Origins {
-            capture: || PLACE.load(Ordering::Relaxed) as u32,
-            print: |number, write| {
+        static ORIGINS: Origins = Origins::new(
+            || PLACE.load(Ordering::Relaxed) as u32,
+            |number, write| {
                 write("  place ");
                 write(match number { 1 => "1\n", 2 => "2\n", _ => "unknown\n" });
             },
-        };
+        );
         set_origins(Some(&ORIGINS));
         PLACE.store(1, Ordering::Relaxed);
         let start = block(BYTES_64);

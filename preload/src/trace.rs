@@ -43,7 +43,7 @@ fn process() -> u32 {
     std::process::id()
 }
 
-fn number(name: &CStr) -> Option<u64> {
+fn number(name: &CStr) -> Option<usize> {
     variable(name)?.to_str().ok()?.parse().ok()
 }
 
@@ -69,7 +69,7 @@ pub(crate) fn start() {
     STDERR.store(copy, Ordering::Relaxed);
     let mut config = Config::new().keep_peak();
     if let Some(frames) = number(c"PYMALLOC_TRACE_FRAMES") {
-        config = config.frames(frames as usize);
+        config = config.frames(frames);
     }
     if let Some(bytes) = number(c"PYMALLOC_TRACE_EVERY") {
         config = config.sample_every(bytes);
@@ -135,17 +135,19 @@ extern "C" fn at_exit() {
     if !STARTED.load(Ordering::Relaxed) || !is_meant() {
         return;
     }
-    let (current, peak) = trace::traced_memory();
+    let traced = trace::traced_memory();
     let mut progress = Progress { begun: Instant::now(), shown: None };
     let tell = |done, total| progress.tell(done, total);
     let at_exit = variable(c"PYMALLOC_TRACE_AT") == Some(c"exit");
-    let snapshot = if at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot(tell) };
+    let snapshot = if at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot_with(tell) };
     let Ok(snapshot) = snapshot else { return };
     say(&format!(
-        "pymalloc: process {} held {peak} bytes at its peak and {current} at its exit; saved are {} in {} blocks, as {}\n",
+        "pymalloc: process {} held {} bytes at its peak and {} at its exit; saved are {} in {} blocks, as {}\n",
         process(),
-        snapshot.size(),
-        snapshot.count(),
+        traced.bytes_peak,
+        traced.bytes_live,
+        snapshot.bytes(),
+        snapshot.blocks(),
         if at_exit { "at its exit" } else { "near its peak" },
     ));
     if let Some(path) = file(c"PYMALLOC_TRACE")

@@ -24,6 +24,13 @@ use crate::purge::heap::purge_heap;
 /// # }
 /// # drop(boxes);
 /// ```
+#[doc(alias = "sys._debugmallocstats")]
+#[doc(alias = "malloc_stats")]
+#[doc(alias = "malloc_stats_print")]
+#[doc(alias = "malloc_info")]
+#[doc(alias = "mallctl")]
+#[doc(alias = "mallinfo2")]
+#[doc(alias = "mi_stats_print")]
 pub fn stats() -> Stats {
     let mut stats = Stats::ZERO;
     add_stats(&mut stats);
@@ -44,6 +51,7 @@ pub fn stats() -> Stats {
 /// # }
 /// # drop(kept);
 /// ```
+#[doc(alias = "sys.getallocatedblocks")]
 pub fn allocated_blocks() -> usize {
     live_blocks(&mut GLOBAL.stop())
 }
@@ -60,6 +68,7 @@ pub fn allocated_blocks() -> usize {
 /// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
 /// # }
 /// ```
+#[doc(alias = "tcache")]
 pub fn thread_caches() -> Vec<CacheStats> {
     let mut wanted = GLOBAL.set_count() + 8;
     loop {
@@ -86,6 +95,8 @@ pub fn thread_caches() -> Vec<CacheStats> {
 /// # drop(boxes);
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "mi_debug_show_arenas")]
+#[doc(alias = "mi_heap_visit_blocks")]
 pub fn heap_map() -> HeapMap {
     let mut wanted = 16;
     loop {
@@ -110,6 +121,7 @@ pub fn heap_map() -> HeapMap {
 /// ```
 /// pymalloc::self_check().expect("the heap is sound");
 /// ```
+#[doc(alias = "mcheck_check_all")]
 pub fn self_check() -> Result<Stats, Corruption> {
     check(&mut GLOBAL.stop())
 }
@@ -127,6 +139,9 @@ pub fn self_check() -> Result<Stats, Corruption> {
 /// pymalloc::purge();
 /// assert!(pymalloc::stats().arenas_mapped <= 2);
 /// ```
+#[doc(alias = "malloc_trim")]
+#[doc(alias = "mi_collect")]
+#[doc(alias = "arena.purge")]
 pub fn purge() -> usize {
     flush_thread_cache();
     purge_heap(&GLOBAL)
@@ -141,6 +156,7 @@ pub fn purge() -> usize {
 /// drop(vec![Box::new(1); 100]);
 /// pymalloc::flush_thread_cache();
 /// ```
+#[doc(alias = "thread.tcache.flush")]
 pub fn flush_thread_cache() {
     with_thread(ThreadCache::shrink);
 }

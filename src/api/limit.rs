@@ -42,6 +42,7 @@ pub fn limit() -> Option<usize> {
 /// // SAFETY: allocated above, with this layout.
 /// blocks.into_iter().for_each(|block| unsafe { dealloc(block, layout) });
 /// ```
+#[doc(alias = "setrlimit")]
 pub fn set_limit(bytes: Option<usize>) {
     if GLOBAL.set_arena_limits(ArenaLimits::of_hard(arenas_of(bytes))) {
         purge();

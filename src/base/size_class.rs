@@ -243,6 +243,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 /// assert_eq!(pymalloc::class_bytes(Layout::from_size_align(20, 64).unwrap()), Some(64));
 /// assert_eq!(pymalloc::class_bytes(Layout::new::<[u8; 513]>()), None);
 /// ```
+#[doc(alias = "nallocx")]
+#[doc(alias = "mi_good_size")]
 pub const fn class_bytes(layout: Layout) -> Option<usize> {
     match SizeClass::of(layout) {
         Some(class) => Some(class.block_bytes()),
@@ -278,6 +280,9 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
 /// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 20]>()), 24);
 /// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 1000]>()), 1000);
 /// ```
+#[doc(alias = "malloc_usable_size")]
+#[doc(alias = "mi_usable_size")]
+#[doc(alias = "sallocx")]
 pub const fn usable_bytes(layout: Layout) -> usize {
     match SizeClass::of(layout) {
         Some(class) => class.block_bytes(),

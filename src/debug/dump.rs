@@ -3,7 +3,7 @@
 
 use super::guards::{DEAD_BYTE, FORBIDDEN_BYTE, PAD_BYTES, Part};
 use super::origin;
-use super::table::{Record, State};
+use super::table::{Record, RecordState};
 use crate::base::text::Text;
 use crate::os;
 
@@ -99,10 +99,10 @@ pub(super) unsafe fn dump(report: &mut Report, record: &Record) {
     report.text(": serial number ").number(record.serial as usize).text("\n    ");
     report.bytes(record.bytes).text(" originally requested, aligned to ").number(record.align()).text("\n");
     match record.state {
-        State::Gone => {
+        RecordState::Gone => {
             report.text("    The block was freed, and its memory given back.\n");
         }
-        State::Dead => {
+        RecordState::Dead => {
             report.text("    The block was freed, and is in quarantine.\n");
             // SAFETY: the caller's promise.
             unsafe {
@@ -111,10 +111,10 @@ pub(super) unsafe fn dump(report: &mut Report, record: &Record) {
                 dump_part(report, record, Part::Trailing, DEAD_BYTE);
             }
         }
-        State::Dying => {
+        RecordState::Dying => {
             report.text("    Another thread is freeing the block.\n");
         }
-        State::Live => {
+        RecordState::Live => {
             // SAFETY: the caller's promise.
             unsafe {
                 dump_part(report, record, Part::Leading, FORBIDDEN_BYTE);

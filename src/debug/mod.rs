@@ -36,7 +36,7 @@ pub(crate) use origin::{install_origins, remove_origins};
 use guards::{Part, padded, start_of};
 use misuse::{Call, Misuse, abort_on};
 use register::{Found, Register};
-use table::{Record, State};
+use table::{Record, RecordState};
 
 /// Bytes that freed blocks may hold in quarantine, unless said otherwise.
 const QUARANTINE_BYTES: usize = 4 << 20;
@@ -75,6 +75,10 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 /// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
 /// assert!(GLOBAL.check_all().blocks_live >= words.len());
 /// ```
+#[doc(alias = "PYTHONMALLOC")]
+#[doc(alias = "PyMem_SetupDebugHooks")]
+#[doc(alias = "_PyMem_DebugMalloc")]
+#[doc(alias = "MALLOC_CHECK_")]
 pub struct DebugAlloc<A: GlobalAlloc = crate::Pymalloc> {
     inner: A,
     quarantine_bytes: usize,
@@ -83,7 +87,8 @@ pub struct DebugAlloc<A: GlobalAlloc = crate::Pymalloc> {
 }
 
 /// What [`DebugAlloc::check_all`] counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Checked {
     /// Blocks with the program.
@@ -118,20 +123,20 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     ///
     /// Takes time in proportion to the blocks; other threads' calls wait meanwhile.
     pub fn check_all(&self) -> Checked {
-        let mut checked = Checked { blocks_live: 0, bytes_live: 0, blocks_quarantined: 0, bytes_quarantined: 0 };
+        let mut checked = Checked::default();
         let Some(register) = self.existing() else { return checked };
         register.with(|books| {
             for record in books.table.iter() {
                 match record.state {
-                    State::Live => {
+                    RecordState::Live => {
                         // SAFETY: live blocks are mapped: their frees wait for the lock.
                         unsafe { check_live(record, Call::CheckAll) };
                         checked.blocks_live += 1;
                         checked.bytes_live += record.bytes;
                     }
                     // SAFETY: in quarantine, which changes under the lock.
-                    State::Dead => unsafe { check_dead(record, Call::CheckAll) },
-                    State::Dying | State::Gone => {}
+                    RecordState::Dead => unsafe { check_dead(record, Call::CheckAll) },
+                    RecordState::Dying | RecordState::Gone => {}
                 }
             }
             (checked.blocks_quarantined, checked.bytes_quarantined) = books.quarantined();
@@ -190,7 +195,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
             start,
             bytes: layout.size(),
             align_shift: layout.align().trailing_zeros(),
-            state: State::Live,
+            state: RecordState::Live,
             serial: 0,
             allocated_at,
             freed_at: 0,
@@ -216,7 +221,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
         while let Some(record) = register.with(|books| books.evict(bound_bytes)) {
             // SAFETY: out of the quarantine, and nobody's but ours.
             unsafe {
-                check_dead(&Record { state: State::Dead, ..record }, Call::Reuse);
+                check_dead(&Record { state: RecordState::Dead, ..record }, Call::Reuse);
                 self.give_back(&record);
             }
         }
@@ -260,7 +265,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
         match found {
             Found::Right(record) => {
                 // SAFETY: live until this call, and ours to look at.
-                unsafe { check_live(&Record { state: State::Live, ..record }, call) };
+                unsafe { check_live(&Record { state: RecordState::Live, ..record }, call) };
                 record
             }
             Found::Freed(record) => abort_on(Misuse::Freed, call, &record),

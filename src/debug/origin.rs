@@ -11,10 +11,16 @@ pub type PrintOrigin = fn(u32, &mut dyn FnMut(&str));
 /// [`DebugAlloc`](super::DebugAlloc) wraps, nor unwind.
 #[derive(Clone, Copy, Debug)]
 pub struct Origins {
-    /// A number for where the calling thread is now; 0 for "unknown".
-    pub capture: fn() -> u32,
-    /// Prints the place of such a number.
-    pub print: PrintOrigin,
+    capture: fn() -> u32,
+    print: PrintOrigin,
+}
+
+impl Origins {
+    /// `capture` gives a number for where the calling thread is now, 0 for "unknown"; `print` prints the place of such
+    /// a number.
+    pub const fn new(capture: fn() -> u32, print: PrintOrigin) -> Self {
+        Self { capture, print }
+    }
 }
 
 static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());

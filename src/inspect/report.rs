@@ -85,7 +85,7 @@ fn parse(word: &[u8]) -> Option<Wish> {
 }
 
 fn complain(what: &str, word: &[u8]) {
-    let mut text = Text::new();
+    let mut text = StderrText::new();
     let word = core::str::from_utf8(word).unwrap_or("bytes that are not text");
     // Nobody is left to tell if it fails.
     let _ = writeln!(text, "pymalloc: PYMALLOC_STATS: {what} {word:?}");
@@ -118,6 +118,10 @@ extern "C" fn on_signal(_signal: i32) {
 ///     pymalloc::request_report();
 /// }
 /// ```
+#[doc(alias = "PYMALLOC_STATS")]
+#[doc(alias = "PYTHONMALLOCSTATS")]
+#[doc(alias = "MIMALLOC_SHOW_STATS")]
+#[doc(alias = "opt.stats_print")]
 pub fn request_report() {
     observe::set_reporter(&REPORTER);
     observe::want(REPORT);
@@ -144,7 +148,7 @@ fn print(when: &str) -> bool {
     let counts = unsafe { &mut *COUNTS.0.get() };
     *counts = Stats::ZERO;
     add_stats(counts);
-    let mut text = Text::new();
+    let mut text = StderrText::new();
     // Nobody is left to tell if it fails.
     let _ = write!(text, "pymalloc: statistics of process {process}, {when}\n{counts}\n");
     text.flush();
@@ -154,12 +158,12 @@ fn print(when: &str) -> bool {
 }
 
 /// Text on its way to stderr, a buffer at a time.
-struct Text {
+struct StderrText {
     bytes: [u8; 512],
     used: usize,
 }
 
-impl Text {
+impl StderrText {
     const fn new() -> Self {
         Self { bytes: [0; 512], used: 0 }
     }
@@ -170,7 +174,7 @@ impl Text {
     }
 }
 
-impl Write for Text {
+impl Write for StderrText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text.as_bytes();
         while !rest.is_empty() {

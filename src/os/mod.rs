@@ -37,7 +37,7 @@ pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
 pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(pymalloc_bypass) || !platform::SUPPORTED;
 
 /// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SystemMalloc {

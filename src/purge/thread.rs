@@ -21,7 +21,8 @@ use crate::purge::tick::Ticker;
 /// let config = PurgeConfig::new().interval(Duration::from_millis(100)).keep_bytes(16 << 20);
 /// # assert_eq!(config, config.clone());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct PurgeConfig {
     interval: Duration,
@@ -81,6 +82,9 @@ impl Default for PurgeConfig {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "background_thread")]
+#[doc(alias = "dirty_decay_ms")]
+#[doc(alias = "mi_option_purge_delay")]
 #[derive(Debug)]
 #[must_use = "the purge thread ends when this is dropped"]
 pub struct PurgeThread {

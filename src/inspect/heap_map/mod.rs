@@ -16,7 +16,7 @@ use crate::heap::pool::State;
 use crate::inspect::stats::{Stats, for_each_cache, outside_blocks, untouched_bytes};
 
 /// What a pool is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum PoolUse {
@@ -32,7 +32,7 @@ pub enum PoolUse {
 ///
 /// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used
 /// before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PoolMap {
@@ -55,7 +55,7 @@ pub struct PoolMap {
 }
 
 /// One arena, by [`heap_map`](crate::inspect::heap_map()).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ArenaMap {
@@ -67,7 +67,7 @@ pub struct ArenaMap {
 }
 
 /// Every pool of the heap, by [`heap_map`](crate::inspect::heap_map()): data, and pictures of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct HeapMap {
