@@ -107,10 +107,10 @@ extern "C" fn on_signal(_signal: i32) {
     request_report();
 }
 
-/// Has the next slow call or large request of any thread print [`stats`](crate::inspect::stats()) to stderr, once.
+/// Has the next slow call or large request of any thread print [`stats`](crate::stats()) to stderr, once.
 ///
 /// For signal handlers of the program's own: it only sets a flag. A program that wants to print at once prints
-/// [`stats`](crate::inspect::stats()) itself.
+/// [`stats`](crate::stats()) itself.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -28,7 +28,7 @@ pub enum PoolUse {
     Blocks,
 }
 
-/// One pool, by [`heap_map`](crate::inspect::heap_map()).
+/// One pool, by [`heap_map`](crate::heap_map()).
 ///
 /// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used
 /// before.
@@ -54,7 +54,7 @@ pub struct PoolMap {
     pub bytes_untouched: u16,
 }
 
-/// One arena, by [`heap_map`](crate::inspect::heap_map()).
+/// One arena, by [`heap_map`](crate::heap_map()).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -66,7 +66,7 @@ pub struct ArenaMap {
     pub pools: [PoolMap; POOLS_PER_ARENA],
 }
 
-/// Every pool of the heap, by [`heap_map`](crate::inspect::heap_map()): data, and pictures of it.
+/// Every pool of the heap, by [`heap_map`](crate::heap_map()): data, and pictures of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -47,7 +47,7 @@ impl Config {
     /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
     ///
     /// Bytes and blocks are estimates then, without bias, and come with their error
-    /// ([`Statistic::bytes_error`](super::Statistic::bytes_error)). Large blocks are more likely to be sampled: a block
+    /// ([`Statistic::bytes_error`](crate::trace::Statistic::bytes_error)). Large blocks are more likely to be sampled: a block
     /// of `s` bytes with probability `1 − exp(−s / bytes)`.
     #[doc(alias = "lg_prof_sample")]
     pub const fn sample_every(mut self, bytes: usize) -> Self {
@@ -55,7 +55,7 @@ impl Config {
         self
     }
 
-    /// Keeps what was held at the peak, for [`take_peak_snapshot`](super::take_peak_snapshot).
+    /// Keeps what was held at the peak, for [`take_peak_snapshot`](crate::trace::take_peak_snapshot).
     ///
     /// Whenever the traced bytes have grown by an eighth since they were kept last, the allocating thread copies the
     /// tables: a long pause in a large program, and some more memory.
