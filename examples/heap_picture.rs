@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 
-use pymalloc::{HeapMap, Pymalloc, heap_map, measure};
+use pymalloc::heap_map::HeapMap;
+use pymalloc::{Pymalloc, heap_map, measure};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

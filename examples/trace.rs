@@ -10,7 +10,7 @@ use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use pymalloc::trace::{self, By, Config};
+use pymalloc::trace::{self, By, Config, Session};
 
 #[global_allocator]
 static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut files = Vec::new();
     documents(Path::new("docs"), &mut files)?;
 
-    trace::start(Config::new())?;
+    let session = Session::start(Config::new())?;
     let mut index = Index::default();
     for file in &files {
         index.add_document(&std::fs::read_to_string(file)?);
@@ -89,13 +89,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     eprintln!();
     index.forget_lines();
     let less = trace::take_snapshot()?;
-    let ((current, peak), overhead) = (trace::traced_memory(), trace::overhead());
-    trace::stop();
+    let (traced, overhead) = (trace::traced_memory(), trace::overhead_bytes());
+    session.stop();
 
     println!("{} words of {} documents\n", index.places.len(), files.len());
     println!("[ Top 8 lines ]\n{}", full.statistics(By::Line).top(8));
     println!("[ What changed when the lines were dropped ]\n{}", less.compare_to(&full, By::Function).top(4));
-    println!("traced {current} bytes, at most {peak}; the tracer itself uses {overhead}");
+    println!("traced {} bytes, at most {}; the tracer itself uses {overhead}", traced.bytes_live, traced.bytes_peak);
 
     full.save(folder.join("heap.pb.gz"))?;
     full.save_flame_graph(folder.join("heap.svg"), "Who holds the memory: an index of documents")?;

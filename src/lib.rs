@@ -41,9 +41,10 @@
 //! RSS.
 //!
 //! # Where it works
-//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and with the feature `bypass` (for valgrind and the
-//! sanitizers, which then see each block), every request goes to the large allocator. Two copies of the crate in one
-//! program are two heaps: a block must go back to the copy it came from, or the other one aborts.
+//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and in a program built with `RUSTFLAGS='--cfg
+//! pymalloc_bypass'` (for valgrind and the sanitizers, which then see each block), every request goes to the large
+//! allocator. Two copies of the crate in one program are two heaps: a block must go back to the copy it came from, or
+//! the other one aborts.
 
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
 // constants that the crate as a whole needs.
@@ -55,7 +56,7 @@
 mod api;
 mod base;
 mod cache;
-mod debug;
+pub mod debug;
 mod heap;
 mod inspect;
 mod marks;
@@ -63,33 +64,44 @@ mod observe;
 mod os;
 mod pool_set;
 mod protocols;
-mod purge;
+pub mod purge;
 mod sync;
 #[cfg(test)]
 mod tests;
+#[doc(alias = "tracemalloc")]
 #[cfg(feature = "trace")]
 pub mod trace;
 
 pub use api::allocator::Pymalloc;
-pub use api::control::{
-    allocated_blocks, flush_thread_cache, heap_map, purge, self_check, set_limit, stats, thread_caches,
-};
-#[cfg(feature = "raw")]
+pub use api::control::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
+pub use api::limit::{limit, set_limit, set_soft_limit, soft_limit};
+#[cfg(feature = "__raw")]
 #[doc(hidden)]
 pub use api::raw;
 pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
-pub use base::size_class::{class_bytes, class_number, usable_size};
-pub use debug::{CLEANBYTE, Checked, DEADBYTE, Debug, FORBIDDENBYTE, Origins, PrintOrigin, set_origins};
-pub use inspect::check::Corruption;
-pub use inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
-pub use inspect::measure::{Measured, measure};
+pub use base::size_class::{class_bytes, class_number, usable_bytes};
+pub use inspect::measure::measure;
 pub use inspect::report::request_report;
-pub use inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
-pub use os::SystemMalloc;
-pub use purge::thread::{PurgeConfig, PurgeThread};
 #[cfg(feature = "object-pool")]
 #[doc(inline)]
 pub use pymalloc_object_pool as object_pool;
+
+/// What [`stats()`], [`thread_caches()`] and [`self_check()`] return.
+pub mod stats {
+    pub use crate::inspect::check::Corruption;
+    pub use crate::inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
+    pub use crate::os::SystemMalloc;
+}
+
+/// What [`heap_map()`] returns: every pool of the heap as data, and pictures of it.
+pub mod heap_map {
+    pub use crate::inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
+}
+
+/// What [`measure()`] returns.
+pub mod measure {
+    pub use crate::inspect::measure::Measured;
+}
 
 /// The README's examples, which `cargo test` compiles and runs.
 #[cfg(doctest)]

@@ -4,9 +4,9 @@
 //! compile the very same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
-#[cfg(any(feature = "hardened", feature = "raw"))]
+#[cfg(any(feature = "hardened", feature = "__raw"))]
 pub(crate) use core::sync::atomic::AtomicU8;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) use core::sync::atomic::AtomicUsize;
 pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 

@@ -1,5 +1,5 @@
 //! Misuse that a flush can see ends the process, with one line that says what it was.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

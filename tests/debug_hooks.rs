@@ -10,7 +10,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use common::{Block, Rng, abort_of, or_exit};
-use pymalloc::{CLEANBYTE, DEADBYTE, Debug, FORBIDDENBYTE, Origins, Pymalloc, set_origins};
+use pymalloc::Pymalloc;
+use pymalloc::debug::{CLEAN_BYTE, DEAD_BYTE, DebugAlloc, FORBIDDEN_BYTE, Origins, set_origins};
 
 /// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it
 /// waits for the test, and allocates for that at a moment of its own.
@@ -52,7 +53,7 @@ unsafe impl GlobalAlloc for Watched {
 }
 
 #[global_allocator]
-static GLOBAL: Debug<Watched> = Debug::new(Watched(Pymalloc::new()));
+static GLOBAL: DebugAlloc<Watched> = DebugAlloc::new(Watched(Pymalloc::new()));
 
 const BYTES_16: Layout = Layout::new::<[u64; 2]>();
 const BYTES_64: Layout = Layout::new::<[u64; 8]>();
@@ -316,13 +317,13 @@ misuses! {
         "\npymalloc: free: double free"
     ] => {
         static PLACE: AtomicUsize = AtomicUsize::new(0);
-        static ORIGINS: Origins = Origins {
-            capture: || PLACE.load(Ordering::Relaxed) as u32,
-            print: |number, write| {
+        static ORIGINS: Origins = Origins::new(
+            || PLACE.load(Ordering::Relaxed) as u32,
+            |number, write| {
                 write("  place ");
                 write(match number { 1 => "1\n", 2 => "2\n", _ => "unknown\n" });
             },
-        };
+        );
         set_origins(Some(&ORIGINS));
         PLACE.store(1, Ordering::Relaxed);
         let start = block(BYTES_64);
@@ -339,7 +340,7 @@ fn bytes_at<'a>(start: *const u8, bytes: usize) -> &'a [u8] {
 }
 
 fn serves_every_layout<A: GlobalAlloc>(inner: A) {
-    let debug = Debug::with_quarantine(inner, 1 << 20);
+    let debug = DebugAlloc::with_quarantine(inner, 1 << 20);
     for align_shift in 0..=13 {
         for bytes in [1, 2, 7, 8, 9, 15, 16, 17, 100, 480, 481, 512, 513, 5000] {
             let layout = Layout::from_size_align(bytes, 1 << align_shift).expect("valid");
@@ -347,15 +348,15 @@ fn serves_every_layout<A: GlobalAlloc>(inner: A) {
             unsafe {
                 let start = debug.alloc(layout);
                 assert!(!start.is_null() && start.addr().is_multiple_of(layout.align()));
-                assert_eq!(bytes_at(start, bytes), vec![CLEANBYTE; bytes]);
-                assert_eq!(bytes_at(start.sub(16), 16), [FORBIDDENBYTE; 16]);
-                assert_eq!(bytes_at(start.add(bytes), 16), [FORBIDDENBYTE; 16]);
+                assert_eq!(bytes_at(start, bytes), vec![CLEAN_BYTE; bytes]);
+                assert_eq!(bytes_at(start.sub(16), 16), [FORBIDDEN_BYTE; 16]);
+                assert_eq!(bytes_at(start.add(bytes), 16), [FORBIDDEN_BYTE; 16]);
                 start.write_bytes(7, bytes);
                 let moved = debug.realloc(start, layout, bytes + 10);
                 assert_ne!(moved, start);
                 assert_eq!(bytes_at(moved, bytes), vec![7; bytes]);
-                assert_eq!(bytes_at(moved.add(bytes), 10), [CLEANBYTE; 10]);
-                assert_eq!(bytes_at(start, bytes), vec![DEADBYTE; bytes], "the old block is in quarantine");
+                assert_eq!(bytes_at(moved.add(bytes), 10), [CLEAN_BYTE; 10]);
+                assert_eq!(bytes_at(start, bytes), vec![DEAD_BYTE; bytes], "the old block is in quarantine");
                 let longer = Layout::from_size_align(bytes + 10, layout.align()).expect("valid");
                 let shorter = debug.realloc(moved, longer, 1);
                 assert_eq!(bytes_at(shorter, 1), [7]);
@@ -380,7 +381,7 @@ fn serves_every_layout<A: GlobalAlloc>(inner: A) {
 fn every_layout_is_served_whatever_the_inner_allocator() {
     serves_every_layout(Pymalloc::new());
     serves_every_layout(System);
-    serves_every_layout(Debug::new(System));
+    serves_every_layout(DebugAlloc::new(System));
 }
 
 /// Counts what is outstanding, and refuses on request.
@@ -413,7 +414,7 @@ unsafe impl GlobalAlloc for &Counting {
 #[test]
 fn without_memory_the_quarantine_is_emptied_then_null_comes_and_nothing_is_lost() {
     let counting = Counting::default();
-    let debug = Debug::new(&counting);
+    let debug = DebugAlloc::new(&counting);
     // SAFETY: right calls of an allocator.
     unsafe {
         let kept = debug.alloc(BYTES_64);
@@ -447,7 +448,7 @@ fn without_memory_the_quarantine_is_emptied_then_null_comes_and_nothing_is_lost(
 #[test]
 fn a_quarantine_of_nothing_gives_back_at_once() {
     let counting = Counting::default();
-    let debug = Debug::with_quarantine(&counting, 0);
+    let debug = DebugAlloc::with_quarantine(&counting, 0);
     // SAFETY: right calls of an allocator.
     unsafe { debug.dealloc(debug.alloc(BYTES_64), BYTES_64) };
     assert_eq!(counting.live.load(Ordering::Relaxed), 0);
@@ -455,7 +456,7 @@ fn a_quarantine_of_nothing_gives_back_at_once() {
 
 #[test]
 fn records_of_old_frees_are_forgotten_and_their_addresses_used_again() {
-    let debug = Debug::with_quarantine(Pymalloc::new(), 0);
+    let debug = DebugAlloc::with_quarantine(Pymalloc::new(), 0);
     let layout = Layout::new::<[u64; 3]>();
     for _ in 0..3 {
         // SAFETY: right calls of an allocator.

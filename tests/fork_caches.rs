@@ -1,13 +1,14 @@
 //! Caches in a forked child: its first thread's is known by the new number, and each further thread gets one of its
 //! own, although ended threads had left some before the fork.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 use std::hint::black_box;
 use std::panic::catch_unwind;
 use std::sync::Barrier;
 use std::thread;
 
-use pymalloc::{CacheUse, Pymalloc, stats, thread_caches};
+use pymalloc::stats::CacheUse;
+use pymalloc::{Pymalloc, stats, thread_caches};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

@@ -181,7 +181,7 @@ fn main() {
         println!("no_thread_passes_the_locks_that_a_forking_thread_holds: test");
         return;
     }
-    if cfg!(feature = "bypass") {
+    if cfg!(pymalloc_bypass) {
         println!(
             "test no_thread_passes_the_locks_that_a_forking_thread_holds ... ignored, the locks are the C library's"
         );

@@ -1,6 +1,6 @@
 //! The feature `hardened`: frees are checked at the call, wherever the block is by then; blocks wait before they are
 //! used again; which is next can't be foretold; freed blocks are zero, and must stay so.
-#![cfg(all(feature = "hardened", not(feature = "bypass")))]
+#![cfg(all(feature = "hardened", not(pymalloc_bypass)))]
 
 mod common;
 
@@ -10,7 +10,8 @@ use std::hint::black_box;
 use std::thread;
 
 use common::abort_of;
-use pymalloc::{CacheUse, Pymalloc, flush_thread_cache, purge, self_check, thread_caches};
+use pymalloc::stats::CacheUse;
+use pymalloc::{Pymalloc, flush_thread_cache, purge, self_check, thread_caches};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

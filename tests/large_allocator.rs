@@ -1,5 +1,5 @@
 //! `Pymalloc::with_large`: what does not fit a class goes there, and nothing else does.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 use std::alloc::{GlobalAlloc, Layout, System, alloc, alloc_zeroed, dealloc, realloc};
 use std::cell::Cell;

@@ -9,17 +9,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Barrier;
 use std::thread;
 
-#[cfg(all(target_os = "linux", not(feature = "bypass")))]
+#[cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 use common::alone;
 use common::{Block, Rng};
-use pymalloc::{Measured, Pymalloc, measure, usable_size};
+use pymalloc::measure::Measured;
+use pymalloc::{Pymalloc, measure, usable_bytes};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 /// Bytes of a block for so many: by its class, or, when every request is large, as asked.
 fn block(bytes: usize) -> usize {
-    if cfg!(feature = "bypass") { bytes } else { usable_size(Layout::array::<u8>(bytes).expect("small")) }
+    if cfg!(pymalloc_bypass) { bytes } else { usable_bytes(Layout::array::<u8>(bytes).expect("small")) }
 }
 
 fn allocated(measured: Measured) -> (usize, usize) {
@@ -100,7 +101,7 @@ fn a_block_that_is_reallocated_counts_by_the_way_it_goes() {
         }
     });
     let (blocks, bytes) = allocated(measured);
-    if cfg!(feature = "bypass") {
+    if cfg!(pymalloc_bypass) {
         assert_eq!((blocks, bytes), (6, 20 + 24 + 200 + 10_000 + 50_000 + 30_000));
     } else {
         assert_eq!((blocks, bytes), (5, 24 + 200 + 10_000 + 50_000 + 30_000));
@@ -117,7 +118,7 @@ struct Model {
 
 impl Model {
     fn bytes(layout: Layout) -> usize {
-        if cfg!(feature = "bypass") { layout.size() } else { usable_size(layout) }
+        if cfg!(pymalloc_bypass) { layout.size() } else { usable_bytes(layout) }
     }
 
     fn alloc(&mut self, layout: Layout) {
@@ -155,7 +156,7 @@ fn programs_of_operations_are_counted_as_a_model_counts_them() {
                     model.free(block.layout());
                     drop(block);
                 }
-                if cfg!(not(feature = "bypass")) && rng.below(500) == 0 {
+                if cfg!(not(pymalloc_bypass)) && rng.below(500) == 0 {
                     // Neither changes what the program holds.
                     pymalloc::flush_thread_cache();
                     pymalloc::purge();
@@ -231,7 +232,7 @@ fn a_map_is_as_large_as_its_nodes_and_strings() {
 }
 
 /// A thread that the C library starts has no cache yet, and gets one in order to be measured.
-#[cfg(all(target_os = "linux", not(feature = "bypass")))]
+#[cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 #[test]
 fn a_thread_whose_first_block_is_measured_leaves_none_behind() {
     extern "C" fn first(_: *mut libc::c_void) -> *mut libc::c_void {

@@ -1,5 +1,5 @@
 //! After a peak, memory goes back, and the next peak needs no more than the last.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

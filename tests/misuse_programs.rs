@@ -3,7 +3,7 @@
 //! `docs/misuse.md` says; with the feature `hardened`, what its column says.
 //!
 //! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 
@@ -15,10 +15,11 @@ use std::process::{Command, Output};
 use std::ptr::{null_mut, without_provenance_mut};
 use std::{env, thread};
 
-use pymalloc::{Debug, Pymalloc};
+use pymalloc::Pymalloc;
+use pymalloc::debug::DebugAlloc;
 
 static PLAIN: Pymalloc = Pymalloc::new();
-static DEBUG: Debug<Pymalloc> = Debug::new(Pymalloc::new());
+static DEBUG: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
 
 const PATTERN: &str = "PYMALLOC_PATTERN";
 const ALLOCATOR: &str = "PYMALLOC_PATTERN_ALLOCATOR";

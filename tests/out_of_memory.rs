@@ -1,5 +1,5 @@
 //! Memory runs out: null comes, frees go on working, and the memory can be had again.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 
@@ -251,7 +251,12 @@ fn null_comes_at_the_limit_of_data_and_memory_comes_back() {
 fn exhaust_and_recover_below_a_limit_of_the_heap() {
     let arenas = 6;
     let before = assert_sound().blocks_live();
-    pymalloc::set_limit(arenas * pymalloc::ARENA_BYTES + 1);
+    assert_eq!((pymalloc::soft_limit(), pymalloc::limit()), (None, None));
+    pymalloc::set_limit(Some(arenas * pymalloc::ARENA_BYTES + 1));
+    assert_eq!(pymalloc::limit(), Some(arenas * pymalloc::ARENA_BYTES));
+    pymalloc::set_soft_limit(Some(3 * pymalloc::ARENA_BYTES));
+    assert_eq!(pymalloc::soft_limit(), Some(3 * pymalloc::ARENA_BYTES));
+    assert_eq!(pymalloc::limit(), Some(arenas * pymalloc::ARENA_BYTES), "only the other one is set");
     let mut chain = Chain::new(64);
     for _ in 0..3 {
         chain.grow(usize::MAX);
@@ -268,11 +273,12 @@ fn exhaust_and_recover_below_a_limit_of_the_heap() {
     }
     // A limit below what is in use gives back what is free, and takes nothing away.
     let mapped = assert_sound().arenas_mapped;
-    pymalloc::set_limit(0);
+    pymalloc::set_limit(Some(0));
     let most = chain.blocks;
     chain.grow(usize::MAX);
     assert!(chain.blocks >= most && assert_sound().arenas_mapped <= mapped);
-    pymalloc::set_limit(usize::MAX);
+    pymalloc::set_limit(None);
+    assert_eq!((pymalloc::soft_limit(), pymalloc::limit()), (None, None));
     let blocks = 2 * arenas * pymalloc::ARENA_BYTES / 64;
     chain.grow(blocks);
     assert!(chain.blocks >= blocks);

@@ -4,7 +4,7 @@
     target_os = "linux",
     target_env = "gnu",
     any(target_arch = "x86_64", target_arch = "aarch64"),
-    not(any(feature = "bypass", feature = "raw"))
+    not(any(pymalloc_bypass, feature = "__raw"))
 ))]
 
 use std::env;

@@ -1,5 +1,5 @@
 //! The purge thread: while a program's own threads sleep, its memory goes back.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 #[path = "../src/base/config.rs"]
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use common::{Block, Rng, alone, assert_sound, or_exit, rss_bytes};
 use config::{MAGAZINE_SLOTS_MAX, PURGE_UNIT_BYTES};
-use pymalloc::{PurgeConfig, PurgeThread, Pymalloc};
+use pymalloc::Pymalloc;
+use pymalloc::purge::{PurgeConfig, PurgeThread};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();

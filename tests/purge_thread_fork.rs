@@ -1,5 +1,5 @@
 //! A forked child starts its own purge thread, whatever lock of std's another thread of the parent held.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 
@@ -11,7 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::{alone, or_exit};
-use pymalloc::{PurgeConfig, PurgeThread, Pymalloc};
+use pymalloc::Pymalloc;
+use pymalloc::purge::{PurgeConfig, PurgeThread};
 
 /// Stops a thread in its own start or end, at one of its calls of the allocator: there std holds what locks it takes.
 struct Stopping(Pymalloc);

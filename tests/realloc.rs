@@ -1,5 +1,5 @@
 //! What a realloc keeps: the address within a class, the contents always.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

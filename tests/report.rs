@@ -1,5 +1,5 @@
 //! The environment variable `PYMALLOC_STATS`, in processes of their own.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

@@ -14,9 +14,13 @@ step() { printf '\n=== %s\n' "$*"; }
 sanitized() { # sanitizer, arguments of cargo
     local sanitizer=$1
     shift
-    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$sanitizer" \
-        cargo test --locked --target "$target" --target-dir "target/$sanitizer" "$@"
+    RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=$sanitizer $flags" \
+        cargo test --locked --target "$target" --target-dir "target/$sanitizer$(suffix "$flags")" "$@"
 }
+# Further flags for `sanitized`.
+flags=
+# What a folder's name ends in for a flag: `-bypass` for `--cfg pymalloc_bypass`.
+suffix() { echo "${1:+-${1##*_}}"; }
 
 # Heaps of tests, caches and sets live for ever, and the leak checker does not look into arenas for pointers.
 export ASAN_OPTIONS=detect_leaks=0
@@ -26,9 +30,11 @@ export TSAN_OPTIONS='halt_on_error=1 report_signal_unsafe=0 die_after_fork=0'
 asan() {
     step 'AddressSanitizer: the heaps of the tests (pools are one block to it)'
     sanitized address --lib
-    step 'AddressSanitizer: each block the system allocator'"'"'s (feature bypass)'
-    sanitized address --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
-    sanitized address -p pymalloc-object-pool --features pymalloc/bypass --test pools
+    step 'AddressSanitizer: each block the system allocator'"'"'s (pymalloc_bypass)'
+    local flags='--cfg pymalloc_bypass'
+    sanitized address --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
+    sanitized address -p pymalloc-object-pool --test pools
+    flags=
     step 'AddressSanitizer: the real pools'
     sanitized address --test threads_storm --test teardown --test realloc --test zeroed --test large_allocator \
         --test fork --test nested_fork --test fork_stops_others --test real_programs
@@ -39,13 +45,14 @@ asan() {
 }
 
 marks() {
-    step 'AddressSanitizer, told of the blocks (feature asan)'
-    PYMALLOC_ASAN=1 sanitized address --features asan --test tools -- --nocapture
-    sanitized address --features asan --test threads_storm --test teardown --test fork \
+    step 'AddressSanitizer, told of the blocks (pymalloc_asan)'
+    local flags='--cfg pymalloc_asan'
+    PYMALLOC_ASAN=1 sanitized address --test tools -- --nocapture
+    sanitized address --test threads_storm --test teardown --test fork \
         --test nested_fork --test fork_stops_others --test real_programs
-    sanitized address -p pymalloc-object-pool --features pymalloc/asan --test pools
-    step 'memcheck, told of the blocks (feature valgrind)'
-    cargo test --locked --features valgrind --target-dir target/marks --test tools -- --nocapture
+    sanitized address -p pymalloc-object-pool --test pools
+    step 'memcheck, told of the blocks (pymalloc_valgrind)'
+    RUSTFLAGS='--cfg pymalloc_valgrind' cargo test --locked --target-dir target/valgrind --test tools -- --nocapture
 }
 
 tsan() {
@@ -73,15 +80,16 @@ tsan() {
 
 memcheck() {
     step 'memcheck: examples, each block the system allocator'"'"'s, pools as they are, and told of the blocks'
-    local features example
-    for features in bypass '' valgrind; do
+    local flags example target_dir
+    for flags in '--cfg pymalloc_bypass' '' '--cfg pymalloc_valgrind'; do
+        target_dir=target/memcheck$(suffix "$flags")
         # Optimised, because one of them makes 66 million objects; with lines for the reports.
-        CARGO_PROFILE_RELEASE_DEBUG=line-tables-only cargo build --locked --release --examples -p pymalloc -p pymalloc-object-pool \
-            --features "${features:+pymalloc/$features}" --target-dir target/memcheck
+        CARGO_PROFILE_RELEASE_DEBUG=line-tables-only RUSTFLAGS=$flags cargo build --locked --release --examples -p pymalloc-examples -p pymalloc-object-pool \
+            --target-dir "$target_dir"
         for example in global pool_cheap pool_connections pool_buffers pool_parsers 'wordfreq --threads 3' heap_picture; do
             # shellcheck disable=SC2086  # an example and its arguments
-            valgrind --quiet --error-exitcode=99 --leak-check=no target/memcheck/release/examples/$example >/dev/null
-            echo "$example ($features): nothing to report"
+            valgrind --quiet --error-exitcode=99 --leak-check=no "$target_dir"/release/examples/$example >/dev/null
+            echo "$example (${flags:-no flag}): nothing to report"
         done
     done
 }

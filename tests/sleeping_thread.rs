@@ -1,5 +1,5 @@
 //! Memory of a thread that sleeps is not stranded: others free it, and it goes back to the OS.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

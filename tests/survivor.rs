@@ -1,5 +1,5 @@
 //! Free blocks in the partly used pools of ended threads serve the threads that live on.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! What the system's `malloc` does with large blocks, when the small ones are elsewhere.
-#![cfg(all(target_os = "linux", target_env = "gnu", not(feature = "bypass")))]
+#![cfg(all(target_os = "linux", target_env = "gnu", not(pymalloc_bypass)))]
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;

@@ -31,10 +31,11 @@ musl() {
     on_musl test -p pymalloc -p pymalloc-object-pool
     step 'musl: the hardened allocator'
     on_musl test --features hardened --lib "${hardened_tests[@]}"
-    step 'musl: the feature bypass'
-    on_musl test --features bypass --lib --test exhaustive_layouts --test measure --test teardown --test nested_fork
-    step 'musl: the feature valgrind'
-    on_musl test --features valgrind --lib --test tools
+    step 'musl: built with pymalloc_bypass'
+    RUSTFLAGS='--cfg pymalloc_bypass' on_musl test --target-dir target/bypass --lib --test exhaustive_layouts \
+        --test measure --test teardown --test nested_fork
+    step 'musl: built with pymalloc_valgrind'
+    RUSTFLAGS='--cfg pymalloc_valgrind' on_musl test --target-dir target/valgrind --lib --test tools
     step 'musl: the tracer'
     on_musl test --features flamegraph --lib --test 'trace*'
     step 'musl: the examples'
@@ -75,8 +76,8 @@ aarch64() {
     step 'aarch64: the hardened allocator'
     on_aarch64 --features hardened --lib -- "${not_in_qemu_lib[@]}"
     on_aarch64 --features hardened "${hardened_tests[@]}"
-    step 'aarch64: the thread slot in assembly (feature raw)'
-    on_aarch64 --features raw --lib -- "${not_in_qemu_lib[@]}"
+    step 'aarch64: the thread slot in assembly (feature __raw)'
+    on_aarch64 --features __raw --lib -- "${not_in_qemu_lib[@]}"
 }
 
 # Not by QEMU_PAGESIZE: the emulator then says such a size, and maps and unmaps by the host's all the same.

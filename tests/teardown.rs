@@ -71,7 +71,7 @@ fn thread_locals_free_and_allocate_in_their_drop() {
 }
 
 #[test]
-#[cfg(not(feature = "bypass"))]
+#[cfg(not(pymalloc_bypass))]
 fn thread_locals_are_destroyed_while_their_thread_has_its_cache() {
     static DROPS_WITH_CACHE: AtomicUsize = AtomicUsize::new(0);
 
@@ -79,7 +79,7 @@ fn thread_locals_are_destroyed_while_their_thread_has_its_cache() {
 
     impl Drop for Looks {
         fn drop(&mut self) {
-            if pymalloc::thread_caches().iter().any(|cache| cache.used_by == pymalloc::CacheUse::Caller) {
+            if pymalloc::thread_caches().iter().any(|cache| cache.used_by == pymalloc::stats::CacheUse::Caller) {
                 DROPS_WITH_CACHE.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -289,9 +289,9 @@ fn ten_thousand_threads_start_and_end_and_leave_nothing() {
     }
     let after = assert_sound();
     assert_live_near(before.blocks_live(), SLACK_BLOCKS);
-    if !cfg!(feature = "bypass") {
+    if !cfg!(pymalloc_bypass) {
         // What ended threads left serves those that start later.
-        let caches = |stats: &pymalloc::Stats| stats.caches_live + stats.caches_parked;
+        let caches = |stats: &pymalloc::stats::Stats| stats.caches_live + stats.caches_parked;
         assert!(caches(&after) <= caches(&before) + AT_ONCE + 1, "{after}");
         assert!(after.arenas_mapped <= before.arenas_mapped + 2, "{after}");
     }

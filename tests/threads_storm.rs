@@ -1,5 +1,5 @@
 //! Threads start and end all the time and hand blocks to each other.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

@@ -1,8 +1,8 @@
-//! The features `valgrind` and `asan`: the tool sees misuse of small blocks, and nothing in a program without any.
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: the tool sees misuse of small blocks, and nothing in a program without any.
 //!
 //! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and
 //! says it by `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
-#![cfg(any(feature = "valgrind", feature = "asan"))]
+#![cfg(any(pymalloc_valgrind, pymalloc_asan))]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::env;
@@ -101,7 +101,7 @@ const BUGS: &[Bug] = &[
 /// The binary on the tool, doing `bug`; `None` if there is no tool.
 fn on_tool(bug: &str) -> Option<Output> {
     let own = env::current_exe().expect("an executable");
-    let mut command = if cfg!(feature = "valgrind") {
+    let mut command = if cfg!(pymalloc_valgrind) {
         if Command::new("valgrind").arg("--version").output().is_err() {
             eprintln!("skipped: no valgrind");
             return None;

@@ -19,24 +19,19 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 const THIS_FILE: &str = "tests/trace.rs";
 
 /// Stops at its end, also when the test fails.
-struct Session;
+struct Session {
+    _ends: trace::Session,
+}
 
 impl Session {
     fn start(config: Config) -> Self {
-        trace::start(config).expect("not tracing, and the configuration is in range");
-        Self
+        Self { _ends: trace::Session::start(config).expect("not tracing, and the configuration is in range") }
     }
 
     /// What this file's code holds; the test harness allocates, too.
     fn own(&self) -> Snapshot {
         let own = Filter::include().file(THIS_FILE).expect("a pattern");
         trace::take_snapshot().expect("tracing").filter(&[own])
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        trace::stop();
     }
 }
 
@@ -88,7 +83,7 @@ fn a_snapshot_has_the_size_and_count_of_every_line_and_nothing_of_what_was_freed
     let snapshot = session.own();
     let line = |line, size, count| {
         let row = at(&snapshot, line);
-        assert_eq!((row.size, row.count, row.size_error), (size, count, 0.0), "{row}");
+        assert_eq!((row.bytes, row.blocks, row.bytes_error), (size, count, 0.0), "{row}");
     };
     line(BOXES_LINE - 2, 8 * 1000, 1);
     line(BOXES_LINE, 24 * 1000, 1000);
@@ -98,16 +93,16 @@ fn a_snapshot_has_the_size_and_count_of_every_line_and_nothing_of_what_was_freed
     line(BOXES_LINE + 5, 256, 1);
     // Moved from class to class, to the large allocator and within it: the last request is what is left.
     line(BOXES_LINE + 9, 50_000, 1);
-    assert_eq!(snapshot.count(), 1006);
-    assert_eq!(snapshot.size(), 8000 + 24_000 + 100_000 + 300 + 70_000 + 256 + 50_000);
-    assert_eq!(snapshot.lost(), 0);
+    assert_eq!(snapshot.blocks(), 1006);
+    assert_eq!(snapshot.bytes(), 8000 + 24_000 + 100_000 + 300 + 70_000 + 256 + 50_000);
+    assert_eq!(snapshot.lost_blocks(), 0);
     assert_eq!(snapshot.sampled_every(), None);
 
     let Known { boxes, large, zeroed, zeroed_large, aligned, grown } = known;
     drop((large, zeroed, zeroed_large, aligned, grown));
     drop(boxes.into_iter().step_by(2).collect::<Vec<_>>());
     let left = session.own();
-    assert_eq!(left.count(), 0, "{}", left.statistics(By::Line));
+    assert_eq!(left.blocks(), 0, "{}", left.statistics(By::Line));
 }
 
 #[test]
@@ -118,9 +113,9 @@ fn statistics_by_file_function_and_traceback_sum_the_same_blocks() {
     let snapshot = session.own();
     let one = |by| {
         let rows = snapshot.statistics(by);
-        assert_eq!(rows.iter().map(|row| row.size).sum::<u64>(), snapshot.size());
-        assert_eq!(rows.iter().map(|row| row.count).sum::<u64>(), 1006);
-        assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row.size)));
+        assert_eq!(rows.iter().map(|row| row.bytes).sum::<usize>(), snapshot.bytes());
+        assert_eq!(rows.iter().map(|row| row.blocks).sum::<usize>(), 1006);
+        assert!(rows.is_sorted_by_key(|row| std::cmp::Reverse(row.bytes)));
         rows
     };
     let files = one(By::File);
@@ -142,10 +137,10 @@ fn statistics_by_file_function_and_traceback_sum_the_same_blocks() {
     // Cumulative: everybody on the stack is charged, once.
     let all = snapshot.cumulative_statistics(By::Function);
     let caller = all.iter().find(|row| row.traceback.frames()[0].function().ends_with("sum_the_same_blocks"));
-    assert_eq!(caller.map(|row| (row.size, row.count)), Some((snapshot.size(), 1006)));
+    assert_eq!(caller.map(|row| (row.bytes, row.blocks)), Some((snapshot.bytes(), 1006)));
     let file =
         snapshot.cumulative_statistics(By::File).into_iter().find(|row| row.traceback.frames()[0].file() == THIS_FILE);
-    assert_eq!(file.map(|row| row.size), Some(snapshot.size()), "two frames of a file are charged once");
+    assert_eq!(file.map(|row| row.bytes), Some(snapshot.bytes()), "two frames of a file are charged once");
 }
 
 #[test]
@@ -159,7 +154,7 @@ fn configurations_out_of_range_are_refused_and_change_nothing() {
     refused(Config::new().frames(257), StartError::Frames(257));
     refused(Config::new().frames(usize::MAX), StartError::Frames(usize::MAX));
     refused(Config::new().sample_every(0), StartError::Interval(0));
-    refused(Config::new().sample_every(u64::MAX), StartError::Interval(u64::MAX));
+    refused(Config::new().sample_every(usize::MAX), StartError::Interval(usize::MAX));
     assert_eq!(StartError::Frames(0).to_string(), "the number of frames must be in range [1; 256], not 0");
     assert_eq!(trace::take_snapshot(), Err(NotTracing));
     assert_eq!(trace::traceback_of(&0_u8), None);
@@ -174,6 +169,28 @@ fn configurations_out_of_range_are_refused_and_change_nothing() {
 }
 
 #[test]
+fn a_session_stops_itself_also_by_a_panic_and_no_other() {
+    let _one = one_at_a_time();
+    let start = || trace::Session::start(Config::new());
+    let first = start().expect("starts");
+    assert_eq!(start().map(drop), Err(StartError::AlreadyTracing));
+    assert!(trace::is_tracing(), "the one that did not start stops nothing");
+    trace::stop();
+    trace::start(Config::new().frames(2)).expect("starts");
+    drop(first);
+    assert_eq!(trace::config(), Some(Config::new().frames(2)), "the next one is not the first one's to stop");
+    trace::stop();
+    let thread = std::panic::catch_unwind(|| {
+        let _session = start();
+        assert!(trace::is_tracing());
+        std::panic::resume_unwind(Box::new(()));
+    });
+    assert!(thread.is_err() && !trace::is_tracing());
+    start().expect("starts").stop();
+    assert!(!trace::is_tracing());
+}
+
+#[test]
 fn blocks_from_before_the_start_and_after_the_stop_do_no_harm() {
     let _one = one_at_a_time();
     let before: Vec<Box<[u8; 40]>> = (0..1000).map(|_| Box::new([1; 40])).collect();
@@ -181,20 +198,20 @@ fn blocks_from_before_the_start_and_after_the_stop_do_no_harm() {
     let session = Session::start(Config::new());
     drop(before);
     drop(large);
-    assert_eq!(session.own().count(), 0);
+    assert_eq!(session.own().blocks(), 0);
     let mut during: Vec<Box<[u8; 40]>> = (0..1000).map(|_| Box::new([2; 40])).collect();
     let mut large = black_box(vec![0_u8; 5000]);
-    assert_eq!(session.own().count(), 1002);
+    assert_eq!(session.own().blocks(), 1002);
     drop(session);
     during.truncate(500);
     large.reserve_exact(100_000);
     let session = Session::start(Config::new());
-    assert_eq!(session.own().count(), 0, "a new session begins with nothing");
+    assert_eq!(session.own().blocks(), 0, "a new session begins with nothing");
     drop(during);
     large.reserve_exact(200_000);
-    assert_eq!(session.own().count(), 1, "an unknown block that moves becomes known");
+    assert_eq!(session.own().blocks(), 1, "an unknown block that moves becomes known");
     drop(large);
-    assert_eq!(session.own().count(), 0);
+    assert_eq!(session.own().blocks(), 0);
     drop(session);
     common::assert_sound();
 }
@@ -319,8 +336,8 @@ fn a_difference_has_what_came_and_what_went() {
     // The vector is of the same line as its boxes.
     let (came, went) = (&diff[0], &diff[1]);
     assert_eq!(came.traceback.frames()[0].line(), second_line);
-    assert_eq!((came.size, came.size_diff, came.count, came.count_diff), (6240, 6240, 31, 31));
-    assert_eq!((went.size, went.size_diff, went.count, went.count_diff), (0, -1080, 0, -11));
+    assert_eq!((came.bytes, came.bytes_diff, came.blocks, came.blocks_diff), (6240, 6240, 31, 31));
+    assert_eq!((went.bytes, went.bytes_diff, went.blocks, went.blocks_diff), (0, -1080, 0, -11));
     assert_eq!(
         diff.to_string(),
         format!(
@@ -334,10 +351,10 @@ fn a_difference_has_what_came_and_what_went() {
         format!("{THIS_FILE}:{second_line}: size=6240 B, count=31, average=201 B\n")
     );
     assert_eq!(diff.top(1).to_string().lines().last(), Some("1 other: -1080 B"));
-    assert!(new.compare_to(&new, By::Traceback).iter().all(|row| row.size_diff == 0 && row.count_diff == 0));
+    assert!(new.compare_to(&new, By::Traceback).iter().all(|row| row.bytes_diff == 0 && row.blocks_diff == 0));
     let same = new.cumulative_compare_to(&old, By::File);
     let own = same.iter().find(|row| row.traceback.frames()[0].file() == THIS_FILE).expect("a row");
-    assert_eq!((own.size_diff, own.count_diff), (6240 - 1080, 20));
+    assert_eq!((own.bytes_diff, own.blocks_diff), (6240 - 1080, 20));
     drop(second);
 }
 
@@ -379,20 +396,20 @@ fn a_block_that_could_not_be_moved_stays_known() {
     // SAFETY: blocks are used as the contract of `GlobalAlloc` says.
     unsafe {
         let block = black_box(allocator.alloc(layout));
-        assert_eq!(session.own().size(), 4000);
+        assert_eq!(session.own().bytes(), 4000);
         REFUSES.store(true, Ordering::Relaxed);
         assert!(allocator.realloc(block, layout, 9000).is_null());
         assert!(allocator.alloc(layout).is_null());
         REFUSES.store(false, Ordering::Relaxed);
-        assert_eq!((session.own().size(), session.own().count()), (4000, 1));
+        assert_eq!((session.own().bytes(), session.own().blocks()), (4000, 1));
         let block = allocator.realloc(block, layout, 9000);
-        assert_eq!((session.own().size(), session.own().count()), (9000, 1));
+        assert_eq!((session.own().bytes(), session.own().blocks()), (9000, 1));
         // From the large allocator to a pool.
         let block = allocator.realloc(block, Layout::from_size_align(9000, 8).expect("a layout"), 100);
-        assert_eq!((session.own().size(), session.own().count()), (100, 1));
+        assert_eq!((session.own().bytes(), session.own().blocks()), (100, 1));
         allocator.dealloc(block, Layout::from_size_align(100, 8).expect("a layout"));
     }
-    assert_eq!(session.own().count(), 0);
+    assert_eq!(session.own().blocks(), 0);
 }
 
 #[test]
@@ -403,17 +420,17 @@ fn a_sample_estimates_sizes_and_counts_within_its_stated_error() {
     let large: Vec<Vec<u8>> = (0..500).map(|_| Vec::with_capacity(20_000)).collect();
     let snapshot = session.own();
     assert_eq!(snapshot.sampled_every(), Some(10_000));
-    let sampled: u64 = snapshot.traces().map(|trace| trace.count).sum();
+    let sampled: usize = snapshot.traces().map(|trace| trace.blocks).sum();
     assert!((500..5000).contains(&sampled), "{sampled} samples");
     let rows = snapshot.statistics(By::Line);
     let (true_size, true_count) = (100_000 * 100 + 800_000 + 500 * 20_000 + 12_000, 100_000 + 500 + 2);
     for (name, estimate, truth, error) in [
-        ("size", snapshot.size() as f64, f64::from(true_size), snapshot.size_error()),
+        ("size", snapshot.bytes() as f64, f64::from(true_size), snapshot.bytes_error()),
         (
             "count",
-            snapshot.count() as f64,
+            snapshot.blocks() as f64,
             f64::from(true_count),
-            rows.iter().map(|row| row.count_error.powi(2)).sum::<f64>().sqrt(),
+            rows.iter().map(|row| row.blocks_error.powi(2)).sum::<f64>().sqrt(),
         ),
     ] {
         // Once in two million runs by chance: the error is one standard deviation.
@@ -422,7 +439,7 @@ fn a_sample_estimates_sizes_and_counts_within_its_stated_error() {
     }
     assert!(rows[0].to_string().contains(" ± "), "{rows}");
     drop((blocks, large));
-    assert_eq!(session.own().count(), 0, "every sampled block's free was seen");
+    assert_eq!(session.own().blocks(), 0, "every sampled block's free was seen");
 }
 
 const HELD_BYTES: usize = 12_345;
@@ -439,7 +456,7 @@ fn a_panic_and_its_backtrace_are_survived_and_traced() {
     }));
     assert_eq!(caught.expect_err("it panicked").downcast_ref(), Some(&HELD_BYTES));
     // The standard library keeps the debug information that it read.
-    assert!(session.own().traces().all(|trace| trace.block_bytes != HELD_BYTES as u64));
+    assert!(session.own().traces().all(|trace| trace.block_bytes != HELD_BYTES));
 }
 
 #[test]
@@ -448,9 +465,9 @@ fn the_crate_of_every_frame_can_be_filtered_by() {
     let session = Session::start(Config::new());
     let _known = black_box(known());
     let all = trace::take_snapshot().expect("tracing");
-    let by_crate = |filter: Filter| all.filter(&[filter]).count();
+    let by_crate = |filter: Filter| all.filter(&[filter]).blocks();
     assert_eq!(by_crate(Filter::include().crate_name("trace").expect("a pattern")), 1006);
-    assert_eq!(by_crate(Filter::exclude().crate_name("trace").expect("a pattern")), all.count() - 1006);
+    assert_eq!(by_crate(Filter::exclude().crate_name("trace").expect("a pattern")), all.blocks() - 1006);
     assert_eq!(by_crate(Filter::include().function("*::known").expect("a pattern").all_frames()), 1006);
     let line = Filter::include().file("tests/t*.rs").expect("a pattern").line(BOXES_LINE);
     assert_eq!(by_crate(line), 1000);

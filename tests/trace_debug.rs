@@ -6,12 +6,15 @@ use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
 
 use common::abort_of;
-use pymalloc::{Debug, Pymalloc, trace};
+use pymalloc::debug::DebugAlloc;
+use pymalloc::{Pymalloc, trace};
 
 #[global_allocator]
-static GLOBAL: Debug<Pymalloc> = Debug::new(Pymalloc::new());
+static GLOBAL: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
 
 const LAYOUT: Layout = Layout::new::<[u64; 12]>();
+
+const ALLOCATION_LINE: u32 = line!() + 5;
 
 #[inline(never)]
 fn allocates_here() -> *mut u8 {
@@ -64,7 +67,8 @@ fn frames_that_a_snapshot_named_are_shown_with_their_lines() {
         frees_here(block);
     });
     let first = part(&dump, "allocated").lines().find(|line| line.contains("trace_debug::")).expect("a named frame");
-    assert!(first.contains("tests/trace_debug.rs\", line 19, in trace_debug::allocates_here"), "{dump}");
+    let expected = format!("tests/trace_debug.rs\", line {ALLOCATION_LINE}, in trace_debug::allocates_here");
+    assert!(first.contains(&expected), "{dump}");
 }
 
 #[test]

@@ -11,14 +11,14 @@ static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 fn main() {
     use std::hint::black_box;
 
-    use pymalloc::trace::{self, By, Config};
+    use pymalloc::trace::{self, By, Config, TracedMemory};
 
-    assert_eq!(trace::traced_memory(), (0, 0));
+    assert_eq!(trace::traced_memory(), TracedMemory::default());
     trace::start(Config::new()).expect("starts");
-    let (start, _) = trace::traced_memory();
+    let start = trace::traced_memory().bytes_live;
     let above = || {
-        let (current, peak) = trace::traced_memory();
-        (current - start, peak - start)
+        let traced = trace::traced_memory();
+        (traced.bytes_live - start, traced.bytes_peak - start)
     };
     let large = black_box(vec![1_u8; 1 << 20]);
     assert_eq!(above(), (1 << 20, 1 << 20));
@@ -32,31 +32,31 @@ fn main() {
     assert_eq!(above(), (0, 100 * 12));
     let kept = black_box(Box::new(5));
     trace::clear();
-    assert_eq!(trace::traced_memory(), (0, 0));
+    assert_eq!(trace::traced_memory(), TracedMemory::default());
     assert!(trace::is_tracing());
     assert_eq!(trace::traceback_of(&raw const *kept), None);
     drop(kept);
-    assert_eq!(trace::traced_memory(), (0, 0), "a block that was cleared is freed unnoticed");
+    assert_eq!(trace::traced_memory(), TracedMemory::default(), "a block that was cleared is freed unnoticed");
     trace::stop();
-    assert_eq!(trace::traced_memory(), (0, 0));
-    assert_eq!(trace::overhead(), 0, "the tracer gives all of its memory back");
+    assert_eq!(trace::traced_memory(), TracedMemory::default());
+    assert_eq!(trace::overhead_bytes(), 0, "the tracer gives all of its memory back");
 
     // What the tracer allocates is overhead, and not traced.
     trace::start(Config::new()).expect("starts");
     let known = black_box((vec![1_u8; 3000], String::from("known")));
-    let (bytes, overhead) = (trace::traced_memory(), trace::overhead());
+    let (traced, overhead) = (trace::traced_memory(), trace::overhead_bytes());
     let mut heard = Vec::new();
     let snapshot = trace::take_snapshot_with(|done, total| heard.push((done, total))).expect("tracing");
-    assert_eq!(trace::traced_memory(), bytes, "neither the snapshot nor its progress is traced");
+    assert_eq!(trace::traced_memory(), traced, "neither the snapshot nor its progress is traced");
     assert!(heard.len() > 1 && heard.last().is_some_and(|&(done, total)| done == total), "{heard:?}");
-    assert_eq!(snapshot.size(), bytes.0);
+    assert_eq!(snapshot.bytes(), traced.bytes_live);
     let names: usize = snapshot.statistics(By::Line).iter().map(|row| row.to_string().len()).sum();
-    let with_snapshot = trace::overhead();
-    assert!(with_snapshot > overhead + names as u64, "names and the snapshot are overhead");
+    let with_snapshot = trace::overhead_bytes();
+    assert!(with_snapshot > overhead + names, "names and the snapshot are overhead");
     drop(snapshot);
-    assert!(trace::overhead() < with_snapshot, "a snapshot is overhead while it lives");
+    assert!(trace::overhead_bytes() < with_snapshot, "a snapshot is overhead while it lives");
     drop(known);
     trace::stop();
-    assert_eq!(trace::overhead(), 0);
+    assert_eq!(trace::overhead_bytes(), 0);
     println!("traced memory is exact and has a peak that can be reset, and the tracer is not in it: ok");
 }

@@ -34,7 +34,7 @@ fn message(panics: impl FnOnce()) -> String {
 #[test]
 fn what_grows_with_each_run_is_named_with_its_line_and_numbers() {
     let _one = one_at_a_time();
-    let growth = find_growth(Runs { warm_up: 1, counted: 3 }, || leaks(5)).expect("looked");
+    let growth = find_growth(Runs::new().warm_up(1).counted(3), || leaks(5)).expect("looked");
     // The vector that holds them grows, too, but not with each run, and it is one block all the time.
     assert_eq!(growth.len(), 1, "{growth:?}");
     assert_eq!((&growth[0].blocks[..], growth[0].bytes), (&[5, 5, 5][..], 15 * 32));
@@ -85,5 +85,5 @@ fn a_search_joins_a_session_unless_that_samples_and_says_when_it_ends() {
     trace::start(Config::new().sample_every(1000)).expect("starts");
     assert_eq!(find_growth(Runs::default(), || ()), Err(GrowthError::Sampled));
     trace::stop();
-    assert_eq!(find_growth(Runs { warm_up: 0, counted: 0 }, || ()), Err(GrowthError::NoRuns));
+    assert_eq!(find_growth(Runs::new().warm_up(0).counted(0), || ()), Err(GrowthError::NoRuns));
 }

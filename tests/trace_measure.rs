@@ -39,7 +39,7 @@ fn a_measurement_has_the_same_counts_whether_or_not_tracing_is_on() {
     let (kept, traced) = measure(|| {
         let kept = traced_work();
         let snapshot = trace::take_snapshot().expect("tracing");
-        assert!(snapshot.count() > 80);
+        assert!(snapshot.blocks() > 80);
         drop(snapshot);
         kept
     });
@@ -62,11 +62,11 @@ fn tracing_that_starts_and_stops_while_a_thread_measures_leaves_its_counts_and_i
     // And the other way round: the end of a measurement does not end the tracing of this thread.
     trace::start(trace::Config::new()).expect("not tracing yet");
     measure(|| ());
-    let (before, _) = trace::traced_memory();
+    let before = trace::traced_memory().bytes_live;
     let block = black_box(Box::new([7_u8; 100]));
-    assert_eq!(trace::traced_memory().0 - before, 100);
+    assert_eq!(trace::traced_memory().bytes_live - before, 100);
     drop(block);
-    assert_eq!(trace::traced_memory().0, before);
+    assert_eq!(trace::traced_memory().bytes_live, before);
     trace::stop();
 }
 
@@ -81,7 +81,7 @@ fn overhead_of_a_session() -> usize {
 
 fn a_large_block_that_moves_is_counted_once_by_both() {
     trace::start(trace::Config::new()).expect("not tracing yet");
-    let (before, _) = trace::traced_memory();
+    let before = trace::traced_memory().bytes_live;
     let layout = Layout::from_size_align(4000, 8).expect("a layout");
     let (block, measured) = measure(|| {
         // SAFETY: sizes above 0; the block is passed with the layout that it has.
@@ -92,11 +92,11 @@ fn a_large_block_that_moves_is_counted_once_by_both() {
     });
     assert!(!block.is_null());
     assert_eq!((measured.blocks_allocated, measured.blocks_live, measured.bytes_live), (2, 1, 1 << 20));
-    assert_eq!(trace::traced_memory().0 - before, 1 << 20);
+    assert_eq!(trace::traced_memory().bytes_live - before, 1 << 20);
     assert!(trace::traceback_of(block.cast_const()).is_some());
     // SAFETY: the layout that it has by now.
     unsafe { std::alloc::dealloc(block, Layout::from_size_align(1 << 20, 8).expect("a layout")) };
-    assert_eq!(trace::traced_memory().0, before);
+    assert_eq!(trace::traced_memory().bytes_live, before);
     trace::stop();
 }
 

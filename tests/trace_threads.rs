@@ -13,7 +13,7 @@ use std::thread;
 
 use common::{Block, Rng, alone, assert_sound, watchdog, watchdog_off};
 use pymalloc::Pymalloc;
-use pymalloc::trace::{self, By, Config, Filter, Snapshot};
+use pymalloc::trace::{self, By, Config, Filter, Snapshot, TracedMemory};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
@@ -103,9 +103,9 @@ fn every_free_of_a_traced_block_is_seen_when_tracing_starts_amid_threads() {
                 churn.end();
                 let after = churned(&trace::take_snapshot().expect("tracing"));
                 trace::stop();
-                assert!(amid.count() > 0, "blocks were alive amid it");
-                assert_eq!(after.count(), 0, "all blocks were freed:\n{}", after.statistics(By::Traceback));
-                assert_eq!(trace::overhead(), 0);
+                assert!(amid.blocks() > 0, "blocks were alive amid it");
+                assert_eq!(after.blocks(), 0, "all blocks were freed:\n{}", after.statistics(By::Traceback));
+                assert_eq!(trace::overhead_bytes(), 0);
             }
         }
         assert_sound();
@@ -128,7 +128,7 @@ fn sessions_and_snapshots_begin_and_end_while_threads_allocate() {
                 2 => trace::reset_peak(),
                 _ => {}
             }
-            assert!(trace::traced_memory().1 >= trace::traced_memory().0.min(1));
+            assert!(trace::traced_memory().bytes_peak >= trace::traced_memory().bytes_live.min(1));
             trace::stop();
         }
         // Several threads control the tracer at once.
@@ -148,7 +148,7 @@ fn sessions_and_snapshots_begin_and_end_while_threads_allocate() {
         });
         trace::stop();
         churn.end();
-        assert_eq!((trace::traced_memory(), trace::overhead()), ((0, 0), 0));
+        assert_eq!((trace::traced_memory(), trace::overhead_bytes()), (TracedMemory::default(), 0));
         assert_sound();
         watchdog_off();
     });
@@ -185,8 +185,8 @@ fn blocks_of_threads_that_ended_stay_known_until_others_free_them() {
             let traces = snapshot.traces().filter(|trace| trace.block_bytes == block_bytes);
             traces
                 .filter(|trace| trace.traceback.cause().file().ends_with("trace_threads.rs"))
-                .map(|trace| trace.count)
-                .sum::<u64>()
+                .map(|trace| trace.blocks)
+                .sum::<usize>()
         };
         let threads: Vec<_> = (0..50)
             .map(|_| {
@@ -259,7 +259,7 @@ fn a_forked_child_goes_on_tracing_while_its_parents_threads_allocate_and_take_sn
                 more.wait(4);
                 more.end();
                 trace::stop();
-                assert_eq!((trace::traced_memory(), trace::overhead()), ((0, 0), 0));
+                assert_eq!((trace::traced_memory(), trace::overhead_bytes()), (TracedMemory::default(), 0));
                 trace::start(Config::new()).expect("starts again");
                 assert_sound();
             });
@@ -268,7 +268,7 @@ fn a_forked_child_goes_on_tracing_while_its_parents_threads_allocate_and_take_sn
         stop.store(true, Ordering::Relaxed);
         reader.join().expect("no panic");
         churn.end();
-        assert_eq!(churned(&trace::take_snapshot().expect("tracing")).count(), 0);
+        assert_eq!(churned(&trace::take_snapshot().expect("tracing")).blocks(), 0);
         drop(known);
         trace::stop();
         watchdog_off();

@@ -1,5 +1,5 @@
 //! A thread that ends leaves some blocks in its cache for the next one.
-#![cfg(not(any(feature = "bypass", feature = "hardened")))]
+#![cfg(not(any(pymalloc_bypass, feature = "hardened")))]
 
 use std::alloc::Layout;
 use std::hint::black_box;

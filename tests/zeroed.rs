@@ -1,5 +1,5 @@
 //! `alloc_zeroed`: zero whatever was there before, and no work where the OS has zeroed already.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 mod common;
 

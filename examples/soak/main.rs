@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use common::{Block, Rng};
 use faults::Refused;
-use pymalloc::{ARENA_BYTES, Pymalloc, Stats};
+use pymalloc::stats::Stats;
+use pymalloc::{ARENA_BYTES, Pymalloc};
 use worker::{Shared, Worker};
 
 #[global_allocator]
@@ -157,7 +158,7 @@ impl Soak {
                 }
                 shared.gate.wait_for(self.options.threads, || ());
                 if rest == LIMITED + 1 {
-                    pymalloc::set_limit(usize::MAX);
+                    pymalloc::set_limit(None);
                 }
                 shared.gate.open();
                 self.wait_at_gate(&shared);
@@ -166,7 +167,7 @@ impl Soak {
                     common::assert_live_near(before + live, SLACK_BLOCKS + 8 * threads.len());
                 if limited && rest == LIMITED {
                     let arenas = arenas_mapped / 2 + self.rng.below(arenas_mapped / 2 + 1);
-                    pymalloc::set_limit(arenas * ARENA_BYTES);
+                    pymalloc::set_limit(Some(arenas * ARENA_BYTES));
                     self.counts.limits += 1;
                 }
                 shared.gate.open();

@@ -11,9 +11,9 @@ pub(crate) const BYPASS: bool = false;
 
 /// No forks.
 pub(crate) mod fork {
-    pub(crate) use crate::system_os::fork::{Participant, Place};
+    pub(crate) use crate::system_os::fork::{Participant, ForkPlace};
 
-    pub(crate) fn join(_place: Place, _participant: &'static Participant) {}
+    pub(crate) fn join(_place: ForkPlace, _participant: &'static Participant) {}
 
     pub(crate) fn this_thread_forks() -> bool {
         false

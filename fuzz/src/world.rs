@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::base::config::CLASS_COUNT;
 use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::heap::Heap;
+use crate::heap::{ArenaLimits, Heap};
 use crate::heap::pool::Slot;
 use crate::inspect::check::check;
 use crate::inspect::stats::Stats;
@@ -165,7 +165,7 @@ impl World {
             Op::Refuse { purge, unmap } => os::set_refusals(purge, unmap),
             Op::Maps { left } => os::set_maps_left(left),
             Op::Limit { arenas } => {
-                self.heap.set_arena_limit(arenas);
+                self.heap.set_arena_limits(ArenaLimits::of_hard(arenas));
             }
             Op::Poison { on } => {
                 if !self.poisoning.replace(true) {

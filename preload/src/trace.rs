@@ -54,7 +54,7 @@ fn process() -> u32 {
     std::process::id()
 }
 
-fn number(name: &CStr) -> Option<u64> {
+fn number(name: &CStr) -> Option<usize> {
     variable(name)?.to_str().ok()?.parse().ok()
 }
 
@@ -72,7 +72,7 @@ pub(crate) fn start() {
     kept::keep_stderr();
     let mut config = Config::new().keep_peak();
     if let Some(frames) = number(c"PYMALLOC_TRACE_FRAMES") {
-        config = config.frames(frames as usize);
+        config = config.frames(frames);
     }
     if let Some(bytes) = number(c"PYMALLOC_TRACE_EVERY") {
         config = config.sample_every(bytes);
@@ -120,10 +120,11 @@ impl Progress {
 extern "C" fn at_exit() {
     let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
     let _no_cancellation = NoCancellation::new();
-    let (current, peak) = trace::traced_memory();
+    let traced = trace::traced_memory();
     let mut progress = Progress { begun: Instant::now(), shown: None };
     let tell = |done, total| progress.tell(done, total);
-    let snapshot = if wish.at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot(tell) };
+    let snapshot = if wish.at_exit { trace::take_snapshot_with(tell) } else { trace::take_peak_snapshot_with(tell) };
+    let (peak, current) = (traced.bytes_peak, traced.bytes_live);
     let mut text = format!("pymalloc: process {} held {peak} bytes at its peak and {current} at its exit; ", process());
     let (saved, when) = match &snapshot {
         Ok(snapshot) => (save(wish, snapshot), if wish.at_exit { "at its exit" } else { "near its peak" }),
@@ -132,7 +133,7 @@ extern "C" fn at_exit() {
     // Writing to a string does not fail.
     let _ = match &snapshot {
         Ok(snapshot) if saved => {
-            writeln!(text, "saved are {} in {} blocks, as {when}", snapshot.size(), snapshot.count())
+            writeln!(text, "saved are {} in {} blocks, as {when}", snapshot.bytes(), snapshot.blocks())
         }
         Ok(_) => writeln!(text, "nothing was saved"),
         Err(error) => writeln!(text, "nothing was saved: {error}"),

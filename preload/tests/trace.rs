@@ -84,7 +84,8 @@ mod traced {
         assert!(output.status.success() && said.contains("near its peak"), "{output:?}");
         let snapshot = Snapshot::load(profile).expect("a profile");
         let own = snapshot.filter(&[Filter::include().function("*holds_and_frees*").expect("a pattern").all_frames()]);
-        let of = |bytes| own.traces().filter(|trace| trace.block_bytes == bytes).map(|trace| trace.count).sum::<u64>();
+        let of =
+            |bytes| own.traces().filter(|trace| trace.block_bytes == bytes).map(|trace| trace.blocks).sum::<usize>();
         assert_eq!((of(40), of(100_000), of(1000)), (300, 1, 0), "{said}");
         // No frame of the library's is shown.
         let innermost = own.traces().map(|trace| trace.traceback.frames()[0].function().to_owned());
@@ -106,7 +107,10 @@ mod traced {
             run_self("traced::at_its_exit_a_program_holds_what_it_leaks", &["--trace", profile, "--trace-exit"]);
         assert!(output.status.success(), "{output:?}");
         let snapshot = Snapshot::load(profile).expect("a profile");
-        assert_eq!(snapshot.traces().filter(|trace| trace.block_bytes == 77).map(|trace| trace.count).sum::<u64>(), 1);
+        assert_eq!(
+            snapshot.traces().filter(|trace| trace.block_bytes == 77).map(|trace| trace.blocks).sum::<usize>(),
+            1
+        );
         assert_eq!(snapshot.traces().filter(|trace| trace.block_bytes == 100_000).count(), 0);
     }
 

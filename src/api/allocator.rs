@@ -35,6 +35,9 @@ use crate::observe::{self, Request};
 /// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
 /// assert_eq!(words.len(), 5);
 /// ```
+#[doc(alias = "obmalloc")]
+#[doc(alias = "PyObject_Malloc")]
+#[doc(alias = "malloc")]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pymalloc<L = System> {
     large: L,

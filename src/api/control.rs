@@ -1,6 +1,5 @@
 //! The crate's functions: what a program can ask of its heap beside blocks.
 
-use crate::base::config::ARENA_BYTES;
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::heap_map::HeapMap;
@@ -18,13 +17,20 @@ use crate::purge::heap::purge_heap;
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::stats().blocks_live();
 /// let boxes: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// let stats = pymalloc::stats();
 /// assert!(stats.blocks_live() >= before + 1000);
 /// assert_eq!(stats.bytes.sum(), stats.arenas_mapped * pymalloc::ARENA_BYTES);
 /// # }
 /// # drop(boxes);
 /// ```
+#[doc(alias = "sys._debugmallocstats")]
+#[doc(alias = "malloc_stats")]
+#[doc(alias = "malloc_stats_print")]
+#[doc(alias = "malloc_info")]
+#[doc(alias = "mallctl")]
+#[doc(alias = "mallinfo2")]
+#[doc(alias = "mi_stats_print")]
 pub fn stats() -> Stats {
     let mut stats = Stats::ZERO;
     add_stats(&mut stats);
@@ -40,11 +46,12 @@ pub fn stats() -> Stats {
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::allocated_blocks();
 /// let kept: Vec<Box<u64>> = (0..100).map(Box::new).collect();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// assert!(pymalloc::allocated_blocks() >= before + 100);
 /// # }
 /// # drop(kept);
 /// ```
+#[doc(alias = "sys.getallocatedblocks")]
 pub fn allocated_blocks() -> usize {
     live_blocks(&mut GLOBAL.stop())
 }
@@ -55,12 +62,13 @@ pub fn allocated_blocks() -> usize {
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use pymalloc::CacheUse;
+/// use pymalloc::stats::CacheUse;
 /// let caches = pymalloc::thread_caches();
-/// # if !cfg!(feature = "bypass") {
+/// # if !cfg!(pymalloc_bypass) {
 /// assert!(caches.iter().any(|cache| cache.used_by == CacheUse::Caller && cache.pools_owned > 0));
 /// # }
 /// ```
+#[doc(alias = "tcache")]
 pub fn thread_caches() -> Vec<CacheStats> {
     let mut wanted = GLOBAL.set_count() + 8;
     loop {
@@ -87,6 +95,8 @@ pub fn thread_caches() -> Vec<CacheStats> {
 /// # drop(boxes);
 /// # std::io::Result::Ok(())
 /// ```
+#[doc(alias = "mi_debug_show_arenas")]
+#[doc(alias = "mi_heap_visit_blocks")]
 pub fn heap_map() -> HeapMap {
     let mut wanted = 16;
     loop {
@@ -111,6 +121,7 @@ pub fn heap_map() -> HeapMap {
 /// ```
 /// pymalloc::self_check().expect("the heap is sound");
 /// ```
+#[doc(alias = "mcheck_check_all")]
 pub fn self_check() -> Result<Stats, Corruption> {
     check(&mut GLOBAL.stop())
 }
@@ -128,45 +139,12 @@ pub fn self_check() -> Result<Stats, Corruption> {
 /// pymalloc::purge();
 /// assert!(pymalloc::stats().arenas_mapped <= 2);
 /// ```
+#[doc(alias = "malloc_trim")]
+#[doc(alias = "mi_collect")]
+#[doc(alias = "arena.purge")]
 pub fn purge() -> usize {
     flush_thread_cache();
     purge_heap(&GLOBAL)
-}
-
-/// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `usize::MAX`, as at the
-/// start, is no limit.
-///
-/// In the last eighth below the limit, an arena is mapped only when no other thread's pools have anything to spare. At
-/// the limit, the calling thread's own cache is emptied, too, and then small requests get null until blocks are freed
-/// or the limit is raised. If as many arenas or more are mapped already, none is added, and what is free goes back at
-/// once, as by [`purge`]. The allocator's own metadata (a few percent more) and large requests are not counted.
-///
-/// ```
-/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use std::alloc::{Layout, alloc, dealloc};
-///
-/// pymalloc::set_limit(16 << 20);
-/// let layout = Layout::new::<[u64; 64]>();
-/// let mut blocks = Vec::with_capacity(40_000);
-/// # if !cfg!(feature = "bypass") {
-/// loop {
-///     // SAFETY: the size is not 0.
-///     let block = unsafe { alloc(layout) };
-///     if block.is_null() {
-///         break;
-///     }
-///     blocks.push(block);
-/// }
-/// assert!(pymalloc::stats().arenas_mapped <= 8);
-/// # }
-/// // SAFETY: allocated above, with this layout.
-/// blocks.into_iter().for_each(|block| unsafe { dealloc(block, layout) });
-/// ```
-pub fn set_limit(bytes: usize) {
-    let arenas = if bytes == usize::MAX { usize::MAX } else { bytes / ARENA_BYTES };
-    if GLOBAL.set_arena_limit(arenas) {
-        purge();
-    }
 }
 
 /// Empties the calling thread's magazines into their pools, and makes them small again.
@@ -178,6 +156,7 @@ pub fn set_limit(bytes: usize) {
 /// drop(vec![Box::new(1); 100]);
 /// pymalloc::flush_thread_cache();
 /// ```
+#[doc(alias = "thread.tcache.flush")]
 pub fn flush_thread_cache() {
     with_thread(ThreadCache::shrink);
 }

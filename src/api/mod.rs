@@ -2,6 +2,7 @@
 
 pub(crate) mod allocator;
 pub(crate) mod control;
-#[cfg(feature = "raw")]
+pub(crate) mod limit;
+#[cfg(feature = "__raw")]
 pub mod raw;
 mod route;

@@ -1,7 +1,7 @@
 //! Blocks by their addresses: what the C functions of the preload library need, which are not told sizes on free.
 //!
-//! Behind the feature `raw`, hidden, and free to change with any release. With the feature, the thread slot is read by
-//! the initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z
+//! Behind the feature `__raw`, hidden, and free to change with any release. With the feature, the thread slot is read
+//! by the initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z
 //! nodelete`).
 
 use core::ffi::c_void;

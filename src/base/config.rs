@@ -11,15 +11,18 @@ pub(crate) const CLASS_STEP_SHIFT: u32 = CLASS_STEP_BYTES.trailing_zeros();
 /// Largest request, in bytes after rounding up to its alignment, that pools serve.
 ///
 /// CPython's `SMALL_REQUEST_THRESHOLD`. Larger requests go to the large allocator.
+#[doc(alias = "SMALL_REQUEST_THRESHOLD")]
 pub const SMALL_MAX_BYTES: usize = 512;
 
 /// Number of size classes: 8, 16, 24 … [`SMALL_MAX_BYTES`].
+#[doc(alias = "NB_SMALL_SIZE_CLASSES")]
 pub const CLASS_COUNT: usize = SMALL_MAX_BYTES / CLASS_STEP_BYTES;
 
 /// `log2(POOL_BYTES)`.
 pub(crate) const POOL_SHIFT: u32 = 15;
 
 /// Bytes of a pool: the unit in which memory is given to a size class.
+#[doc(alias = "POOL_SIZE")]
 pub const POOL_BYTES: usize = 1 << POOL_SHIFT;
 
 /// `log2(ARENA_BYTES)`.
@@ -28,6 +31,7 @@ pub(crate) const ARENA_SHIFT: u32 = 21;
 /// Bytes of an arena: the unit in which memory comes from the OS and goes back to it.
 ///
 /// Two MiB, aligned to its size, so that one arena is one huge page on x86-64 and aarch64.
+#[doc(alias = "ARENA_SIZE")]
 pub const ARENA_BYTES: usize = 1 << ARENA_SHIFT;
 
 /// Pools in an arena.
@@ -81,7 +85,7 @@ pub(crate) const EMPTY_ARENAS_MIN: usize = 4;
 /// Wholly free arenas that stay mapped, as a share of the arenas in use: one in so many.
 pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
 
-/// Near the limit of `set_limit`, in its last part of so many, an arena is mapped only when nothing else is left.
+/// The soft part of a limit, unless `set_soft_limit` says otherwise: its last part of so many.
 pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 
 /// Touched pools that no set owns, from which on further ones are purged; the larger of this and the share counts.

@@ -62,7 +62,7 @@ pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -
 
 /// Says that nobody knows the block at `address`, and aborts: for a library that hands what it does not know to another
 /// allocator.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 #[cold]
 #[inline(never)]
 pub(crate) fn unknown(address: usize) -> ! {

@@ -41,7 +41,7 @@ impl SizeClass {
     ///
     /// # Safety
     /// `number` is below [`CLASS_COUNT`].
-    #[cfg(feature = "raw")]
+    #[cfg(feature = "__raw")]
     #[inline(always)]
     pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
         Self(number as u8)
@@ -243,6 +243,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 /// assert_eq!(pymalloc::class_bytes(Layout::from_size_align(20, 64).unwrap()), Some(64));
 /// assert_eq!(pymalloc::class_bytes(Layout::new::<[u8; 513]>()), None);
 /// ```
+#[doc(alias = "nallocx")]
+#[doc(alias = "mi_good_size")]
 pub const fn class_bytes(layout: Layout) -> Option<usize> {
     match SizeClass::of(layout) {
         Some(class) => Some(class.block_bytes()),
@@ -252,7 +254,7 @@ pub const fn class_bytes(layout: Layout) -> Option<usize> {
 
 /// The number of the size class that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// It is the index of the class in [`Stats::classes`](crate::Stats::classes).
+/// It is the index of the class in [`Stats::classes`](crate::stats::Stats::classes).
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -275,10 +277,13 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
 ///
 /// ```
 /// use std::alloc::Layout;
-/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 20]>()), 24);
-/// assert_eq!(pymalloc::usable_size(Layout::new::<[u8; 1000]>()), 1000);
+/// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 20]>()), 24);
+/// assert_eq!(pymalloc::usable_bytes(Layout::new::<[u8; 1000]>()), 1000);
 /// ```
-pub const fn usable_size(layout: Layout) -> usize {
+#[doc(alias = "malloc_usable_size")]
+#[doc(alias = "mi_usable_size")]
+#[doc(alias = "sallocx")]
+pub const fn usable_bytes(layout: Layout) -> usize {
     match SizeClass::of(layout) {
         Some(class) => class.block_bytes(),
         None => layout.size(),

@@ -2,10 +2,10 @@
 //!
 //! A magazine that was refilled with some blocks, and is empty again, gave at least so many to the program: unless some
 //! left it by another way, a flush or a stow, and then those of this refill are not counted. Further allocations, of
-//! blocks that were freed into the magazine meanwhile, are not seen. Only with the feature `raw`, for the preload
+//! blocks that were freed into the magazine meanwhile, are not seen. Only with the feature `__raw`, for the preload
 //! library's report.
 
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 mod counts {
     use core::cell::Cell;
 
@@ -84,7 +84,7 @@ mod counts {
     }
 }
 
-#[cfg(not(feature = "raw"))]
+#[cfg(not(feature = "__raw"))]
 mod counts {
     use super::super::ThreadCache;
     use crate::base::size_class::SizeClass;

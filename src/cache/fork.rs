@@ -13,7 +13,7 @@
 use crate::cache::{GLOBAL, ThreadCache, current, hardened, with_thread};
 use crate::heap::Stopped;
 use crate::os;
-use crate::os::fork::{Participant, Place, join};
+use crate::os::fork::{ForkPlace, Participant, join};
 
 static HEAP: Participant = Participant { prepare, parent, child };
 
@@ -29,7 +29,7 @@ extern "C" fn watch_early() {
 
 /// Takes part in forks from now on.
 pub(crate) fn watch() {
-    join(Place::Heap, &HEAP);
+    join(ForkPlace::Heap, &HEAP);
 }
 
 fn prepare() {

@@ -23,7 +23,7 @@
 mod age;
 mod count;
 mod depot;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 mod direct;
 pub(crate) mod fork;
 pub(crate) mod hardened;
@@ -50,12 +50,12 @@ use depot::Depot;
 use magazine::{Magazine, Shape};
 use tidy::Seen;
 
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) use count::allocations_min;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
 pub(crate) use magazine::capacity_max;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) use slot::go_without_caches;
 pub(crate) use slot::{GLOBAL, current, with_thread};
 
@@ -94,9 +94,9 @@ const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
 
-/// Magazines before that of the smallest class. With the feature `raw` there is one, zero for ever, and so poisoned: of
+/// Magazines before that of the smallest class. With the feature `__raw` there is one, zero for ever, and so poisoned: of
 /// the blocks whose class is not known (see `direct`).
-const NO_CLASS: usize = cfg!(feature = "raw") as usize;
+const NO_CLASS: usize = cfg!(feature = "__raw") as usize;
 
 // --- The fast path -------------------------------------------------------------------------------------------
 

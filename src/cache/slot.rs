@@ -92,7 +92,7 @@ fn give_up(cache: &'static ThreadCache) {
 
 /// From now on the calling thread, and every thread that has no cache yet, goes by the spare set: each free is then
 /// checked at the call, because blocks go home one by one, into pools that all belong to one set.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) fn go_without_caches() {
     // Relaxed: as in `attach`.
     WITHOUT_CACHES.store(1, Ordering::Relaxed);

@@ -18,7 +18,7 @@ pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 #[cfg(not(all(
     target_os = "linux",
     any(
-        all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
+        all(feature = "__raw", any(target_arch = "x86_64", target_arch = "aarch64")),
         all(target_arch = "x86_64", target_env = "gnu"),
     ),
     not(miri)
@@ -39,7 +39,7 @@ mod place {
         SLOT.with(Cell::get)
     }
 
-    #[cfg(feature = "raw")]
+    #[cfg(feature = "__raw")]
     #[inline(always)]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
         ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
@@ -53,7 +53,7 @@ mod place {
 #[cfg(all(
     target_os = "linux",
     any(
-        all(feature = "raw", any(target_arch = "x86_64", target_arch = "aarch64")),
+        all(feature = "__raw", any(target_arch = "x86_64", target_arch = "aarch64")),
         all(target_arch = "x86_64", target_env = "gnu"),
     ),
     not(miri)
@@ -121,7 +121,7 @@ mod place {
     }
 
     #[inline(always)]
-    #[cfg(all(feature = "raw", target_arch = "x86_64"))]
+    #[cfg(all(feature = "__raw", target_arch = "x86_64"))]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
         let place: *const u8;
         // SAFETY: reads this thread's word, as `get` does.
@@ -138,7 +138,7 @@ mod place {
     }
 
     #[inline(always)]
-    #[cfg(all(feature = "raw", target_arch = "aarch64"))]
+    #[cfg(all(feature = "__raw", target_arch = "aarch64"))]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
         core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
     }
@@ -181,7 +181,7 @@ pub(super) fn get() -> &'static ThreadCache {
 }
 
 /// The address so many bytes behind the cache's start, in one instruction where that can be.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 #[inline(always)]
 pub(super) fn get_plus(bytes: usize) -> *const u8 {
     place::get_plus(bytes)

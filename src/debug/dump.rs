@@ -1,9 +1,9 @@
 //! The dump of a block before an abort, in the manner of CPython's `_PyObject_DebugDumpAddress`; written to stderr
 //! without allocating.
 
-use super::guards::{DEADBYTE, FORBIDDENBYTE, PAD_BYTES, Part};
+use super::guards::{DEAD_BYTE, FORBIDDEN_BYTE, PAD_BYTES, Part};
 use super::origin;
-use super::table::{Record, State};
+use super::table::{Record, RecordState};
 use crate::base::text::Text;
 use crate::os;
 
@@ -82,7 +82,7 @@ unsafe fn bytes_of(record: &Record, part: Part) -> &[u8] {
 pub(super) unsafe fn reach_bytes(record: &Record, part: Part) -> usize {
     // SAFETY: the caller's promise; pads were filled by us.
     let bytes = unsafe { bytes_of(record, part) };
-    let damaged = |&byte: &u8| byte != FORBIDDENBYTE;
+    let damaged = |&byte: &u8| byte != FORBIDDEN_BYTE;
     match part {
         Part::Leading => bytes.len() - bytes.iter().position(damaged).unwrap_or(bytes.len()),
         Part::Trailing => bytes.iter().rposition(damaged).map_or(0, |last| last + 1),
@@ -99,26 +99,26 @@ pub(super) unsafe fn dump(report: &mut Report, record: &Record) {
     report.text(": serial number ").number(record.serial as usize).text("\n    ");
     report.bytes(record.bytes).text(" originally requested, aligned to ").number(record.align()).text("\n");
     match record.state {
-        State::Gone => {
+        RecordState::Gone => {
             report.text("    The block was freed, and its memory given back.\n");
         }
-        State::Dead => {
+        RecordState::Dead => {
             report.text("    The block was freed, and is in quarantine.\n");
             // SAFETY: the caller's promise.
             unsafe {
-                dump_part(report, record, Part::Leading, DEADBYTE);
-                dump_part(report, record, Part::Data, DEADBYTE);
-                dump_part(report, record, Part::Trailing, DEADBYTE);
+                dump_part(report, record, Part::Leading, DEAD_BYTE);
+                dump_part(report, record, Part::Data, DEAD_BYTE);
+                dump_part(report, record, Part::Trailing, DEAD_BYTE);
             }
         }
-        State::Dying => {
+        RecordState::Dying => {
             report.text("    Another thread is freeing the block.\n");
         }
-        State::Live => {
+        RecordState::Live => {
             // SAFETY: the caller's promise.
             unsafe {
-                dump_part(report, record, Part::Leading, FORBIDDENBYTE);
-                dump_part(report, record, Part::Trailing, FORBIDDENBYTE);
+                dump_part(report, record, Part::Leading, FORBIDDEN_BYTE);
+                dump_part(report, record, Part::Trailing, FORBIDDEN_BYTE);
                 dump_data(report, record);
             }
         }
@@ -146,7 +146,7 @@ pub(super) unsafe fn dump(report: &mut Report, record: &Record) {
 unsafe fn dump_part(report: &mut Report, record: &Record, part: Part, expected: u8) {
     // SAFETY: the caller's promise.
     let bytes = unsafe { bytes_of(record, part) };
-    let name = if expected == DEADBYTE { "DEADBYTE" } else { "FORBIDDENBYTE" };
+    let name = if expected == DEAD_BYTE { "DEADBYTE" } else { "FORBIDDENBYTE" };
     report.text("    The ").number(bytes.len());
     match part {
         Part::Leading => report.text(" pad bytes at p-").number(bytes.len()),

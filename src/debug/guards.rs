@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! ┌──────────────────────────────┬───────────────────┬──────────────┐
-//! │ leading pad: FORBIDDENBYTE   │ the program's     │ trailing pad │
-//! │ PAD_BYTES, or the alignment  │ bytes: CLEANBYTE  │ PAD_BYTES    │
+//! │ leading pad: FORBIDDEN_BYTE   │ the program's     │ trailing pad │
+//! │ PAD_BYTES, or the alignment  │ bytes: CLEAN_BYTE  │ PAD_BYTES    │
 //! └──────────────────────────────┴───────────────────┴──────────────┘
 //! ▲ what the inner allocator gave ▲ start, aligned as asked
 //! ```
@@ -14,12 +14,18 @@ use core::ptr::NonNull;
 use super::table::Record;
 use crate::base::size_class::block_align;
 
-/// Fills memory that was just allocated.
-pub const CLEANBYTE: u8 = 0xCD;
-/// Fills memory that was just freed.
-pub const DEADBYTE: u8 = 0xDD;
-/// Fills the pads on both sides of a block.
-pub const FORBIDDENBYTE: u8 = 0xFD;
+/// Fills memory that was just allocated. (CPython's `PYMEM_CLEANBYTE`.)
+#[doc(alias = "CLEANBYTE")]
+#[doc(alias = "PYMEM_CLEANBYTE")]
+pub const CLEAN_BYTE: u8 = 0xCD;
+/// Fills memory that was just freed. (CPython's `PYMEM_DEADBYTE`.)
+#[doc(alias = "DEADBYTE")]
+#[doc(alias = "PYMEM_DEADBYTE")]
+pub const DEAD_BYTE: u8 = 0xDD;
+/// Fills the pads on both sides of a block. (CPython's `PYMEM_FORBIDDENBYTE`.)
+#[doc(alias = "FORBIDDENBYTE")]
+#[doc(alias = "PYMEM_FORBIDDENBYTE")]
+pub const FORBIDDEN_BYTE: u8 = 0xFD;
 
 /// Bytes of the trailing pad, and least of the leading one.
 pub(super) const PAD_BYTES: usize = 16;
@@ -101,7 +107,7 @@ impl Record {
     /// As for [`is_filled`](Self::is_filled).
     pub(super) unsafe fn broken_pad(&self) -> Option<Part> {
         // SAFETY: the caller's promise is the same.
-        let broken = |part: &Part| !unsafe { self.is_filled(*part, FORBIDDENBYTE) };
+        let broken = |part: &Part| !unsafe { self.is_filled(*part, FORBIDDEN_BYTE) };
         [Part::Leading, Part::Trailing].into_iter().find(broken)
     }
 
@@ -111,7 +117,7 @@ impl Record {
     /// As for [`is_filled`](Self::is_filled).
     pub(super) unsafe fn written_after_free(&self) -> Option<Part> {
         // SAFETY: the caller's promise is the same.
-        let broken = |part: &Part| !unsafe { self.is_filled(*part, DEADBYTE) };
+        let broken = |part: &Part| !unsafe { self.is_filled(*part, DEAD_BYTE) };
         [Part::Data, Part::Leading, Part::Trailing].into_iter().find(broken)
     }
 }

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 
 use super::dump::{Report, dump, reach_bytes};
 use super::guards::Part;
-use super::table::{Record, State};
+use super::table::{Record, RecordState};
 use crate::os;
 
 /// What finds misuse.
@@ -90,7 +90,7 @@ pub(super) fn abort_on_unknown(address: usize, call: Call, around: Option<&Recor
         let start = record.start.addr().get();
         let (bytes, side) = if address >= start { (address - start, " after") } else { (start - address, " before") };
         report.text("; it lies ").bytes(bytes).text(side).text(" the start of a ");
-        report.text(if record.state == State::Live { "live" } else { "freed" }).text(" one");
+        report.text(if record.state == RecordState::Live { "live" } else { "freed" }).text(" one");
     }
     finish(&mut report, address, None)
 }

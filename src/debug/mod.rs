@@ -1,7 +1,7 @@
 //! Debug hooks: a wrapper around any allocator that finds misuse of its blocks, after CPython's `_PyMem_Debug*`.
 //!
-//! A block gets pads of [`FORBIDDENBYTE`] on both sides; new memory is filled with [`CLEANBYTE`], freed memory with
-//! [`DEADBYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them,
+//! A block gets pads of [`FORBIDDEN_BYTE`] on both sides; new memory is filled with [`CLEAN_BYTE`], freed memory with
+//! [`DEAD_BYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them,
 //! and no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner
 //! allocator gets them back, so that a write into one is seen.
 //!
@@ -28,7 +28,7 @@ use core::fmt;
 use core::ptr::{self, NonNull};
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-pub use guards::{CLEANBYTE, DEADBYTE, FORBIDDENBYTE};
+pub use guards::{CLEAN_BYTE, DEAD_BYTE, FORBIDDEN_BYTE};
 pub use origin::{Origins, PrintOrigin, set_origins};
 #[cfg(feature = "trace")]
 pub(crate) use origin::{install_origins, remove_origins};
@@ -36,7 +36,7 @@ pub(crate) use origin::{install_origins, remove_origins};
 use guards::{Part, padded, start_of};
 use misuse::{Call, Misuse, abort_on};
 use register::{Found, Register};
-use table::{Record, State};
+use table::{Record, RecordState};
 
 /// Bytes that freed blocks may hold in quarantine, unless said otherwise.
 const QUARANTINE_BYTES: usize = 4 << 20;
@@ -55,7 +55,7 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 /// | freed at an address where no block starts | at the call |
 /// | written after it was freed | when it leaves the quarantine, or by `check_all` |
 ///
-/// `realloc` always moves the block, so stale pointers see [`DEADBYTE`] at once.
+/// `realloc` always moves the block, so stale pointers see [`DEAD_BYTE`] at once.
 ///
 /// # Errors
 /// `alloc`, `alloc_zeroed` and `realloc` return null when the inner allocator does (then the quarantine is emptied and
@@ -66,23 +66,29 @@ const QUARANTINE_BYTES: usize = 4 << 20;
 ///
 /// # Examples
 /// ```
-/// use pymalloc::{Debug, Pymalloc};
+/// use pymalloc::Pymalloc;
+/// use pymalloc::debug::DebugAlloc;
 ///
 /// #[global_allocator]
-/// static GLOBAL: Debug<Pymalloc> = Debug::new(Pymalloc::new());
+/// static GLOBAL: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
 ///
 /// let words: Vec<String> = "arenas are cut into pools".split(' ').map(String::from).collect();
 /// assert!(GLOBAL.check_all().blocks_live >= words.len());
 /// ```
-pub struct Debug<A: GlobalAlloc> {
+#[doc(alias = "PYTHONMALLOC")]
+#[doc(alias = "PyMem_SetupDebugHooks")]
+#[doc(alias = "_PyMem_DebugMalloc")]
+#[doc(alias = "MALLOC_CHECK_")]
+pub struct DebugAlloc<A: GlobalAlloc> {
     inner: A,
     quarantine_bytes: usize,
     /// Null until the first allocation.
     register: AtomicPtr<Register>,
 }
 
-/// What [`Debug::check_all`] counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What [`DebugAlloc::check_all`] counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Checked {
     /// Blocks with the program.
@@ -95,7 +101,7 @@ pub struct Checked {
     pub bytes_quarantined: usize,
 }
 
-impl<A: GlobalAlloc> Debug<A> {
+impl<A: GlobalAlloc> DebugAlloc<A> {
     /// Debug hooks around `inner`, with a quarantine of 4 MiB.
     pub const fn new(inner: A) -> Self {
         Self::with_quarantine(inner, QUARANTINE_BYTES)
@@ -117,20 +123,20 @@ impl<A: GlobalAlloc> Debug<A> {
     ///
     /// Takes time in proportion to the blocks; other threads' calls wait meanwhile.
     pub fn check_all(&self) -> Checked {
-        let mut checked = Checked { blocks_live: 0, bytes_live: 0, blocks_quarantined: 0, bytes_quarantined: 0 };
+        let mut checked = Checked::default();
         let Some(register) = self.existing() else { return checked };
         register.with(|books| {
             for record in books.table.iter() {
                 match record.state {
-                    State::Live => {
+                    RecordState::Live => {
                         // SAFETY: live blocks are mapped: their frees wait for the lock.
                         unsafe { check_live(record, Call::CheckAll) };
                         checked.blocks_live += 1;
                         checked.bytes_live += record.bytes;
                     }
                     // SAFETY: in quarantine, which changes under the lock.
-                    State::Dead => unsafe { check_dead(record, Call::CheckAll) },
-                    State::Dying | State::Gone => {}
+                    RecordState::Dead => unsafe { check_dead(record, Call::CheckAll) },
+                    RecordState::Dying | RecordState::Gone => {}
                 }
             }
             (checked.blocks_quarantined, checked.bytes_quarantined) = books.quarantined();
@@ -189,17 +195,17 @@ impl<A: GlobalAlloc> Debug<A> {
             start,
             bytes: layout.size(),
             align_shift: layout.align().trailing_zeros(),
-            state: State::Live,
+            state: RecordState::Live,
             serial: 0,
             allocated_at,
             freed_at: 0,
         };
         // SAFETY: allocated just now, with room for all three parts.
         unsafe {
-            record.fill(Part::Leading, FORBIDDENBYTE);
-            record.fill(Part::Trailing, FORBIDDENBYTE);
+            record.fill(Part::Leading, FORBIDDEN_BYTE);
+            record.fill(Part::Trailing, FORBIDDEN_BYTE);
             if !zeroed {
-                record.fill(Part::Data, CLEANBYTE);
+                record.fill(Part::Data, CLEAN_BYTE);
             }
         }
         if register.with(|books| books.enter(record)) {
@@ -215,7 +221,7 @@ impl<A: GlobalAlloc> Debug<A> {
         while let Some(record) = register.with(|books| books.evict(bound_bytes)) {
             // SAFETY: out of the quarantine, and nobody's but ours.
             unsafe {
-                check_dead(&Record { state: State::Dead, ..record }, Call::Reuse);
+                check_dead(&Record { state: RecordState::Dead, ..record }, Call::Reuse);
                 self.give_back(&record);
             }
         }
@@ -242,7 +248,7 @@ unsafe fn check_live(record: &Record, call: Call) {
     }
 }
 
-/// Aborts unless every byte is `DEADBYTE`.
+/// Aborts unless every byte is `DEAD_BYTE`.
 ///
 /// # Safety
 /// A dead block, or one just taken out of the quarantine.
@@ -253,13 +259,13 @@ unsafe fn check_dead(record: &Record, call: Call) {
     }
 }
 
-impl<A: GlobalAlloc> Debug<A> {
+impl<A: GlobalAlloc> DebugAlloc<A> {
     /// The record of a block that the program passes to `call`; aborts unless it is one.
     fn judge(&self, found: Found, call: Call, ptr: *mut u8, layout: Layout) -> Record {
         match found {
             Found::Right(record) => {
                 // SAFETY: live until this call, and ours to look at.
-                unsafe { check_live(&Record { state: State::Live, ..record }, call) };
+                unsafe { check_live(&Record { state: RecordState::Live, ..record }, call) };
                 record
             }
             Found::Freed(record) => abort_on(Misuse::Freed, call, &record),
@@ -275,7 +281,7 @@ impl<A: GlobalAlloc> Debug<A> {
 // SAFETY: blocks are parts of the inner allocator's, which keeps the contract: as large as asked, between two pads, and
 // aligned because the leading pad is a multiple of the alignment. A block in the program's hands is given back only
 // when the program frees it. No method unwinds, if the inner allocator's do not.
-unsafe impl<A: GlobalAlloc> GlobalAlloc for Debug<A> {
+unsafe impl<A: GlobalAlloc> GlobalAlloc for DebugAlloc<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.alloc_padded(layout, false)
     }
@@ -293,9 +299,9 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Debug<A> {
         let Some(register) = register else { return };
         // SAFETY: this thread made the block dying, so nobody else touches it.
         unsafe {
-            record.fill(Part::Leading, DEADBYTE);
-            record.fill(Part::Data, DEADBYTE);
-            record.fill(Part::Trailing, DEADBYTE);
+            record.fill(Part::Leading, DEAD_BYTE);
+            record.fill(Part::Data, DEAD_BYTE);
+            record.fill(Part::Trailing, DEAD_BYTE);
         }
         if !register.with(|books| books.end_free(&record, self.quarantine_bytes)) {
             // SAFETY: dying, and not in quarantine.
@@ -321,7 +327,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for Debug<A> {
     }
 }
 
-impl<A: GlobalAlloc> Drop for Debug<A> {
+impl<A: GlobalAlloc> Drop for DebugAlloc<A> {
     fn drop(&mut self) {
         self.empty_quarantine();
         if let Some(register) = NonNull::new(*self.register.get_mut()) {
@@ -331,14 +337,14 @@ impl<A: GlobalAlloc> Drop for Debug<A> {
     }
 }
 
-impl<A: GlobalAlloc + Default> Default for Debug<A> {
+impl<A: GlobalAlloc + Default> Default for DebugAlloc<A> {
     fn default() -> Self {
         Self::new(A::default())
     }
 }
 
-impl<A: GlobalAlloc + fmt::Debug> fmt::Debug for Debug<A> {
+impl<A: GlobalAlloc + fmt::Debug> fmt::Debug for DebugAlloc<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Debug").field("inner", &self.inner).finish_non_exhaustive()
+        f.debug_struct("DebugAlloc").field("inner", &self.inner).finish_non_exhaustive()
     }
 }

@@ -8,18 +8,24 @@ pub type PrintOrigin = fn(u32, &mut dyn FnMut(&str));
 /// How the debug hooks learn and print where a block was allocated and freed.
 ///
 /// Both functions are called inside `alloc`, `dealloc` and `realloc`: they must not allocate through the allocator that
-/// [`Debug`](super::Debug) wraps, nor unwind.
+/// [`DebugAlloc`](super::DebugAlloc) wraps, nor unwind.
 #[derive(Clone, Copy, Debug)]
 pub struct Origins {
-    /// A number for where the calling thread is now; 0 for "unknown".
-    pub capture: fn() -> u32,
-    /// Prints the place of such a number.
-    pub print: PrintOrigin,
+    capture: fn() -> u32,
+    print: PrintOrigin,
+}
+
+impl Origins {
+    /// `capture` gives a number for where the calling thread is now, 0 for "unknown"; `print` prints the place of such
+    /// a number.
+    pub const fn new(capture: fn() -> u32, print: PrintOrigin) -> Self {
+        Self { capture, print }
+    }
 }
 
 static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Has every [`Debug`](super::Debug) of the program use `origins` from now on, or none.
+/// Has every [`DebugAlloc`](super::DebugAlloc) of the program use `origins` from now on, or none.
 ///
 /// With the feature `trace` the tracer installs its own, while it is on and there are none: so this is for other
 /// tracers.

@@ -1,4 +1,4 @@
-//! What a [`Debug`](super::Debug) allocator knows of its blocks, behind one lock; and all of them together, for forks.
+//! What a [`DebugAlloc`](super::DebugAlloc) allocator knows of its blocks, behind one lock; and all of them together, for forks.
 //!
 //! # Protocol
 //! A block's record says who may touch its memory: the program (`Live`), the thread that frees it (`Dying`), nobody but
@@ -13,9 +13,9 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::quarantine::{Queue, Queued};
-use super::table::{Record, State, Table};
+use super::table::{Record, RecordState, Table};
 use crate::os;
-use crate::os::fork::{Participant, Place, join};
+use crate::os::fork::{ForkPlace, Participant, join};
 use crate::protocols::lock::Lock;
 
 /// Records of blocks that left the quarantine, kept to know a late second free as such.
@@ -122,7 +122,7 @@ extern "C" fn watch_early() {
 
 /// Takes part in forks from now on.
 fn watch() {
-    join(Place::Debug, &DEBUG);
+    join(ForkPlace::Debug, &DEBUG);
 }
 
 /// Takes the locks of all registers, before a fork.
@@ -169,7 +169,7 @@ impl Books {
     pub(super) fn find(&mut self, address: usize, layout: Layout) -> Found {
         match self.table.get(address) {
             None => Found::Unknown,
-            Some(record) if record.state != State::Live => Found::Freed(*record),
+            Some(record) if record.state != RecordState::Live => Found::Freed(*record),
             Some(record) if record.layout() != layout => Found::OtherLayout(*record),
             Some(record) => Found::Right(*record),
         }
@@ -179,7 +179,7 @@ impl Books {
     pub(super) fn begin_free(&mut self, address: usize, layout: Layout, freed_at: u32) -> Found {
         let found = self.find(address, layout);
         if let (Found::Right(_), Some(record)) = (&found, self.table.get(address)) {
-            record.state = State::Dying;
+            record.state = RecordState::Dying;
             record.freed_at = freed_at;
             return Found::Right(*record);
         }
@@ -192,14 +192,14 @@ impl Books {
         let queued = Queued { start: record.start, serial: record.serial, extent_bytes: record.extent_bytes() };
         // A block that would push all others out does not come in.
         let stays = queued.extent_bytes <= bound_bytes / 2 && self.quarantine.push(queued);
-        self.set_state(record, if stays { State::Dead } else { State::Gone });
+        self.set_state(record, if stays { RecordState::Dead } else { RecordState::Gone });
         if !stays {
             self.keep_record(queued);
         }
         stays
     }
 
-    fn set_state(&mut self, record: &Record, state: State) {
+    fn set_state(&mut self, record: &Record, state: RecordState) {
         if let Some(found) = self.table.get(record.start.addr().get()) {
             found.state = state;
         }
@@ -212,7 +212,7 @@ impl Books {
         }
         let queued = self.quarantine.pop()?;
         let record = self.table.get(queued.start.addr().get())?;
-        record.state = State::Gone;
+        record.state = RecordState::Gone;
         let record = *record;
         self.keep_record(queued);
         Some(record)
@@ -240,7 +240,7 @@ impl Books {
     /// The record of the block that holds `address`, for a message: looks at all of them.
     pub(super) fn around(&self, address: usize) -> Option<Record> {
         let holds = |record: &&Record| {
-            record.state != State::Gone && address.wrapping_sub(record.raw().addr()) < record.extent_bytes()
+            record.state != RecordState::Gone && address.wrapping_sub(record.raw().addr()) < record.extent_bytes()
         };
         self.table.iter().find(holds).copied()
     }

@@ -17,7 +17,7 @@ pub(super) struct Record {
     pub(super) bytes: usize,
     /// `log2` of the alignment that it asked for.
     pub(super) align_shift: u32,
-    pub(super) state: State,
+    pub(super) state: RecordState,
     /// Number of the allocation, from 1.
     pub(super) serial: u64,
     /// Where it was allocated, by the origins' hook; 0 if unknown.
@@ -28,12 +28,12 @@ pub(super) struct Record {
 
 /// Where a block is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum State {
+pub(super) enum RecordState {
     /// With the program.
     Live,
     /// Being freed by some thread.
     Dying,
-    /// In quarantine, every byte `DEADBYTE`.
+    /// In quarantine, every byte `DEAD_BYTE`.
     Dead,
     /// Given back to the inner allocator; only its record is left.
     Gone,
@@ -136,7 +136,7 @@ mod tests {
 
     fn record(address: usize, serial: u64) -> Record {
         let start = NonNull::new(core::ptr::without_provenance_mut(address)).expect("not null");
-        Record { start, bytes: 1, align_shift: 0, state: State::Live, serial, allocated_at: 0, freed_at: 0 }
+        Record { start, bytes: 1, align_shift: 0, state: RecordState::Live, serial, allocated_at: 0, freed_at: 0 }
     }
 
     #[test]

@@ -39,11 +39,11 @@ impl Leaf {
 }
 
 /// The map; its root is 128 KiB of zeroed static memory, of which a program touches an OS page or two.
-pub(crate) struct ArenaMap {
+pub(crate) struct AddressMap {
     root: [AtomicPtr<Leaf>; 1 << ROOT_BITS],
 }
 
-impl ArenaMap {
+impl AddressMap {
     pub(crate) const fn new() -> Self {
         Self { root: [const { AtomicPtr::new(ptr::null_mut()) }; 1 << ROOT_BITS] }
     }
@@ -115,7 +115,7 @@ impl ArenaMap {
 /// # Invariants
 /// `leaf` is the map's leaf whose first arena has number `first`; or `first` is [`NOWHERE`](Self::NOWHERE).
 pub(crate) struct Near<'map> {
-    map: &'map ArenaMap,
+    map: &'map AddressMap,
     leaf: NonNull<Leaf>,
     first: usize,
 }
@@ -124,7 +124,7 @@ impl<'map> Near<'map> {
     /// So far from the number of any arena that no leaf would reach.
     const NOWHERE: usize = usize::MAX / 2;
 
-    pub(crate) const fn new(map: &'map ArenaMap) -> Self {
+    pub(crate) const fn new(map: &'map AddressMap) -> Self {
         Self { map, leaf: NonNull::dangling(), first: Self::NOWHERE }
     }
 

@@ -6,7 +6,7 @@
 //! is laid around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
 //!
 //! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it
-//! frees in. Only with the feature `raw`: who is told sizes on free needs no map.
+//! frees in. Only with the feature `__raw`: who is told sizes on free needs no map.
 //!
 //! # Invariants
 //! - *Window*: it is laid before the first byte is written, and never moved.
@@ -21,7 +21,7 @@
 //!
 //! So Relaxed is enough for all of it. The models are in `tests/loom/classes.rs`.
 
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 mod map {
     use crate::base::config::{POOL_SHIFT, POOLS_PER_ARENA};
     use crate::base::size_class::SizeClass;
@@ -108,7 +108,7 @@ mod map {
     }
 }
 
-#[cfg(not(feature = "raw"))]
+#[cfg(not(feature = "__raw"))]
 mod map {
     use crate::base::size_class::SizeClass;
 
@@ -135,7 +135,7 @@ mod map {
 
 pub(crate) use map::ClassMap;
 
-#[cfg(all(test, feature = "raw"))]
+#[cfg(all(test, feature = "__raw"))]
 mod tests {
     use super::map::{ClassMap, WINDOW_POOLS};
     use crate::base::config::POOL_BYTES;

@@ -18,9 +18,9 @@ mod stop;
 
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::heap::arena::PoolRef;
-use crate::heap::arena_map::ArenaMap;
+use crate::heap::arena_map::AddressMap;
 use crate::heap::class_map::ClassMap;
 use crate::heap::set::PoolSet;
 use crate::os::{MemorySource, SystemMemory};
@@ -37,8 +37,8 @@ pub(crate) struct Heap {
     /// `None` stands for the system's memory: so the program's heap is all zero at the start, and takes no room in
     /// its file.
     source: Option<&'static dyn MemorySource>,
-    pub(crate) map: ArenaMap,
-    /// Classes by address, with the feature `raw`.
+    pub(crate) map: AddressMap,
+    /// Classes by address, with the feature `__raw`.
     pub(crate) classes: ClassMap,
     /// Every set ever made, newest first; sets are never unmapped.
     sets: AtomicPtr<PoolSet>,
@@ -57,13 +57,28 @@ pub(crate) struct Heap {
 
 /// Whether a need may be met by mapping an arena.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Growth {
+pub(crate) enum MapArena {
     /// From the arenas there are.
     No,
-    /// Unless the limit is near: then others are to give up what they can spare first.
+    /// Up to the soft limit: there, others are to give up what they can spare first.
     Soft,
     /// Up to the limit.
     Hard,
+}
+
+/// How many arenas may be mapped; `usize::MAX` is no limit.
+#[derive(Clone, Copy)]
+pub(crate) struct ArenaLimits {
+    /// From there on, only when nothing else is left; of no meaning above `hard`.
+    pub(crate) soft: usize,
+    pub(crate) hard: usize,
+}
+
+impl ArenaLimits {
+    /// With the soft part that a limit has unless somebody says otherwise.
+    pub(crate) const fn of_hard(hard: usize) -> Self {
+        Self { soft: if hard == usize::MAX { hard } else { hard - hard / SOFT_LIMIT_SHARE }, hard }
+    }
 }
 
 impl Heap {
@@ -81,7 +96,7 @@ impl Heap {
     const fn over(source: Option<&'static dyn MemorySource>) -> Self {
         Self {
             source,
-            map: ArenaMap::new(),
+            map: AddressMap::new(),
             classes: ClassMap::new(),
             sets: AtomicPtr::new(ptr::null_mut()),
             spare: PoolSet::new(),
@@ -109,10 +124,10 @@ impl Heap {
     ///
     /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take_pool(&self, growth: Growth, is_dense: bool) -> Option<(PoolRef, bool)> {
+    pub(crate) fn take_pool(&self, wish: MapArena, is_dense: bool) -> Option<(PoolRef, bool)> {
         let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
-                if !state.may_map(growth) {
+                if !state.may_map(wish) {
                     return None;
                 }
                 let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
@@ -192,12 +207,20 @@ impl Heap {
         })
     }
 
-    /// Lets at most so many arenas be mapped from now on; returns whether that many or more are.
-    pub(crate) fn set_arena_limit(&self, arenas: usize) -> bool {
+    pub(crate) fn arena_limits(&self) -> ArenaLimits {
+        self.with_state(|state, _| state.limits())
+    }
+
+    /// Lets at most so many arenas be mapped from now on; returns whether as many as the hard limit or more are.
+    pub(crate) fn set_arena_limits(&self, limits: ArenaLimits) -> bool {
         self.with_state(|state, _| {
-            state.arenas_forbidden = usize::MAX - arenas;
-            state.arenas.counts().mapped >= arenas
+            state.set_limits(limits);
+            state.arenas.counts().mapped >= limits.hard
         })
+    }
+
+    pub(crate) fn set_soft_arena_limit(&self, soft: usize) {
+        self.with_state(|state, _| state.set_limits(ArenaLimits { soft, ..state.limits() }));
     }
 
     /// Bytes of arenas given back to the OS since the start, whether unmapped or purged.

@@ -2,10 +2,10 @@
 
 use core::ptr::{self, NonNull};
 
-use super::Growth;
-use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use super::{ArenaLimits, MapArena};
+use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES};
 use crate::heap::arena::Arena;
-use crate::heap::arena_map::ArenaMap;
+use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
 use crate::heap::metadata::Metadata;
 use crate::heap::set::PoolSet;
@@ -25,8 +25,8 @@ pub(crate) struct HeapState {
     pub(super) pools_taken: u64,
     /// Most pools in use at one time.
     pools_peak: usize,
-    /// `usize::MAX` less the most arenas that may be mapped; 0 is no limit.
-    pub(super) arenas_forbidden: usize,
+    /// `usize::MAX` less each of the limits, so that there is none at the start, when all is 0.
+    forbidden: ArenaLimits,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the lock.
@@ -41,7 +41,7 @@ impl HeapState {
             parked: ptr::null(),
             pools_taken: 0,
             pools_peak: 0,
-            arenas_forbidden: 0,
+            forbidden: ArenaLimits { soft: 0, hard: 0 },
         }
     }
 
@@ -65,17 +65,25 @@ impl HeapState {
     }
 
     /// Whether one arena more may be mapped.
-    pub(super) fn may_map(&self, growth: Growth) -> bool {
-        let limit = usize::MAX - self.arenas_forbidden;
-        let limit = match growth {
-            Growth::No => 0,
-            Growth::Soft => limit - limit / SOFT_LIMIT_SHARE,
-            Growth::Hard => limit,
+    pub(super) fn may_map(&self, wish: MapArena) -> bool {
+        let limits = self.limits();
+        let limit = match wish {
+            MapArena::No => 0,
+            MapArena::Soft => limits.soft.min(limits.hard),
+            MapArena::Hard => limits.hard,
         };
         self.arenas.counts().mapped < limit
     }
 
-    pub(super) fn map_arena(&mut self, map: &ArenaMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
+    pub(super) const fn limits(&self) -> ArenaLimits {
+        ArenaLimits { soft: usize::MAX - self.forbidden.soft, hard: usize::MAX - self.forbidden.hard }
+    }
+
+    pub(super) const fn set_limits(&mut self, limits: ArenaLimits) {
+        self.forbidden = ArenaLimits { soft: usize::MAX - limits.soft, hard: usize::MAX - limits.hard };
+    }
+
+    pub(super) fn map_arena(&mut self, map: &AddressMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
         let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
             Some(spare) => {
                 // SAFETY: metadata, not in use.
@@ -94,7 +102,7 @@ impl HeapState {
     fn map_arena_memory(
         &mut self,
         arena: NonNull<Arena>,
-        map: &ArenaMap,
+        map: &AddressMap,
         source: &dyn MemorySource,
         huge: bool,
     ) -> Option<()> {
@@ -127,7 +135,7 @@ impl HeapState {
     }
 
     /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
-    pub(super) fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &ArenaMap, source: &dyn MemorySource) -> bool {
+    pub(super) fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &AddressMap, source: &dyn MemorySource) -> bool {
         // SAFETY: metadata is never unmapped.
         let start = unsafe { arena.as_ref() }.start();
         let address = start.addr();

@@ -18,7 +18,7 @@ use crate::inspect::stats::Stats;
 use crate::sync::Ordering;
 
 /// What [`self_check`](crate::self_check) found wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Corruption {
     /// The invariant that does not hold.
@@ -35,14 +35,14 @@ impl fmt::Display for Corruption {
 
 impl core::error::Error for Corruption {}
 
-type Checked<T = ()> = Result<T, Corruption>;
+type CheckResult<T = ()> = Result<T, Corruption>;
 
-fn ensure(holds: bool, message: &'static str, address: usize) -> Checked {
+fn ensure(holds: bool, message: &'static str, address: usize) -> CheckResult {
     if holds { Ok(()) } else { Err(Corruption { message, address }) }
 }
 
 /// What the walk over the arenas found, for comparison with the walk over the sets.
-struct Found {
+struct Tally {
     /// Partial and full pools of each class.
     of_class: [u32; CLASS_COUNT],
     partial: usize,
@@ -54,17 +54,17 @@ struct Found {
     owner: Option<NonNull<PoolSet>>,
 }
 
-impl Found {
+impl Tally {
     const NOTHING: Self =
         Self { of_class: [0; CLASS_COUNT], partial: 0, empty: 0, outstanding: 0, owned: 0, used_bytes: 0, owner: None };
 }
 
 /// Checks the heap, and counts it.
-pub(crate) fn check(stopped: &mut Stopped<'_>) -> Checked<Stats> {
+pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
     let heap = stopped.heap();
-    let mut found = Found::NOTHING;
+    let mut found = Tally::NOTHING;
     stopped.with_state(|state| check_arenas(heap, &state.arenas, &mut found))?;
-    let mut listed = Found::NOTHING;
+    let mut listed = Tally::NOTHING;
     for set in heap.sets() {
         stopped.with_pools(set, |pools| check_set(heap, set, pools, &mut listed))?;
         // SAFETY: a registered set.
@@ -84,7 +84,7 @@ pub(crate) fn check(stopped: &mut Stopped<'_>) -> Checked<Stats> {
     Ok(stats)
 }
 
-fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {
+fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Tally) -> CheckResult {
     table.check_lists().map_err(|message| Corruption { message, address: 0 })?;
     for arena in table.iter() {
         // SAFETY: metadata is never unmapped.
@@ -98,7 +98,7 @@ fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Found) -> Checked {
     Ok(())
 }
 
-fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Found) -> Checked {
+fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Tally) -> CheckResult {
     let start = arena.start().addr() + place.index() * POOL_BYTES;
     let pool = place.pool();
     // Relaxed: the slow paths are stopped.
@@ -155,7 +155,7 @@ struct Bits {
     remote: usize,
 }
 
-fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
+fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> CheckResult<Bits> {
     let class = pool.class();
     let mut bits = Bits { free: 0, remote: 0 };
     for word in 0..class.bitmap_words() {
@@ -173,12 +173,12 @@ fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> Checked<Bits> {
 }
 
 /// Checks that the words from `first` on, which no block of the pool needs, are zero: the next class relies on that.
-fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> Checked {
+fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> CheckResult {
     let is_clear = |word: usize| place.pool().word(word).get() | place.remote_word(word).peek() == 0;
     ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
 }
 
-fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Found) -> Checked {
+fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Tally) -> CheckResult {
     for class in SizeClass::all() {
         listed.partial += check_list(heap, set, pools.partial(class), State::Partial, Some(class))?;
         listed.of_class[class.number() & (CLASS_COUNT - 1)] += pools.of_class(class);
@@ -209,7 +209,7 @@ fn check_list(
     list: &PoolList,
     state: State,
     class: Option<SizeClass>,
-) -> Checked<usize> {
+) -> CheckResult<usize> {
     let mut pools = 0;
     for pool in list.iter() {
         let start = pool.start().addr();
@@ -227,7 +227,7 @@ fn check_list(
     Ok(pools)
 }
 
-fn check_magazines(heap: &Heap, cache: &ThreadCache) -> Checked {
+fn check_magazines(heap: &Heap, cache: &ThreadCache) -> CheckResult {
     for class in SizeClass::all() {
         for block in cache.all_blocks(class) {
             // A snapshot if the thread runs; every value ever stored is a block of the class.

@@ -13,7 +13,7 @@ use crate::os::BYPASS;
 /// What a closure allocated, by [`measure`].
 ///
 /// Small blocks count with the bytes of their class, large ones with the bytes asked for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Measured {
@@ -60,6 +60,9 @@ thread_local! {
 /// assert_eq!(measured.bytes_live, 10 * 8 + 80);
 /// drop(list);
 /// ```
+#[doc(alias = "asizeof")]
+#[doc(alias = "sys.getsizeof")]
+#[doc(alias = "thread.allocated")]
 pub fn measure<T>(build: impl FnOnce() -> T) -> (T, Measured) {
     let running = Running::start();
     let value = build();
@@ -163,7 +166,7 @@ mod tests {
     use super::*;
     use crate::tests::test_heap::{TestHeap, alloc};
 
-    #[cfg(not(feature = "bypass"))]
+    #[cfg(not(pymalloc_bypass))]
     #[test]
     fn calls_take_the_slow_path_while_measured_and_only_then() {
         let class = SizeClass::LARGEST;

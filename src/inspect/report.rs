@@ -88,7 +88,7 @@ fn parse(word: &[u8]) -> Option<Wish> {
 }
 
 fn complain(what: &str, word: &[u8]) {
-    let mut text = Text::new();
+    let mut text = StderrText::new();
     let word = core::str::from_utf8(word).unwrap_or("bytes that are not text");
     // Nobody is left to tell if it fails.
     let _ = writeln!(text, "pymalloc: PYMALLOC_STATS: {what} {word:?}");
@@ -114,10 +114,10 @@ extern "C" fn on_signal(_signal: i32) {
     request_report();
 }
 
-/// Has the next slow call or large request of any thread print [`stats`](crate::inspect::stats()) to stderr, once.
+/// Has the next slow call or large request of any thread print [`stats`](crate::stats()) to stderr, once.
 ///
 /// For signal handlers of the program's own: it only sets a flag. A program that wants to print at once prints
-/// [`stats`](crate::inspect::stats()) itself.
+/// [`stats`](crate::stats()) itself.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -125,6 +125,10 @@ extern "C" fn on_signal(_signal: i32) {
 ///     pymalloc::request_report();
 /// }
 /// ```
+#[doc(alias = "PYMALLOC_STATS")]
+#[doc(alias = "PYTHONMALLOCSTATS")]
+#[doc(alias = "MIMALLOC_SHOW_STATS")]
+#[doc(alias = "opt.stats_print")]
 pub fn request_report() {
     observe::set_reporter(&REPORTER);
     observe::want(REPORT);
@@ -171,7 +175,7 @@ fn print(when: &str) -> bool {
     let counts = unsafe { &mut *COUNTS.0.get() };
     *counts = Stats::ZERO;
     add_stats(counts);
-    let mut text = Text::new();
+    let mut text = StderrText::new();
     // Nobody is left to tell if it fails.
     let _ = write!(text, "pymalloc: statistics of process {}, {when}\n{counts}\n", process_id());
     text.flush();
@@ -179,12 +183,12 @@ fn print(when: &str) -> bool {
 }
 
 /// Text on its way to stderr, a buffer at a time.
-struct Text {
+struct StderrText {
     bytes: [u8; 512],
     used: usize,
 }
 
-impl Text {
+impl StderrText {
     const fn new() -> Self {
         Self { bytes: [0; 512], used: 0 }
     }
@@ -195,7 +199,7 @@ impl Text {
     }
 }
 
-impl Write for Text {
+impl Write for StderrText {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text.as_bytes();
         while !rest.is_empty() {

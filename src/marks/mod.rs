@@ -1,7 +1,7 @@
-//! The features `valgrind` and `asan`: memcheck or AddressSanitizer is told which bytes of the arenas are the
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: memcheck or AddressSanitizer is told which bytes of the arenas are the
 //! program's.
 //!
-//! To these tools, an arena is one mapping, all of whose bytes may be used. With a feature, a new arena is marked as
+//! To these tools, an arena is one mapping, all of whose bytes may be used. With a flag, a new arena is marked as
 //! not to be touched, a block is opened when it is handed out, as far as the program asked for it, and closed when it
 //! is freed. Each request gets [`PAD_BYTES`] more than it asked for, which stay closed: so blocks have a closed strip
 //! between them.
@@ -13,33 +13,33 @@
 //! |---|---|
 //! | `valgrind` | client requests, by the instructions that `valgrind.h` publishes; nothing but a few rotations outside valgrind |
 //! | `asan` | `__asan_poison_memory_region` and its opposite, weakly linked; nothing in a program without AddressSanitizer |
-//! | `off` | without either feature: nothing |
+//! | `off` | without either flag: nothing |
 //!
 //! Free blocks are not read or written by the allocator (the one exception, clearing a block for `alloc_zeroed`, is
 //! done by the caller of these hooks): so it does not trip over its own marks. With `hardened`, which does read and
-//! write them, the marks can't be combined, nor with `raw`, whose blocks have no layouts.
+//! write them, the marks can't be combined, nor with `__raw`, whose blocks have no layouts.
 
-#[cfg(all(feature = "valgrind", feature = "asan"))]
-compile_error!("features `valgrind` and `asan`: choose one");
-#[cfg(all(any(feature = "valgrind", feature = "asan"), any(feature = "hardened", feature = "raw")))]
-compile_error!("features `valgrind` and `asan` can't be combined with `hardened` or `raw`");
+#[cfg(all(pymalloc_valgrind, pymalloc_asan))]
+compile_error!("pymalloc_valgrind and pymalloc_asan: choose one");
+#[cfg(all(any(pymalloc_valgrind, pymalloc_asan), any(feature = "hardened", feature = "__raw")))]
+compile_error!("pymalloc_valgrind and pymalloc_asan can't be combined with the features `hardened` and `__raw`");
 #[cfg(all(
-    any(feature = "valgrind", feature = "asan"),
+    any(pymalloc_valgrind, pymalloc_asan),
     not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64")))
 ))]
-compile_error!("features `valgrind` and `asan`: for Linux on x86-64 or aarch64");
+compile_error!("pymalloc_valgrind and pymalloc_asan: for Linux on x86-64 or aarch64");
 
-#[cfg(feature = "asan")]
+#[cfg(pymalloc_asan)]
 mod asan;
-#[cfg(all(feature = "asan", not(feature = "valgrind")))]
+#[cfg(all(pymalloc_asan, not(pymalloc_valgrind)))]
 pub(crate) use asan::*;
 
-#[cfg(feature = "valgrind")]
+#[cfg(pymalloc_valgrind)]
 mod valgrind;
-#[cfg(feature = "valgrind")]
+#[cfg(pymalloc_valgrind)]
 pub(crate) use valgrind::*;
 
-#[cfg(not(any(feature = "valgrind", feature = "asan")))]
+#[cfg(not(any(pymalloc_valgrind, pymalloc_asan)))]
 mod off;
-#[cfg(not(any(feature = "valgrind", feature = "asan")))]
+#[cfg(not(any(pymalloc_valgrind, pymalloc_asan)))]
 pub(crate) use off::*;

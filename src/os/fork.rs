@@ -1,7 +1,7 @@
 //! Fork: the handlers around every `fork` of the process, and the parts of the crate that hold locks meanwhile.
 //!
 //! # Protocol
-//! - *prepare* (in the forking thread): each participant takes its locks, in the order of [`Place`], which is the order
+//! - *prepare* (in the forking thread): each participant takes its locks, in the order of [`ForkPlace`], which is the order
 //!   of all locks of the crate.
 //! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
 //!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
@@ -32,7 +32,7 @@ pub(crate) struct Participant {
 
 /// The participants, in the order in which they take their locks.
 #[derive(Clone, Copy)]
-pub(crate) enum Place {
+pub(crate) enum ForkPlace {
     #[cfg(feature = "trace")]
     TraceSession = 0,
     Debug = 1,
@@ -75,7 +75,7 @@ pub(crate) fn generation() -> u32 {
 ///
 /// A participant joins before any of its locks is taken for the first time.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-pub(crate) fn join(place: Place, participant: &'static Participant) {
+pub(crate) fn join(place: ForkPlace, participant: &'static Participant) {
     // Relaxed: the participant is a constant, and the pointer alone is published.
     PARTICIPANTS[place as usize].store(ptr::from_ref(participant).cast_mut(), Ordering::Relaxed);
     watch();

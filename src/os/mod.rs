@@ -16,7 +16,7 @@ mod platform;
 #[path = "unsupported.rs"]
 mod platform;
 
-#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::NoCancellation;
 pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]
@@ -24,7 +24,7 @@ pub(crate) use platform::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use platform::stack_bounds;
 pub(crate) use platform::thread_token;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
@@ -36,11 +36,11 @@ pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_nu
 pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
-/// feature `bypass` (for valgrind and the sanitizers, which then see each block).
-pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(feature = "bypass") || !platform::SUPPORTED;
+/// flag `pymalloc_bypass` (for valgrind and the sanitizers, which then see each block).
+pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(pymalloc_bypass) || !platform::SUPPORTED;
 
 /// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SystemMalloc {

@@ -8,7 +8,7 @@ use crate::base::config::{
 };
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
-use crate::heap::Growth;
+use crate::heap::MapArena;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::{AlreadyFree, Pool, State};
 use crate::heap::purge_batch::RANGES_MAX;
@@ -31,8 +31,8 @@ impl Inside<'_> {
 
     /// Makes a pool of the heap one of the set's, of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn open_new(&mut self, class: SizeClass, growth: Growth) -> bool {
-        let Some((place, by_page)) = self.heap.take_pool(growth, self.is_dense()) else {
+    pub(super) fn open_new(&mut self, class: SizeClass, wish: MapArena) -> bool {
+        let Some((place, by_page)) = self.heap.take_pool(wish, self.is_dense()) else {
             return false;
         };
         if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {

@@ -5,7 +5,7 @@ use core::ptr::{self, NonNull};
 use super::Inside;
 use crate::base::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
 use crate::base::size_class::SizeClass;
-use crate::heap::Growth;
+use crate::heap::MapArena;
 use crate::heap::pool::Slot;
 use crate::heap::pool::{Block, Pool, State};
 
@@ -81,9 +81,9 @@ impl Inside<'_> {
         needed
             && (self.steal(class, STEAL_SETS_MAX, false)
                 || self.open_empty(class)
-                || self.open_new(class, Growth::No)
+                || self.open_new(class, MapArena::No)
                 || self.steal(class, usize::MAX, true)
-                || self.open_new(class, Growth::Soft)
+                || self.open_new(class, MapArena::Soft)
                 || self.scrape(class))
     }
 
@@ -98,6 +98,6 @@ impl Inside<'_> {
                 other.return_empty_pools(0);
             });
         }
-        self.open_new(class, Growth::Hard)
+        self.open_new(class, MapArena::Hard)
     }
 }

@@ -16,13 +16,14 @@ use crate::purge::tick::Ticker;
 /// How a [`PurgeThread`] works.
 ///
 /// ```
-/// use pymalloc::PurgeConfig;
+/// use pymalloc::purge::PurgeConfig;
 /// use std::time::Duration;
 ///
 /// let config = PurgeConfig::new().interval(Duration::from_millis(100)).keep_bytes(16 << 20);
 /// # assert_eq!(config, config.clone());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[must_use]
 pub struct PurgeConfig {
     interval: Duration,
@@ -59,7 +60,7 @@ impl Default for PurgeConfig {
 /// A thread that gives memory back while the program's own threads sleep; it ends when this is dropped.
 ///
 /// Without it, memory goes back when threads allocate and free, and what they leave on the way there stays until one of
-/// them calls again (or calls [`purge`](crate::purge)). At each tick, the purge thread brings home what threads that
+/// them calls again (or calls [`purge`](crate::purge())). At each tick, the purge thread brings home what threads that
 /// made no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is
 /// free back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
 /// 32 KiB a size class.
@@ -73,7 +74,7 @@ impl Default for PurgeConfig {
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// use pymalloc::{PurgeConfig, PurgeThread};
+/// use pymalloc::purge::{PurgeConfig, PurgeThread};
 ///
 /// # fn main() -> std::io::Result<()> {
 /// let purging = PurgeThread::start(PurgeConfig::default())?;
@@ -82,6 +83,9 @@ impl Default for PurgeConfig {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "background_thread")]
+#[doc(alias = "dirty_decay_ms")]
+#[doc(alias = "mi_option_purge_delay")]
 #[derive(Debug)]
 #[must_use = "the purge thread ends when this is dropped"]
 pub struct PurgeThread {
@@ -118,7 +122,7 @@ static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
 impl PurgeThread {
     /// Starts the thread.
     ///
-    /// With the feature `bypass` and on platforms without support there is nothing to purge: then no thread is started.
+    /// With `--cfg pymalloc_bypass` and on platforms without support there is nothing to purge: then no thread is started.
     ///
     /// # Errors
     /// `InvalidInput` for an interval of zero, `AlreadyExists` if the process has a purge thread (a detached one

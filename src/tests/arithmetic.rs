@@ -10,7 +10,7 @@ use crate::base::config::{
 };
 use crate::base::size_class::SizeClass;
 use crate::heap::arena::{Arena, PoolRef};
-use crate::heap::arena_map::{ArenaMap, Leaf, Near};
+use crate::heap::arena_map::{AddressMap, Leaf, Near};
 use crate::heap::pool::Slot;
 use crate::heap::pool::parts_of;
 
@@ -25,7 +25,7 @@ fn metadata<T>() -> NonNull<T> {
 
 #[test]
 fn every_address_finds_its_arena_and_no_other() {
-    let map = Box::new(ArenaMap::new());
+    let map = Box::new(AddressMap::new());
     let limit: usize = 1 << 48;
     // Both ends of the address space, of leaves, and some in between.
     let leaf_bytes = 1 << 34;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class, free_by_spare_set, take_by_spare_set};
 use crate::base::config::{ARENA_BYTES, FAULT_IN_FROM_POOLS, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::heap::Heap;
+use crate::heap::{ArenaLimits, Heap};
 use crate::os::{MemorySource, SystemMemory};
 
 #[test]
@@ -271,7 +271,7 @@ fn at_the_limit_null_comes_and_below_it_memory() {
     let test = TestHeap::new();
     let cache = test.attach();
     for limit in [0, 1, 2, 5] {
-        test.heap.set_arena_limit(limit);
+        test.heap.set_arena_limits(ArenaLimits::of_hard(limit));
         let mut live = Vec::new();
         while let Some(block) = alloc(cache, class(256), live.len() as u64) {
             live.push(block);
@@ -293,14 +293,14 @@ fn at_the_limit_null_comes_and_below_it_memory() {
     // Less than is in use: nothing is lost, nothing is added.
     let live: Vec<_> =
         (0..2 * ARENA_BYTES / 64).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
-    assert!(test.heap.set_arena_limit(1));
+    assert!(test.heap.set_arena_limits(ArenaLimits::of_hard(1)));
     test.purge();
     let mapped = test.check().arenas_mapped;
     let more: Vec<_> = std::iter::from_fn(|| alloc(cache, class(504), 0)).collect();
     assert_eq!(test.check().arenas_mapped, mapped);
     more.into_iter().for_each(|block| block.free(cache));
     live.iter().for_each(Live::verify);
-    assert!(!test.heap.set_arena_limit(usize::MAX));
+    assert!(!test.heap.set_arena_limits(ArenaLimits::of_hard(usize::MAX)));
     let more: Vec<_> =
         (0..6 * ARENA_BYTES / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
     live.into_iter().chain(more).for_each(|block| block.free(cache));
@@ -311,10 +311,15 @@ fn at_the_limit_null_comes_and_below_it_memory() {
 
 #[test]
 fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
+    let limit = ArenaLimits::of_hard(32);
+    assert_eq!(limit.soft, 28);
+    others_give_up_what_they_keep(limit);
+    others_give_up_what_they_keep(ArenaLimits { soft: 23, ..limit });
+}
+
+fn others_give_up_what_they_keep(limits: ArenaLimits) {
     let test = TestHeap::new();
-    let limit = 32;
-    let soft = limit - limit / crate::base::config::SOFT_LIMIT_SHARE;
-    test.heap.set_arena_limit(limit);
+    test.heap.set_arena_limits(limits);
     let (idle, cache): (Vec<_>, _) = ((0..80).map(|_| test.attach()).collect(), test.attach());
     // Each keeps a few empty pools for its next need.
     for cache in &idle {
@@ -329,15 +334,15 @@ fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
         live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
     }
     let stats = test.check();
-    assert_eq!(stats.arenas_mapped, soft, "they were asked when the limit was near, not before");
+    assert_eq!(stats.arenas_mapped, limits.soft, "they were asked when the limit was near, not before");
     for _ in 0..spare - 64 {
         live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
     }
-    assert_eq!(test.check().arenas_mapped, soft, "what they had was used first");
+    assert_eq!(test.check().arenas_mapped, limits.soft, "what they had was used first");
     while let Some(block) = alloc(cache, class(512), 7) {
         live.push(block);
     }
-    assert_eq!(test.check().arenas_mapped, limit);
+    assert_eq!(test.check().arenas_mapped, limits.hard);
     live.into_iter().for_each(|block| block.free(cache));
     idle.into_iter().for_each(ThreadCache::release);
     cache.release();

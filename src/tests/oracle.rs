@@ -113,7 +113,7 @@ fn unused_pools() {
 }
 
 #[test]
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 fn the_map_of_classes() {
     let sound = Sound::new();
     let classes = &sound.test.heap.classes;

@@ -11,6 +11,7 @@ use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
 use crate::base::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
+use crate::heap::ArenaLimits;
 use crate::os::{MemorySource, SystemMemory};
 
 /// Threads that a program plays.
@@ -191,7 +192,7 @@ impl World {
             Op::Limit { arenas } => {
                 // Mostly none, as above.
                 let arenas = if arenas < 64 { usize::from(arenas) % 8 } else { usize::MAX };
-                self.test.heap.set_arena_limit(arenas);
+                self.test.heap.set_arena_limits(ArenaLimits::of_hard(arenas));
             }
             Op::Check => self.check(),
         }

@@ -38,7 +38,7 @@ fn kernel_purges_many(ranges: &[MemoryRange]) -> bool {
 fn many_ranges_are_purged_by_one_call_also_behind_one_that_is_locked() {
     alone(|| {
         let (_, ranges) = every_second_page(8);
-        if cfg!(feature = "valgrind") || !kernel_purges_many(&ranges) {
+        if cfg!(pymalloc_valgrind) || !kernel_purges_many(&ranges) {
             return;
         }
         refuse_system_call(libc::SYS_madvise, libc::EPERM);

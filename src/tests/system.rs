@@ -212,7 +212,7 @@ fn huge_pages_are_asked_for_and_forbidden() {
 }
 
 /// glibc maps a block by itself if it is larger than a threshold.
-#[cfg(all(target_env = "gnu", not(feature = "raw")))]
+#[cfg(all(target_env = "gnu", not(feature = "__raw")))]
 #[test]
 fn malloc_can_be_let_keep_nearly_as_much_as_it_ever_keeps() {
     alone(|| {

@@ -32,7 +32,7 @@
 //! allocation and a free. Blocks allocated before the start are not known, and freeing them does nothing here; nor does
 //! freeing a traced block after the stop.
 //!
-//! What the tracer itself allocates is not in its snapshots; [`overhead`] has it all.
+//! What the tracer itself allocates is not in its snapshots; [`overhead_bytes`] has it all.
 //!
 //! # Threads, forks, signals
 //! Every function may be called from any thread at any time, but not from signal handlers, nor from destructors of
@@ -51,13 +51,16 @@
 //! | the debug hooks' dump | `origins` |
 //! | names | `symbols`, `modules`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
+//! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 
+mod guard;
 mod names;
 mod read;
 pub(crate) mod record;
 mod write;
 
+pub use guard::Session;
 pub use names::traceback::{Frame, Traceback};
 pub use read::filter::{Filter, PatternError};
 pub use read::growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth};
@@ -66,57 +69,76 @@ pub use read::statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
 pub use record::config::{Config, StartError};
 pub use write::pprof::LoadError;
 
-/// Starts tracing.
+/// Starts tracing, until [`stop`] is called; see [`Session`] for one that ends by itself.
 ///
 /// # Errors
 /// A configuration out of range, tracing on already, or a platform without support; nothing has changed then.
+#[doc(alias = "tracemalloc.start")]
 pub fn start(config: Config) -> Result<(), StartError> {
-    record::start(config)
+    record::start(config).map(|_| ())
 }
 
 /// Stops tracing and forgets all blocks; does nothing when not tracing.
+#[doc(alias = "tracemalloc.stop")]
 pub fn stop() {
-    record::session::stop();
+    record::session::stop_if(|_| true);
 }
 
 /// Whether blocks are being traced.
+#[doc(alias = "tracemalloc.is_tracing")]
 pub fn is_tracing() -> bool {
     record::session::config().is_some()
 }
 
 /// How blocks are being traced; `None` when they are not.
+#[doc(alias = "tracemalloc.get_traceback_limit")]
 pub fn config() -> Option<Config> {
     record::session::config()
 }
 
 /// Forgets all blocks traced so far, and goes on tracing.
+#[doc(alias = "tracemalloc.clear_traces")]
 pub fn clear() {
     record::session::clear();
 }
 
-/// Bytes of all traced blocks, now and at most since the start, [`clear`] or [`reset_peak`]: `(current, peak)`.
+/// Bytes of all traced blocks, by [`traced_memory`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct TracedMemory {
+    /// Bytes alive now.
+    pub bytes_live: usize,
+    /// Most bytes that were alive at one time since the start, [`clear`] or [`reset_peak`].
+    pub bytes_peak: usize,
+}
+
+/// Bytes of all traced blocks, now and at most.
 ///
-/// Estimates when sampling; `(0, 0)` when not tracing. Exact whenever no other thread allocates or frees.
+/// Estimates when sampling; 0 when not tracing. Exact whenever no other thread allocates or frees.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// use pymalloc::trace;
 ///
 /// trace::start(trace::Config::new())?;
-/// let (before, _) = trace::traced_memory();
+/// let before = trace::traced_memory().bytes_live;
 /// let kilobyte = vec![0_u8; 1024];
 /// drop(vec![0_u8; 4096]);
-/// let (current, peak) = trace::traced_memory();
-/// assert_eq!((current - before, peak - before), (1024, 1024 + 4096));
+/// let traced = trace::traced_memory();
+/// assert_eq!((traced.bytes_live - before, traced.bytes_peak - before), (1024, 1024 + 4096));
 /// trace::stop();
 /// # drop(kilobyte);
 /// # Ok::<(), trace::StartError>(())
 /// ```
-pub fn traced_memory() -> (u64, u64) {
-    record::blocks::traced_memory()
+#[doc(alias = "tracemalloc.get_traced_memory")]
+pub fn traced_memory() -> TracedMemory {
+    let (live, peak) = record::blocks::traced_memory();
+    TracedMemory { bytes_live: live as usize, bytes_peak: peak as usize }
 }
 
 /// Sets the peak to what is allocated now.
+#[doc(alias = "tracemalloc.reset_peak")]
 pub fn reset_peak() {
     record::session::reset_peak();
 }
@@ -126,8 +148,9 @@ pub fn reset_peak() {
 ///
 /// (Not what the system's C library and the loader allocate by other means, and not the program's file, of which the
 /// debug information is mapped while names are looked up.)
-pub fn overhead() -> u64 {
-    record::session::overhead()
+#[doc(alias = "tracemalloc.get_tracemalloc_memory")]
+pub fn overhead_bytes() -> usize {
+    record::session::overhead() as usize
 }
 
 /// Takes a snapshot of all traced blocks.
@@ -137,6 +160,8 @@ pub fn overhead() -> u64 {
 ///
 /// # Errors
 /// When not tracing.
+#[doc(alias = "tracemalloc.take_snapshot")]
+#[doc(alias = "prof.dump")]
 pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
     read::snapshot::take(&mut |_, _| {})
 }
@@ -152,8 +177,7 @@ pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 }
 
 /// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
-/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were. `progress` is as in
-/// [`take_snapshot_with`].
+/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were.
 ///
 /// Its time is that of this call.
 ///
@@ -163,15 +187,23 @@ pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 ///
 /// trace::start(trace::Config::new().keep_peak())?;
 /// drop(vec![1_u8; 1 << 20]);
-/// let peak = trace::take_peak_snapshot(|_, _| {})?;
-/// assert!(peak.size() >= 1 << 20 && trace::traced_memory().0 < 1 << 20);
+/// let peak = trace::take_peak_snapshot()?;
+/// assert!(peak.bytes() >= 1 << 20 && trace::traced_memory().bytes_live < 1 << 20);
 /// trace::stop();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// # Errors
 /// When not tracing.
-pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
+pub fn take_peak_snapshot() -> Result<Snapshot, NotTracing> {
+    read::snapshot::take_peak(&mut |_, _| {})
+}
+
+/// [`take_peak_snapshot`], telling `progress` as [`take_snapshot_with`] does.
+///
+/// # Errors
+/// When not tracing.
+pub fn take_peak_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
     read::snapshot::take_peak(&mut progress)
 }
 
@@ -188,6 +220,7 @@ pub fn take_peak_snapshot(mut progress: impl FnMut(usize, usize)) -> Result<Snap
 /// trace::stop();
 /// # Ok::<(), trace::StartError>(())
 /// ```
+#[doc(alias = "tracemalloc.get_object_traceback")]
 pub fn traceback_of<T: ?Sized>(address: *const T) -> Option<Traceback> {
     read::snapshot::traceback_of(address.cast::<u8>().addr())
 }

@@ -164,7 +164,7 @@ impl Block {
     /// Whether it came from a pool.
     pub(crate) fn is_small(&self) -> bool {
         // With these features every request gets so much more (`marks`), which `class_bytes` does not say.
-        let pad_bytes = if cfg!(any(feature = "valgrind", feature = "asan")) { 16 } else { 0 };
+        let pad_bytes = if cfg!(any(pymalloc_valgrind, pymalloc_asan)) { 16 } else { 0 };
         let padded = Layout::from_size_align(self.layout.size() + pad_bytes, self.layout.align());
         pymalloc::class_bytes(padded.expect("a small size")).is_some()
     }
@@ -238,7 +238,7 @@ pub(crate) fn os_page_bytes() -> usize {
 ///
 /// # Panics
 /// When it does not.
-pub(crate) fn assert_sound() -> pymalloc::Stats {
+pub(crate) fn assert_sound() -> pymalloc::stats::Stats {
     pymalloc::self_check()
         .unwrap_or_else(|corruption| panic!("self-check: {} at {:#x}", corruption.message, corruption.address))
 }
@@ -261,7 +261,7 @@ pub(crate) fn arenas_at_floor() -> usize {
 
 /// Checks the heap, and that as many blocks are live as were `before`. The threads of the test
 /// harness keep a few blocks of their own, hence `slack`.
-pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::Stats {
+pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::stats::Stats {
     let stats = assert_sound();
     let now = stats.blocks_live();
     assert!(

@@ -2,7 +2,7 @@
 //!
 //! Only the locks are the product's here. The rest repeats in small, with counts for blocks: `cache/depot.rs` (`stow`,
 //! `unstow`, `flush_depots`), `cache/tidy.rs` (`tidy_if_idle`), `purge/thread.rs` (`start`, `drop`), `heap/mod.rs`
-//! (`take_pool`, `set_arena_limit`). None of them has an ordering of its own: what counts is what is done under which
+//! (`take_pool`, `set_arena_limits`). None of them has an ordering of its own: what counts is what is done under which
 //! lock.
 
 use std::sync::Arc;
@@ -170,7 +170,7 @@ impl Heap {
         })
     }
 
-    /// `set_arena_limit`; the arenas there are.
+    /// `set_arena_limits`; the arenas there are.
     fn set_limit(&self, limit: usize) -> usize {
         self.state.lock().with(|state| {
             state.limit = limit;

@@ -43,7 +43,7 @@ impl Map {
         }
     }
 
-    /// `ArenaMap::arena_of`, and a look at the arena.
+    /// `AddressMap::arena_of`, and a look at the arena.
     fn look_up(&self) -> bool {
         let leaf = self.root.load(Ordering::Acquire);
         if leaf == NONE {
@@ -208,7 +208,7 @@ fn who_walks_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
     });
 }
 
-/// The pthread key, and the register of a `Debug`: whoever needs it first makes it.
+/// The pthread key, and the register of a `DebugAlloc`: whoever needs it first makes it.
 struct Once {
     made: AtomicUsize,
     things: [UnsafeCell<usize>; 3],

@@ -1,5 +1,5 @@
 //! The map of the heap against the statistics of the same moment, and its pictures read back.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::{Block, Rng, alone};
-use pymalloc::{ARENA_BYTES, CLASS_COUNT, HeapMap, POOL_BYTES, PoolUse, Pymalloc, class_number, heap_map};
+use pymalloc::heap_map::{HeapMap, PoolMap, PoolUse};
+use pymalloc::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, Pymalloc, class_number, heap_map};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
@@ -25,7 +26,7 @@ fn assert_agrees(map: &HeapMap, at_rest: bool) {
     assert_eq!(pools().map(|pool| usize::from(pool.bytes_untouched)).sum::<usize>(), stats.bytes.untouched);
     for class in &stats.classes {
         let pools = || pools().filter(|pool| usize::from(pool.block_bytes) == class.block_bytes);
-        let sum = |part: fn(&pymalloc::PoolMap) -> u16| pools().map(|pool| usize::from(part(pool))).sum::<usize>();
+        let sum = |part: fn(&PoolMap) -> u16| pools().map(|pool| usize::from(part(pool))).sum::<usize>();
         assert_eq!(pools().count(), class.pools);
         assert_eq!(sum(|pool| pool.blocks), class.blocks());
         assert_eq!(sum(|pool| pool.blocks_remote), class.blocks_remote);

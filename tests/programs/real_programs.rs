@@ -1,5 +1,5 @@
 //! The busy paths of crates that know nothing of this allocator, against independent results.
-#![cfg(not(feature = "bypass"))]
+#![cfg(not(pymalloc_bypass))]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -18,12 +18,12 @@ use pymalloc::trace::{self, By, Config, Filter, LoadError, Snapshot};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-const KEPT: u64 = 500;
+const KEPT: usize = 500;
 
 #[inline(never)]
 fn keep() -> Vec<Box<[u8; 48]>> {
     let mut kept = Vec::new();
-    kept.reserve_exact(KEPT as usize);
+    kept.reserve_exact(KEPT);
     for _ in 0..KEPT {
         kept.push(Box::new([1; 48]));
     }
@@ -72,7 +72,7 @@ fn a_snapshot_comes_back_as_it_was_saved() {
         [Config::new(), Config::new().frames(2), Config::new().sample_every(100), Config::new().sample_every(1)]
     {
         let saved = snapshot_with(config);
-        assert!(saved.count() >= KEPT / 2);
+        assert!(saved.blocks() >= KEPT / 2);
         saved.save(folder.file("heap.pb.gz")).expect("a writable folder");
         let loaded = Snapshot::load(folder.file("heap.pb.gz")).expect("just saved");
         assert_eq!(loaded, saved);
@@ -82,7 +82,7 @@ fn a_snapshot_comes_back_as_it_was_saved() {
         // A snapshot without any trace is one, too.
         let none = saved.filter(&[Filter::exclude().file("*").expect("a pattern")]);
         none.save(folder.file("none.pb.gz")).expect("a writable folder");
-        assert_eq!(Snapshot::load(folder.file("none.pb.gz")).expect("just saved").count(), 0);
+        assert_eq!(Snapshot::load(folder.file("none.pb.gz")).expect("just saved").blocks(), 0);
     }
 }
 
@@ -169,14 +169,15 @@ fn another_reader_finds_the_same_in_the_profile() {
     assert_eq!(text(0), "");
     let types: Vec<_> = profile.sample_type.iter().map(|kind| (text(kind.ty), text(kind.unit))).collect();
     assert_eq!(types, [("inuse_objects", "count"), ("inuse_space", "bytes")]);
-    assert_eq!(profile.sample.iter().map(|sample| sample.value[0] as u64).sum::<u64>(), snapshot.count());
-    assert_eq!(profile.sample.iter().map(|sample| sample.value[1] as u64).sum::<u64>(), snapshot.size());
+    assert_eq!(profile.sample.iter().map(|sample| sample.value[0] as usize).sum::<usize>(), snapshot.blocks());
+    assert_eq!(profile.sample.iter().map(|sample| sample.value[1] as usize).sum::<usize>(), snapshot.bytes());
 
     let functions: HashMap<u64, &str> =
         profile.function.iter().map(|function| (function.id, text(function.name))).collect();
     let locations: HashMap<u64, _> = profile.location.iter().map(|location| (location.id, location)).collect();
     let kept = profile.sample.iter().find(|sample| {
-        sample.label.iter().any(|label| text(label.key) == "bytes" && label.num == 48) && sample.value[0] as u64 == KEPT
+        sample.label.iter().any(|label| text(label.key) == "bytes" && label.num == 48)
+            && sample.value[0] as usize == KEPT
     });
     let places: Vec<_> = kept.expect("the kept blocks").location_id.iter().map(|id| locations[id]).collect();
     let names: Vec<&str> =
@@ -257,9 +258,10 @@ fn collapsed_stacks_have_every_byte() {
     let snapshot = snapshot();
     snapshot.save_collapsed(folder.file("heap.txt")).expect("a writable folder");
     let collapsed = std::fs::read_to_string(folder.file("heap.txt")).expect("just written");
-    let bytes = |line: &str| line.rsplit_once(' ').and_then(|(_, bytes)| bytes.parse::<u64>().ok()).expect("a number");
-    assert_eq!(collapsed.lines().map(bytes).sum::<u64>(), snapshot.size());
-    let kept: u64 = collapsed.lines().filter(|line| line.contains(";trace_files::keep;")).map(bytes).sum();
+    let bytes =
+        |line: &str| line.rsplit_once(' ').and_then(|(_, bytes)| bytes.parse::<usize>().ok()).expect("a number");
+    assert_eq!(collapsed.lines().map(bytes).sum::<usize>(), snapshot.bytes());
+    let kept: usize = collapsed.lines().filter(|line| line.contains(";trace_files::keep;")).map(bytes).sum();
     assert_eq!(kept, KEPT * (48 + 8));
     assert!(collapsed.lines().all(|line| !line.contains("pymalloc::alloc")), "{collapsed}");
 }

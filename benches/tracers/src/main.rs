@@ -24,8 +24,8 @@ mod profiler {
         };
         trace::start(config).expect("starts");
         Box::new(|| {
-            let (current, peak) = trace::traced_memory();
-            eprintln!("traced {current}, at most {peak}; overhead {}", trace::overhead());
+            let traced = trace::traced_memory();
+            eprintln!("traced {}, at most {}; overhead {}", traced.bytes_live, traced.bytes_peak, trace::overhead_bytes());
         })
     }
 }

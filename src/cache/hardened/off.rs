@@ -7,7 +7,7 @@ use crate::heap::pool::Slot;
 use crate::pool_set::Inside;
 
 /// Whether calls need the hooks below, even while the thread's magazine can serve them.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) const LOOKS_ON: bool = false;
 
 /// Most blocks of a class in a thread's quarantine.

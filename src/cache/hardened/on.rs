@@ -25,7 +25,7 @@ const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
 const CLEARS: bool = !cfg!(pymalloc_without = "zero");
 
 /// Whether calls need the hooks below, even while the thread's magazine can serve them.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) const LOOKS_ON: bool = true;
 
 /// Most blocks of a class in a thread's quarantine.

@@ -16,7 +16,7 @@ use crate::heap::pool::State;
 use crate::inspect::stats::{Stats, for_each_cache, outside_blocks, untouched_bytes};
 
 /// What a pool is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum PoolUse {
@@ -28,11 +28,11 @@ pub enum PoolUse {
     Blocks,
 }
 
-/// One pool, by [`heap_map`](crate::inspect::heap_map()).
+/// One pool, by [`heap_map`](crate::heap_map()).
 ///
 /// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used
 /// before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct PoolMap {
@@ -54,8 +54,8 @@ pub struct PoolMap {
     pub bytes_untouched: u16,
 }
 
-/// One arena, by [`heap_map`](crate::inspect::heap_map()).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One arena, by [`heap_map`](crate::heap_map()).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ArenaMap {
@@ -66,8 +66,8 @@ pub struct ArenaMap {
     pub pools: [PoolMap; POOLS_PER_ARENA],
 }
 
-/// Every pool of the heap, by [`heap_map`](crate::inspect::heap_map()): data, and pictures of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Every pool of the heap, by [`heap_map`](crate::heap_map()): data, and pictures of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct HeapMap {

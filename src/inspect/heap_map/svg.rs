@@ -20,9 +20,9 @@ const CACHED: &str = "#9aa3ad";
 const FREE: &str = "#d0d5da";
 
 /// Bytes for people.
-pub(super) struct Bytes(pub(super) usize);
+pub(super) struct ReadableBytes(pub(super) usize);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ReadableBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
         if self.0 < 1024 {
@@ -125,10 +125,10 @@ impl Drawing<'_> {
              blocks ({}) and {} without memory</text>",
             Escaped(title),
             stats.arenas_mapped,
-            Bytes(stats.bytes.arenas),
-            Bytes(stats.bytes.live),
+            ReadableBytes(stats.bytes.arenas),
+            ReadableBytes(stats.bytes.live),
             Percent(stats.bytes.live, stats.bytes.arenas),
-            Bytes(stats.bytes.untouched),
+            ReadableBytes(stats.bytes.untouched),
         )
     }
 
@@ -244,7 +244,7 @@ impl Drawing<'_> {
                 "<rect x=\"{left}\" y=\"{y}\" width=\"{width:.1}\" height=\"{bar}\" fill=\"none\" stroke=\"{FAINT}\" \
                  stroke-width=\"0.5\"/><text x=\"{:.1}\" y=\"{line}\" fill=\"{FAINT}\">{}, {} live</text></g>",
                 left as f64 + width + 6.0,
-                Bytes(all),
+                ReadableBytes(all),
                 Percent(class.blocks_live * class.block_bytes, all),
             )?;
         }
@@ -392,7 +392,7 @@ mod tests {
             (3 << 40, "3.0 TiB"),
             (usize::MAX, "16777216 TiB"),
         ] {
-            assert_eq!(Bytes(bytes).to_string(), text);
+            assert_eq!(ReadableBytes(bytes).to_string(), text);
         }
     }
 

@@ -5,7 +5,7 @@ use crate::cache::{ThreadCache, current};
 use crate::heap::Stopped;
 
 /// Who uses a thread cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum CacheUse {
@@ -20,7 +20,7 @@ pub enum CacheUse {
 }
 
 /// Counts of one thread cache, by [`thread_caches`](crate::thread_caches).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct CacheStats {

@@ -29,7 +29,7 @@ pub use caches::{CacheStats, CacheUse};
 /// Counts of one size class.
 ///
 /// Each block of the class's pools is in exactly one of the five counts of blocks.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ClassStats {
@@ -64,7 +64,7 @@ impl ClassStats {
 /// Where the bytes are, by [`stats`](crate::stats()).
 ///
 /// The parts of the arenas add up: [`sum`](Self::sum) is [`arenas`](Self::arenas).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ByteStats {
@@ -107,7 +107,7 @@ impl ByteStats {
 /// Counts of the whole heap, by [`stats`](crate::stats()) and [`self_check`](crate::self_check).
 ///
 /// Its `Display` is a table in the layout of CPython's `sys._debugmallocstats()`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
@@ -256,6 +256,13 @@ impl Stats {
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
             entry.blocks_cached += cache.all_blocks(class).count();
         }
+    }
+}
+
+impl Default for Stats {
+    /// Of no heap: all counts are 0.
+    fn default() -> Self {
+        Self::ZERO
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
     let _errno = KeepErrno::new();
     let mut purged = 0;
     // Not for valgrind, which warns of system calls that it does not know.
-    let at_once = ranges.len() > 1 && !cfg!(feature = "valgrind") && MANY_AT_ONCE.load(Ordering::Relaxed);
+    let at_once = ranges.len() > 1 && !cfg!(pymalloc_valgrind) && MANY_AT_ONCE.load(Ordering::Relaxed);
     if at_once {
         // SAFETY: the caller gives up the ranges' contents; a range is laid out as an `iovec`.
         let bytes = unsafe {

@@ -1,8 +1,8 @@
 //! Linux: `mmap`, `madvise`, futexes, pthread keys and `pthread_atfork`.
 
-#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 mod cancellation;
-#[cfg_attr(not(feature = "raw"), allow(dead_code, unreachable_pub, reason = "the preload library's, too"))]
+#[cfg_attr(not(feature = "__raw"), allow(dead_code, unreachable_pub, reason = "the preload library's, too"))]
 mod files;
 mod memory;
 mod process;
@@ -12,9 +12,9 @@ mod system_malloc;
 mod threads;
 mod wait;
 
-#[cfg_attr(not(feature = "raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use cancellation::NoCancellation;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub use files::{Descriptor, Identity};
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, unmap};

@@ -1,16 +1,16 @@
 //! Where the calling thread's stack lies: for the tracer.
 
-#[cfg(not(feature = "raw"))]
+#[cfg(not(feature = "__raw"))]
 use core::ptr;
 
-#[cfg(not(feature = "raw"))]
+#[cfg(not(feature = "__raw"))]
 use super::KeepErrno;
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 use super::{files::Descriptor, process_id, thread_id};
 
 /// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the
 /// preload library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     /// The main thread's grows, so that its mapping is not all of it; the kernel keeps more than that free below.
     const GROWTH_BYTES: usize = 64 << 20;
@@ -36,7 +36,7 @@ pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
 }
 
 /// Finds the mapping of an address in `/proc/self/maps`, byte by byte.
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 struct MapsSearch {
     address: usize,
     /// The line's numbers so far.
@@ -46,7 +46,7 @@ struct MapsSearch {
     field: u8,
 }
 
-#[cfg(feature = "raw")]
+#[cfg(feature = "__raw")]
 impl MapsSearch {
     const fn new(address: usize) -> Self {
         Self { address, start: 0, end: 0, field: 0 }
@@ -68,7 +68,7 @@ impl MapsSearch {
 }
 
 /// The addresses of the calling thread's stack. May allocate.
-#[cfg(not(feature = "raw"))]
+#[cfg(not(feature = "__raw"))]
 pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
     let _errno = KeepErrno::new();
     // SAFETY: the attributes are written before they are read, and destroyed once.

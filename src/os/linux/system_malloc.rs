@@ -30,7 +30,7 @@ pub(crate) fn system_malloc() -> Option<SystemMalloc> {
 /// larger than another threshold it maps by itself; when it is freed, both thresholds rise: that one to the block's
 /// size, the first to twice that (glibc's malloc.c, "dynamic mmap threshold", up to 32 MiB). Unlike `mallopt`, a block
 /// leaves them free to rise further, and alone where the program has set them.
-#[cfg(all(target_env = "gnu", not(feature = "raw")))]
+#[cfg(all(target_env = "gnu", not(feature = "__raw")))]
 pub(crate) fn let_malloc_keep(bytes: usize) {
     const BYTES_MAX: usize = (32 << 20) - (64 << 10);
     let _errno = super::KeepErrno::new();
@@ -41,5 +41,5 @@ pub(crate) fn let_malloc_keep(bytes: usize) {
 
 /// Other C libraries have no such thresholds; in the preload library `malloc` is ours, and CPython's programs gained
 /// nothing.
-#[cfg(not(all(target_env = "gnu", not(feature = "raw"))))]
+#[cfg(not(all(target_env = "gnu", not(feature = "__raw"))))]
 pub(crate) fn let_malloc_keep(_bytes: usize) {}

@@ -65,11 +65,11 @@ pub(crate) fn end_is_told_again(value: *mut c_void) -> bool {
 
 /// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is
 /// left that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main
-/// program; and with the feature `raw` the library is linked to stay, because this may run inside the dynamic linker.
+/// program; and with the feature `__raw` the library is linked to stay, because this may run inside the dynamic linker.
 fn stay_loaded() {
     // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a
     // library that is loaded already runs nothing.
-    #[cfg(not(any(target_feature = "crt-static", feature = "raw")))]
+    #[cfg(not(any(target_feature = "crt-static", feature = "__raw")))]
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
         let here: fn() = stay_loaded;

@@ -107,7 +107,7 @@ pub(in crate::trace) fn file_of(_address: usize) -> Option<(&'static CStr, usize
 
 /// The code of the library that this crate is in, if that is the preload library: no frame of it is the program's.
 pub(in crate::trace) fn of_preload() -> Option<core::ops::Range<u64>> {
-    if !cfg!(feature = "raw") {
+    if !cfg!(feature = "__raw") {
         return None;
     }
     let own: fn() -> Option<core::ops::Range<u64>> = of_preload;

@@ -16,7 +16,7 @@ use crate::trace::record::stacks::{self, StackId};
 use crate::trace::record::state::{Busy, FRAMES, SESSION};
 use crate::trace::record::thread;
 
-static ORIGINS: Origins = Origins { capture, print };
+static ORIGINS: Origins = Origins::new(capture, print);
 
 /// Has the debug hooks ask here, unless the program gave them another source.
 pub(in crate::trace) fn install() {

@@ -11,6 +11,8 @@ const LIBRARIES: [&str; 5] = ["alloc", "std", "core", "hashbrown", "pymalloc"];
 
 /// A function call: of the machine's, or one that the compiler inlined.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[doc(alias = "tracemalloc.Frame")]
 pub struct Frame {
     pub(in crate::trace) file: Arc<str>,
     pub(in crate::trace) line: u32,
@@ -79,6 +81,9 @@ impl fmt::Display for Frame {
 ///
 /// Its `Display` has a line a frame, in tracemalloc's manner.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(from = "Vec<Frame>", into = "Vec<Frame>"))]
+#[doc(alias = "tracemalloc.Traceback")]
 pub struct Traceback {
     pub(in crate::trace) frames: Arc<[Frame]>,
 }
@@ -101,6 +106,21 @@ impl Traceback {
     /// which allocate on behalf of others; the innermost one of all if there is no other.
     pub fn cause(&self) -> &Frame {
         self.frames.iter().find(|frame| !frame.is_library()).unwrap_or(&self.frames[0])
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<Vec<Frame>> for Traceback {
+    /// Of no frame, an unknown one.
+    fn from(frames: Vec<Frame>) -> Self {
+        Self::new(frames)
+    }
+}
+
+#[cfg(feature = "serde")]
+impl From<Traceback> for Vec<Frame> {
+    fn from(traceback: Traceback) -> Self {
+        traceback.frames.to_vec()
     }
 }
 
@@ -133,6 +153,16 @@ mod tests {
         ] {
             assert_eq!(crate_of(function), name, "{function}");
         }
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn serde_brings_frames_back_and_never_a_traceback_without_any() {
+        let frame = Frame { file: "src/a.rs".into(), line: 7, function: "mine::f".into() };
+        let traceback = Traceback::new(vec![frame, Frame::unknown()]);
+        let text = serde_json::to_string(&traceback).expect("plain data");
+        assert_eq!(serde_json::from_str::<Traceback>(&text).expect("the same data"), traceback);
+        assert_eq!(serde_json::from_str::<Traceback>("[]").expect("a list of frames"), Traceback::new(Vec::new()));
     }
 
     #[test]

@@ -17,7 +17,9 @@ use crate::trace::names::traceback::{Frame, Traceback};
 /// # let _ = (own, no_tests);
 /// # Ok::<(), pymalloc::trace::PatternError>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[doc(alias = "tracemalloc.Filter")]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[must_use]
 pub struct Filter {
     includes: bool,
     file: Option<Pattern>,

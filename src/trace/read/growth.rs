@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::snapshot;
 use super::text::Bytes;
+use crate::trace::guard::Session;
 use crate::trace::names::traceback::Traceback;
 use crate::trace::record::config::{Config, StartError};
 use crate::trace::record::session;
@@ -13,31 +14,56 @@ use crate::trace::record::stacks::StackId;
 use crate::trace::record::state::Busy;
 
 /// How often to run the code whose growth is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use pymalloc::trace::Runs;
+///
+/// assert_eq!(Runs::new().warm_up(3).counted(4), Runs::default());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
 pub struct Runs {
-    /// Runs before the first count, in which caches may fill.
-    pub warm_up: usize,
-    /// Runs counted.
-    pub counted: usize,
+    warm_up: usize,
+    counted: usize,
 }
 
-/// As CPython's `regrtest -R 3:4`.
+impl Runs {
+    /// 3 to warm up and 4 counted, as CPython's `regrtest -R 3:4`.
+    pub const fn new() -> Self {
+        Self { warm_up: 3, counted: 4 }
+    }
+
+    /// Runs before the first count, in which caches may fill.
+    pub const fn warm_up(mut self, runs: usize) -> Self {
+        self.warm_up = runs;
+        self
+    }
+
+    /// Runs counted; not 0.
+    pub const fn counted(mut self, runs: usize) -> Self {
+        self.counted = runs;
+        self
+    }
+}
+
 impl Default for Runs {
     fn default() -> Self {
-        Self { warm_up: 3, counted: 4 }
+        Self::new()
     }
 }
 
 /// A call site that held more blocks after each run than before it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Growth {
     /// Where the blocks were allocated.
     pub traceback: Traceback,
     /// Blocks more, run by run.
-    pub blocks: Vec<u64>,
+    pub blocks: Vec<usize>,
     /// Bytes more over all counted runs; less than 0 if smaller blocks took the place of larger ones.
-    pub bytes: i64,
+    pub bytes: isize,
 }
 
 impl fmt::Display for Growth {
@@ -49,7 +75,7 @@ impl fmt::Display for Growth {
 }
 
 /// Why growth could not be looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GrowthError {
     /// There are no runs to count.
@@ -78,19 +104,6 @@ impl fmt::Display for GrowthError {
 
 impl core::error::Error for GrowthError {}
 
-/// Stops what was started, whatever `run` does.
-struct Tracing {
-    stops: bool,
-}
-
-impl Drop for Tracing {
-    fn drop(&mut self) {
-        if self.stops {
-            session::stop();
-        }
-    }
-}
-
 /// Runs `run` again and again, and returns the call sites that held more blocks after each counted run than before it,
 /// largest growth first.
 ///
@@ -106,9 +119,9 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     }
     // A run that panicked left nothing behind.
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let tracing = match crate::trace::record::start(Config::new()) {
-        Ok(()) => Tracing { stops: true },
-        Err(StartError::AlreadyTracing) => Tracing { stops: false },
+    let session = match Session::start(Config::new()) {
+        Ok(session) => Some(session),
+        Err(StartError::AlreadyTracing) => None,
         Err(error) => return Err(GrowthError::Start(error)),
     };
     if session::config().is_some_and(|config| config.interval.is_some()) {
@@ -127,38 +140,38 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
         counts.push(count()?);
     }
     let growth = growing(&counts)?;
-    drop(tracing);
+    drop(session);
     Ok(growth)
 }
 
 /// Blocks and bytes by stack.
-type Counts = HashMap<StackId, (u64, u64)>;
+type ByStack = HashMap<StackId, (usize, usize)>;
 
-fn count() -> Result<Counts, GrowthError> {
+fn count() -> Result<ByStack, GrowthError> {
     let busy = Busy::enter();
     let raw = session::copy(&busy).ok_or(GrowthError::Interrupted)?;
     if raw.lost > 0 {
         return Err(GrowthError::Interrupted);
     }
-    let mut counts = Counts::new();
+    let mut counts = ByStack::new();
     for (block, &blocks) in &raw.blocks {
         let sum = counts.entry(block.stack()).or_default();
-        sum.0 += blocks;
-        sum.1 += blocks * block.bytes();
+        sum.0 += blocks as usize;
+        sum.1 += (blocks * block.bytes()) as usize;
     }
     Ok(counts)
 }
 
-fn growing(counts: &[Counts]) -> Result<Vec<Growth>, GrowthError> {
+fn growing(counts: &[ByStack]) -> Result<Vec<Growth>, GrowthError> {
     let busy = Busy::enter();
     let (Some(first), Some(last)) = (counts.first(), counts.last()) else { return Ok(Vec::new()) };
-    let of = |counts: &Counts, stack| counts.get(stack).copied().unwrap_or_default();
+    let of = |counts: &ByStack, stack| counts.get(stack).copied().unwrap_or_default();
     let mut found = Vec::new();
     for stack in last.keys() {
         let steps = counts.windows(2).map(|pair| of(&pair[1], stack).0.checked_sub(of(&pair[0], stack).0));
-        let steps: Option<Vec<u64>> = steps.map(|step| step.filter(|&step| step > 0)).collect();
+        let steps: Option<Vec<usize>> = steps.map(|step| step.filter(|&step| step > 0)).collect();
         let Some(blocks) = steps else { continue };
-        let bytes = of(last, stack).1 as i64 - of(first, stack).1 as i64;
+        let bytes = of(last, stack).1 as isize - of(first, stack).1 as isize;
         let traceback = snapshot::traceback_of_stack(*stack, &busy).ok_or(GrowthError::Interrupted)?;
         found.push(Growth { traceback, blocks, bytes });
     }
@@ -187,6 +200,8 @@ fn growing(counts: &[Counts]) -> Result<Vec<Growth>, GrowthError> {
 ///
 /// # Panics
 /// With the growing call sites and their frames; and if growth can't be looked for ([`GrowthError`]).
+#[doc(alias = "regrtest")]
+#[doc(alias = "refleak")]
 #[track_caller]
 pub fn assert_no_growth<R>(run: impl FnMut() -> R) {
     match find_growth(Runs::default(), run) {

@@ -29,16 +29,17 @@ use crate::trace::record::state::Busy;
 ///
 /// println!("{}", after.statistics(By::Line).top(10));
 /// println!("{}", after.compare_to(&before, By::Function).top(10));
-/// # assert!(after.size() - before.size() >= 1000 * 20);
+/// # assert!(after.bytes() - before.bytes() >= 1000 * 20);
 /// # drop(kept);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[doc(alias = "tracemalloc.Snapshot")]
 pub struct Snapshot {
-    pub(in crate::trace) places: Vec<Place>,
+    pub(in crate::trace) places: Vec<CodePlace>,
     pub(in crate::trace) stacks: Vec<Stack>,
     /// Sorted, each stack and size once.
-    pub(in crate::trace) traces: Vec<Sized>,
+    pub(in crate::trace) traces: Vec<SizedBlocks>,
     pub(in crate::trace) modules: Vec<Module>,
     /// Mean bytes between samples; 0 when every block was traced.
     pub(in crate::trace) interval: u64,
@@ -49,7 +50,7 @@ pub struct Snapshot {
 
 /// A return address and its calls, innermost first.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::trace) struct Place {
+pub(in crate::trace) struct CodePlace {
     pub(in crate::trace) address: u64,
     /// Empty if nothing is known of it.
     pub(in crate::trace) frames: Arc<[Frame]>,
@@ -65,7 +66,7 @@ pub(in crate::trace) struct Stack {
 
 /// Blocks of one stack and size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::trace) struct Sized {
+pub(in crate::trace) struct SizedBlocks {
     /// Index into the snapshot's stacks.
     pub(in crate::trace) stack: usize,
     pub(in crate::trace) bytes: u64,
@@ -74,19 +75,20 @@ pub(in crate::trace) struct Sized {
 }
 
 /// Blocks of one size that the same calls allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[doc(alias = "tracemalloc.Trace")]
 pub struct Trace<'snapshot> {
     /// Bytes that each block was asked for with.
-    pub block_bytes: u64,
+    pub block_bytes: usize,
     /// Blocks in the trace; in a sampled snapshot those that were sampled.
-    pub count: u64,
+    pub blocks: usize,
     /// Where they were allocated.
     pub traceback: &'snapshot Traceback,
 }
 
 /// There is nothing to take a snapshot of: no session of the tracer runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct NotTracing;
 
 impl fmt::Display for NotTracing {
@@ -135,17 +137,17 @@ fn named(config: &Config, addresses: &[usize]) -> Traceback {
     traceback(places.iter())
 }
 
-fn place(symbols: &Symbols, address: usize) -> Place {
+fn place(symbols: &Symbols, address: usize) -> CodePlace {
     let frames = symbols.look_up(address);
     // The allocator, inlined into its caller.
     let own = frames.iter().take_while(|frame| frame.is_allocator()).count();
     let frames = if own > 0 && own < frames.len() { frames[own..].into() } else { frames };
-    Place { address: address as u64, frames }
+    CodePlace { address: address as u64, frames }
 }
 
 /// Takes the allocator's frames off the inner end, and what is more than the limit off the outer one.
-fn without_allocator(mut places: Vec<Place>, limit: usize) -> Vec<Place> {
-    let is_own = |place: &&Place| !place.frames.is_empty() && place.frames.iter().all(Frame::is_allocator);
+fn without_allocator(mut places: Vec<CodePlace>, limit: usize) -> Vec<CodePlace> {
+    let is_own = |place: &&CodePlace| !place.frames.is_empty() && place.frames.iter().all(Frame::is_allocator);
     let own = places.iter().take_while(is_own).count();
     // A program's own code may bear the allocator's name: then keep it all rather than nothing.
     let own = if own == places.len() { 0 } else { own };
@@ -154,7 +156,7 @@ fn without_allocator(mut places: Vec<Place>, limit: usize) -> Vec<Place> {
     places
 }
 
-pub(in crate::trace) fn traceback<'place>(places: impl Iterator<Item = &'place Place>) -> Traceback {
+pub(in crate::trace) fn traceback<'place>(places: impl Iterator<Item = &'place CodePlace>) -> Traceback {
     let unknown = Frame::unknown();
     let frames = places.flat_map(|place| {
         let frames = if place.frames.is_empty() { core::slice::from_ref(&unknown) } else { &place.frames[..] };
@@ -202,7 +204,7 @@ fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
 /// Puts a snapshot together, each place, stack and trace once.
 #[derive(Default)]
 pub(in crate::trace) struct Builder {
-    places: Vec<Place>,
+    places: Vec<CodePlace>,
     place_numbers: HashMap<u64, usize>,
     stacks: Vec<Stack>,
     stack_numbers: HashMap<Vec<usize>, usize>,
@@ -211,7 +213,7 @@ pub(in crate::trace) struct Builder {
 
 impl Builder {
     /// The number of a stack.
-    pub(in crate::trace) fn stack(&mut self, places: Vec<Place>) -> usize {
+    pub(in crate::trace) fn stack(&mut self, places: Vec<CodePlace>) -> usize {
         let numbers: Vec<usize> = places
             .into_iter()
             .map(|place| {
@@ -238,8 +240,8 @@ impl Builder {
 
     /// The snapshot, without what is not of single blocks.
     pub(in crate::trace) fn finish(self) -> Snapshot {
-        let traces = self.traces.into_iter().map(|((stack, bytes), count)| Sized { stack, bytes, count });
-        let mut traces: Vec<Sized> = traces.collect();
+        let traces = self.traces.into_iter().map(|((stack, bytes), count)| SizedBlocks { stack, bytes, count });
+        let mut traces: Vec<SizedBlocks> = traces.collect();
         traces.sort_unstable();
         Snapshot {
             places: self.places,
@@ -258,8 +260,8 @@ impl Snapshot {
     /// The blocks, by size and traceback.
     pub fn traces(&self) -> impl Iterator<Item = Trace<'_>> {
         self.traces.iter().map(|trace| Trace {
-            block_bytes: trace.bytes,
-            count: trace.count,
+            block_bytes: trace.bytes as usize,
+            blocks: trace.count as usize,
             traceback: &self.stacks[trace.stack].traceback,
         })
     }
@@ -270,13 +272,13 @@ impl Snapshot {
     }
 
     /// Mean bytes between samples; `None` when every block was traced.
-    pub fn sampled_every(&self) -> Option<u64> {
-        (self.interval != 0).then_some(self.interval)
+    pub fn sampled_every(&self) -> Option<usize> {
+        (self.interval != 0).then_some(self.interval as usize)
     }
 
     /// Blocks that could not be recorded, or whose stack could not, because the OS gave the tracer no memory.
-    pub fn lost(&self) -> u64 {
-        self.lost
+    pub fn lost_blocks(&self) -> usize {
+        self.lost as usize
     }
 
     /// When it was taken.

@@ -14,6 +14,8 @@ use crate::trace::record::state::Busy;
 
 /// What statistics sum by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
 pub enum By {
     /// The source file of the frame that is charged ([`Traceback::cause`]).
     File,
@@ -28,9 +30,11 @@ pub enum By {
 /// What is alive of one file, line, function or traceback.
 ///
 /// Its `Display` is tracemalloc's: `src/x.rs:12: size=4855 KiB, count=39328, average=126 B`. Of a sampled snapshot the
-/// sizes and counts are estimates, and `±` gives one standard error.
+/// bytes and blocks are estimates, and `±` gives one standard error.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
+#[doc(alias = "tracemalloc.Statistic")]
 pub struct Statistic {
     /// What was summed by.
     pub by: By,
@@ -38,35 +42,37 @@ pub struct Statistic {
     /// for.
     pub traceback: Traceback,
     /// Bytes, as asked for.
-    pub size: u64,
+    pub bytes: usize,
     /// Blocks.
-    pub count: u64,
-    /// One standard error of `size`; 0 when every block was traced.
-    pub size_error: f64,
-    /// One standard error of `count`; 0 when every block was traced.
-    pub count_error: f64,
+    pub blocks: usize,
+    /// One standard error of `bytes`; 0 when every block was traced.
+    pub bytes_error: f64,
+    /// One standard error of `blocks`; 0 when every block was traced.
+    pub blocks_error: f64,
 }
 
 /// What changed of one file, line, function or traceback.
 ///
 /// Its `Display` is tracemalloc's: `src/x.rs:12: size=8173 KiB (+4428 KiB), count=71332 (+39369), average=117 B`.
 #[derive(Debug, Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
+#[doc(alias = "tracemalloc.StatisticDiff")]
 pub struct StatisticDiff {
     /// What was summed by.
     pub by: By,
     /// The place, as in [`Statistic`].
     pub traceback: Traceback,
     /// Bytes now.
-    pub size: u64,
+    pub bytes: usize,
     /// Bytes now less bytes then.
-    pub size_diff: i64,
+    pub bytes_diff: isize,
     /// Blocks now.
-    pub count: u64,
+    pub blocks: usize,
     /// Blocks now less blocks then.
-    pub count_diff: i64,
-    /// One standard error of `size_diff`; 0 when every block was traced.
-    pub size_error: f64,
+    pub blocks_diff: isize,
+    /// One standard error of `bytes_diff`; 0 when every block was traced.
+    pub bytes_error: f64,
 }
 
 /// Statistics, the largest first. Its `Display` has a line each; [`top`](Self::top) shortens it.
@@ -84,34 +90,34 @@ pub struct Top<'ranking, T> {
 
 #[derive(Clone, Copy, Default)]
 struct Sum {
-    size: f64,
-    count: f64,
-    size_variance: f64,
-    count_variance: f64,
+    bytes: f64,
+    blocks: f64,
+    bytes_variance: f64,
+    blocks_variance: f64,
 }
 
 impl Sum {
     /// Adds blocks of a size, each sampled with `interval`.
     fn add(&mut self, bytes: u64, blocks: u64, interval: u64) {
         let (weight, bytes, blocks) = (weight(bytes, interval), bytes as f64, blocks as f64);
-        self.count += blocks * weight.count;
-        self.size += blocks * weight.count * bytes;
-        self.count_variance += blocks * weight.count_variance;
-        self.size_variance += blocks * weight.count_variance * bytes * bytes;
+        self.blocks += blocks * weight.count;
+        self.bytes += blocks * weight.count * bytes;
+        self.blocks_variance += blocks * weight.count_variance;
+        self.bytes_variance += blocks * weight.count_variance * bytes * bytes;
     }
 }
 
 impl Snapshot {
     /// Sums of the traces: each is charged to one file, line or function ([`Traceback::cause`]), or its traceback.
     ///
-    /// The largest come first; of equal size, those with more blocks.
+    /// Those with the most bytes come first; of equal bytes, those with more blocks.
     pub fn statistics(&self, by: By) -> Ranking<Statistic> {
         self.rank(by, false)
     }
 
     /// Sums of the traces: each is charged to every file, line or function that it has a frame in, once.
     ///
-    /// So the sum of all is more than the snapshot's size. By [`By::Traceback`] it is the same as
+    /// So the sum of all is more than the snapshot's bytes. By [`By::Traceback`] it is the same as
     /// [`statistics`](Self::statistics).
     pub fn cumulative_statistics(&self, by: By) -> Ranking<Statistic> {
         self.rank(by, true)
@@ -125,20 +131,20 @@ impl Snapshot {
             .map(|(traceback, sum)| Statistic {
                 by,
                 traceback,
-                size: sum.size.round() as u64,
-                count: sum.count.round() as u64,
-                size_error: sum.size_variance.sqrt(),
-                count_error: sum.count_variance.sqrt(),
+                bytes: sum.bytes.round() as usize,
+                blocks: sum.blocks.round() as usize,
+                bytes_error: sum.bytes_variance.sqrt(),
+                blocks_error: sum.blocks_variance.sqrt(),
             })
             .collect();
         rows.sort_by(|one, other| {
-            let key = |row: &Statistic| (row.size, row.count);
+            let key = |row: &Statistic| (row.bytes, row.blocks);
             key(other).cmp(&key(one)).then_with(|| other.traceback.cmp(&one.traceback))
         });
         Ranking { rows }
     }
 
-    /// What changed since an older snapshot; the largest changes of size, whatever their sign, come first.
+    /// What changed since an older snapshot; the largest changes of bytes, whatever their sign, come first.
     pub fn compare_to(&self, old: &Self, by: By) -> Ranking<StatisticDiff> {
         self.compare(old, by, false)
     }
@@ -163,33 +169,33 @@ impl Snapshot {
             .map(|(traceback, now, then)| StatisticDiff {
                 by,
                 traceback,
-                size: now.size.round() as u64,
-                size_diff: (now.size.round() - then.size.round()) as i64,
-                count: now.count.round() as u64,
-                count_diff: (now.count.round() - then.count.round()) as i64,
-                size_error: (now.size_variance + then.size_variance).sqrt(),
+                bytes: now.bytes.round() as usize,
+                bytes_diff: (now.bytes.round() - then.bytes.round()) as isize,
+                blocks: now.blocks.round() as usize,
+                blocks_diff: (now.blocks.round() - then.blocks.round()) as isize,
+                bytes_error: (now.bytes_variance + then.bytes_variance).sqrt(),
             })
             .collect();
         rows.sort_by_cached_key(|row| {
-            let key = (row.size_diff.unsigned_abs(), row.size, row.count_diff.unsigned_abs(), row.count);
+            let key = (row.bytes_diff.unsigned_abs(), row.bytes, row.blocks_diff.unsigned_abs(), row.blocks);
             Reverse((key, row.traceback.clone()))
         });
         Ranking { rows }
     }
 
     /// Bytes of all blocks, as asked for; an estimate if sampled.
-    pub fn size(&self) -> u64 {
-        self.sum().size.round() as u64
+    pub fn bytes(&self) -> usize {
+        self.sum().bytes.round() as usize
     }
 
-    /// One standard error of [`size`](Self::size); 0 when every block was traced.
-    pub fn size_error(&self) -> f64 {
-        self.sum().size_variance.sqrt()
+    /// One standard error of [`bytes`](Self::bytes); 0 when every block was traced.
+    pub fn bytes_error(&self) -> f64 {
+        self.sum().bytes_variance.sqrt()
     }
 
     /// Blocks; an estimate if sampled.
-    pub fn count(&self) -> u64 {
-        self.sum().count.round() as u64
+    pub fn blocks(&self) -> usize {
+        self.sum().blocks.round() as usize
     }
 
     fn sum(&self) -> Sum {
@@ -249,17 +255,17 @@ impl fmt::Display for Name<'_> {
 }
 
 /// One standard error of some bytes, or nothing.
-struct Error(f64);
+struct StandardError(f64);
 
-impl fmt::Display for Error {
+impl fmt::Display for StandardError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 > 0.0 { write!(f, " ± {}", Bytes(self.0)) } else { Ok(()) }
     }
 }
 
-fn write_average(f: &mut fmt::Formatter<'_>, size: u64, count: u64) -> fmt::Result {
-    match size.checked_div(count) {
-        Some(_) => write!(f, ", average={}", Bytes(size as f64 / count as f64)),
+fn write_average(f: &mut fmt::Formatter<'_>, bytes: usize, blocks: usize) -> fmt::Result {
+    match bytes.checked_div(blocks) {
+        Some(_) => write!(f, ", average={}", Bytes(bytes as f64 / blocks as f64)),
         None => Ok(()),
     }
 }
@@ -267,17 +273,23 @@ fn write_average(f: &mut fmt::Formatter<'_>, size: u64, count: u64) -> fmt::Resu
 impl fmt::Display for Statistic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = Name(self.by, &self.traceback);
-        write!(f, "{name}: size={}{}, count={}", Bytes(self.size as f64), Error(self.size_error), self.count)?;
-        write_average(f, self.size, self.count)
+        write!(
+            f,
+            "{name}: size={}{}, count={}",
+            Bytes(self.bytes as f64),
+            StandardError(self.bytes_error),
+            self.blocks
+        )?;
+        write_average(f, self.bytes, self.blocks)
     }
 }
 
 impl fmt::Display for StatisticDiff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, diff) = (Name(self.by, &self.traceback), SignedBytes(self.size_diff as f64));
-        write!(f, "{name}: size={} ({diff}{})", Bytes(self.size as f64), Error(self.size_error))?;
-        write!(f, ", count={} ({:+})", self.count, self.count_diff)?;
-        write_average(f, self.size, self.count)
+        let (name, diff) = (Name(self.by, &self.traceback), SignedBytes(self.bytes_diff as f64));
+        write!(f, "{name}: size={} ({diff}{})", Bytes(self.bytes as f64), StandardError(self.bytes_error))?;
+        write!(f, ", count={} ({:+})", self.blocks, self.blocks_diff)?;
+        write_average(f, self.bytes, self.blocks)
     }
 }
 
@@ -339,7 +351,7 @@ mod sealed {
         }
 
         fn amount(&self) -> f64 {
-            self.size as f64
+            self.bytes as f64
         }
 
         fn text(amount: f64) -> String {
@@ -353,7 +365,7 @@ mod sealed {
         }
 
         fn amount(&self) -> f64 {
-            self.size_diff as f64
+            self.bytes_diff as f64
         }
 
         fn text(amount: f64) -> String {

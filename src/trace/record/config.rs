@@ -13,10 +13,12 @@ use super::capture::FRAMES_MAX;
 /// let in_production = Config::new().sample_every(512 * 1024);
 /// # let _ = (everything, in_production);
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[must_use]
 pub struct Config {
     pub(in crate::trace) frames: usize,
-    pub(in crate::trace) interval: Option<u64>,
+    pub(in crate::trace) interval: Option<usize>,
     pub(in crate::trace) keeps_peak: bool,
 }
 
@@ -24,7 +26,7 @@ impl Config {
     /// Most frames of a trace.
     pub const FRAMES_MAX: usize = FRAMES_MAX;
     /// Longest mean interval between samples, in bytes.
-    pub const INTERVAL_MAX: u64 = 1 << 40;
+    pub const INTERVAL_MAX: usize = 1 << if usize::BITS > 40 { 40 } else { usize::BITS - 1 };
 
     /// Every allocation, with up to 32 frames.
     pub const fn new() -> Self {
@@ -35,6 +37,8 @@ impl Config {
     ///
     /// A frame is a call that the machine made: those that the compiler inlined come with it and are not counted. The
     /// frames of this allocator are neither kept nor counted.
+    #[doc(alias = "nframe")]
+    #[doc(alias = "PYTHONTRACEMALLOC")]
     pub const fn frames(mut self, frames: usize) -> Self {
         self.frames = frames;
         self
@@ -42,15 +46,16 @@ impl Config {
 
     /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
     ///
-    /// Sizes and counts are estimates then, without bias, and come with their error
-    /// ([`Statistic::size_error`](super::Statistic::size_error)). Large blocks are more likely to be sampled: a block
+    /// Bytes and blocks are estimates then, without bias, and come with their error
+    /// ([`Statistic::bytes_error`](crate::trace::Statistic::bytes_error)). Large blocks are more likely to be sampled: a block
     /// of `s` bytes with probability `1 − exp(−s / bytes)`.
-    pub const fn sample_every(mut self, bytes: u64) -> Self {
+    #[doc(alias = "lg_prof_sample")]
+    pub const fn sample_every(mut self, bytes: usize) -> Self {
         self.interval = Some(bytes);
         self
     }
 
-    /// Keeps what was held at the peak, for [`take_peak_snapshot`](super::take_peak_snapshot).
+    /// Keeps what was held at the peak, for [`take_peak_snapshot`](crate::trace::take_peak_snapshot).
     ///
     /// Whenever the traced bytes have grown by an eighth since they were kept last, the allocating thread copies the
     /// tables: a long pause in a large program, and some more memory.
@@ -71,7 +76,7 @@ impl Config {
 
     /// The mean interval between samples; 0 for every allocation.
     pub(in crate::trace) fn interval_bytes(self) -> u64 {
-        self.interval.unwrap_or(0)
+        self.interval.unwrap_or(0) as u64
     }
 }
 
@@ -82,13 +87,13 @@ impl Default for Config {
 }
 
 /// Why tracing did not start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartError {
     /// So many frames are none, or more than [`Config::FRAMES_MAX`].
     Frames(usize),
     /// So many bytes between samples are none, or more than [`Config::INTERVAL_MAX`].
-    Interval(u64),
+    Interval(usize),
     /// It had started already; it goes on as it was.
     AlreadyTracing,
     /// Not on this platform, nor under Miri.

@@ -14,7 +14,7 @@ pub(crate) mod thread;
 
 use crate::observe;
 use crate::os;
-use crate::os::fork::{Participant, Place, join};
+use crate::os::fork::{ForkPlace, Participant, join};
 use config::{Config, StartError};
 
 /// The session's lock, which comes before the heap's.
@@ -32,8 +32,8 @@ os::at_start!(watch);
 
 extern "C" fn watch() {
     if os::SUPPORTED {
-        join(Place::TraceSession, &SESSION);
-        join(Place::TraceTables, &TABLES);
+        join(ForkPlace::TraceSession, &SESSION);
+        join(ForkPlace::TraceTables, &TABLES);
     }
 }
 
@@ -50,8 +50,8 @@ fn release_tables() {
     }
 }
 
-/// Starts a session.
-pub(in crate::trace) fn start(config: Config) -> Result<(), StartError> {
+/// Starts a session; returns its number.
+pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
     watch();
     observe::set_tracer(&hook::TRACER);
     session::start(config)

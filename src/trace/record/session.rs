@@ -38,7 +38,8 @@ const PEAK_MIN_BYTES: u64 = 1 << 16;
 
 static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None, peak: None });
 
-pub(in crate::trace) fn start(config: Config) -> Result<(), StartError> {
+/// Starts a session; returns its number.
+pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
     config.check()?;
     if !os::SUPPORTED {
         return Err(StartError::Unsupported);
@@ -63,15 +64,17 @@ pub(in crate::trace) fn start(config: Config) -> Result<(), StartError> {
         // block, before a block is recorded.
         SESSION.store(control.sessions, Ordering::Release);
         origins::install();
-        Ok(())
+        Ok(control.sessions)
     })
 }
 
-pub(in crate::trace) fn stop() {
+/// Stops the session that runs, if there is one and `is_meant` says so of its number.
+pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
     CONTROL.lock().with(|control| {
-        if control.config.take().is_none() {
+        if control.config.is_none() || !is_meant(control.sessions) {
             return;
         }
+        control.config = None;
         symbols::clear();
         blocks::keep_peak_from(u64::MAX);
         control.peak = None;

@@ -1,6 +1,6 @@
 //! The tracer's part of a thread. It has no destructor and is valid as zeroed memory, so reaching it never allocates.
 //!
-//! In the preload library (feature `raw`) the place is reached by the initial-exec model, as the thread slot is
+//! In the preload library (feature `__raw`) the place is reached by the initial-exec model, as the thread slot is
 //! (`cache/tls`): elsewise `__tls_get_addr` may allocate, inside an allocation, once a library was opened at run time.
 
 use core::cell::Cell;
@@ -22,7 +22,7 @@ impl Thread {
     }
 }
 
-#[cfg(not(all(feature = "raw", target_os = "linux", target_arch = "x86_64", not(miri))))]
+#[cfg(not(all(feature = "__raw", target_os = "linux", target_arch = "x86_64", not(miri))))]
 mod place {
     use super::Thread;
 
@@ -35,7 +35,7 @@ mod place {
     }
 }
 
-#[cfg(all(feature = "raw", target_os = "linux", target_arch = "x86_64", not(miri)))]
+#[cfg(all(feature = "__raw", target_os = "linux", target_arch = "x86_64", not(miri)))]
 mod place {
     use core::arch::{asm, global_asm};
 

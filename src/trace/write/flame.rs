@@ -24,7 +24,7 @@ impl Snapshot {
         }
         let mut options = Options::default();
         options.title = title.to_owned();
-        options.subtitle = Some(format!("{} in {} blocks", Bytes(self.size() as f64), self.count()));
+        options.subtitle = Some(format!("{} in {} blocks", Bytes(self.bytes() as f64), self.blocks()));
         options.count_name = "bytes".to_owned();
         options.colors = Palette::Basic(BasicPalette::Mem);
         // The same function has the same colour in every graph.

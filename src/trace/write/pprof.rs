@@ -20,7 +20,7 @@ use prost::Message;
 
 use crate::trace::names::modules::Module;
 use crate::trace::names::traceback::Frame;
-use crate::trace::read::snapshot::{Builder, Place, Snapshot};
+use crate::trace::read::snapshot::{Builder, CodePlace, Snapshot};
 use crate::trace::record::sampling::weight;
 use crate::trace::record::state::Busy;
 
@@ -282,7 +282,7 @@ impl<'text> Writer<'text> {
             });
         }
         for (number, module) in snapshot.modules.iter().enumerate() {
-            let own = |place: &&Place| (module.start..module.end).contains(&place.address);
+            let own = |place: &&CodePlace| (module.start..module.end).contains(&place.address);
             // A reader looks names up itself where a module's are said to be missing.
             let has_functions = snapshot.places.iter().filter(own).any(|place| !place.frames.is_empty());
             let has_lines =
@@ -379,7 +379,7 @@ impl<'profile> Reader<'profile> {
         })
     }
 
-    fn places(&self) -> Result<HashMap<u64, Place>, LoadError> {
+    fn places(&self) -> Result<HashMap<u64, CodePlace>, LoadError> {
         let mut names: HashMap<i64, Arc<str>> = HashMap::new();
         let mut functions = HashMap::new();
         for function in &self.profile.function {
@@ -398,7 +398,7 @@ impl<'profile> Reader<'profile> {
                 })
             });
             let frames: Vec<Frame> = frames.collect::<Result<_, LoadError>>()?;
-            Ok((location.id, Place { address: location.address, frames: frames.into() }))
+            Ok((location.id, CodePlace { address: location.address, frames: frames.into() }))
         };
         self.profile.location.iter().map(place).collect()
     }
