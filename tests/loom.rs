@@ -33,6 +33,8 @@ mod sync;
 mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
+#[path = "loom/knock.rs"]
+mod knock;
 #[path = "loom/locks.rs"]
 mod locks;
 #[path = "loom/object_pool/mod.rs"]

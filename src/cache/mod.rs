@@ -26,6 +26,7 @@ mod depot;
 mod direct;
 pub(crate) mod fork;
 pub(crate) mod hardened;
+mod last_resort;
 mod slot;
 mod slow;
 mod tidy;
@@ -55,6 +56,9 @@ pub(crate) use count::allocations_min;
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
+pub(crate) use last_resort::flush_caches;
+#[cfg(test)]
+pub(crate) use slot::take_spare;
 pub(crate) use slot::{GLOBAL, current, with_thread};
 
 /// The free blocks of one class that a thread has at hand.

@@ -165,7 +165,7 @@ impl<T> Lock<T> {
     }
 
     /// Whether a thread may sleep on it.
-    #[cfg(all(test, feature = "hardened", not(pymalloc_loom)))]
+    #[cfg(all(test, not(pymalloc_loom)))]
     pub(crate) fn is_awaited(&self) -> bool {
         // Relaxed: a hint.
         self.state.load(Ordering::Relaxed) & AWAITED != 0
