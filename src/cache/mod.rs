@@ -54,9 +54,9 @@ use tidy::Seen;
 pub(crate) use count::allocations_min;
 #[cfg(feature = "raw")]
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
+pub(crate) use last_resort::flush_caches;
 #[cfg(feature = "raw")]
 pub(crate) use slot::go_without_caches;
-pub(crate) use last_resort::flush_caches;
 #[cfg(test)]
 pub(crate) use slot::take_spare;
 pub(crate) use slot::{GLOBAL, current, with_thread};

@@ -41,19 +41,21 @@ fn a_door_that_is_shut_is_waited_for_before_null() {
         other.shrink();
         let has_answer = AtomicBool::new(false);
         let block = thread::scope(|scope| {
-            other.set.enter(test.heap, |_| {
-                let asking = scope.spawn(|| {
-                    let block = need(cache, &test, 64);
-                    has_answer.store(true, Relaxed);
-                    block
-                });
-                while !other.set.door.is_awaited() && !has_answer.load(Relaxed) {
-                    thread::yield_now();
-                }
-                asking
-            })
-            .join()
-            .expect("no panic")
+            other
+                .set
+                .enter(test.heap, |_| {
+                    let asking = scope.spawn(|| {
+                        let block = need(cache, &test, 64);
+                        has_answer.store(true, Relaxed);
+                        block
+                    });
+                    while !other.set.door.is_awaited() && !has_answer.load(Relaxed) {
+                        thread::yield_now();
+                    }
+                    asking
+                })
+                .join()
+                .expect("no panic")
         });
         end(&test, [other, cache], live.into_iter().chain([block.expect("a pool behind the other's door")]));
     }

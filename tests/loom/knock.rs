@@ -5,10 +5,10 @@ use std::sync::Arc;
 use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 
+use crate::check_bounded;
 use crate::lock::Lock;
 use crate::sync::Ordering;
 use crate::world::World;
-use crate::check_bounded;
 
 /// A wish, and a lock under which it is to be seen.
 struct Bell {
