@@ -37,7 +37,8 @@ fn end(test: &TestHeap, caches: [&'static ThreadCache; 2], live: impl IntoIterat
 fn a_door_that_is_shut_is_waited_for_before_null() {
     for need in NEEDS {
         let (test, other, cache, mut live) = full_heap();
-        live.drain(..ARENA_BYTES / 512 / 2).for_each(|block| block.free(other));
+        // So few empty pools stay with the set.
+        live.drain(..4 * POOL_BYTES / 512).for_each(|block| block.free(other));
         other.shrink();
         let has_answer = AtomicBool::new(false);
         let block = thread::scope(|scope| {
@@ -101,30 +102,4 @@ fn free_blocks_in_pools_of_running_threads_are_used_before_null() {
         assert!(need(cache, &test, 504).is_none(), "each pool has blocks in use");
         end(&test, [other, cache], live.into_iter().chain(had));
     }
-}
-
-#[test]
-fn threads_that_stay_far_below_the_limit_never_get_null() {
-    const THREADS: usize = 8;
-    const BYTES_EACH: usize = 64 << 10;
-    let test = TestHeap::new();
-    // A pool for each class of each thread, and what they have live, twice.
-    test.heap.set_arena_limit(2 * THREADS * (4 * POOL_BYTES + BYTES_EACH) / ARENA_BYTES);
-    thread::scope(|scope| {
-        for number in 0..THREADS {
-            let cache = test.attach();
-            scope.spawn(move || {
-                for round in 0..200 {
-                    let bytes = 128 * ((round * 7 + number) % 4 + 1);
-                    let live: Vec<_> =
-                        (0..BYTES_EACH / bytes).map(|seed| alloc(cache, class(bytes), seed as u64)).collect();
-                    let nulls = live.iter().filter(|block| block.is_none()).count();
-                    assert_eq!(nulls, 0, "of {bytes} bytes in round {round}");
-                    live.into_iter().flatten().for_each(|block| block.free(cache));
-                }
-                cache.release();
-            });
-        }
-    });
-    assert_eq!(test.check().blocks_live(), 0);
 }
