@@ -34,6 +34,8 @@ mod check;
 mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
+#[path = "loom/knock.rs"]
+mod knock;
 #[path = "loom/locks.rs"]
 mod locks;
 #[path = "loom/owners.rs"]

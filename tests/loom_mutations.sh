@@ -89,9 +89,14 @@ done
 
 lock=src/protocols/lock.rs
 break_by $lock "release wakes nobody" 's/futex_wake\(&self\.state\);/let _ = futex_wake;/'
-break_by $lock "release wakes only from HELD" 's/(swap\(FREE, Ordering::Release\) ==) AWAITED/$1 HELD/'
-break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/swap\(AWAITED, Ordering::Acquire\)/swap(HELD, Ordering::Acquire)/'
+break_by $lock "release wakes only from HELD" 's/if before & AWAITED != 0/if before == HELD/'
+break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/fetch_or\(HELD \| AWAITED/fetch_or(HELD/'
 break_by $lock "try_lock always succeeds" 's/\(free \|\| this_thread_forks\(\)\)/(free || !this_thread_forks())/'
+break_by $lock "who finds the lock held leaves no knock" 's/before \| KNOCKED \}/before }/'
+break_by $lock "who leaves the lock does not look for a knock" 's/before & KNOCKED != 0\n    \}/false\n    }/'
+break_by $lock "a waiter wipes the knock" 's/fetch_or\(HELD \| AWAITED/swap(HELD | AWAITED/'
+break_by $lock "a knock that stands is not written again" \
+    's/(let after = if before == FREE)/if before & KNOCKED != 0 { return None; } $1/'
 
 remote=src/protocols/remote.rs
 break_by $remote "claim does not ask for a count of 0" \
@@ -101,8 +106,13 @@ break_by $remote "the link is read after the count was collected" \
     's/next: \*mut RemoteHalf,/next: *mut RemoteHalf, last: *mut RemoteHalf,/; s/(Taken \{ next: self\.head\.(?:swap|load)\([^}]*)\}/$1, last: ptr::null_mut() }/g; s/let pool = NonNull::new\(self\.next\)\?;/if !self.last.is_null() { self.next = unsafe { &*self.last }.link.load(Ordering::Relaxed); } let pool = NonNull::new(self.next)?; self.last = self.next;/; s/self\.next = half\.link\.load\(Ordering::Relaxed\);//'
 break_by $remote "collect leaves the bits" 's/self\.0\.swap\(0, Ordering::Acquire\)/self.0.load(Ordering::Acquire)/'
 
+break_by $remote "pushes are uncounted after the take" \
+    's/        self\.pushes\.swap\(0, Ordering::Acquire\);\n(.*?)Taken \{ next: (self\.head\.swap\(ptr::null_mut\(\), Ordering::Acquire\)) \}/$1let next = $2; self.pushes.swap(0, Ordering::Acquire); Taken { next }/s'
+
 # The order of the calls, which pool_set/ has like the models.
 world=tests/loom/world.rs
+break_by $world "who answers a knock does not look for the next" 's/if !guard\.leave\(\) \{\n                return;/let _ = guard.leave(); {\n                return;/'
+break_by $world "who lets all doors go answers no knock" 's/if knocked \{/if knocked \&\& false {/'
 break_by $world "the owner is read before the arrival" \
     's/(match pool\.touch\(\|pool\| pool\.remote\.arrive)/let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed)); $1/; s/\n *\/\/ Relaxed: as in the product\.\n *let owner = pool\.touch\(\|pool\| pool\.tag\.load\(Ordering::Relaxed\)\);//'
 break_by $world "the count arrives before the bits are set" \

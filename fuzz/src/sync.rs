@@ -50,6 +50,17 @@ macro_rules! integer {
                 self.0.compare_exchange(old, new, SeqCst, SeqCst)
             }
 
+            pub(crate) fn compare_exchange_weak(
+                &self,
+                old: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                // Not the weak one, whose failures would not repeat.
+                self.compare_exchange(old, new, success, failure)
+            }
+
             pub(crate) fn fetch_add(&self, value: $value, _: Ordering) -> $value {
                 point(Kind::Exchange);
                 self.0.fetch_add(value, SeqCst)

@@ -14,6 +14,7 @@ use crate::cache::{GLOBAL, ThreadCache, current, hardened, with_thread};
 use crate::heap::Stopped;
 use crate::os;
 use crate::os::fork::{ForkPlace, Participant, join};
+use crate::pool_set::knock_at_all;
 
 static HEAP: Participant = Participant { prepare, parent, child };
 
@@ -38,7 +39,7 @@ fn prepare() {
 
 fn parent() {
     // SAFETY: `prepare` stopped them, on this thread, or on the one that it is a copy of.
-    drop(unsafe { Stopped::resume(&GLOBAL) });
+    drop(unsafe { Stopped::resume(&GLOBAL, knock_at_all) });
 }
 
 fn child() {
@@ -62,4 +63,6 @@ fn child() {
             GLOBAL.park(set);
         }
     }
+    // A thread that had found a knock, and was about to answer it, does not exist here.
+    knock_at_all(&GLOBAL);
 }

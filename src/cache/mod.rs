@@ -27,6 +27,7 @@ mod depot;
 mod direct;
 pub(crate) mod fork;
 pub(crate) mod hardened;
+mod last_resort;
 mod magazine;
 mod slot;
 mod slow;
@@ -54,9 +55,12 @@ use tidy::Seen;
 pub(crate) use count::allocations_min;
 #[cfg(feature = "__raw")]
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
+pub(crate) use last_resort::flush_caches;
 pub(crate) use magazine::capacity_max;
 #[cfg(feature = "__raw")]
 pub(crate) use slot::go_without_caches;
+#[cfg(test)]
+pub(crate) use slot::take_spare;
 pub(crate) use slot::{GLOBAL, current, with_thread};
 
 /// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.

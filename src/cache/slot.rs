@@ -18,7 +18,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
-use super::{ThreadCache, count, tls};
+use super::{ThreadCache, count, last_resort, tls};
 use crate::base::size_class::SizeClass;
 use crate::cache::fork;
 use crate::cache::hardened;
@@ -105,7 +105,7 @@ pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8
     if let Some(cache) = attach() {
         return cache.alloc(class, request);
     }
-    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
+    let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
     observe::allocated(block, class.block_bytes(), request);
     block
 }
@@ -116,16 +116,18 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> 
     if let Some(cache) = attach() {
         return cache.alloc_zeroed(class, request);
     }
-    let block = take_spare(class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
+    let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
     observe::allocated(block, class.block_bytes(), request);
     block
 }
 
-fn take_spare(class: SizeClass) -> Option<Block> {
-    let block = GLOBAL.spare.enter(&GLOBAL, |inside| inside.take_one(class));
+/// A block for a thread without a cache.
+pub(crate) fn take_spare(heap: &'static Heap, class: SizeClass) -> Option<Block> {
+    let block = heap.spare.enter(heap, |inside| inside.take_one(class));
+    let block = block.or_else(|| last_resort::take(heap, &heap.spare, class));
     block.inspect(|block| {
         count::note_spare_allocation();
-        hardened::handed_out_spare(&GLOBAL, class, block.start.as_ptr());
+        hardened::handed_out_spare(heap, class, block.start.as_ptr());
     })
 }
 

@@ -5,16 +5,18 @@
 //! alloc_slow                   no block at hand
 //! ├─ send_strangers_home       the first of its class
 //! ├─ pop                       the magazine was only poisoned, or its floor raised
-//! └─ refill                    half the magazine
-//!    ├─ unstow                 the last chunk of the depot, if there is one
-//!    ├─ grow                   a larger array for a magazine in use
-//!    ├─ Inside::take
-//!    └─ flush_all, take again  no memory: what the other magazines hold
+//! ├─ refill                    half the magazine
+//! │  ├─ unstow                 the last chunk of the depot, if there is one
+//! │  ├─ grow                   a larger array for a magazine in use
+//! │  ├─ Inside::take
+//! │  └─ flush_all, take again  no memory: what the other magazines hold
+//! └─ last_resort::take         still none: one block, from behind whichever door
 //! alloc_zeroed_slow            one block, known to be zero or not
 //! ├─ send_strangers_home
 //! ├─ pop                       the magazine was only poisoned
 //! ├─ Inside::take_one          or flush_all, and take_one again
-//! └─ refill                    the block was used before
+//! ├─ refill                    the block was used before
+//! └─ last_resort::take         as above
 //! free_slow                    no room
 //! ├─ push                      the magazine was only poisoned
 //! ├─ grow
@@ -27,7 +29,7 @@
 
 use core::ptr::{self, NonNull};
 
-use super::{ThreadCache, capacity_max, slot};
+use super::{ThreadCache, capacity_max, last_resort, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
@@ -61,9 +63,16 @@ impl ThreadCache {
             self.age(class, heap, inside);
             block
         });
+        let block = if block.is_null() { self.alloc_at_last(class, heap) } else { block };
         let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes(), request);
         block
+    }
+
+    /// A block from behind whichever door, or null. No door.
+    #[cold]
+    fn alloc_at_last(&self, class: SizeClass, heap: &Heap) -> *mut u8 {
+        last_resort::take(heap, &self.set, class).map_or(ptr::null_mut(), |block| block.start.as_ptr())
     }
 
     /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*). Door.
@@ -138,6 +147,7 @@ impl ThreadCache {
             self.age(class, heap, inside);
             Some(block)
         });
+        let block = block.or_else(|| last_resort::take(heap, &self.set, class));
         let block = block.map_or(ptr::null_mut(), |block| block.into_zeroed(class));
         let block = hardened::handed_out(self, class, block);
         observe::allocated(block, class.block_bytes(), request);

@@ -2,7 +2,7 @@
 //!
 //! # Locks
 //! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not `stop`, takes other
-//! doors only by `try_lock`; a thread that holds `state` takes no other lock.
+//! doors only by `try_lock` and `lock_or_knock`; a thread that holds `state` takes no other lock.
 
 pub(crate) mod arena;
 pub(crate) mod arena_map;

@@ -29,15 +29,17 @@ pub(crate) struct Stopped<'heap> {
     heap: &'heap Heap,
     /// `false` when the calling thread forks, and so had them stopped before.
     owns: bool,
+    /// Answers the knocks that were found.
+    answer: fn(&Heap),
     /// Locks belong to a thread.
     _not_send: PhantomData<*const ()>,
 }
 
 impl Heap {
-    /// Takes every lock of the heap: afterwards no thread is on a slow path, and none enters one.
+    /// `Heap::stop`, which names who answers the knocks of those who found a door taken for it.
     #[must_use]
-    pub(crate) fn stop(&self) -> Stopped<'_> {
-        Stopped { heap: self, owns: self.stop_slow_paths(), _not_send: PhantomData }
+    pub(crate) fn stop_and_answer(&self, answer: fn(&Heap)) -> Stopped<'_> {
+        Stopped { heap: self, owns: self.stop_slow_paths(), answer, _not_send: PhantomData }
     }
 
     /// `false` when the calling thread forks, and so had them stopped before.
@@ -66,20 +68,24 @@ impl Heap {
         }
     }
 
+    /// `true` if somebody knocked at a door meanwhile: the caller owes the answer.
+    ///
     /// # Safety
     /// The calling thread stopped the slow paths, or is the copy of the one that did in a forked child.
-    unsafe fn restart_slow_paths(&self) {
+    unsafe fn restart_slow_paths(&self) -> bool {
+        let mut knocked = false;
         // The register's lock comes last but one: until then no set can come that was not stopped. Those that the
         // forking thread itself made meanwhile are newer than the newest stopped.
         // SAFETY: the caller holds all of them.
         unsafe {
             let newest = self.stop.with_held(|reach| reach.newest.take());
             for set in self.sets().skip_while(|&set| Some(set) != newest) {
-                set.as_ref().door.release();
+                knocked |= set.as_ref().door.leave();
             }
             self.state.release();
             self.stop.release();
         }
+        knocked
     }
 }
 
@@ -95,12 +101,12 @@ impl<'heap> Stopped<'heap> {
         let _ = ManuallyDrop::new(self);
     }
 
-    /// What [`leave_stopped`](Self::leave_stopped) left.
+    /// What [`leave_stopped`](Self::leave_stopped) left; `answer` as in `stop_and_answer`.
     ///
     /// # Safety
     /// The calling thread left the slow paths of `heap` stopped, or is the copy of the one that did in a forked child.
-    pub(crate) unsafe fn resume(heap: &'heap Heap) -> Self {
-        Self { heap, owns: true, _not_send: PhantomData }
+    pub(crate) unsafe fn resume(heap: &'heap Heap, answer: fn(&Heap)) -> Self {
+        Self { heap, owns: true, answer, _not_send: PhantomData }
     }
 
     /// Runs `body` on what the heap's lock guards.
@@ -120,7 +126,10 @@ impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         if self.owns {
             // SAFETY: stopped when this was made, by this thread or by the one that it is a copy of.
-            unsafe { self.heap.restart_slow_paths() };
+            let knocked = unsafe { self.heap.restart_slow_paths() };
+            if knocked {
+                (self.answer)(self.heap);
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::heap::arena::PoolRef;
 use crate::heap::arena::Tag;
 use crate::heap::arena_map::Near;
 use crate::heap::pool::Slot;
-use crate::heap::set::{PoolSet, tag_class, tag_set};
+use crate::heap::set::{tag_class, tag_set};
 use crate::protocols::remote::Arrival;
 use crate::sync::Ordering;
 
@@ -151,7 +151,7 @@ impl Inside<'_> {
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
                 let pushes = unsafe { owner.inbox.push(remote, pool.arena().cast()) };
                 if pushes >= INBOX_KNOCK_POOLS {
-                    self.knock(owner);
+                    owner.knock(self.heap);
                 }
             }
             Arrival::Later(outstanding) => {
@@ -163,17 +163,10 @@ impl Inside<'_> {
                     && let Some(owner) = tag_set(tag)
                 {
                     // SAFETY: sets are never unmapped.
-                    self.knock(unsafe { owner.as_ref() });
+                    unsafe { owner.as_ref() }.knock(self.heap);
                 }
             }
         }
-    }
-
-    /// Collects for another set, whose thread does not come, unless somebody is inside it.
-    #[cold]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn knock(&self, other: &PoolSet) {
-        other.try_enter(self.heap, |other| other.collect());
     }
 
     /// Says what is impossible about `address` as a block of `class`, and aborts.

@@ -52,7 +52,8 @@ impl Inside<'_> {
     }
 
     /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `any_parked`,
-    /// looks into each of them, whatever its hint says: what becomes empty by that goes to its arena.
+    /// looks into each of them, whatever its hint says: what becomes empty by that goes to its arena. A set that
+    /// somebody is inside of is left out: null is not concluded from it (see `cache/last_resort.rs`).
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {

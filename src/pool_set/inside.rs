@@ -8,14 +8,23 @@ impl PoolSet {
     #[inline]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> R {
-        self.door.lock().with(|pools| body(&mut Inside { heap, set: self, pools }))
+        let mut guard = self.door.lock();
+        let result = guard.with(|pools| body(&mut Inside { heap, set: self, pools }));
+        if guard.leave() {
+            self.knock(heap);
+        }
+        result
     }
 
     /// Opens the door and runs `body`, unless somebody else is inside.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn try_enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
         let mut guard = self.door.try_lock()?;
-        Some(guard.with(|pools| body(&mut Inside { heap, set: self, pools })))
+        let result = guard.with(|pools| body(&mut Inside { heap, set: self, pools }));
+        if guard.leave() {
+            self.knock(heap);
+        }
+        Some(result)
     }
 }
 

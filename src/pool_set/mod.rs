@@ -15,7 +15,7 @@
 //!               ├─ give_alone, give_neighbours   own pools: clear bits
 //! pools.rs      │  └─ retire        the pool is empty: keep it, or return some
 //!               └─ give_remote      pools of other sets: remote bits, count, inbox
-//!                  └─ knock         collect for an owner that does not come
+//! knock.rs         └─ knock         collect for an owner that does not come
 //! pools.rs      sweep               few blocks left: purge the free parts of partial pools
 //! hand_over.rs  park, adopt         a thread ends, another takes over
 //! ```
@@ -23,9 +23,11 @@
 mod give;
 mod hand_over;
 mod inside;
+mod knock;
 mod pools;
 mod take;
 
 #[cfg(feature = "hardened")]
 pub(crate) use give::misplaced;
 pub(crate) use inside::Inside;
+pub(crate) use knock::knock_at_all;

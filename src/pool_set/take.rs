@@ -50,6 +50,14 @@ impl Inside<'_> {
         block
     }
 
+    /// Takes one free block of `class` from a pool that the set has open: for another thread than the set's, too.
+    pub(crate) fn take_open(&mut self, class: SizeClass) -> Option<Block> {
+        if self.pools.partial(class).is_empty() {
+            return None;
+        }
+        self.take_one(class)
+    }
+
     #[inline]
     fn unlink_if_full(&self, pool: &Pool, class: SizeClass) {
         if !pool.has_free() {
@@ -87,7 +95,8 @@ impl Inside<'_> {
                 || self.scrape(class))
     }
 
-    /// The last resort before null, and before the last arenas of a limit: whatever other sets can spare.
+    /// Before the last arenas of a limit: whatever other sets can spare. A set that somebody is inside of is left out:
+    /// null is not concluded from it (see `cache/last_resort.rs`).
     fn scrape(&mut self, class: SizeClass) -> bool {
         let own = NonNull::from(self.set);
         for other in self.heap.sets().filter(|&other| other != own) {

@@ -1,22 +1,38 @@
 //! A lock that never allocates, never poisons, and lets a forking thread through.
 //!
 //! # Protocol
-//! One word: 0 free, 1 held, 2 held and a thread may sleep on it (Drepper, "Futexes are tricky", mutex 3).
-//! - acquire: `0 → 1` by compare-exchange, tried again for a few spins; else swap in 2 until the swap returns 0,
-//!   sleeping while the word is 2.
-//! - release: swap in 0; if it was 2, wake one sleeper. A woken thread swaps in 2 again, so no other sleeper is
-//!   forgotten.
+//! One word, 0 while the lock is free; else the bit HELD, and beside it AWAITED (a thread may sleep on the lock) and
+//! KNOCKED (see below). Without KNOCKED this is mutex 3 of Drepper, "Futexes are tricky".
+//! - acquire: `0 → HELD` by compare-exchange, tried again for a few spins; else HELD and AWAITED are set by one
+//!   read-modify-write until HELD was not set before, and the thread sleeps while the word stays as it left it.
+//! - release: swap in 0; if AWAITED was set, wake one sleeper. A woken thread sets AWAITED again, so no other sleeper
+//!   is forgotten.
+//!
+//! # Knocks
+//! A thread that wants something done under the lock, but must not wait for it, *knocks*
+//! ([`lock_or_knock`](Lock::lock_or_knock)): either it gets the lock and does it, or it sets KNOCKED in the word of the
+//! holder. The holder learns of it by the swap that frees the word ([`leave`](Guard::leave)), and then owes the answer:
+//! it knocks in its turn. So a knock is late at worst:
+//! - *Answered*: a knock stands in the word of a lock that is held; or a thread has found it and is about to knock; or
+//!   what it was for was done under the lock by a thread that saw all that the knocker did before.
+//!
+//! Where nobody knocks, guards are dropped and [`release`](Lock::release) is used; at a lock with knocks all holders
+//! leave, and none drops its guard.
 //!
 //! # Fork
 //! The thread that forks holds every lock of the heap from the prepare handler to the parent's or child's
 //! handler. Other handlers, which run in between, may allocate: so a lock that is held admits the thread that
 //! holds it for a fork. Its guard then releases nothing.
 
+use core::mem::ManuallyDrop;
+
 use crate::sync::{AtomicU32, LOCK_SPINS, Ordering, UnsafeCell, futex_wait, futex_wake, spin_loop, this_thread_forks};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
+/// Beside HELD, as the next.
 const AWAITED: u32 = 2;
+const KNOCKED: u32 = 4;
 
 /// A value that one thread at a time may touch.
 pub(crate) struct Lock<T> {
@@ -56,15 +72,35 @@ impl<T> Lock<T> {
 
     /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
-        // Acquire: pairs with the Release of `release`.
+        // Acquire: pairs with the Release of `leave`.
         let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
         (free || this_thread_forks()).then(|| Guard { lock: self, owns: free })
+    }
+
+    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to.
+    pub(crate) fn lock_or_knock(&self) -> Option<Guard<'_, T>> {
+        // Relaxed: only what to begin with; the compare-exchange decides.
+        let mut before = self.state.load(Ordering::Relaxed);
+        loop {
+            if before & HELD != 0 && this_thread_forks() {
+                return Some(Guard { lock: self, owns: false });
+            }
+            // A knock that stands already is written again: the holder may have found it by now.
+            let after = if before == FREE { HELD } else { before | KNOCKED };
+            // Acquire, when it was free: pairs with the Release of `leave`. Release, when it was not: what the knocker
+            // did before happens before the holder's Acquire in `leave`. Relaxed on failure: nothing was done.
+            match self.state.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(FREE) => return Some(Guard { lock: self, owns: true }),
+                Ok(_) => return None,
+                Err(now) => before = now,
+            }
+        }
     }
 
     /// Takes the lock; `false` if the calling thread was let through because it holds all locks for a fork.
     #[inline]
     pub(crate) fn acquire(&self) -> bool {
-        // Acquire: pairs with the Release of `release`. Relaxed on failure: nothing was taken.
+        // Acquire: pairs with the Release of `leave`. Relaxed on failure: nothing was taken.
         match self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed) {
             Ok(_) => true,
             Err(_) => self.acquire_held(),
@@ -85,30 +121,54 @@ impl<T> Lock<T> {
             }
             spin_loop();
         }
-        // Acquire: pairs with the Release of `release`.
-        while self.state.swap(AWAITED, Ordering::Acquire) != FREE {
-            futex_wait(&self.state, AWAITED);
+        loop {
+            // Acquire: pairs with the Release of `leave`. Bits are added, because a knock may stand.
+            let before = self.state.fetch_or(HELD | AWAITED, Ordering::Acquire);
+            if before & HELD == 0 {
+                return true;
+            }
+            futex_wait(&self.state, before | AWAITED);
         }
-        true
     }
 
-    /// Frees the lock.
+    /// Frees a lock at which nobody knocks.
+    ///
+    /// # Safety
+    /// As for [`leave`](Self::leave).
+    #[inline]
+    pub(crate) unsafe fn release(&self) {
+        // SAFETY: the caller's promise is the same.
+        let knocked = unsafe { self.leave() };
+        debug_assert!(!knocked, "a knock is lost");
+    }
+
+    /// Frees the lock; `true` if somebody knocked meanwhile: the caller owes the answer (*Answered*).
     ///
     /// # Safety
     /// The calling thread holds it (by [`acquire`](Self::acquire) that returned `true`), and no guard of it is left.
     #[inline]
-    pub(crate) unsafe fn release(&self) {
-        // Release: what was done under the lock happens before the next holder's Acquire.
-        if self.state.swap(FREE, Ordering::Release) == AWAITED {
+    #[must_use = "a knock is to be answered"]
+    pub(crate) unsafe fn leave(&self) -> bool {
+        // Release: what was done under the lock happens before the next holder's Acquire. Acquire: pairs with the
+        // Release of a knock, so that its answer sees what the knocker did before.
+        let before = self.state.swap(FREE, Ordering::AcqRel);
+        before != HELD && self.look_back(before)
+    }
+
+    /// What is to be done once the lock is free, whose word was not plainly held.
+    #[cold]
+    fn look_back(&self, before: u32) -> bool {
+        if before & AWAITED != 0 {
             futex_wake(&self.state);
         }
+        before & KNOCKED != 0
     }
 
     /// Whether a thread may sleep on it.
-    #[cfg(all(test, feature = "hardened", not(pymalloc_loom)))]
+    #[cfg(all(test, not(pymalloc_loom)))]
     pub(crate) fn is_awaited(&self) -> bool {
         // Relaxed: a hint.
-        self.state.load(Ordering::Relaxed) == AWAITED
+        self.state.load(Ordering::Relaxed) & AWAITED != 0
     }
 
     /// Runs `body` on the value, for a thread that took the lock by [`acquire`](Self::acquire).
@@ -127,6 +187,15 @@ impl<T> Guard<'_, T> {
     pub(crate) fn with<R>(&mut self, body: impl FnOnce(&mut T) -> R) -> R {
         // SAFETY: the guard proves that this thread is the only one to touch the value.
         self.lock.value.with_mut(|value| body(unsafe { &mut *value }))
+    }
+
+    /// Frees the lock; `true` if somebody knocked meanwhile: the caller owes the answer (*Answered*).
+    #[inline]
+    #[must_use = "a knock is to be answered"]
+    pub(crate) fn leave(self) -> bool {
+        let guard = ManuallyDrop::new(self);
+        // SAFETY: the guard took the lock, and this is its last use.
+        guard.owns && unsafe { guard.lock.leave() }
     }
 }
 

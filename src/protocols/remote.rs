@@ -25,6 +25,8 @@
 //! - *Counts decide*: a block counts as home when its count was collected, not when its bit was: bits may be
 //!   collected before the freeing thread has added their count, so a pool whose blocks are all counted home has no
 //!   thread left inside it, and can be handed back and unmapped.
+//! - *Counted*: of the pools in an inbox, at most those whose push has not returned yet are not counted in its pushes.
+//!   So of many that are there, the push that returned last returned as many or more.
 //! - A bit that is set already when its block is freed, or that the owner finds free on its own side, is a double
 //!   free.
 
@@ -141,7 +143,7 @@ impl RemoteWord {
 /// A Treiber stack without pops of single nodes, so without its ABA problem.
 pub(crate) struct Inbox {
     head: AtomicPtr<RemoteHalf>,
-    /// Pushes since the last take; a hint.
+    /// Pushes since the last take (*Counted*).
     pushes: AtomicU32,
 }
 
@@ -159,7 +161,7 @@ impl Inbox {
     }
 
     /// Step 3 of a free: pushes a pool whose first arrival the caller was, with a word for the taker; returns the
-    /// pools pushed since the inbox was last taken (a hint).
+    /// pools pushed since the inbox was last taken, or more (*Counted*).
     ///
     /// # Safety
     /// The caller is the party bound to collect the pool (*Outstanding*), and the pool's owner is this inbox's.
@@ -175,8 +177,8 @@ impl Inbox {
             unsafe { pool.as_ref() }.link.store(head, Ordering::Relaxed);
             // Release: the link happens before the taker's Acquire.
             match self.head.compare_exchange_weak(head, pool.as_ptr(), Ordering::Release, Ordering::Relaxed) {
-                // Relaxed: a hint.
-                Ok(_) => return self.pushes.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
+                // Release: pairs with the Acquire in `take_all`, which then takes what it no longer counts.
+                Ok(_) => return self.pushes.fetch_add(1, Ordering::Release).wrapping_add(1),
                 Err(now) => head = now,
             }
         }
@@ -194,8 +196,8 @@ impl Inbox {
     /// # Safety
     /// The caller holds the door of the inbox's set, and collects the count of every pool that the iterator gives.
     pub(crate) unsafe fn take_all(&self) -> Taken {
-        // Relaxed: a hint.
-        self.pushes.store(0, Ordering::Relaxed);
+        // Acquire: pairs with the Release of every push that it uncounts, so that the next line takes their pools.
+        self.pushes.swap(0, Ordering::Acquire);
         // Acquire: pairs with the Release of every push.
         Taken { next: self.head.swap(ptr::null_mut(), Ordering::Acquire) }
     }

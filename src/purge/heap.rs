@@ -1,6 +1,6 @@
 //! Giving back to the OS all that is free: the heap's part of `purge`.
 
-use crate::cache::ThreadCache;
+use crate::cache::flush_caches;
 use crate::heap::Heap;
 
 /// Brings home what threads freed into each other's pools, and gives back every free pool's memory and every free
@@ -18,18 +18,4 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
     }
     heap.purge_free();
     heap.bytes_given_back().wrapping_sub(before)
-}
-
-/// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and
-/// in a forked child those of the threads that do not exist there. To be done before sets are collected, because their
-/// blocks go to other sets' inboxes, too.
-fn flush_caches(heap: &Heap) {
-    for set in heap.sets() {
-        // SAFETY: a registered set.
-        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
-            // SAFETY: sets and caches are never unmapped.
-            let (set, cache) = unsafe { (set.as_ref(), cache.as_ref()) };
-            set.enter(heap, |inside| cache.flush_behind_door(inside));
-        }
-    }
 }

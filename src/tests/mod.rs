@@ -12,6 +12,7 @@ mod ended_threads;
 mod faults;
 mod idle;
 mod knocks;
+mod last_resort;
 mod locks;
 mod magazines;
 mod metadata;

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
 use crate::base::size_class::SizeClass;
-use crate::cache::ThreadCache;
 use crate::cache::hardened;
+use crate::cache::{ThreadCache, take_spare};
 use crate::heap::Heap;
 use crate::heap::arena::{Arena, PoolRef};
 use crate::heap::pool::Block;
@@ -382,9 +382,7 @@ pub(crate) fn free_by_spare_set(heap: &'static Heap, block: Live) {
 
 /// Takes a block as a thread without a cache does.
 pub(crate) fn take_by_spare_set(heap: &'static Heap, class: SizeClass) -> Option<Block> {
-    let block = heap.spare.enter(heap, |inside| inside.take_one(class))?;
-    hardened::handed_out_spare(heap, class, block.start.as_ptr());
-    Some(block)
+    take_spare(heap, class)
 }
 
 /// Allocates by `cache`; `None` when there is no memory.

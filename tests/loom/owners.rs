@@ -184,7 +184,7 @@ fn two_owners_that_knock_at_each_others_doors_both_go_on() {
         let live = |own: usize, other: usize| {
             let world = world.clone();
             move || {
-                world.sets[own].door.lock().with(|lists| {
+                world.enter(own, |lists| {
                     world.free(other, 0);
                     world.knock(other);
                     world.collect(own, lists);

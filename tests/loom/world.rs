@@ -2,7 +2,7 @@
 //!
 //! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set/`, call by call:
 //! `give_remote` ([`World::free`]), `collect` and `collect_pool`, `steal_from` and `steal_partial`
-//! ([`World::steal`]), `knock`, `take` of one block, `park` and `adopt` with the heap's list of parked sets.
+//! ([`World::steal`]), `enter`, `knock`, `stop` with `knock_at_all`, `take` of one block, `park` and `adopt` with the heap's list of parked sets.
 //!
 //! # What a model can find
 //! - *Owner's half*: the bitmap and counts of a pool are a cell of loom's: two threads in it without an order fail.
@@ -68,6 +68,8 @@ pub(crate) struct World {
     parked: Lock<Vec<usize>>,
     /// Whether pools are unmapped once all their blocks are home.
     unmaps: bool,
+    /// Pools in an inbox from which on a thread that pushes one knocks.
+    knocks_from: u32,
     /// Whether a double free was seen. Not loom's: it must order nothing.
     double_free_seen: AtomicBool,
 }
@@ -128,6 +130,7 @@ impl World {
             pools: owners.iter().map(|&owner| Pool::new(owner, blocks)).collect(),
             parked: Lock::new(Vec::new()),
             unmaps: false,
+            knocks_from: u32::MAX,
             double_free_seen: AtomicBool::new(false),
         }
     }
@@ -135,6 +138,11 @@ impl World {
     /// Has pools unmapped as soon as all their blocks are home.
     pub(crate) fn unmapping(self) -> Self {
         Self { unmaps: true, ..self }
+    }
+
+    /// Has threads that free knock at inboxes of so many pools.
+    pub(crate) fn knocking_from(self, pools: u32) -> Self {
+        Self { knocks_from: pools, ..self }
     }
 
     /// Whether a double free was seen.
@@ -177,21 +185,55 @@ impl World {
                 // The descriptor is touched by `push` up to its exchange, with no release before that: so the read of
                 // `mapped` just above stands for these accesses too.
                 // SAFETY: the first arrival pushes, onto the inbox of the pool's owner.
-                unsafe { self.sets[owner].inbox.push(NonNull::from(&pool.remote), NonNull::from(pool).cast()) };
+                let pushes =
+                    unsafe { self.sets[owner].inbox.push(NonNull::from(&pool.remote), NonNull::from(pool).cast()) };
+                if pushes >= self.knocks_from {
+                    self.knock(owner);
+                }
             }
             // Touched no more.
             Arrival::Later(_) => {}
         }
     }
 
-    /// Opens the door of `set` and brings home what was freed into its pools.
-    pub(crate) fn enter_and_collect(&self, set: usize) {
-        self.sets[set].door.lock().with(|lists| self.collect(set, lists));
+    /// `PoolSet::enter`.
+    pub(crate) fn enter(&self, set: usize, body: impl FnOnce(&mut Lists)) {
+        let mut guard = self.sets[set].door.lock();
+        guard.with(body);
+        if guard.leave() {
+            self.knock(set);
+        }
     }
 
-    /// `Inside::knock`: the same, unless somebody is inside.
-    pub(crate) fn knock(&self, set: usize) -> bool {
-        self.sets[set].door.try_lock().map(|mut guard| guard.with(|lists| self.collect(set, lists))).is_some()
+    /// Opens the door of `set` and brings home what was freed into its pools.
+    pub(crate) fn enter_and_collect(&self, set: usize) {
+        self.enter(set, |lists| self.collect(set, lists));
+    }
+
+    /// `PoolSet::knock`.
+    pub(crate) fn knock(&self, set: usize) {
+        while let Some(mut guard) = self.sets[set].door.lock_or_knock() {
+            guard.with(|lists| self.collect(set, lists));
+            if !guard.leave() {
+                return;
+            }
+        }
+    }
+
+    /// `Heap::stop`, and the end of what it returns; `knock_at_all`.
+    pub(crate) fn stop_and_go_on(&self) {
+        self.sets.iter().for_each(|set| assert!(set.door.acquire()));
+        // SAFETY: acquired just above; there is no guard.
+        let knocked = self.sets.iter().map(|set| unsafe { set.door.leave() }).fold(false, |any, knocked| any | knocked);
+        if knocked {
+            (0..self.sets.len()).filter(|&set| !self.sets[set].inbox.is_empty()).for_each(|set| self.knock(set));
+        }
+    }
+
+    /// Pools in the inbox of `set`, at rest.
+    pub(crate) fn pools_waiting(&self, set: usize) -> usize {
+        // SAFETY: all threads ended.
+        unsafe { self.sets[set].inbox.peek_all() }.count()
     }
 
     /// `Inside::collect`.

@@ -1,0 +1,62 @@
+//! The last resort before null: every door there is, one after the other, each waited for.
+//!
+//! Behind its own door a thread only tries the doors of others, for two threads that wait for each other's would wait
+//! for ever. A door that it found shut says nothing of what is behind it.
+//!
+//! # Rules
+//! - *Own door left*: the caller holds no door. So it may wait for one, and never holds two.
+//! - *Every door*: at each it brings home what is in the depots and what others freed, returns the empty pools, and
+//!   takes a free block of the class where there is one.
+//! - *Nothing passed by*: null only after a round in which no thread took a pool from the heap. Else what this thread
+//!   had freed may have gone to others; it then tries again, and each time one of them went on.
+//!
+//! So when null comes, each pool of the class was full when its door was entered, and each other pool up to the limit
+//! had a block outside: of blocks in the program's hands, or in magazines of other running threads, which belong to
+//! their fast paths.
+
+use super::ThreadCache;
+use crate::base::size_class::SizeClass;
+use crate::heap::Heap;
+use crate::heap::pool::Block;
+use crate::heap::set::PoolSet;
+
+/// A block of `class` for a thread that found none behind the door of `own`, its set, and left it.
+#[cold]
+#[inline(never)]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+pub(super) fn take(heap: &Heap, own: &PoolSet, class: SizeClass) -> Option<Block> {
+    loop {
+        let pools_taken = heap.pools_taken();
+        flush_caches(heap);
+        for set in all_sets(heap) {
+            set.enter(heap, |inside| {
+                inside.collect();
+                inside.return_empty_pools(0);
+            });
+        }
+        let found = own.enter(heap, |inside| inside.take_one(class));
+        let found = found.or_else(|| all_sets(heap).find_map(|set| set.enter(heap, |inside| inside.take_open(class))));
+        if found.is_some() || heap.pools_taken() == pools_taken {
+            return found;
+        }
+    }
+}
+
+/// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and
+/// in a forked child those of the threads that do not exist there. To be done before sets are collected, because their
+/// blocks go to other sets' inboxes, too. The caller holds no door.
+pub(crate) fn flush_caches(heap: &Heap) {
+    for set in heap.sets() {
+        // SAFETY: a registered set.
+        if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
+            // SAFETY: caches are never unmapped.
+            let cache = unsafe { cache.as_ref() };
+            cache.set.enter(heap, |inside| cache.flush_behind_door(inside));
+        }
+    }
+}
+
+fn all_sets(heap: &Heap) -> impl Iterator<Item = &PoolSet> {
+    // SAFETY: sets are never unmapped.
+    heap.sets().map(|set| unsafe { set.as_ref() })
+}

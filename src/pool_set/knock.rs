@@ -1,0 +1,49 @@
+//! Knocks: collecting for a set whose thread does not come, without waiting for its door.
+//!
+//! # Invariants
+//! - *Answered* (see `lock`): a knock at a door stands, or was answered by a collection that began after it, or a thread
+//!   has found it and is about to knock in its turn. Nobody leaves a door without looking: `enter`, `try_enter` and
+//!   `knock` itself, and what restarts the slow paths after a stop. In a forked child, where the thread that found a
+//!   knock may be missing, all inboxes are looked at.
+//! - *Quiet*: so when no thread is inside a door or on its way from one, each inbox holds fewer than
+//!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread that pushed the last of so many
+//!   knocked after its push.
+//! - *Paid for*: whoever answers goes round once more only if somebody knocked during the last round, and each knock is
+//!   for half a pool or many pools that others freed meanwhile. No round waits, and none calls itself.
+
+use super::Inside;
+use crate::heap::set::PoolSet;
+use crate::heap::{Heap, Stopped};
+
+impl PoolSet {
+    /// Collects for the set; if somebody is inside, leaves it to that thread.
+    #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(crate) fn knock(&self, heap: &Heap) {
+        while let Some(mut guard) = self.door.lock_or_knock() {
+            guard.with(|pools| Inside { heap, set: self, pools }.collect());
+            if !guard.leave() {
+                return;
+            }
+        }
+    }
+}
+
+/// Knocks at the door of each set into which others freed.
+pub(crate) fn knock_at_all(heap: &Heap) {
+    for set in heap.sets() {
+        // SAFETY: sets are never unmapped.
+        let set = unsafe { set.as_ref() };
+        if !set.inbox.is_empty() {
+            set.knock(heap);
+        }
+    }
+}
+
+impl Heap {
+    /// Takes every lock of the heap: afterwards no thread is on a slow path, and none enters one.
+    #[must_use]
+    pub(crate) fn stop(&self) -> Stopped<'_> {
+        self.stop_and_answer(knock_at_all)
+    }
+}
