@@ -24,14 +24,6 @@ impl Mode {
         }
     }
 
-    /// Features of the worker beside its allocator's.
-    pub const fn features(self) -> &'static str {
-        match self {
-            Self::Release => "",
-            Self::Lto => "lto",
-        }
-    }
-
     /// The mode of that profile.
     pub fn of_profile(name: &str) -> Option<Self> {
         [Self::Release, Self::Lto].into_iter().find(|mode| mode.profile() == name)

@@ -123,7 +123,7 @@ fn build(mode: Mode, allocator: &Allocator, out: &Path) -> Result<PathBuf, Strin
             "--features",
             allocator.feature,
             "--features",
-            mode.features(),
+            "worker",
         ])
         .arg("--manifest-path")
         .arg(package().join("Cargo.toml"))
