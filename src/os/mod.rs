@@ -26,7 +26,9 @@ pub(crate) use platform::stack_bounds;
 pub(crate) use platform::thread_token;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, with_signals_blocked, write_stderr};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
-pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
+pub(crate) use platform::{
+    environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
+};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

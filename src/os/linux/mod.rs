@@ -16,7 +16,7 @@ pub(crate) use process::{
 };
 #[cfg(feature = "trace")]
 pub(crate) use stack::stack_bounds;
-pub(crate) use system_malloc::{let_malloc_keep, system_malloc};
+pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};
 pub(crate) use threads::{end_is_told_again, on_thread_end, thread_id, thread_token, with_signals_blocked};
 pub(crate) use wait::{futex_wait, futex_wake};
 
