@@ -10,7 +10,7 @@ static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 
 const KIB: usize = 1 << 10;
 /// What the crate lets glibc keep beyond its own, and what glibc keeps in each thread's heap.
-const KEPT_BYTES: usize = 2048 * KIB;
+const KEPT_BYTES: usize = 1536 * KIB;
 const KEPT_BYTES_EACH: usize = 256 * KIB;
 /// Stacks, page tables, the reading of the figure.
 const MARGIN_BYTES: usize = 1024 * KIB;

@@ -93,7 +93,7 @@ pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 /// uses is what a program has that only starts) …
 pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and how many bytes.
-pub(crate) const MALLOC_KEEPS_BYTES: usize = 2 << 20;
+pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
 /// Bytes of a pool that are purged together when all blocks in them are free: an OS page, of the usual size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;

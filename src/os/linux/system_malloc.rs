@@ -49,7 +49,7 @@ pub(crate) fn let_malloc_keep(bytes: usize) {
         for step in &mut steps[..count] {
             *step = core::hint::black_box(libc::malloc(STEP_BYTES));
         }
-        let pin = libc::realloc(libc::malloc(STEP_BYTES), 1);
+        let pin = core::hint::black_box(libc::realloc(core::hint::black_box(libc::malloc(STEP_BYTES)), 1));
         // Relaxed: nobody reads it.
         PIN.store(pin, Ordering::Relaxed);
         steps.iter().take(count).for_each(|&step| libc::free(step));
