@@ -133,8 +133,7 @@ impl Heap {
 
     /// Arenas that are mapped without asking for huge pages.
     fn arenas_before_huge(&self) -> usize {
-        let running = self.set_count().saturating_sub(self.parked_count());
-        HUGE_FROM_ARENAS + running / HUGE_THREADS_PER_ARENA
+        HUGE_FROM_ARENAS + self.running_count() / HUGE_THREADS_PER_ARENA
     }
 
     /// Gives a whole pool, which the caller owns, memory in one call.

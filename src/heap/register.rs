@@ -60,6 +60,11 @@ impl Heap {
         .chain(core::iter::once(NonNull::from(&self.spare)))
     }
 
+    /// Sets that threads have now; a hint while threads start and end.
+    pub(crate) fn running_count(&self) -> usize {
+        self.set_count().saturating_sub(self.parked_count())
+    }
+
     /// Puts a set, whose state says that it is parked, where `adopt` finds it.
     pub(crate) fn park(&self, set: NonNull<PoolSet>) {
         self.with_state(|state, _| {

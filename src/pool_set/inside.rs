@@ -40,6 +40,6 @@ impl Inside<'_> {
         if owned_bytes >= SWEEP_MIN_BYTES && self.pools.used_bytes < owned_bytes / SWEEP_ARM_SHARE {
             return 0;
         }
-        (DEPOTS_BUDGET_BYTES / (self.heap.set_count() + 1)).min(DEPOT_BYTES_MAX)
+        (DEPOTS_BUDGET_BYTES / (self.heap.running_count() + 1)).min(DEPOT_BYTES_MAX)
     }
 }

@@ -111,7 +111,8 @@ impl Inside<'_> {
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
         // The budget is the heap's: many threads keep few each.
-        let keep = (EMPTY_POOLS_BUDGET / (self.heap.set_count() + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
+        let keep =
+            (EMPTY_POOLS_BUDGET / (self.heap.running_count() + 1)).clamp(SET_EMPTY_POOLS_MIN, SET_EMPTY_POOLS_MAX);
         if self.pools.empty_count > keep {
             self.return_empty_pools(keep / 2);
         }
