@@ -47,7 +47,7 @@ def build(variant):
     feature = "alloc-pymalloc" if variant == "plain" else "alloc-pymalloc-hardened"
     flags = f'--cfg pymalloc_without="{variant.split()[1]}"' if variant in WITHOUT else ""
     command = ["cargo", "build", "--locked", "--quiet", "--profile", "lto", "--bin", "worker", "--no-default-features"]
-    command += ["--features", feature, "--target-dir", str(target)]
+    command += ["--features", f"worker,{feature}", "--target-dir", str(target)]
     if subprocess.run(command, cwd=PEERS, env=os.environ | {"RUSTFLAGS": flags}).returncode:
         fail(f"the worker {variant} can't be built", 1)
     shutil.copy(target / "lto" / "worker", worker(variant))

@@ -4,6 +4,7 @@ use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::heap_map::HeapMap;
 use crate::inspect::stats::{CacheStats, Stats, add_stats, gather_caches, live_blocks};
+use crate::os;
 use crate::purge::heap::purge_heap;
 
 /// Counts what the heap holds.
@@ -132,6 +133,9 @@ pub fn self_check() -> Result<Stats, Corruption> {
 /// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
 /// in their magazines stays there: at most 32 KiB a size class each. Later requests take memory anew.
 ///
+/// With glibc, its `malloc_trim` follows, for large blocks and whatever else is in its heaps; it takes a look at each
+/// free part of them. The bytes that this gives back are not counted.
+///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let boxes: Vec<Box<[u64; 8]>> = (0..100_000).map(|n| Box::new([n; 8])).collect();
@@ -144,7 +148,9 @@ pub fn self_check() -> Result<Stats, Corruption> {
 #[doc(alias = "arena.purge")]
 pub fn purge() -> usize {
     flush_thread_cache();
-    purge_heap(&GLOBAL)
+    let bytes = purge_heap(&GLOBAL);
+    os::trim_malloc();
+    bytes
 }
 
 /// Empties the calling thread's magazines into their pools, and makes them small again.

@@ -93,11 +93,11 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 
-/// Pools in use from which on the C library's `malloc` is let keep as much that it has free as is in them (one for each
-/// class that it uses is what a program has that only starts) …
+/// Pools in use at which the C library's `malloc` is let keep some of what it has free (one for each class that it
+/// uses is what a program has that only starts) …
 pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
-/// … and so many bytes at least.
-pub(crate) const MALLOC_KEEPS_BYTES_MIN: usize = 1 << 20;
+/// … and how many bytes.
+pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
 /// Bytes of a pool that are purged together when all blocks in them are free: an OS page, of the usual size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;

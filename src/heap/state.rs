@@ -3,7 +3,7 @@
 use core::ptr::{self, NonNull};
 
 use super::{ArenaLimits, MapArena};
-use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES, MALLOC_KEEPS_FROM_POOLS};
 use crate::heap::arena::Arena;
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
@@ -23,8 +23,8 @@ pub(crate) struct HeapState {
     pub(super) parked: *const PoolSet,
     /// Pools ever taken.
     pub(super) pools_taken: u64,
-    /// Most pools in use at one time.
-    pools_peak: usize,
+    /// Whether `malloc` was let keep something.
+    malloc_keeps: bool,
     /// `usize::MAX` less each of the limits, so that there is none at the start, when all is 0.
     forbidden: ArenaLimits,
 }
@@ -40,28 +40,22 @@ impl HeapState {
             spare_arenas: ptr::null(),
             parked: ptr::null(),
             pools_taken: 0,
-            pools_peak: 0,
+            malloc_keeps: false,
             forbidden: ArenaLimits { soft: 0, hard: 0 },
         }
     }
 
-    /// The bytes of the pools in use, if they have doubled once more since the start, and are not few.
+    /// How much `malloc` is to be let keep, the first time that more than a few pools are in use.
     ///
     /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they
     /// are free, all of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would
-    /// have prevented it. So it is let keep as much as a program of that size would hardly notice.
+    /// have prevented it.
     pub(super) fn note_growth(&mut self) -> Option<usize> {
-        let pools = self.arenas.pools_in_use();
-        if pools <= self.pools_peak {
+        if self.malloc_keeps || self.arenas.pools_in_use() < MALLOC_KEEPS_FROM_POOLS {
             return None;
         }
-        self.pools_peak = pools;
-        let bytes = pools * POOL_BYTES;
-        if pools == MALLOC_KEEPS_FROM_POOLS {
-            Some(MALLOC_KEEPS_BYTES_MIN)
-        } else {
-            (pools.is_power_of_two() && bytes > MALLOC_KEEPS_BYTES_MIN).then_some(bytes)
-        }
+        self.malloc_keeps = true;
+        Some(MALLOC_KEEPS_BYTES)
     }
 
     /// Whether one arena more may be mapped.

@@ -29,7 +29,9 @@ pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
-pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
+pub(crate) use platform::{
+    environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
+};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

@@ -37,6 +37,8 @@ pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
 pub(crate) fn let_malloc_keep(_bytes: usize) {}
 
+pub(crate) fn trim_malloc() {}
+
 pub(crate) fn futex_wait(_word: &AtomicU32, _expected: u32) {
     core::hint::spin_loop();
 }

@@ -1,7 +1,7 @@
 //! What ended threads left, and who uses it.
 
 use super::test_heap::{TestHeap, alloc, class, fill, one_in, one_of_each};
-use crate::base::config::{ARENA_BYTES, POOL_BYTES};
+use crate::base::config::{ARENA_BYTES, DEPOT_BLOCKS_MAX, POOL_BYTES, SET_EMPTY_POOLS_MAX};
 use crate::cache::ThreadCache;
 
 #[test]
@@ -14,6 +14,22 @@ fn a_new_thread_adopts_what_an_ended_one_left() {
     }
     let stats = test.check();
     assert_eq!((stats.caches_live, stats.caches_parked, stats.arenas_ever), (0, 1, 1));
+}
+
+#[test]
+fn threads_that_ended_have_no_share_in_what_the_running_ones_may_keep() {
+    let test = TestHeap::new();
+    let caches: Vec<_> = (0..1000).map(|_| test.attach()).collect();
+    caches.into_iter().for_each(ThreadCache::release);
+    let cache = test.attach();
+    fill(cache, 64, DEPOT_BLOCKS_MAX / 2 * 64).into_iter().for_each(|block| block.free(cache));
+    assert!(test.depot_blocks(cache) > DEPOT_BLOCKS_MAX / 4);
+    fill(cache, 512, 3 * SET_EMPTY_POOLS_MAX * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    // It returns half of them whenever they are too many.
+    let empty = test.check().pools_empty;
+    assert!(empty >= SET_EMPTY_POOLS_MAX / 2, "{empty} pools");
+    cache.release();
 }
 
 #[test]

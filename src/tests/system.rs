@@ -211,19 +211,28 @@ fn huge_pages_are_asked_for_and_forbidden() {
     unmap(start, bytes);
 }
 
-/// glibc maps a block by itself if it is larger than a threshold.
+/// glibc's count of its heaps' bytes, and of those free in them.
 #[cfg(all(target_env = "gnu", not(feature = "__raw")))]
 #[test]
-fn malloc_can_be_let_keep_nearly_as_much_as_it_ever_keeps() {
+fn malloc_keeps_about_as_much_as_it_was_let_and_no_more() {
+    const BYTES: usize = 3 << 19;
     alone(|| {
+        // Blocks of other tests may have raised the threshold of this process.
         // SAFETY: no preconditions.
-        let mapped_alone = || unsafe { libc::mallinfo() }.hblks;
-        SystemMemory.let_malloc_keep(1 << 30);
-        let before = mapped_alone();
-        // SAFETY: no preconditions; the child ends with it.
-        let block = unsafe { libc::malloc(30 << 20) };
-        assert!(!std::hint::black_box(block).is_null());
-        assert_eq!(mapped_alone(), before);
+        assert_eq!(unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10) }, 1);
+        // SAFETY: no preconditions. Small numbers: the counts, of 32 bits, do not wrap.
+        let (heap, free) = (|| unsafe { libc::mallinfo() }.arena, || unsafe { libc::mallinfo() }.fordblks);
+        SystemMemory.let_malloc_keep(BYTES);
+        let before = heap();
+        assert!(free() as usize > BYTES * 9 / 10);
+        // SAFETY: no preconditions.
+        let blocks: Vec<_> = (0..1500).map(|_| unsafe { libc::malloc(20_000) }).collect();
+        assert!(heap() > before + (20 << 20));
+        // SAFETY: each freed once.
+        blocks.into_iter().for_each(|block| unsafe { libc::free(block) });
+        // What is free at the end, glibc gives back beyond 128 KiB.
+        assert!(heap() < before + (256 << 10), "{} of {}", heap(), before);
+        assert!(free() as usize > BYTES * 9 / 10);
     });
 }
 

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, one_of_each, take_by_spare_set};
 use crate::base::config::{
     ARENA_BYTES, DENSE_POOLS_MIN, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, FAULT_IN_FROM_POOLS,
-    HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, MALLOC_KEEPS_BYTES_MIN, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES,
-    SET_EMPTY_POOLS_MAX,
+    HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, MALLOC_KEEPS_BYTES, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX,
 };
 use crate::cache::ThreadCache;
 
@@ -135,21 +134,18 @@ fn an_inbox_is_knocked_at_when_it_holds_a_number_of_pools() {
 }
 
 #[test]
-fn malloc_is_let_keep_as_much_as_is_in_use_each_time_that_doubles() {
+fn malloc_is_let_keep_something_once_more_than_a_few_pools_are_in_use() {
     let test = TestHeap::new();
     let cache = test.attach();
     let keeps = || test.memory.malloc_keeps.lock().expect("no test panicked with it").clone();
     let mut live = fill(cache, 512, (MALLOC_KEEPS_FROM_POOLS - 1) * POOL_BYTES);
     assert!(keeps().is_empty());
     live.extend(fill(cache, 512, POOL_BYTES));
-    assert_eq!(keeps(), [MALLOC_KEEPS_BYTES_MIN]);
-    live.extend(fill(cache, 512, 2 * MALLOC_KEEPS_BYTES_MIN - live.len() * 512));
-    assert_eq!(keeps(), [1, 2].map(|times| times * MALLOC_KEEPS_BYTES_MIN));
-    live.extend(fill(cache, 512, 6 * MALLOC_KEEPS_BYTES_MIN));
-    assert_eq!(keeps(), [1, 2, 4, 8].map(|times| times * MALLOC_KEEPS_BYTES_MIN));
-    // Not again, when the same comes a second time.
+    assert_eq!(keeps(), [MALLOC_KEEPS_BYTES]);
+    // Neither when more are, nor when the same comes a second time.
+    live.extend(fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES));
     free_for_good(&test, live, cache);
-    free_for_good(&test, fill(cache, 512, 8 * MALLOC_KEEPS_BYTES_MIN), cache);
-    assert_eq!(keeps().len(), 4);
+    free_for_good(&test, fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES), cache);
+    assert_eq!(keeps().len(), 1);
     cache.release();
 }

@@ -4,4 +4,5 @@
 pub mod allocators;
 pub mod catalog;
 pub mod params;
+pub mod patterns;
 pub mod sample;

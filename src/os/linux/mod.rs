@@ -23,7 +23,7 @@ pub(crate) use process::random_number;
 pub(crate) use process::{abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number};
 #[cfg(feature = "trace")]
 pub(crate) use stack::stack_bounds;
-pub(crate) use system_malloc::{let_malloc_keep, system_malloc};
+pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};
 pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
 pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
 

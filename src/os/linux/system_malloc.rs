@@ -24,22 +24,49 @@ pub(crate) fn system_malloc() -> Option<SystemMalloc> {
     None
 }
 
-/// Has glibc's `malloc` keep twice as many `bytes` at the end of a heap when they are free, if it kept fewer.
+/// Has glibc's `malloc` keep up to `bytes` of free memory in the calling thread's heap, once and for all.
 ///
-/// It gives free memory at the end of a heap back once that is more than a threshold, at first 128 KiB. A block that is
-/// larger than another threshold it maps by itself; when it is freed, both thresholds rise: that one to the block's
-/// size, the first to twice that (glibc's malloc.c, "dynamic mmap threshold", up to 32 MiB). Unlike `mallopt`, a block
-/// leaves them free to rise further, and alone where the program has set them.
+/// It gives free memory at the end of a heap back, but none below a block that is in use. So a small block is put so
+/// many bytes above what the heap has at its end, for ever. Unlike a higher threshold of glibc's, which holds for each
+/// of its heaps (eight a core), that is a bound; and `malloc_trim` reaches what lies below the block.
 #[cfg(all(target_env = "gnu", not(feature = "__raw")))]
 pub(crate) fn let_malloc_keep(bytes: usize) {
-    const BYTES_MAX: usize = (32 << 20) - (64 << 10);
+    use core::ptr::null_mut;
+    use core::sync::atomic::{AtomicPtr, Ordering};
+
+    /// Larger ones are mapped by themselves (the threshold is 128 KiB at the start).
+    const STEP_BYTES: usize = 120 << 10;
+    const STEPS_MAX: usize = 32;
+    /// Where leak checkers find the block.
+    static PIN: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
+
     let _errno = super::KeepErrno::new();
-    // The black box, or else the compiler would leave both calls out.
-    // SAFETY: the block is freed once, or null.
-    unsafe { libc::free(core::hint::black_box(libc::malloc(bytes.min(BYTES_MAX)))) };
+    let mut steps = [null_mut(); STEPS_MAX];
+    let count = (bytes / STEP_BYTES).min(STEPS_MAX);
+    // The black box, or else the compiler would leave the calls out.
+    // SAFETY: each block is freed once, or null; the last one, cut down to its start, is never freed.
+    unsafe {
+        for step in &mut steps[..count] {
+            *step = core::hint::black_box(libc::malloc(STEP_BYTES));
+        }
+        let pin = core::hint::black_box(libc::realloc(core::hint::black_box(libc::malloc(STEP_BYTES)), 1));
+        // Relaxed: nobody reads it.
+        PIN.store(pin, Ordering::Relaxed);
+        steps.iter().take(count).for_each(|&step| libc::free(step));
+    }
 }
 
-/// Other C libraries have no such thresholds; in the preload library `malloc` is ours, and CPython's programs gained
-/// nothing.
+/// Other C libraries keep what is free by rules of their own; in the preload library `malloc` is ours, and CPython's
+/// programs gained nothing.
 #[cfg(not(all(target_env = "gnu", not(feature = "__raw"))))]
 pub(crate) fn let_malloc_keep(_bytes: usize) {}
+
+/// Has the C library's `malloc` give back the free OS pages of its heaps, and those at the end of its first heap.
+pub(crate) fn trim_malloc() {
+    #[cfg(all(target_env = "gnu", not(feature = "__raw")))]
+    {
+        let _errno = super::KeepErrno::new();
+        // SAFETY: no preconditions.
+        unsafe { libc::malloc_trim(0) };
+    }
+}

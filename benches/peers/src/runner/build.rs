@@ -117,7 +117,14 @@ fn build(mode: Mode, allocator: &Allocator, out: &Path) -> Result<PathBuf, Strin
     let output = Command::new(cargo)
         .args(["build", "--locked", "--bin", "worker", "--no-default-features", "--target-dir"])
         .arg(package().join("target"))
-        .args(["--profile", mode.profile(), "--features", allocator.feature])
+        .args([
+            "--profile",
+            mode.profile(),
+            "--features",
+            allocator.feature,
+            "--features",
+            "worker",
+        ])
         .arg("--manifest-path")
         .arg(package().join("Cargo.toml"))
         .envs(native::recording_environment())
