@@ -12,6 +12,7 @@
 //! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every one is |
 //! | `PYMALLOC_TRACE_FRAMES` | frames a trace |
 //! | `PYMALLOC_TRACE_EVERY` | mean bytes between samples |
+//! | `PYMALLOC_TRACE_SYSTEM_UNWINDER` | `1`: as [`Config::system_unwinder`], whose hazards are real in a program |
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -73,6 +74,9 @@ pub(crate) fn start() {
     }
     if let Some(bytes) = number(c"PYMALLOC_TRACE_EVERY") {
         config = config.sample_every(bytes);
+    }
+    if variable(c"PYMALLOC_TRACE_SYSTEM_UNWINDER") == Some(c"1") {
+        config = config.system_unwinder();
     }
     match trace::start(config) {
         Ok(()) => STARTED.store(true, Ordering::Relaxed),

@@ -11,11 +11,13 @@ mod wait;
 pub(crate) use memory::{advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, unmap};
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
+#[cfg(feature = "trace")]
+pub(crate) use process::working_directory;
 pub(crate) use process::{
     abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number, write_stderr,
 };
 #[cfg(feature = "trace")]
-pub(crate) use stack::stack_bounds;
+pub(crate) use stack::is_readable;
 pub(crate) use system_malloc::{let_malloc_keep, system_malloc};
 pub(crate) use threads::{end_is_told_again, on_thread_end, thread_id, thread_token, with_signals_blocked};
 pub(crate) use wait::{futex_wait, futex_wake};

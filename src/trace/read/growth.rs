@@ -1,5 +1,6 @@
 //! Leak help: which call sites hold more memory after each run of the same code.
 
+use core::cell::Cell;
 use core::fmt;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -62,6 +63,8 @@ pub enum GrowthError {
     NotTheAllocator,
     /// Tracing was stopped, cleared of its memory, or had no memory, while the code ran.
     Interrupted,
+    /// The code whose growth is looked for looks for growth itself.
+    Nested,
 }
 
 impl fmt::Display for GrowthError {
@@ -72,6 +75,7 @@ impl fmt::Display for GrowthError {
             Self::Sampled => write!(f, "memory allocations are being sampled: growth needs all of them"),
             Self::NotTheAllocator => write!(f, "Pymalloc is not the global allocator: nothing is traced"),
             Self::Interrupted => write!(f, "tracing ended while the code ran"),
+            Self::Nested => write!(f, "growth is being looked for already, by the code that runs this"),
         }
     }
 }
@@ -91,11 +95,34 @@ impl Drop for Tracing {
     }
 }
 
+/// While it lives, the calling thread looks for growth.
+struct Inside {
+    _private: (),
+}
+
+thread_local! {
+    static LOOKS: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Inside {
+    /// `None` if the thread is inside already.
+    fn enter() -> Option<Self> {
+        (!LOOKS.replace(true)).then_some(Self { _private: () })
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        LOOKS.set(false);
+    }
+}
+
 /// Runs `run` again and again, and returns the call sites that held more blocks after each counted run than before it,
 /// largest growth first.
 ///
 /// Traces every allocation meanwhile, unless that is on already. All threads are looked at: what others do at the same
-/// time is found only if it, too, grows with each run. Calls wait for each other.
+/// time is found only if it, too, grows with each run. Calls of different threads wait for each other: so `run` must not
+/// wait for a thread that calls this. A call in `run` itself is an error.
 ///
 /// # Errors
 /// See [`GrowthError`].
@@ -104,6 +131,7 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     if runs.counted == 0 {
         return Err(GrowthError::NoRuns);
     }
+    let _inside = Inside::enter().ok_or(GrowthError::Nested)?;
     // A run that panicked left nothing behind.
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let tracing = match crate::trace::record::start(Config::new()) {
