@@ -101,6 +101,6 @@ fn statistics_need_as_much_stack_as_their_documentation_says() {
     };
     // The result lies on the caller's stack.
     of("stats", || drop(black_box(pymalloc::stats())), STATS_BYTES);
-    of("allocated_blocks", || drop(black_box(pymalloc::allocated_blocks())), STATS_BYTES);
-    of("heap_map", || drop(black_box(pymalloc::heap_map())), 2 * STATS_BYTES);
+    of("allocated_blocks", || assert!(black_box(pymalloc::allocated_blocks()) > 0), STATS_BYTES);
+    of("heap_map", || drop(black_box(pymalloc::heap_map())), STATS_BYTES);
 }

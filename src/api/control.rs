@@ -91,11 +91,11 @@ pub fn heap_map() -> HeapMap {
     let mut wanted = 16;
     loop {
         // Before the slow paths are stopped: afterwards there is no memory to be had.
-        let mut arenas = Vec::with_capacity(wanted);
+        let mut map = HeapMap { title: String::new(), arenas: Vec::with_capacity(wanted), stats: Stats::ZERO };
         // The token ends before the match: what follows may allocate.
-        let gathered = HeapMap::gather(&mut GLOBAL.stop(), &mut arenas);
+        let gathered = map.gather(&mut GLOBAL.stop());
         match gathered {
-            Ok(stats) => return HeapMap { title: String::new(), arenas, stats },
+            Ok(()) => return map,
             Err(count) => wanted = count + count / 8 + 4,
         }
     }

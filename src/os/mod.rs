@@ -21,12 +21,12 @@ mod platform;
 pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
-#[cfg(feature = "trace")]
-pub(crate) use platform::{is_readable, working_directory};
 pub(crate) use platform::thread_token;
 pub(crate) use platform::{abort, futex_wait, futex_wake, on_fork, with_signals_blocked, write_stderr};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id};
+#[cfg(feature = "trace")]
+pub(crate) use platform::{is_readable, working_directory};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

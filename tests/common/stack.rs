@@ -24,8 +24,7 @@ fn thread<F: FnOnce()>(set: impl FnOnce(*mut libc::pthread_attr_t), body: F) {
         assert_eq!(libc::pthread_attr_init(attributes.as_mut_ptr()), 0);
         set(attributes.as_mut_ptr());
         let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-        let begun =
-            libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), run::<F>, (&raw mut body).cast());
+        let begun = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), run::<F>, (&raw mut body).cast());
         assert_eq!(begun, 0, "a thread begins");
         assert_eq!(libc::pthread_join(thread.assume_init(), std::ptr::null_mut()), 0);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());

@@ -107,7 +107,7 @@ thread_local! {
 impl Inside {
     /// `None` if the thread is inside already.
     fn enter() -> Option<Self> {
-        (!LOOKS.replace(true)).then_some(Self { _private: () })
+        (!LOOKS.replace(true)).then(|| Self { _private: () })
     }
 }
 

@@ -151,7 +151,8 @@ fn place(symbols: &Symbols, word: usize, modules: &mut Vec<Module>) -> Place {
 fn module_of(address: u64, number: Number, modules: &mut Vec<Module>) -> Option<usize> {
     let was = modules::of(number);
     let is_it = |module: &Module| {
-        module.holds(address) && was.as_ref().is_none_or(|was| (&was.file, &was.build_id) == (&module.file, &module.build_id))
+        module.holds(address)
+            && was.as_ref().is_none_or(|was| (&was.file, &was.build_id) == (&module.file, &module.build_id))
     };
     modules.iter().position(is_it).or_else(|| {
         modules.push(was?);

@@ -37,7 +37,7 @@ static CUT: AtomicU64 = AtomicU64::new(0);
 
 fn buffer() -> Guard<'static, Buffer> {
     let own = (os::thread_token() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - BUFFER_BITS);
-    let from_own = |offset| &BUFFERS[(own as usize + offset) % BUFFERS.len()].0;
+    let from_own = |offset: usize| &BUFFERS[(own as usize + offset) % BUFFERS.len()].0;
     (0..BUFFERS.len()).find_map(|offset| from_own(offset).try_lock()).unwrap_or_else(|| from_own(0).lock())
 }
 

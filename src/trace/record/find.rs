@@ -60,9 +60,8 @@ pub(in crate::trace) fn begin() {
     elf::each_loaded(&mut |number, headers, name| {
         let particulars = headers.particulars();
         let (start, end) = particulars.mapped;
-        let stays = number == 0
-            || cfg!(target_env = "musl")
-            || wanted.iter().any(|address| (start..end).contains(address));
+        let stays =
+            number == 0 || cfg!(target_env = "musl") || wanted.iter().any(|address| (start..end).contains(address));
         if !stays || count == STAYING || end == start {
             return;
         }

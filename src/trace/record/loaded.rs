@@ -162,7 +162,12 @@ pub(super) fn key(start: usize, base: usize, name: &[u8], first: &[u8]) -> u64 {
 }
 
 /// The module with this hash; a new one if there is none, of what `describe` tells.
-pub(super) fn number_by_key(key: u64, name: &[u8], stays: bool, describe: impl FnOnce() -> Option<Particulars>) -> Number {
+pub(super) fn number_by_key(
+    key: u64,
+    name: &[u8],
+    stays: bool,
+    describe: impl FnOnce() -> Option<Particulars>,
+) -> Number {
     let home = (key >> (64 - MODULES.trailing_zeros())) as usize;
     let places = || (0..PROBES).map(|probe| (home + probe) & (MODULES - 1));
     // Acquire: pairs with the Release below; the module's particulars are there then.

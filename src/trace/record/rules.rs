@@ -227,18 +227,16 @@ fn of_row(row: &UnwindTableRow<usize, Storage>, frames: &Frames<'_>) -> Option<R
 
 /// What GCC says of a frame that it aligned: `DW_OP_breg6 −n; DW_OP_deref` is its end, and `DW_OP_breg6 0` the place of
 /// the caller's frame pointer.
-fn aligned(
-    row: &UnwindTableRow<usize, Storage>,
-    end: UnwindExpression<usize>,
-    frames: &Frames<'_>,
-) -> Option<Rule> {
+fn aligned(row: &UnwindTableRow<usize, Storage>, end: UnwindExpression<usize>, frames: &Frames<'_>) -> Option<Rule> {
     const BREG6: u8 = 0x76;
     const DEREF: u8 = 0x06;
     let Some(RegisterRule::Expression(saved)) = row.register(X86_64::RBP) else { return None };
     let (end, saved) = (end.get(frames).ok()?.0, saved.get(frames).ok()?.0);
     match (end.slice(), saved.slice()) {
         // A signed number of 7 bits, negative.
-        (&[BREG6, below @ 0x40..=0x7f, DEREF], [BREG6, 0]) => Some(Rule::Aligned { end_below_bp: 0x80 - u16::from(below) }),
+        (&[BREG6, below @ 0x40..=0x7f, DEREF], [BREG6, 0]) => {
+            Some(Rule::Aligned { end_below_bp: 0x80 - u16::from(below) })
+        }
         _ => None,
     }
 }

@@ -183,9 +183,7 @@ fn by_rule(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize> + Cop
             let below = usize::from(bp_below_bytes);
             (end, if below == 0 { frame.bp } else { word(end.wrapping_sub(below))? })
         }
-        Rule::Aligned { end_below_bp } => {
-            (word(frame.bp.wrapping_sub(usize::from(end_below_bp)))?, word(frame.bp)?)
-        }
+        Rule::Aligned { end_below_bp } => (word(frame.bp.wrapping_sub(usize::from(end_below_bp)))?, word(frame.bp)?),
     };
     Some(Frame { pc: word(end.wrapping_sub(8))?, sp: end, bp })
 }
@@ -204,9 +202,7 @@ fn by_frame_pointer(frame: Frame, word: impl Fn(usize) -> Option<usize> + Copy) 
 unsafe fn is_behind_a_call(pc: usize) -> bool {
     const LONGEST: usize = 7;
     // SAFETY: the caller's promise.
-    let before = unsafe {
-        core::ptr::with_exposed_provenance::<[u8; LONGEST]>(pc.wrapping_sub(LONGEST)).read()
-    };
+    let before = unsafe { core::ptr::with_exposed_provenance::<[u8; LONGEST]>(pc.wrapping_sub(LONGEST)).read() };
     // `ff /2`, whose operand makes it 2, 3, 4, 6 or 7 bytes long.
     let by_operand = |bytes: usize| before[LONGEST - bytes] == 0xff && before[LONGEST - bytes + 1] & 0x38 == 0x10;
     before[LONGEST - 5] == 0xe8 || [2, 3, 4, 6, 7].into_iter().any(by_operand)
