@@ -14,6 +14,8 @@ use crate::purge::heap::purge_heap;
 /// exact for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion
 /// to the number of pools.
 ///
+/// Takes up to 16 KiB of stack, with the result.
+///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 /// let before = pymalloc::stats().blocks_live();
@@ -77,6 +79,8 @@ pub fn thread_caches() -> Vec<CacheStats> {
 /// Maps every pool of the heap, for a picture: [`HeapMap::to_svg`], [`HeapMap::to_html`].
 ///
 /// As [`stats`], but the map itself is allocated, a little more than a KiB an arena.
+///
+/// Takes up to 28 KiB of stack.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -3,8 +3,8 @@
 /// Whether the word at `address` can be read. Takes no lock, allocates nothing, is no cancellation point, and leaves
 /// `errno` alone.
 ///
-/// `rt_sigprocmask` copies the new set before it looks at the order that goes with it, which is none: so it fails in one
-/// way or the other, and changes nothing. (abseil asks the kernel in the same way.)
+/// `rt_sigprocmask` copies the new set before it looks at the order that goes with it, which is none: so it fails in
+/// one way or the other, and changes nothing. (abseil asks the kernel in the same way.)
 pub(crate) fn is_readable(address: usize) -> bool {
     const NO_ORDER: usize = usize::MAX;
     // The word may be of any alignment, and the kernel's set is one word.

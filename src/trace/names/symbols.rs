@@ -1,8 +1,8 @@
 //! From return addresses to frames, by the debug information of the running program and the libraries that it loaded.
 //!
 //! A name belongs to an address and the module that was there (`loaded`): names are remembered by both. Modules that
-//! stay for ever are read by the `backtrace` crate, which looks at what is loaded once; others, loaded still or not, from
-//! their files (`files`).
+//! stay for ever are read by the `backtrace` crate, which looks at what is loaded once; others, loaded still or not,
+//! from their files (`files`).
 //!
 //! # Fork
 //! `SYMBOLS` is held during each single look-up, so that a fork never leaves the debug information half read in the
@@ -47,7 +47,8 @@ impl Symbols {
         Self { directory: std::env::current_dir().unwrap_or_default(), preload }
     }
 
-    /// The call that returns to an address with its module, after what was inlined into it, innermost first. Empty if nothing is known.
+    /// The call that returns to an address with its module, after what was inlined into it, innermost first. Empty if
+    /// nothing is known.
     pub(in crate::trace) fn look_up(&self, word: usize) -> Arc<[Frame]> {
         let address = loaded::address_of(word);
         if self.preload.as_ref().is_some_and(|code| code.contains(&(address as u64))) {
@@ -109,8 +110,8 @@ impl Symbols {
     }
 }
 
-/// Prints the frames of an address with its module, a line each, if they were looked up before and nobody looks one up now. Allocates
-/// nothing.
+/// Prints the frames of an address with its module, a line each, if they were looked up before and nobody looks one up
+/// now. Allocates nothing.
 pub(in crate::trace) fn print_known(word: usize, write: &mut dyn FnMut(&str)) -> bool {
     let Some(mut known) = SYMBOLS.try_lock() else { return false };
     known.with(|known| {

@@ -121,8 +121,8 @@ impl Drop for Inside {
 /// largest growth first.
 ///
 /// Traces every allocation meanwhile, unless that is on already. All threads are looked at: what others do at the same
-/// time is found only if it, too, grows with each run. Calls of different threads wait for each other: so `run` must not
-/// wait for a thread that calls this. A call in `run` itself is an error.
+/// time is found only if it, too, grows with each run. Calls of different threads wait for each other: so `run` must
+/// not wait for a thread that calls this. A call in `run` itself is an error.
 ///
 /// # Errors
 /// See [`GrowthError`].

@@ -292,8 +292,8 @@ impl Snapshot {
         (self.interval != 0).then_some(self.interval)
     }
 
-    /// Blocks that could not be recorded, or whose stack could not or is cut, because the OS gave the tracer no memory or
-    /// the thread had no room left on its own stack.
+    /// Blocks that could not be recorded, or whose stack could not or is cut, because the OS gave the tracer no memory
+    /// or the thread had no room left on its own stack.
     pub fn lost(&self) -> u64 {
         self.lost
     }

@@ -25,9 +25,9 @@ type Buffer = [usize; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES];
 #[repr(align(64))]
 struct Padded(Lock<Buffer>);
 
-/// Where threads put their frames together: not on their stacks, which may be small. A thread takes one that is free;
-/// who holds one takes none but the tables' locks, which come last of all. So a thread waits for another's walk at most,
-/// when more walk at a time than there are buffers.
+/// Where threads put their frames together: not on their stacks, which may be small. A thread takes one that is free. A
+/// thread that holds one takes only locks that come last of all: so another waits for its walk at most, and only when
+/// more threads walk at a time than there are buffers.
 static BUFFERS: [Padded; 1 << BUFFER_BITS] =
     [const { Padded(Lock::new([0; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES])) }; 1 << BUFFER_BITS];
 const BUFFER_BITS: u32 = 6;

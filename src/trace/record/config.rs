@@ -60,13 +60,13 @@ impl Config {
         self
     }
 
-    /// Where this crate's own walk up a stack ends at a frame that it does not know, the system's unwinder (libgcc's, or
-    /// LLVM's) walks instead.
+    /// Where this crate's own walk up a stack ends at a frame that it does not know, the system's unwinder (libgcc's,
+    /// or LLVM's) walks instead.
     ///
     /// For programs whose stacks are cut short without it, in which no code is made at run time: that unwinder
     /// allocates while it holds a lock, which it wants for a walk, too, so that a program which registers unwind
-    /// information (`__register_frame`) hangs; and it aborts the program on frames that it can't make sense of. It needs
-    /// some 8 KiB of stack.
+    /// information (`__register_frame`) hangs; and it aborts the program on frames that it can't make sense of. It
+    /// needs some 8 KiB of stack.
     ///
     /// On processors other than x86-64 and AArch64 it does every walk, asked or not.
     pub const fn system_unwinder(mut self) -> Self {

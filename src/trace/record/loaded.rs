@@ -5,18 +5,18 @@
 //! as it stays, and another when something else lies at its place.
 //!
 //! # How a module is found
-//! The program's own file, the one that this crate is in, and the C library stay for ever; their places are noted when a
-//! session starts. For any other address glibc (2.35 and later) is asked by `_dl_find_object`, made for unwinders: it
+//! The program's own file, the one that this crate is in, and the C library stay for ever; their places are noted when
+//! a session starts. For any other address glibc (2.35 and later) is asked by `_dl_find_object`, made for unwinders: it
 //! takes no lock and allocates nothing. Elsewhere other modules are unknown; but musl never unloads any, and there all
 //! that were loaded when the session started are noted.
 //!
 //! # What tells modules apart
-//! A hash of their place, their path and their first kilobyte: the ELF and program headers and, with every usual linker,
-//! the build id. All of that is mapped while a frame of the module is on the stack that is walked.
+//! A hash of their place, their path and their first kilobyte: the ELF and program headers and, with every usual
+//! linker, the build id. All of that is mapped while a frame of the module is on the stack that is walked.
 //!
 //! # Protocol
-//! `KEYS[n]` is 0 or the hash of module `n`; it is written once, under `TABLE`, after the module's particulars. `TABLE` is
-//! among the locks that come last of all. Modules are forgotten never, so a number means the same to every session.
+//! `KEYS[n]` is 0 or the hash of module `n`; it is written once, under `TABLE`, after the module's particulars. `TABLE`
+//! is among the locks that come last of all. Modules are forgotten never, so a number means the same to every session.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

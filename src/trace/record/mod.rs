@@ -45,6 +45,7 @@ extern "C" fn watch() {
 
 fn acquire_tables() {
     capture::acquire_all();
+    rules::acquire();
     loaded::acquire();
     stacks::acquire_all();
     blocks::acquire_all();
@@ -56,6 +57,7 @@ fn release_tables() {
         blocks::release_all();
         stacks::release_all();
         loaded::release();
+        rules::release();
         capture::release_all();
     }
 }

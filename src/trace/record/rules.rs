@@ -10,7 +10,8 @@
 //! # Protocol
 //! Entries are written under `LEARNING`, rule first, and never change until the next session starts. A walk that is
 //! under way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of
-//! the thread's own stack whatever a rule says. Nothing here waits: who finds `LEARNING` taken has no rule this time.
+//! the thread's own stack whatever a rule says. `LEARNING` is among the locks that come last of all: a thread that holds
+//! it takes no other, allocates nothing and frees nothing.
 //!
 //! Learning allocates nothing, and needs [`LEARN_BYTES`] of stack at most.
 
@@ -22,6 +23,7 @@ use gimli::{
 };
 
 use super::loaded::{self, Particulars};
+use super::walk;
 use crate::protocols::lock::Lock;
 
 /// Entries of the table, a power of two.
@@ -34,6 +36,8 @@ const PROBES: usize = 16;
 pub(super) enum Rule {
     /// Nothing is known, or it is of another kind.
     Other,
+    /// There was no room on the stack to look it up; never kept.
+    NoRoom,
     /// There is no caller.
     Outermost,
     Caller {
@@ -51,7 +55,7 @@ pub(super) enum Rule {
 impl Rule {
     const fn pack(self) -> u64 {
         match self {
-            Self::Other => 0,
+            Self::Other | Self::NoRoom => 0,
             Self::Outermost => 1,
             Self::Aligned { end_below_bp } => 3 | (end_below_bp as u64) << 16,
             Self::Caller { from_bp, end_bytes, bp_below_bytes } => {
@@ -84,8 +88,9 @@ static RULES: [Entry; ENTRIES] = [const { Entry { pc: AtomicU64::new(0), rule: A
 
 pub(in crate::trace) const TABLE_BYTES: usize = size_of::<[Entry; ENTRIES]>();
 
-/// Bytes of stack that learning a rule takes at most, in any build (`tests/trace_stack.rs` measures it).
-pub(super) const LEARN_BYTES: usize = 12 << 10;
+/// Bytes of stack that learning a rule takes at most: by `tests/trace_stack.rs` 3 KiB, and 10 unoptimised, for which
+/// debug assertions stand here.
+const LEARN_BYTES: usize = if cfg!(debug_assertions) { 12 << 10 } else { 4 << 10 };
 
 /// Memory for the evaluation of one function's unwind information: off the stack, and of more registers than a function
 /// of x86-64 saves.
@@ -125,7 +130,8 @@ pub(in crate::trace) fn end() {
 ///
 /// # Safety
 /// The calling thread returns to the address, which keeps its module loaded.
-pub(super) unsafe fn rule(word: usize, has_room: impl FnOnce() -> bool) -> Rule {
+#[inline(always)]
+pub(super) unsafe fn rule(word: usize) -> Rule {
     let home = (word as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - ENTRIES.trailing_zeros());
     for probe in 0..PROBES {
         let entry = &RULES[(home as usize + probe) & (ENTRIES - 1)];
@@ -137,7 +143,7 @@ pub(super) unsafe fn rule(word: usize, has_room: impl FnOnce() -> bool) -> Rule 
         }
         if known == 0 {
             // SAFETY: the caller's promise.
-            return if has_room() { unsafe { learn(word, home as usize) } } else { Rule::Other };
+            return unsafe { learn(word, home as usize) };
         }
     }
     Rule::Other
@@ -150,9 +156,11 @@ pub(super) unsafe fn rule(word: usize, has_room: impl FnOnce() -> bool) -> Rule 
 #[cold]
 #[inline(never)]
 unsafe fn learn(word: usize, home: usize) -> Rule {
+    if !walk::has_room(LEARN_BYTES) {
+        return Rule::NoRoom;
+    }
     let Some(particulars) = loaded::particulars(loaded::number_of(word)) else { return Rule::Other };
-    let Some(mut learning) = LEARNING.try_lock() else { return Rule::Other };
-    learning.with(|context| {
+    LEARNING.lock().with(|context| {
         let Some(context) = context else { return Rule::Other };
         // SAFETY: the caller's promise.
         let rule = unsafe { look_up(&particulars, loaded::address_of(word), context) }.unwrap_or(Rule::Other);

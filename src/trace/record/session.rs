@@ -1,10 +1,10 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then `LEARNING` (`rules`), then those of the heap, then the buffers (`capture`), then
-//! `TABLE` (`loaded`) and the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and `SYMBOLS` are held
-//! while the tracer allocates. No call inside the allocator waits for any of the first three; it asks for `CONTROL` (to
-//! keep a peak) and `LEARNING` outside of all locks of the heap.
+//! `CONTROL`, then `SYMBOLS`, then those of the heap, then the buffers (`capture`), then those that come last of all:
+//! `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and
+//! `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits for either; it asks for `CONTROL`
+//! (to keep a peak) outside of all locks of the heap.
 
 use core::sync::atomic::Ordering;
 use std::collections::HashMap;
@@ -165,8 +165,8 @@ pub(in crate::trace) fn overhead() -> u64 {
     (tables + memory::mapped_bytes()) as u64 + blocks::tracer_bytes()
 }
 
-/// A map whose hashes begin with a constant: made inside an allocation (`keep_peak`), where a random number would be asked
-/// of the C library, which may end a thread there that somebody cancelled.
+/// A map whose hashes begin with a constant: made inside an allocation (`keep_peak`), where a random number would be
+/// asked of the C library, which may end a thread there that somebody cancelled.
 pub(in crate::trace) type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The tables, copied: blocks by stack and size, and the stacks' return addresses.
@@ -221,21 +221,19 @@ fn stack(id: StackId) -> Vec<usize> {
     frames[..len].to_vec()
 }
 
-/// Takes `CONTROL`, `SYMBOLS` and `LEARNING`, for a fork.
+/// Takes `CONTROL` and `SYMBOLS`, for a fork.
 pub(in crate::trace) fn acquire() {
     let _acquired = CONTROL.acquire();
     symbols::acquire();
-    rules::acquire();
 }
 
-/// Frees all three.
+/// Frees both.
 ///
 /// # Safety
 /// After [`acquire`], on the same thread or in its forked child.
 pub(in crate::trace) unsafe fn release() {
     // SAFETY: the caller took them.
     unsafe {
-        rules::release();
         symbols::release();
         CONTROL.release();
     }

@@ -9,14 +9,14 @@
 //!
 //! # How
 //! On x86-64 by `rules`; a frame without one (code made at run time, assembly) is left by its frame pointer, if that
-//! holds: it points to a higher place in the stack, and the word above leads back to code with a rule, behind a call. On
-//! AArch64 by frame pointers alone, which its calling convention keeps.
+//! holds: it points to a higher place in the stack, and the word above leads back to code with a rule, behind a call.
+//! On AArch64 by frame pointers alone, which its calling convention keeps.
 //!
 //! # What is read
-//! Words of the stack above the stack pointer, in OS pages that follow each other and of which the kernel said that they
-//! can be read; nothing from the thread's own block (`thread_token`) on, which on a thread's own stack is above its first
-//! frame. Coroutines and signal handlers have stacks elsewhere, so no bounds are asked of the C library, which would take
-//! a lock of the thread.
+//! Words of the stack above the stack pointer, in OS pages that follow each other and of which the kernel said that
+//! they can be read; nothing from the thread's own block (`thread_token`) on, which on a thread's own stack is above
+//! its first frame. Coroutines and signal handlers have stacks elsewhere, so no bounds are asked of the C library,
+//! which would take a lock of the thread.
 
 use core::cell::Cell;
 
@@ -64,31 +64,51 @@ impl Stack {
     /// Fills in the return addresses above `marker`, from the frame `start` on, with their modules.
     pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_>) -> End {
         if !(self.low.get()..self.high.get()).contains(&start.sp) {
-            let page = start.sp & !(PAGE_BYTES - 1);
-            self.low.set(page);
-            // It is in use.
-            self.high.set(page + PAGE_BYTES);
+            self.begin_at(start.sp & !(PAGE_BYTES - 1));
         }
         let own_block = os::thread_token();
         let end = if own_block > start.sp { own_block } else { usize::MAX };
-        walk(start, marker, filled, |address| self.word(address, start.sp, end))
+        let known_end = Cell::new(self.high.get().min(end));
+        walk(start, marker, filled, |address| {
+            if address < start.sp || !address.is_multiple_of(size_of::<usize>()) {
+                return None;
+            }
+            if address >= known_end.get() {
+                self.reach(address, end)?;
+                known_end.set(self.high.get().min(end));
+            }
+            // SAFETY: in an OS page above the stack pointer that can be read, as can all in between: so it is in the
+            // stack that this thread runs on. Only this thread writes there.
+            Some(unsafe { core::ptr::with_exposed_provenance::<usize>(address).read() })
+        })
     }
 
-    /// The word at an address of the stack, from `start` and up to `end`.
-    fn word(&self, address: usize, start: usize, end: usize) -> Option<usize> {
-        if address < start || !address.is_multiple_of(size_of::<usize>()) || address >= end {
+    /// Knows the stack from a new OS page on, which is in use: further down the one it knows, or another.
+    #[cold]
+    fn begin_at(&self, page: usize) {
+        const FURTHER_BYTES: usize = 1 << 18;
+        let low = self.low.get();
+        let is_further =
+            page < low && low - page <= FURTHER_BYTES && (page..low).step_by(PAGE_BYTES).skip(1).all(os::is_readable);
+        self.low.set(page);
+        if !is_further {
+            self.high.set(page + PAGE_BYTES);
+        }
+    }
+
+    /// Looks whether all OS pages up to an address below `end` can be read.
+    #[cold]
+    fn reach(&self, address: usize, end: usize) -> Option<()> {
+        if address >= end {
             return None;
         }
         while address >= self.high.get() {
-            let high = self.high.get();
-            if !os::is_readable(high) {
+            if !os::is_readable(self.high.get()) {
                 return None;
             }
-            self.high.set(high + PAGE_BYTES);
+            self.high.set(self.high.get() + PAGE_BYTES);
         }
-        // SAFETY: in an OS page above the stack pointer that can be read, as have all in between: so it is in the stack
-        // that this thread runs on. Only this thread writes there.
-        Some(unsafe { core::ptr::with_exposed_provenance::<usize>(address).read() })
+        Some(())
     }
 }
 
@@ -103,41 +123,30 @@ pub(super) fn has_room(bytes: usize) -> bool {
 #[cfg(target_arch = "x86_64")]
 fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut frame = start;
-    let mut module = Found::NONE;
-    let mut rule = rule_of(frame.pc, &mut module);
+    let mut module = module_of(frame.pc, Found::NONE);
     loop {
-        let next = match rule {
-            Err(NoRoom) => return End::NoRoom,
-            Ok(Rule::Outermost) => return End::Whole,
-            Ok(Rule::Other) => {
-                let Some(next) = by_frame_pointer(frame, word) else { return End::Unknown };
-                rule = rule_of(next.pc, &mut module);
-                let holds = match rule {
-                    Err(NoRoom) => return End::NoRoom,
-                    // Code made at run time calls itself: then at least the next frame is above.
-                    Ok(Rule::Other) => module.number == loaded::Number::NONE && next.bp > frame.bp,
-                    // SAFETY: code of a loaded module, since it has unwind information.
-                    Ok(_) => unsafe { is_behind_a_call(next.pc) },
-                };
-                if !holds {
-                    return End::Unknown;
-                }
-                Some(next)
+        let next = match rule_of(frame.pc, module) {
+            Rule::Caller { from_bp, end_bytes, bp_below_bytes } => {
+                let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes as usize);
+                let below = usize::from(bp_below_bytes);
+                let bp = if below == 0 { Some(frame.bp) } else { word(end.wrapping_sub(below)) };
+                let (Some(pc), Some(bp)) = (word(end.wrapping_sub(8)), bp) else { return End::Unknown };
+                Frame { pc, sp: end, bp }
             }
-            Ok(known) => {
-                let next = by_rule(frame, known, word);
-                if let Some(next) = next {
-                    rule = rule_of(next.pc, &mut module);
-                }
-                next
-            }
+            rule => match leave(frame, rule, word) {
+                Ok(next) => next,
+                Err(end) => return end,
+            },
         };
         // A frame has its return address at least: so this comes to an end.
-        let Some(next) = next.filter(|next| next.sp > frame.sp) else { return End::Unknown };
+        if next.sp <= frame.sp {
+            return End::Unknown;
+        }
         if next.pc == 0 {
             return End::Whole;
         }
         frame = next;
+        module = module_of(frame.pc, module);
         if frame.sp > marker {
             let Some(found) = loaded::word(frame.pc, module.number) else { return End::Unknown };
             if !filled.push(found) {
@@ -147,51 +156,59 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
     }
 }
 
-/// There is no room on the stack to look a rule up.
+/// The caller's frame of one that has not the usual rule.
 #[cfg(target_arch = "x86_64")]
-struct NoRoom;
-
-/// The rule of a return address, whose module comes to be in `module`; often that is its caller's.
-#[cfg(target_arch = "x86_64")]
-fn rule_of(pc: usize, module: &mut Found) -> Result<Rule, NoRoom> {
-    if !module.holds(pc) {
-        // SAFETY: found on the stack, as a return address of a frame that a rule led to; or by a frame pointer, and then
-        // it may be any word that the program keeps there. A module that is being unloaded by another thread at this
-        // moment would have to be named by such a word, on the stack of a function without unwind information.
-        *module = unsafe { loaded::find(pc) };
-    }
-    if module.number == loaded::Number::NONE {
-        return Ok(Rule::Other);
-    }
-    let Some(word) = loaded::word(pc, module.number) else { return Ok(Rule::Other) };
-    let mut no_room = false;
-    let has_room = || {
-        no_room = !has_room(rules::LEARN_BYTES);
-        !no_room
+#[cold]
+fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Result<Frame, End> {
+    let by_rule = |end_below_bp: u16| {
+        let end = word(frame.bp.wrapping_sub(usize::from(end_below_bp)))?;
+        Some(Frame { pc: word(end.wrapping_sub(8))?, sp: end, bp: word(frame.bp)? })
     };
-    // SAFETY: as above.
-    let rule = unsafe { rules::rule(word, has_room) };
-    if no_room { Err(NoRoom) } else { Ok(rule) }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn by_rule(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize> + Copy) -> Option<Frame> {
-    let (end, bp) = match rule {
-        Rule::Other | Rule::Outermost => return None,
-        Rule::Caller { from_bp, end_bytes, bp_below_bytes } => {
-            let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes as usize);
-            let below = usize::from(bp_below_bytes);
-            (end, if below == 0 { frame.bp } else { word(end.wrapping_sub(below))? })
+    let by_frame_pointer = || {
+        let pc = word(frame.bp.wrapping_add(8))?;
+        Some(Frame { pc, sp: frame.bp.wrapping_add(16), bp: word(frame.bp)? })
+    };
+    match rule {
+        Rule::NoRoom => Err(End::NoRoom),
+        Rule::Outermost => Err(End::Whole),
+        Rule::Aligned { end_below_bp } => by_rule(end_below_bp).ok_or(End::Unknown),
+        Rule::Other | Rule::Caller { .. } => {
+            let next = by_frame_pointer().ok_or(End::Unknown)?;
+            let module = module_of(next.pc, Found::NONE);
+            let holds = match rule_of(next.pc, module) {
+                Rule::NoRoom => return Err(End::NoRoom),
+                // Code made at run time calls itself: then at least the next frame is above.
+                Rule::Other => module.number == loaded::Number::NONE && next.bp > frame.bp,
+                // SAFETY: code of a loaded module, since it has unwind information.
+                _ => unsafe { is_behind_a_call(next.pc) },
+            };
+            if holds { Ok(next) } else { Err(End::Unknown) }
         }
-        Rule::Aligned { end_below_bp } => (word(frame.bp.wrapping_sub(usize::from(end_below_bp)))?, word(frame.bp)?),
-    };
-    Some(Frame { pc: word(end.wrapping_sub(8))?, sp: end, bp })
+    }
 }
 
+/// The module of a return address; often that is its callee's, `last`.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+fn module_of(pc: usize, last: Found) -> Found {
+    if last.holds(pc) {
+        return last;
+    }
+    // SAFETY: found on the stack, as a return address of a frame that a rule led to; or by a frame pointer, and then it
+    // may be any word that the program keeps there. A module that another thread unloads at this moment would have to be
+    // named by such a word, on the stack of a function without unwind information.
+    unsafe { loaded::find(pc) }
+}
+
+/// The rule of a return address into a module.
 #[cfg(target_arch = "x86_64")]
-fn by_frame_pointer(frame: Frame, word: impl Fn(usize) -> Option<usize> + Copy) -> Option<Frame> {
-    let pc = word(frame.bp.wrapping_add(8))?;
-    Some(Frame { pc, sp: frame.bp.wrapping_add(16), bp: word(frame.bp)? })
+#[inline(always)]
+fn rule_of(pc: usize, module: Found) -> Rule {
+    match loaded::word(pc, module.number) {
+        // SAFETY: as above.
+        Some(word) if module.number != loaded::Number::NONE => unsafe { rules::rule(word) },
+        _ => Rule::Other,
+    }
 }
 
 /// Whether the instruction before a return address is a call: `call rel32`, or through a register or memory.
@@ -224,10 +241,7 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
             return End::Whole;
         }
         if record > marker {
-            if !module.holds(pc) {
-                // SAFETY: a return address of the calling thread.
-                module = unsafe { loaded::find(pc) };
-            }
+            module = module_of(pc, module);
             if !loaded::word(pc, module.number).is_some_and(|found| filled.push(found)) {
                 return End::Whole;
             }
