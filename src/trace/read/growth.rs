@@ -146,6 +146,8 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     if snapshot::traceback_of(core::ptr::from_ref(core::hint::black_box(&*probe)).addr()).is_none() {
         return Err(GrowthError::NotTheAllocator);
     }
+    // Not known to the compiler, which would unroll the loops: each run would have a stack of its own.
+    let runs = core::hint::black_box(runs);
     for _ in 0..runs.warm_up {
         drop(run());
     }
