@@ -9,7 +9,8 @@ pub(crate) fn is_readable(address: usize) -> bool {
     const NO_ORDER: usize = usize::MAX;
     // The word may be of any alignment, and the kernel's set is one word.
     let error = sigprocmask(NO_ORDER, address);
-    error != -(libc::EFAULT as isize)
+    // No address stands for no set, and is looked at by nobody.
+    address != 0 && error != -(libc::EFAULT as isize)
 }
 
 /// The raw call: libc's would write `errno`, and refuse the order itself.

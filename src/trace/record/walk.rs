@@ -274,7 +274,7 @@ mod tests {
             ([0x90; 7], false),
         ] {
             // SAFETY: the bytes before the end of an array.
-            let found = unsafe { is_behind_a_call((&raw const before).addr() + before.len()) };
+            let found = unsafe { is_behind_a_call((&raw const before).expose_provenance() + before.len()) };
             assert_eq!(found, is_call, "{before:x?}");
         }
     }
