@@ -1,6 +1,6 @@
 //! Large blocks are glibc's: beside small ones in arenas, about as much of them stays as on glibc alone.
 
-#![cfg(all(target_os = "linux", target_env = "gnu", not(feature = "bypass"), not(feature = "__raw")))]
+#![cfg(all(target_os = "linux", target_env = "gnu", not(pymalloc_bypass), not(feature = "__raw")))]
 
 use std::sync::mpsc::channel;
 use std::thread;

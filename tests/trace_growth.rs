@@ -87,3 +87,22 @@ fn a_search_joins_a_session_unless_that_samples_and_says_when_it_ends() {
     trace::stop();
     assert_eq!(find_growth(Runs::new().warm_up(0).counted(0), || ()), Err(GrowthError::NoRuns));
 }
+
+#[test]
+fn a_search_inside_of_a_search_is_an_error_and_the_outer_one_goes_on() {
+    let _one = one_at_a_time();
+    let mut inner = Vec::new();
+    let outer = find_growth(Runs::new().warm_up(1).counted(1), || {
+        inner.push(find_growth(Runs::default(), || ()));
+        let message = message(|| assert_no_growth(|| ()));
+        assert!(message.contains("looked for already"), "{message}");
+        leaks(1);
+    });
+    assert_eq!(inner, vec![Err(GrowthError::Nested); 2]);
+    let outer = outer.expect("looked");
+    assert!(outer.iter().any(|growth| growth.traceback.cause().function() == "trace_growth::leaks"), "{outer:?}");
+    // A search that ended by an error or a panic leaves none behind.
+    let _ = message(|| assert_no_growth(|| panic!("in a run")));
+    assert_eq!(find_growth(Runs::new().warm_up(0).counted(0), || ()), Err(GrowthError::NoRuns));
+    assert_no_growth(|| ());
+}

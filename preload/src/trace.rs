@@ -13,6 +13,7 @@
 //! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every one is |
 //! | `PYMALLOC_TRACE_FRAMES` | frames a trace |
 //! | `PYMALLOC_TRACE_EVERY` | mean bytes between samples |
+//! | `PYMALLOC_TRACE_SYSTEM_UNWINDER` | `1`: as [`Config::system_unwinder`], whose hazards are real in a program |
 
 use core::ffi::CStr;
 use core::fmt::Write;
@@ -76,6 +77,9 @@ pub(crate) fn start() {
     }
     if let Some(bytes) = number(c"PYMALLOC_TRACE_EVERY") {
         config = config.sample_every(bytes);
+    }
+    if variable(c"PYMALLOC_TRACE_SYSTEM_UNWINDER") == Some(c"1") {
+        config = config.system_unwinder();
     }
     if let Err(error) = trace::start(config) {
         return say(&format!("pymalloc: tracing: {error}\n"));

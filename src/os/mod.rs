@@ -21,8 +21,6 @@ pub use platform::NoCancellation;
 pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
-#[cfg(feature = "trace")]
-pub(crate) use platform::stack_bounds;
 pub(crate) use platform::thread_token;
 #[cfg(feature = "__raw")]
 pub use platform::{Descriptor, Identity};
@@ -32,6 +30,8 @@ pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{
     environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
 };
+#[cfg(feature = "trace")]
+pub(crate) use platform::{is_readable, working_directory};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

@@ -63,7 +63,12 @@ pub(crate) fn end_is_told_again(_value: *mut libc::c_void) -> bool {
 }
 
 #[cfg(feature = "trace")]
-pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
+pub(crate) fn is_readable(_address: usize) -> bool {
+    false
+}
+
+#[cfg(feature = "trace")]
+pub(crate) fn working_directory(_buffer: &mut [u8]) -> Option<usize> {
     None
 }
 

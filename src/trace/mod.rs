@@ -46,10 +46,10 @@
 //! | layer | files |
 //! |---|---|
 //! | memory of its own | `memory` |
-//! | inside the allocator's calls | `hook`, `thread`, `sampling`, `capture`, `rules`, `stacks`, `blocks` |
+//! | inside the allocator's calls | `hook`, `thread`, `sampling`, `capture`, `walk`, `rules`, `loaded`, `find`, `elf`, `stacks`, `blocks` |
 //! | sessions | `config`, `session` |
 //! | the debug hooks' dump | `origins` |
-//! | names | `symbols`, `modules`, `traceback` |
+//! | names | `symbols`, `files`, `modules`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |

@@ -5,6 +5,8 @@
 pub(crate) mod children;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
+#[cfg(target_os = "linux")]
+pub(crate) mod stack;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
 use std::fs::File;

@@ -114,12 +114,13 @@ impl HeapMap {
         html::page(self)
     }
 
-    /// Maps the heap into `arenas`, which is empty, and counts it.
+    /// Maps the heap into this map, which is empty, and counts it.
     ///
     /// # Errors
-    /// The number of arenas, when `arenas` has too little capacity for them: nothing can be allocated here.
-    pub(crate) fn gather(stopped: &mut Stopped<'_>, arenas: &mut Vec<ArenaMap>) -> Result<Stats, usize> {
-        let stats = Stats::gather(stopped);
+    /// The number of arenas, when there is too little capacity for them: nothing can be allocated here.
+    pub(crate) fn gather(&mut self, stopped: &mut Stopped<'_>) -> Result<(), usize> {
+        let Self { arenas, stats, .. } = self;
+        stats.add(stopped);
         if stats.arenas_mapped > arenas.capacity() {
             return Err(stats.arenas_mapped);
         }
@@ -138,7 +139,7 @@ impl HeapMap {
                 count_cached(arenas, block.addr());
             }
         });
-        Ok(stats)
+        Ok(())
     }
 }
 

@@ -198,7 +198,7 @@ impl Stats {
     }
 
     /// [`gather`](Self::gather) into counts that are zero so far.
-    fn add(&mut self, stopped: &mut Stopped<'_>) {
+    pub(crate) fn add(&mut self, stopped: &mut Stopped<'_>) {
         stopped.with_state(|state| {
             let counts = state.arenas.counts();
             self.arenas_mapped = counts.mapped;

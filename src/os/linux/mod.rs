@@ -20,9 +20,11 @@ pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, unmap};
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
+#[cfg(feature = "trace")]
+pub(crate) use process::working_directory;
 pub(crate) use process::{abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number};
 #[cfg(feature = "trace")]
-pub(crate) use stack::stack_bounds;
+pub(crate) use stack::is_readable;
 pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};
 pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
 pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};

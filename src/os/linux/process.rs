@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 use core::ptr;
 
-#[cfg(feature = "hardened")]
+#[cfg(any(feature = "hardened", feature = "trace"))]
 use super::KeepErrno;
 
 /// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
@@ -67,6 +67,17 @@ pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int
 pub(crate) fn process_id() -> u32 {
     // SAFETY: no preconditions.
     unsafe { libc::getpid() }.cast_unsigned()
+}
+
+/// Writes the working directory's path; its length. Allocates nothing.
+#[cfg(feature = "trace")]
+pub(crate) fn working_directory(buffer: &mut [u8]) -> Option<usize> {
+    let _errno = KeepErrno::new();
+    // SAFETY: writable, of that length. By the system call's number: libc's function may allocate.
+    let bytes = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
+    // With the null byte at its end. What does not begin with a slash is outside of the process's root.
+    let len = usize::try_from(bytes).ok()?.checked_sub(1)?;
+    buffer.starts_with(b"/").then_some(len)
 }
 
 /// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before

@@ -1,85 +1,86 @@
-//! Where the calling thread's stack lies: for the tracer.
+//! Which memory may be read: for the tracer's walk up a stack whose bounds nobody told it.
 
-#[cfg(not(feature = "__raw"))]
-use core::ptr;
-
-#[cfg(not(feature = "__raw"))]
-use super::KeepErrno;
-#[cfg(feature = "__raw")]
-use super::{files::Descriptor, process_id, thread_id};
-
-/// The addresses of the calling thread's stack, or more above it. Allocates nothing, and asks for no lock: in the
-/// preload library this is called inside `malloc`, also of `pthread_getattr_np`, which has a lock of its own meanwhile.
-#[cfg(feature = "__raw")]
-pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
-    /// The main thread's grows, so that its mapping is not all of it; the kernel keeps more than that free below.
-    const GROWTH_BYTES: usize = 64 << 20;
-    let here = 0_u8;
-    let address = (&raw const here).addr();
-    let maps = Descriptor::open(c"/proc/self/maps", libc::O_RDONLY).ok()?;
-    let mut search = MapsSearch::new(address);
-    let mut found = None;
-    let mut buffer = [0_u8; 1024];
-    loop {
-        let bytes = maps.read(&mut buffer);
-        if bytes == 0 {
-            break;
-        }
-        found = buffer.iter().take(bytes).find_map(|&byte| search.next(byte));
-        if found.is_some() {
-            break;
-        }
-    }
-    maps.close();
-    let is_main = thread_id() == process_id();
-    found.map(|(start, end)| (if is_main { start.saturating_sub(GROWTH_BYTES) } else { start }, end))
+/// Whether the word at `address` can be read. Takes no lock, allocates nothing, is no cancellation point, and leaves
+/// `errno` alone.
+///
+/// `rt_sigprocmask` copies the new set before it looks at the order that goes with it, which is none: so it fails in
+/// one way or the other, and changes nothing. (abseil asks the kernel in the same way.)
+pub(crate) fn is_readable(address: usize) -> bool {
+    const NO_ORDER: usize = usize::MAX;
+    // The word may be of any alignment, and the kernel's set is one word.
+    let error = sigprocmask(NO_ORDER, address);
+    // No address stands for no set, and is looked at by nobody.
+    address != 0 && error != -(libc::EFAULT as isize)
 }
 
-/// Finds the mapping of an address in `/proc/self/maps`, byte by byte.
-#[cfg(feature = "__raw")]
-struct MapsSearch {
-    address: usize,
-    /// The line's numbers so far.
-    start: usize,
-    end: usize,
-    /// 0 in the first number, 1 in the second, 2 behind both.
-    field: u8,
-}
-
-#[cfg(feature = "__raw")]
-impl MapsSearch {
-    const fn new(address: usize) -> Self {
-        Self { address, start: 0, end: 0, field: 0 }
-    }
-
-    fn next(&mut self, byte: u8) -> Option<(usize, usize)> {
-        let digit = char::from(byte).to_digit(16).unwrap_or(0) as usize;
-        match (self.field, byte) {
-            (_, b'\n') => *self = Self::new(self.address),
-            (0, b'-') => self.field = 1,
-            (1, b' ') => self.field = 2,
-            (0, _) => self.start = self.start << 4 | digit,
-            (1, _) => self.end = self.end << 4 | digit,
-            _ => {}
-        }
-        let complete = self.field == 2 && byte == b' ' && (self.start..self.end).contains(&self.address);
-        complete.then_some((self.start, self.end))
-    }
-}
-
-/// The addresses of the calling thread's stack. May allocate.
-#[cfg(not(feature = "__raw"))]
-pub(crate) fn stack_bounds() -> Option<(usize, usize)> {
-    let _errno = KeepErrno::new();
-    // SAFETY: the attributes are written before they are read, and destroyed once.
+/// The raw call: libc's would write `errno`, and refuse the order itself.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+fn sigprocmask(order: usize, set: usize) -> isize {
+    let result: isize;
+    // SAFETY: the kernel reads a word at `set`, or refuses it; it writes nothing, as there is no place for an old set.
     unsafe {
-        let mut attributes = core::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
-        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
-            return None;
+        core::arch::asm!(
+            "syscall",
+            inlateout("rax") libc::SYS_rt_sigprocmask as isize => result,
+            in("rdi") order,
+            in("rsi") set,
+            in("rdx") 0_usize,
+            in("r10") size_of::<u64>(),
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// As above.
+#[cfg(all(target_arch = "aarch64", not(miri)))]
+fn sigprocmask(order: usize, set: usize) -> isize {
+    let result: isize;
+    // SAFETY: as above.
+    unsafe {
+        core::arch::asm!(
+            "svc 0",
+            in("x8") libc::SYS_rt_sigprocmask,
+            inlateout("x0") order as isize => result,
+            in("x1") set,
+            in("x2") 0_usize,
+            in("x3") size_of::<u64>(),
+            options(nostack),
+        );
+    }
+    result
+}
+
+/// Elsewhere nothing is walked.
+#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+fn sigprocmask(_order: usize, _set: usize) -> isize {
+    -(libc::EFAULT as isize)
+}
+
+#[cfg(all(test, not(miri), any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_mapped_readable_can_be_read_and_nothing_else() {
+        let local = 7_u64;
+        // SAFETY: libc's own thread-local.
+        let errno = unsafe { *libc::__errno_location() };
+        assert!(is_readable((&raw const local).addr()));
+        assert!(!is_readable(0));
+        assert!(!is_readable(usize::MAX - 7));
+        assert!(!is_readable(1 << 63));
+        // SAFETY: a mapping of the test's own.
+        let guard = unsafe {
+            libc::mmap(core::ptr::null_mut(), 4096, libc::PROT_NONE, libc::MAP_PRIVATE | libc::MAP_ANON, -1, 0)
+        };
+        assert!(!is_readable(guard.addr()));
+        // SAFETY: as above; given back once.
+        unsafe {
+            assert_eq!(libc::munmap(guard, 4096), 0);
+            assert_eq!(*libc::__errno_location(), errno);
         }
-        let (mut start, mut bytes) = (ptr::null_mut(), 0);
-        let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut bytes) == 0;
-        libc::pthread_attr_destroy(attributes.as_mut_ptr());
-        known.then(|| (start.addr(), start.addr() + bytes))
     }
 }

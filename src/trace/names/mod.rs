@@ -1,5 +1,6 @@
 //! Names for code addresses: which module, which function, which line.
 
+pub(crate) mod files;
 pub(crate) mod modules;
 pub(crate) mod origins;
 pub(crate) mod symbols;

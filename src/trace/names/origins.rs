@@ -7,13 +7,13 @@
 
 use core::sync::atomic::Ordering;
 
-use super::modules;
 use super::symbols;
 use crate::base::text::Text;
 use crate::debug::{Origins, install_origins, remove_origins};
 use crate::trace::record::capture::{self, ALLOCATOR_FRAMES, FRAMES_MAX};
+use crate::trace::record::loaded;
 use crate::trace::record::stacks::{self, StackId};
-use crate::trace::record::state::{Busy, FRAMES, SESSION};
+use crate::trace::record::state::{Busy, SESSION};
 use crate::trace::record::thread;
 
 static ORIGINS: Origins = Origins::new(capture, print);
@@ -41,12 +41,7 @@ fn capture() -> u32 {
     }
     let marker = 0;
     let _busy = Busy::enter_in_allocation();
-    let stack = thread::with(|thread| {
-        let mut buffer = capture::buffer();
-        // Relaxed: written before the session's number.
-        let frames = FRAMES.load(Ordering::Relaxed) as usize;
-        stacks::intern(session, capture::capture(&mut buffer, frames, &raw const marker, &thread.stack))
-    });
+    let stack = capture::with_frames(&raw const marker, |frames| stacks::intern(session, frames));
     if stack == StackId::UNKNOWN { 0 } else { tag(session) << StackId::BITS | stack.number() }
 }
 
@@ -57,27 +52,23 @@ fn print(number: u32, write: &mut dyn FnMut(&str)) {
     }
     let mut frames = [0; FRAMES_MAX + ALLOCATOR_FRAMES];
     let len = stacks::copy(StackId::from_number(number), &mut frames);
-    for &address in frames[..len].iter().filter(|&&address| address != 0) {
-        if !symbols::print_known(address, write) {
-            print_place(address - 1, write);
+    for &word in &frames[..len] {
+        if !symbols::print_known(word, write) {
+            print_place(word, write);
         }
     }
 }
 
-/// A line with an address's file and its place there.
-fn print_place(address: usize, write: &mut dyn FnMut(&str)) {
+/// A line with the file of an address's module, and the address's place there.
+fn print_place(word: usize, write: &mut dyn FnMut(&str)) {
     let mut number = Text::<24>::new();
+    let mut path = [0; 256];
+    let module = loaded::number_of(word);
+    let len = loaded::path(module, &mut path);
     write("  File \"");
-    let place = match modules::file_of(address) {
-        Some((file, start)) => {
-            write(file.to_str().unwrap_or("?"));
-            address - start
-        }
-        None => {
-            write("?");
-            address
-        }
-    };
+    write(core::str::from_utf8(&path[..len]).ok().filter(|path| !path.is_empty()).unwrap_or("?"));
+    let base = loaded::particulars(module).map_or(0, |particulars| particulars.base);
+    let place = loaded::address_of(word) - 1 - base;
     number.push_hex(place);
     write("\", place 0x");
     write(core::str::from_utf8(number.bytes()).unwrap_or("?"));

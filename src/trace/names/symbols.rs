@@ -1,4 +1,8 @@
-//! From return addresses to frames, by the debug information of the running program.
+//! From return addresses to frames, by the debug information of the running program and the libraries that it loaded.
+//!
+//! A name belongs to an address and the module that was there (`loaded`): names are remembered by both. Modules that
+//! stay for ever are read by the `backtrace` crate, which looks at what is loaded once; others, loaded still or not,
+//! from their files (`files`).
 //!
 //! # Fork
 //! `SYMBOLS` is held during each single look-up, so that a fork never leaves the debug information half read in the
@@ -10,15 +14,20 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::files::{Call, File};
 use super::modules::{self, Module};
 use super::traceback::Frame;
 use crate::base::text::Text;
 use crate::protocols::lock::Lock;
+use crate::trace::record::loaded::{self, Number};
 
 /// What is known of the return addresses seen so far.
 #[derive(Default)]
 struct Known {
+    /// By address and module (`loaded::word`).
     frames: HashMap<usize, Arc<[Frame]>>,
+    /// Modules that may be unloaded; `None` if their file is not there or is another one.
+    files: HashMap<Number, Option<File>>,
     /// Names, each kept once.
     names: HashSet<Arc<str>>,
 }
@@ -38,23 +47,26 @@ impl Symbols {
         Self { directory: std::env::current_dir().unwrap_or_default(), preload }
     }
 
-    /// The call that returns to `address`, after what was inlined into it, innermost first. Empty if nothing is known.
-    pub(in crate::trace) fn look_up(&self, address: usize) -> Arc<[Frame]> {
+    /// The call that returns to an address with its module, after what was inlined into it, innermost first. Empty if
+    /// nothing is known.
+    pub(in crate::trace) fn look_up(&self, word: usize) -> Arc<[Frame]> {
+        let address = loaded::address_of(word);
         if self.preload.as_ref().is_some_and(|code| code.contains(&(address as u64))) {
             return [Frame { function: "pymalloc::preload".into(), ..Frame::unknown() }].into();
         }
         SYMBOLS.lock().with(|known| {
             let known = known.get_or_insert_default();
-            if let Some(frames) = known.frames.get(&address) {
+            if let Some(frames) = known.frames.get(&word) {
                 return Arc::clone(frames);
             }
-            let frames = self.resolve(address, &mut known.names);
-            known.frames.insert(address, Arc::clone(&frames));
+            let frames = self.resolve(word, known);
+            known.frames.insert(word, Arc::clone(&frames));
             frames
         })
     }
 
-    fn resolve(&self, address: usize, names: &mut HashSet<Arc<str>>) -> Arc<[Frame]> {
+    fn resolve(&self, word: usize, known: &mut Known) -> Arc<[Frame]> {
+        let Known { names, files, .. } = known;
         let mut keep = |name: &str| match names.get(name) {
             Some(kept) => Arc::clone(kept),
             None => {
@@ -64,17 +76,29 @@ impl Symbols {
             }
         };
         let mut frames = Vec::new();
-        // One less: the call itself, not what comes after it, which may be another line or another function.
-        backtrace::resolve(core::ptr::without_provenance_mut(address - 1), |symbol| {
+        let mut push = |call: Call| {
             let unknown = Frame::unknown();
-            let function = symbol.name().map(|name| format!("{name:#}"));
-            let file = symbol.filename().map(|file| self.shorten(file));
+            let file = call.file.map(|file| self.shorten(&file));
             frames.push(Frame {
                 file: keep(file.as_deref().unwrap_or(&unknown.file)),
-                line: symbol.lineno().unwrap_or(0),
-                function: keep(function.as_deref().unwrap_or(&unknown.function)),
+                line: call.line,
+                function: keep(call.function.as_deref().unwrap_or(&unknown.function)),
             });
-        });
+        };
+        // One less: the call itself, not what comes after it, which may be another line or another function.
+        let address = loaded::address_of(word) - 1;
+        let number = loaded::number_of(word);
+        if number == Number::NONE || loaded::stays(number) {
+            backtrace::resolve(core::ptr::without_provenance_mut(address), |symbol| {
+                push(Call {
+                    function: symbol.name().map(|name| format!("{name:#}")),
+                    file: symbol.filename().map(Path::to_owned),
+                    line: symbol.lineno().unwrap_or(0),
+                });
+            });
+        } else if let Some(file) = files.entry(number).or_insert_with(|| File::of(number)) {
+            file.calls(address).into_iter().for_each(push);
+        }
         frames.into()
     }
 
@@ -86,12 +110,12 @@ impl Symbols {
     }
 }
 
-/// Prints the frames of an address, a line each, if they were looked up before and nobody looks one up now. Allocates
-/// nothing.
-pub(in crate::trace) fn print_known(address: usize, write: &mut dyn FnMut(&str)) -> bool {
+/// Prints the frames of an address with its module, a line each, if they were looked up before and nobody looks one up
+/// now. Allocates nothing.
+pub(in crate::trace) fn print_known(word: usize, write: &mut dyn FnMut(&str)) -> bool {
     let Some(mut known) = SYMBOLS.try_lock() else { return false };
     known.with(|known| {
-        let Some(frames) = known.as_ref().and_then(|known| known.frames.get(&address)) else { return false };
+        let Some(frames) = known.as_ref().and_then(|known| known.frames.get(&word)) else { return false };
         for frame in frames.iter().filter(|frame| !frame.is_allocator()) {
             let mut line = Text::<24>::new();
             line.push_number(frame.line() as usize);
@@ -111,7 +135,12 @@ pub(in crate::trace) fn modules() -> Vec<Module> {
 
 /// Gives back the debug information read so far, by far the most of the tracer's memory; the names found stay known.
 pub(in crate::trace) fn release_debug_information() {
-    SYMBOLS.lock().with(|_| backtrace::clear_symbol_cache());
+    SYMBOLS.lock().with(|known| {
+        backtrace::clear_symbol_cache();
+        if let Some(known) = known {
+            known.files = HashMap::new();
+        }
+    });
 }
 
 /// Forgets everything.

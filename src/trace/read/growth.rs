@@ -1,5 +1,6 @@
 //! Leak help: which call sites hold more memory after each run of the same code.
 
+use core::cell::Cell;
 use core::fmt;
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -88,6 +89,8 @@ pub enum GrowthError {
     NotTheAllocator,
     /// Tracing was stopped, cleared of its memory, or had no memory, while the code ran.
     Interrupted,
+    /// The code whose growth is looked for looks for growth itself.
+    Nested,
 }
 
 impl fmt::Display for GrowthError {
@@ -98,17 +101,41 @@ impl fmt::Display for GrowthError {
             Self::Sampled => write!(f, "memory allocations are being sampled: growth needs all of them"),
             Self::NotTheAllocator => write!(f, "Pymalloc is not the global allocator: nothing is traced"),
             Self::Interrupted => write!(f, "tracing ended while the code ran"),
+            Self::Nested => write!(f, "growth is being looked for already, by the code that runs this"),
         }
     }
 }
 
 impl core::error::Error for GrowthError {}
 
+/// While it lives, the calling thread looks for growth.
+struct Inside {
+    _private: (),
+}
+
+thread_local! {
+    static LOOKS: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Inside {
+    /// `None` if the thread is inside already.
+    fn enter() -> Option<Self> {
+        (!LOOKS.replace(true)).then(|| Self { _private: () })
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        LOOKS.set(false);
+    }
+}
+
 /// Runs `run` again and again, and returns the call sites that held more blocks after each counted run than before it,
 /// largest growth first.
 ///
 /// Traces every allocation meanwhile, unless that is on already. All threads are looked at: what others do at the same
-/// time is found only if it, too, grows with each run. Calls wait for each other.
+/// time is found only if it, too, grows with each run. Calls of different threads wait for each other: so `run` must
+/// not wait for a thread that calls this. A call in `run` itself is an error.
 ///
 /// # Errors
 /// See [`GrowthError`].
@@ -117,6 +144,7 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     if runs.counted == 0 {
         return Err(GrowthError::NoRuns);
     }
+    let _inside = Inside::enter().ok_or(GrowthError::Nested)?;
     // A run that panicked left nothing behind.
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let session = match Session::start(Config::new()) {
@@ -131,6 +159,8 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     if snapshot::traceback_of(core::ptr::from_ref(core::hint::black_box(&*probe)).addr()).is_none() {
         return Err(GrowthError::NotTheAllocator);
     }
+    // Not known to the compiler, which would unroll the loops: each run would have a stack of its own.
+    let runs = core::hint::black_box(runs);
     for _ in 0..runs.warm_up {
         drop(run());
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::filter::Filter;
-use crate::trace::names::modules::Module;
+use crate::trace::names::modules::{self, Module};
 use crate::trace::names::symbols::{self, Symbols};
 use crate::trace::names::traceback::{Frame, Traceback};
 use crate::trace::record::config::Config;
+use crate::trace::record::loaded::{self, Number};
 use crate::trace::record::session::{self, Raw};
 use crate::trace::record::stacks::StackId;
 use crate::trace::record::state::Busy;
@@ -52,6 +53,8 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::trace) struct CodePlace {
     pub(in crate::trace) address: u64,
+    /// Index into the snapshot's modules.
+    pub(in crate::trace) module: Option<usize>,
     /// Empty if nothing is known of it.
     pub(in crate::trace) frames: Arc<[Frame]>,
 }
@@ -132,17 +135,31 @@ pub(in crate::trace) fn traceback_of_stack(stack: StackId, busy: &Busy) -> Optio
 
 fn named(config: &Config, addresses: &[usize]) -> Traceback {
     let symbols = Symbols::new();
-    let places = addresses.iter().filter(|&&address| address != 0).map(|&address| place(&symbols, address)).collect();
+    let places = addresses.iter().map(|&word| place(&symbols, word, &mut Vec::new())).collect();
     let places = without_allocator(places, config.frames);
     traceback(places.iter())
 }
 
-fn place(symbols: &Symbols, address: usize) -> CodePlace {
-    let frames = symbols.look_up(address);
+fn place(symbols: &Symbols, word: usize, modules: &mut Vec<Module>) -> CodePlace {
+    let frames = symbols.look_up(word);
     // The allocator, inlined into its caller.
     let own = frames.iter().take_while(|frame| frame.is_allocator()).count();
     let frames = if own > 0 && own < frames.len() { frames[own..].into() } else { frames };
-    CodePlace { address: address as u64, frames }
+    let address = loaded::address_of(word) as u64;
+    CodePlace { address, module: module_of(address, loaded::number_of(word), modules), frames }
+}
+
+/// The module of a place among `modules`, to which it is added if it is unloaded by now.
+fn module_of(address: u64, number: Number, modules: &mut Vec<Module>) -> Option<usize> {
+    let was = modules::of(number);
+    let is_it = |module: &Module| {
+        module.holds(address)
+            && was.as_ref().is_none_or(|was| (&was.file, &was.build_id) == (&module.file, &module.build_id))
+    };
+    modules.iter().position(is_it).or_else(|| {
+        modules.push(was?);
+        Some(modules.len() - 1)
+    })
 }
 
 /// Takes the allocator's frames off the inner end, and what is more than the limit off the outer one.
@@ -167,14 +184,15 @@ pub(in crate::trace) fn traceback<'place>(places: impl Iterator<Item = &'place C
 
 fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
     let symbols = Symbols::new();
-    let addresses: HashSet<usize> = raw.stacks.values().flatten().copied().filter(|&address| address != 0).collect();
+    let mut modules = symbols::modules();
+    let addresses: HashSet<usize> = raw.stacks.values().flatten().copied().collect();
     let mut addresses: Vec<usize> = addresses.into_iter().collect();
     // Neighbours are in the same parts of the debug information.
     addresses.sort_unstable();
     let mut known = HashMap::new();
     for (done, &address) in addresses.iter().enumerate() {
         progress(done, addresses.len());
-        known.insert(address, place(&symbols, address));
+        known.insert(address, place(&symbols, address, &mut modules));
     }
     progress(addresses.len(), addresses.len());
 
@@ -192,7 +210,7 @@ fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
         build.add(numbers[&block.stack()], block.bytes(), count);
     }
     Snapshot {
-        modules: symbols::modules(),
+        modules,
         interval: raw.config.interval_bytes(),
         frames: raw.config.frames,
         lost: raw.lost,
@@ -205,7 +223,7 @@ fn with_names(raw: &Raw, progress: &mut dyn FnMut(usize, usize)) -> Snapshot {
 #[derive(Default)]
 pub(in crate::trace) struct Builder {
     places: Vec<CodePlace>,
-    place_numbers: HashMap<u64, usize>,
+    place_numbers: HashMap<(u64, Option<usize>), usize>,
     stacks: Vec<Stack>,
     stack_numbers: HashMap<Vec<usize>, usize>,
     traces: HashMap<(usize, u64), u64>,
@@ -217,7 +235,7 @@ impl Builder {
         let numbers: Vec<usize> = places
             .into_iter()
             .map(|place| {
-                *self.place_numbers.entry(place.address).or_insert_with(|| {
+                *self.place_numbers.entry((place.address, place.module)).or_insert_with(|| {
                     self.places.push(place);
                     self.places.len() - 1
                 })
@@ -276,7 +294,8 @@ impl Snapshot {
         (self.interval != 0).then_some(self.interval as usize)
     }
 
-    /// Blocks that could not be recorded, or whose stack could not, because the OS gave the tracer no memory.
+    /// Blocks that could not be recorded, or whose stack could not or is cut, because the OS gave the tracer no memory
+    /// or the thread had no room left on its own stack.
     pub fn lost_blocks(&self) -> usize {
         self.lost as usize
     }

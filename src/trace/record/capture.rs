@@ -1,9 +1,14 @@
 //! The return addresses on the calling thread's stack.
 
-use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicU64, Ordering};
 
+use super::loaded;
 use super::memory::Filled;
-use super::rules::{Frame, Stack};
+use super::state::{FRAMES, SYSTEM_UNWINDER};
+use super::thread;
+use super::walk::{End, Frame};
+use crate::os;
+use crate::protocols::lock::{Guard, Lock};
 
 /// Most frames of a trace.
 pub(in crate::trace) const FRAMES_MAX: usize = 256;
@@ -14,45 +19,106 @@ pub(in crate::trace) const ALLOCATOR_FRAMES: usize = 5;
 /// The innermost frame, which is the slow path, whatever its name.
 const SKIPPED_FRAMES: usize = 1;
 
-pub(in crate::trace) type Buffer = [MaybeUninit<usize>; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES];
+type Buffer = [usize; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES];
 
-pub(in crate::trace) const fn buffer() -> Buffer {
-    [MaybeUninit::uninit(); FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES]
+/// On cache lines of its own.
+#[repr(align(64))]
+struct Padded(Lock<Buffer>);
+
+/// Where threads put their frames together: not on their stacks, which may be small. A thread takes one that is free. A
+/// thread that holds one takes only locks that come last of all: so another waits for its walk at most, and only when
+/// more threads walk at a time than there are buffers.
+static BUFFERS: [Padded; 1 << BUFFER_BITS] =
+    [const { Padded(Lock::new([0; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES])) }; 1 << BUFFER_BITS];
+const BUFFER_BITS: u32 = 6;
+
+/// Stacks that were cut because the thread had no room on its own to look further.
+static CUT: AtomicU64 = AtomicU64::new(0);
+
+fn buffer() -> Guard<'static, Buffer> {
+    let own = (os::thread_token() as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - BUFFER_BITS);
+    let from_own = |offset: usize| &BUFFERS[(own as usize + offset) % BUFFERS.len()].0;
+    (0..BUFFERS.len()).find_map(|offset| from_own(offset).try_lock()).unwrap_or_else(|| from_own(0).lock())
 }
 
-/// The return addresses of at most `frames` callers of the function that `marker`, a local variable, is in, without the
-/// first; innermost first, and as many as may be the allocator's own more.
+/// Calls `body` with the return addresses, and their modules, of the callers of the function that `marker`, a local
+/// variable, is in, without the first; innermost first, as many as the session wants and as may be the allocator's own.
 ///
-/// Takes no lock of this crate; the system's unwinder may allocate on a thread's first walk.
+/// Waits for no lock but those of the tables; allocates nothing, unless the system's unwinder was asked for.
 #[inline(never)]
-pub(in crate::trace) fn capture<'buffer>(
-    buffer: &'buffer mut Buffer,
-    frames: usize,
-    marker: *const u8,
-    stack: &Stack,
-) -> &'buffer [usize] {
-    let limit = frames.saturating_add(ALLOCATOR_FRAMES + SKIPPED_FRAMES).min(buffer.len());
-    let mut filled = Filled::new(&mut buffer[..limit]);
-    let mut here = Frame { pc: 0, sp: 0, bp: 0 };
-    frame_of_caller(&mut here);
-    if !stack.walk(here, marker.addr(), &mut filled) {
-        filled.clear();
-        unwind(marker.addr(), &mut filled);
-    }
-    // The function that told of the block: always one frame of the machine's, since neither is inlined.
-    filled.into_slice().get(SKIPPED_FRAMES..).unwrap_or_default()
+pub(in crate::trace) fn with_frames<R>(marker: *const u8, body: impl FnOnce(&[usize]) -> R) -> R {
+    buffer().with(|buffer| {
+        // Relaxed: written before the session's number, whose Acquire is the caller's.
+        let frames = FRAMES.load(Ordering::Relaxed) as usize;
+        let limit = frames.saturating_add(ALLOCATOR_FRAMES + SKIPPED_FRAMES).min(buffer.len());
+        let mut filled = Filled::new(&mut buffer[..limit]);
+        let mut here = Frame { pc: 0, sp: 0, bp: 0 };
+        frame_of_caller(&mut here);
+        let end = thread::with(|thread| thread.stack.walk(here, marker.addr(), &mut filled));
+        // Relaxed: as above.
+        if end == End::Unknown && SYSTEM_UNWINDER.load(Ordering::Relaxed) {
+            filled.clear();
+            unwind(marker.addr(), &mut filled);
+        }
+        if end == End::NoRoom {
+            // Relaxed: a count.
+            CUT.fetch_add(1, Ordering::Relaxed);
+        }
+        // The function that told of the block: always one frame of the machine's, since neither is inlined.
+        body(filled.into_slice().get(SKIPPED_FRAMES..).unwrap_or_default())
+    })
 }
 
-/// The walk of the system's unwinder.
-fn unwind(marker: usize, filled: &mut Filled<'_, usize>) {
+/// The walk of the system's unwinder: see `walk` for what may come of it.
+fn unwind(marker: usize, filled: &mut Filled<'_>) {
+    let mut module = loaded::Found::NONE;
     // SAFETY: the closure neither unwinds nor uses the crate's symbol cache, which is what the synchronised twin
     // guards.
     unsafe {
         backtrace::trace_unsynchronized(|frame| {
             // The stack grows down: below the marker, and at it, are the tracer and the slow path.
-            let inside = frame.sp().addr() <= marker;
-            inside || frame.ip().is_null() || filled.push(frame.ip().addr())
+            if frame.sp().addr() <= marker {
+                return true;
+            }
+            let pc = frame.ip().addr();
+            if !module.holds(pc) {
+                // SAFETY: a return address of the calling thread.
+                module = loaded::find(pc);
+            }
+            pc == 0 || loaded::word(pc, module.number).is_some_and(|found| filled.push(found))
         });
+    }
+}
+
+/// Stacks that were cut since the session began.
+pub(in crate::trace) fn cut() -> u64 {
+    // Relaxed: a count.
+    CUT.load(Ordering::Relaxed)
+}
+
+/// For a new session, or one whose blocks are forgotten.
+pub(in crate::trace) fn begin() {
+    // Relaxed: a count.
+    CUT.store(0, Ordering::Relaxed);
+}
+
+pub(in crate::trace) const BUFFERS_BYTES: usize = size_of_val(&BUFFERS);
+
+/// Takes all buffers, for a fork.
+pub(in crate::trace) fn acquire_all() {
+    for buffer in &BUFFERS {
+        let _acquired = buffer.0.acquire();
+    }
+}
+
+/// Frees all buffers.
+///
+/// # Safety
+/// After [`acquire_all`], on the same thread or in its forked child.
+pub(in crate::trace) unsafe fn release_all() {
+    for buffer in &BUFFERS {
+        // SAFETY: the caller took them.
+        unsafe { buffer.0.release() };
     }
 }
 
@@ -70,6 +136,13 @@ extern "C" fn frame_of_caller(frame: &mut Frame) {
     )
 }
 
-/// Elsewhere the unwinder does every walk.
-#[cfg(not(target_arch = "x86_64"))]
+/// As above.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+extern "C" fn frame_of_caller(frame: &mut Frame) {
+    core::arch::naked_asm!("mov x9, sp", "stp x30, x9, [x0]", "str x29, [x0, #16]", "ret")
+}
+
+/// Elsewhere the system's unwinder does every walk.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn frame_of_caller(_frame: &mut Frame) {}

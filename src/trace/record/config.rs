@@ -20,6 +20,7 @@ pub struct Config {
     pub(in crate::trace) frames: usize,
     pub(in crate::trace) interval: Option<usize>,
     pub(in crate::trace) keeps_peak: bool,
+    pub(in crate::trace) system_unwinder: bool,
 }
 
 impl Config {
@@ -30,7 +31,7 @@ impl Config {
 
     /// Every allocation, with up to 32 frames.
     pub const fn new() -> Self {
-        Self { frames: 32, interval: None, keeps_peak: false }
+        Self { frames: 32, interval: None, keeps_peak: false, system_unwinder: false }
     }
 
     /// At most so many frames a trace, 1 to [`FRAMES_MAX`](Self::FRAMES_MAX); the innermost ones.
@@ -61,6 +62,20 @@ impl Config {
     /// tables: a long pause in a large program, and some more memory.
     pub const fn keep_peak(mut self) -> Self {
         self.keeps_peak = true;
+        self
+    }
+
+    /// Where this crate's own walk up a stack ends at a frame that it does not know, the system's unwinder (libgcc's,
+    /// or LLVM's) walks instead.
+    ///
+    /// For programs whose stacks are cut short without it, in which no code is made at run time: that unwinder
+    /// allocates while it holds a lock, which it wants for a walk, too, so that a program which registers unwind
+    /// information (`__register_frame`) hangs; and it aborts the program on frames that it can't make sense of. It
+    /// needs some 8 KiB of stack.
+    ///
+    /// On processors other than x86-64 and AArch64 it does every walk, asked or not.
+    pub const fn system_unwinder(mut self) -> Self {
+        self.system_unwinder = true;
         self
     }
 

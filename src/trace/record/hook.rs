@@ -21,7 +21,7 @@ use super::blocks::{self, Block};
 use super::capture;
 use super::session;
 use super::stacks::{self, StackId};
-use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION};
+use super::state::{Busy, INTERVAL_BYTES, SESSION};
 use super::thread;
 use crate::observe::{Owner, Request, Tracer};
 use crate::os;
@@ -64,10 +64,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
             return None;
         }
         let _busy = Busy::enter_in_allocation();
-        let mut buffer = capture::buffer();
-        // Relaxed: as above.
-        let frames = capture::capture(&mut buffer, FRAMES.load(Ordering::Relaxed) as usize, marker, &thread.stack);
-        Some(stacks::intern(session, frames))
+        Some(capture::with_frames(marker, |frames| stacks::intern(session, frames)))
     }) else {
         return Owner::Program;
     };

@@ -1,7 +1,6 @@
 //! Memory of the tracer's own, straight from the OS: its tables grow inside calls of the allocator that it watches.
 
-use core::mem::MaybeUninit;
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::os::{MemorySource, SystemMemory};
@@ -101,21 +100,21 @@ impl<T: Copy> Drop for Mapped<T> {
     }
 }
 
-/// The first part of a buffer on the stack.
-pub(in crate::trace) struct Filled<'buffer, T> {
-    buffer: &'buffer mut [MaybeUninit<T>],
+/// The first part of a buffer.
+pub(in crate::trace) struct Filled<'buffer> {
+    buffer: &'buffer mut [usize],
     len: usize,
 }
 
-impl<'buffer, T: Copy> Filled<'buffer, T> {
-    pub(in crate::trace) fn new(buffer: &'buffer mut [MaybeUninit<T>]) -> Self {
+impl<'buffer> Filled<'buffer> {
+    pub(in crate::trace) fn new(buffer: &'buffer mut [usize]) -> Self {
         Self { buffer, len: 0 }
     }
 
     /// Adds a value; `false` if there is no room.
-    pub(in crate::trace) fn push(&mut self, value: T) -> bool {
+    pub(in crate::trace) fn push(&mut self, value: usize) -> bool {
         let Some(place) = self.buffer.get_mut(self.len) else { return false };
-        place.write(value);
+        *place = value;
         self.len += 1;
         true
     }
@@ -124,8 +123,7 @@ impl<'buffer, T: Copy> Filled<'buffer, T> {
         self.len = 0;
     }
 
-    pub(in crate::trace) fn into_slice(self) -> &'buffer [T] {
-        // SAFETY: the first `len` values were written.
-        unsafe { core::slice::from_raw_parts(ptr::from_ref(&*self.buffer).cast::<T>(), self.len) }
+    pub(in crate::trace) fn into_slice(self) -> &'buffer [usize] {
+        self.buffer.get(..self.len).unwrap_or_default()
     }
 }

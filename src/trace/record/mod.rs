@@ -3,7 +3,12 @@
 pub(crate) mod blocks;
 pub(crate) mod capture;
 pub(crate) mod config;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(crate) mod elf;
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+mod find;
 pub(crate) mod hook;
+pub(crate) mod loaded;
 pub(crate) mod memory;
 pub(crate) mod rules;
 pub(crate) mod sampling;
@@ -11,6 +16,7 @@ pub(crate) mod session;
 pub(crate) mod stacks;
 pub(crate) mod state;
 pub(crate) mod thread;
+pub(crate) mod walk;
 
 use crate::observe;
 use crate::os;
@@ -38,6 +44,9 @@ extern "C" fn watch() {
 }
 
 fn acquire_tables() {
+    capture::acquire_all();
+    rules::acquire();
+    loaded::acquire();
     stacks::acquire_all();
     blocks::acquire_all();
 }
@@ -47,6 +56,9 @@ fn release_tables() {
     unsafe {
         blocks::release_all();
         stacks::release_all();
+        loaded::release();
+        rules::release();
+        capture::release_all();
     }
 }
 

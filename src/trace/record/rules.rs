@@ -2,26 +2,28 @@
 //!
 //! The system's unwinder looks up and evaluates the debug information (`.eh_frame`) of each frame anew, some 100 ns.
 //! Here that is done once for each return address, and the result kept, if it is of the kind that nearly all are: the
-//! frame ends so many bytes above the stack pointer, or above the frame pointer; the caller's frame pointer is the
-//! same, or saved at a fixed place in the frame; and the return address is the word below the frame's end. What
-//! framehop does for profilers, with a table that all threads read without a lock.
-//!
-//! A walk that meets anything else, or code outside of the program's own file, of this crate's and of the C library
-//! (which stay mapped for ever), is the unwinder's. x86-64 only.
+//! frame ends so many bytes above the stack pointer, or above the frame pointer, or where a word beside the frame
+//! pointer says (frames of a larger alignment, by GCC); the caller's frame pointer is the same, or saved at a fixed
+//! place in the frame; and the return address is the word below the frame's end. What framehop does for profilers, with
+//! a table that all threads read without a lock. x86-64 only.
 //!
 //! # Protocol
-//! Entries are written under `CODE`, rule first, and never change until the next session starts. A walk that is under
-//! way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of the
-//! thread's own stack whatever a rule says.
+//! Entries are written under `LEARNING`, rule first, and never change until the next session starts. A walk that is
+//! under way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of
+//! the thread's own stack whatever a rule says. `LEARNING` is among the locks that come last of all: a thread that holds
+//! it takes no other, allocates nothing and frees nothing.
+//!
+//! Learning allocates nothing, and needs [`LEARN_BYTES`] of stack at most.
 
-use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use gimli::{
-    BaseAddresses, CfaRule, EhFrameHdr, EndianSlice, NativeEndian, RegisterRule, UnwindContext, UnwindSection, X86_64,
+    BaseAddresses, CfaRule, EhFrame, EhFrameHdr, EndianSlice, NativeEndian, Register, RegisterRule, UnwindContext,
+    UnwindContextStorage, UnwindExpression, UnwindSection, UnwindTableRow, X86_64,
 };
 
-use super::memory::Filled;
+use super::loaded::{self, Particulars};
+use super::walk;
 use crate::protocols::lock::Lock;
 
 /// Entries of the table, a power of two.
@@ -29,20 +31,13 @@ const ENTRIES: usize = 1 << 15;
 /// Places at which an address may be, from its home on.
 const PROBES: usize = 16;
 
-/// A frame: a return address into its function, and the registers after that return.
-#[derive(Clone, Copy, Debug)]
-#[repr(C)]
-pub(in crate::trace) struct Frame {
-    pub(in crate::trace) pc: usize,
-    pub(in crate::trace) sp: usize,
-    pub(in crate::trace) bp: usize,
-}
-
 /// From a frame to its caller's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Rule {
-    /// The unwinder knows, perhaps.
+pub(super) enum Rule {
+    /// Nothing is known, or it is of another kind.
     Other,
+    /// There was no room on the stack to look it up; never kept.
+    NoRoom,
     /// There is no caller.
     Outermost,
     Caller {
@@ -52,13 +47,17 @@ enum Rule {
         /// How far below the frame's end the caller's frame pointer is; 0 if it is in its register.
         bp_below_bytes: u16,
     },
+    /// The word so far below the frame pointer says where the frame ends; the caller's frame pointer is saved where the
+    /// frame pointer points to.
+    Aligned { end_below_bp: u16 },
 }
 
 impl Rule {
     const fn pack(self) -> u64 {
         match self {
-            Self::Other => 0,
+            Self::Other | Self::NoRoom => 0,
             Self::Outermost => 1,
+            Self::Aligned { end_below_bp } => 3 | (end_below_bp as u64) << 16,
             Self::Caller { from_bp, end_bytes, bp_below_bytes } => {
                 2 | (from_bp as u64) << 2 | (bp_below_bytes as u64) << 16 | (end_bytes as u64) << 32
             }
@@ -69,6 +68,7 @@ impl Rule {
         match word & 3 {
             0 => Self::Other,
             1 => Self::Outermost,
+            3 => Self::Aligned { end_below_bp: (word >> 16) as u16 },
             _ => Self::Caller {
                 from_bp: word & 4 != 0,
                 end_bytes: (word >> 32) as u32,
@@ -88,57 +88,82 @@ static RULES: [Entry; ENTRIES] = [const { Entry { pc: AtomicU64::new(0), rule: A
 
 pub(in crate::trace) const TABLE_BYTES: usize = size_of::<[Entry; ENTRIES]>();
 
-/// A module whose frames are known here: it stays mapped as long as the process lives.
-#[derive(Clone, Copy, Debug)]
-pub(in crate::trace) struct Code {
-    pub(in crate::trace) start: usize,
-    pub(in crate::trace) end: usize,
-    /// Its table of `.eh_frame`, `.eh_frame_hdr`.
-    pub(in crate::trace) table: &'static [u8],
-    /// What is mapped from `.eh_frame_hdr`'s segment on, in which `.eh_frame` lies.
-    pub(in crate::trace) mapped: (usize, usize),
+/// Bytes of stack that learning a rule takes at most: by `tests/trace_stack.rs` 3 KiB, and 10 unoptimised, for which
+/// debug assertions stand here.
+const LEARN_BYTES: usize = if cfg!(debug_assertions) { 12 << 10 } else { 4 << 10 };
+
+/// Memory for the evaluation of one function's unwind information: off the stack, and of more registers than a function
+/// of x86-64 saves.
+struct Storage;
+
+impl UnwindContextStorage<usize> for Storage {
+    type Rules = [(Register, RegisterRule<usize>); 24];
+    type Stack = [UnwindTableRow<usize, Self>; 4];
 }
 
-static CODE: Lock<Vec<Code>> = Lock::new(Vec::new());
+type Context = UnwindContext<usize, Storage>;
 
-/// Forgets all rules, and knows the frames of `code` from now on.
-pub(in crate::trace) fn begin(code: Vec<Code>) {
-    let old = CODE.lock().with(|known| {
+/// There is one during a session.
+static LEARNING: Lock<Option<Box<Context>>> = Lock::new(None);
+
+/// Forgets all rules, for a session.
+pub(in crate::trace) fn begin() {
+    let context = Box::new(Context::new_in());
+    let old = LEARNING.lock().with(|learning| {
         for entry in &RULES {
             // Relaxed (both): see *Protocol*.
             entry.pc.store(0, Ordering::Relaxed);
             entry.rule.store(0, Ordering::Relaxed);
         }
-        core::mem::replace(known, code)
+        learning.replace(context)
     });
     drop(old);
 }
 
-fn rule(pc: usize) -> Rule {
-    let home = (pc as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - ENTRIES.trailing_zeros());
+/// Gives memory back after a session.
+pub(in crate::trace) fn end() {
+    let old = LEARNING.lock().with(Option::take);
+    drop(old);
+}
+
+/// The rule of a return address with its module (`loaded::word`).
+///
+/// # Safety
+/// The calling thread returns to the address, which keeps its module loaded.
+#[inline(always)]
+pub(super) unsafe fn rule(word: usize) -> Rule {
+    let home = (word as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - ENTRIES.trailing_zeros());
     for probe in 0..PROBES {
         let entry = &RULES[(home as usize + probe) & (ENTRIES - 1)];
         // Acquire: pairs with the Release in `learn`; the rule is written by then.
         let known = entry.pc.load(Ordering::Acquire);
-        if known == pc as u64 {
+        if known == word as u64 {
             // Relaxed: ordered by the address.
             return Rule::unpack(entry.rule.load(Ordering::Relaxed));
         }
         if known == 0 {
-            return learn(pc, home as usize);
+            // SAFETY: the caller's promise.
+            return unsafe { learn(word, home as usize) };
         }
     }
     Rule::Other
 }
 
-/// Looks an address up and keeps its rule. Allocates.
+/// Looks an address up and keeps its rule.
+///
+/// # Safety
+/// As for [`rule`].
 #[cold]
-fn learn(pc: usize, home: usize) -> Rule {
-    // Somebody else learns: this walk is the unwinder's.
-    let Some(mut code) = CODE.try_lock() else { return Rule::Other };
-    code.with(|code| {
-        let rule = code.iter().find(|code| (code.start..code.end).contains(&pc)).and_then(|code| look_up(code, pc));
-        let rule = rule.unwrap_or(Rule::Other);
+#[inline(never)]
+unsafe fn learn(word: usize, home: usize) -> Rule {
+    if !walk::has_room(LEARN_BYTES) {
+        return Rule::NoRoom;
+    }
+    let Some(particulars) = loaded::particulars(loaded::number_of(word)) else { return Rule::Other };
+    LEARNING.lock().with(|context| {
+        let Some(context) = context else { return Rule::Other };
+        // SAFETY: the caller's promise.
+        let rule = unsafe { look_up(&particulars, loaded::address_of(word), context) }.unwrap_or(Rule::Other);
         for probe in 0..PROBES {
             let entry = &RULES[(home + probe) & (ENTRIES - 1)];
             // Relaxed (both): written under the lock only.
@@ -146,10 +171,10 @@ fn learn(pc: usize, home: usize) -> Rule {
                 0 => {
                     entry.rule.store(rule.pack(), Ordering::Relaxed);
                     // Release: pairs with the Acquire in `rule`.
-                    entry.pc.store(pc as u64, Ordering::Release);
+                    entry.pc.store(word as u64, Ordering::Release);
                     break;
                 }
-                known if known == pc as u64 => break,
+                known if known == word as u64 => break,
                 _ => {}
             }
         }
@@ -158,39 +183,47 @@ fn learn(pc: usize, home: usize) -> Rule {
 }
 
 /// The debug information's rule; `None` if there is none, or it is of another kind.
-fn look_up(code: &Code, pc: usize) -> Option<Rule> {
-    let header_start = code.table.as_ptr().addr();
-    let bases = BaseAddresses::default().set_eh_frame_hdr(header_start as u64);
-    let header = EhFrameHdr::new(code.table, NativeEndian).parse(&bases, 8).ok()?;
+///
+/// # Safety
+/// The module stays loaded meanwhile.
+unsafe fn look_up(module: &Particulars, pc: usize, context: &mut Context) -> Option<Rule> {
+    // SAFETY: segments that the loader mapped, as the caller says, and that are only read.
+    let bytes = |(start, end): (usize, usize)| unsafe {
+        core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(start), end.saturating_sub(start))
+    };
+    let bases = BaseAddresses::default().set_eh_frame_hdr(module.table.0 as u64);
+    let header = EhFrameHdr::new(bytes(module.table), NativeEndian).parse(&bases, 8).ok()?;
     let gimli::Pointer::Direct(frames_start) = header.eh_frame_ptr() else { return None };
-    let (mapped_start, mapped_end) = code.mapped;
+    let (segment_start, segment_end) = module.table_segment;
     let frames_start = frames_start as usize;
-    if !(mapped_start..mapped_end).contains(&frames_start) {
+    if !(segment_start..segment_end).contains(&frames_start) {
         return None;
     }
-    // SAFETY: in a segment of a module that stays mapped, and is only read. The section ends before the segment does,
-    // and the table leads to its entries.
-    let frames = unsafe {
-        core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(frames_start), mapped_end - frames_start)
-    };
-    let frames = gimli::EhFrame::from(EndianSlice::new(frames, NativeEndian));
+    // The section ends before the segment does, and the table leads to its entries.
+    let frames = EhFrame::from(EndianSlice::new(bytes((frames_start, segment_end)), NativeEndian));
     let bases = bases.set_eh_frame(frames_start as u64);
-    let mut context = UnwindContext::new();
     // The call itself, not what comes after it.
     let row = header
         .table()?
-        .unwind_info_for_address(&frames, &bases, &mut context, pc as u64 - 1, gimli::EhFrame::cie_from_offset)
+        .unwind_info_for_address(&frames, &bases, context, pc as u64 - 1, EhFrame::cie_from_offset)
         .ok()?;
-    let (from_bp, end_bytes) = match *row.cfa() {
-        CfaRule::RegisterAndOffset { register: X86_64::RSP, offset } => (false, offset),
-        CfaRule::RegisterAndOffset { register: X86_64::RBP, offset } => (true, offset),
-        _ => return None,
-    };
+    of_row(row, &frames)
+}
+
+type Frames<'bytes> = EhFrame<EndianSlice<'bytes, NativeEndian>>;
+
+fn of_row(row: &UnwindTableRow<usize, Storage>, frames: &Frames<'_>) -> Option<Rule> {
     match row.register(X86_64::RA) {
         Some(RegisterRule::Offset(-8)) => {}
         Some(RegisterRule::Undefined) => return Some(Rule::Outermost),
         _ => return None,
     }
+    let (from_bp, end_bytes) = match *row.cfa() {
+        CfaRule::RegisterAndOffset { register: X86_64::RSP, offset } => (false, offset),
+        CfaRule::RegisterAndOffset { register: X86_64::RBP, offset } => (true, offset),
+        CfaRule::Expression(expression) => return aligned(row, expression, frames),
+        CfaRule::RegisterAndOffset { .. } => return None,
+    };
     let bp_below_bytes = match row.register(X86_64::RBP) {
         // Without a rule it is as it was: the calling convention has functions keep it.
         None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => 0,
@@ -200,63 +233,25 @@ fn look_up(code: &Code, pc: usize) -> Option<Rule> {
     Some(Rule::Caller { from_bp, end_bytes: u32::try_from(end_bytes).ok()?, bp_below_bytes })
 }
 
-/// What a thread knows of its own stack.
-pub(in crate::trace) struct Stack {
-    /// Its end; 0 if not asked for yet.
-    high: Cell<usize>,
-    low: Cell<usize>,
-}
-
-impl Stack {
-    pub(in crate::trace) const fn new() -> Self {
-        Self { high: Cell::new(0), low: Cell::new(0) }
-    }
-
-    /// Fills in the return addresses above `marker`, from the frame `start` on; `false` if the unwinder is to do it.
-    pub(in crate::trace) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_, usize>) -> bool {
-        if self.high.get() == 0 {
-            let (low, high) = crate::os::stack_bounds().unwrap_or((1, 1));
-            self.low.set(low);
-            self.high.set(high);
+/// What GCC says of a frame that it aligned: `DW_OP_breg6 −n; DW_OP_deref` is its end, and `DW_OP_breg6 0` the place of
+/// the caller's frame pointer.
+fn aligned(row: &UnwindTableRow<usize, Storage>, end: UnwindExpression<usize>, frames: &Frames<'_>) -> Option<Rule> {
+    const BREG6: u8 = 0x76;
+    const DEREF: u8 = 0x06;
+    let Some(RegisterRule::Expression(saved)) = row.register(X86_64::RBP) else { return None };
+    let (end, saved) = (end.get(frames).ok()?.0, saved.get(frames).ok()?.0);
+    match (end.slice(), saved.slice()) {
+        // A signed number of 7 bits, negative.
+        (&[BREG6, below @ 0x40..=0x7f, DEREF], [BREG6, 0]) => {
+            Some(Rule::Aligned { end_below_bp: 0x80 - u16::from(below) })
         }
-        let high = self.high.get();
-        // Another stack, as coroutines have.
-        if !(self.low.get()..high).contains(&start.sp) {
-            return false;
-        }
-        let word = |address: usize| {
-            let is_here = address >= start.sp && address.checked_add(8).is_some_and(|end| end <= high);
-            // SAFETY: a word of this thread's stack, between its stack pointer and its end.
-            is_here.then(|| unsafe { core::ptr::with_exposed_provenance::<usize>(address).read_unaligned() })
-        };
-        let Frame { mut pc, mut sp, mut bp } = start;
-        loop {
-            let (from_bp, end_bytes, bp_below_bytes) = match rule(pc) {
-                Rule::Other => return false,
-                Rule::Outermost => return true,
-                Rule::Caller { from_bp, end_bytes, bp_below_bytes } => (from_bp, end_bytes, bp_below_bytes),
-            };
-            let end = if from_bp { bp } else { sp }.wrapping_add(end_bytes as usize);
-            // A frame has its return address at least: so this comes to an end.
-            if end <= sp {
-                return false;
-            }
-            let Some(returns_to) = word(end.wrapping_sub(8)) else { return false };
-            if bp_below_bytes != 0 {
-                let Some(saved) = word(end.wrapping_sub(usize::from(bp_below_bytes))) else { return false };
-                bp = saved;
-            }
-            (pc, sp) = (returns_to, end);
-            if sp > marker && (pc == 0 || !filled.push(pc)) {
-                return true;
-            }
-        }
+        _ => None,
     }
 }
 
 /// Takes the lock, for a fork.
 pub(in crate::trace) fn acquire() {
-    let _acquired = CODE.acquire();
+    let _acquired = LEARNING.acquire();
 }
 
 /// Frees the lock.
@@ -265,7 +260,7 @@ pub(in crate::trace) fn acquire() {
 /// After [`acquire`], on the same thread or in its forked child.
 pub(in crate::trace) unsafe fn release() {
     // SAFETY: the caller took it.
-    unsafe { CODE.release() };
+    unsafe { LEARNING.release() };
 }
 
 #[cfg(test)]
@@ -277,6 +272,7 @@ mod tests {
         for rule in [
             Rule::Other,
             Rule::Outermost,
+            Rule::Aligned { end_below_bp: 64 },
             Rule::Caller { from_bp: false, end_bytes: 8, bp_below_bytes: 0 },
             Rule::Caller { from_bp: true, end_bytes: u32::MAX, bp_below_bytes: u16::MAX },
         ] {

@@ -1,27 +1,30 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then `CODE` (`rules`), then those of the heap, then the shards' (`blocks`, `stacks`). A
-//! fork takes all of them. The first three are held while the tracer allocates. No call inside the allocator waits for
-//! any of the first three; it asks for `CONTROL` (to keep a peak) and `CODE` outside of all locks of the heap.
+//! `CONTROL`, then `SYMBOLS`, then those of the heap, then the buffers (`capture`), then those that come last of all:
+//! `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and
+//! `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits for either; it asks for `CONTROL`
+//! (to keep a peak) outside of all locks of the heap.
 
 use core::sync::atomic::Ordering;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 
 use super::blocks::{self, Block};
-use super::capture::FRAMES_MAX;
+use super::capture::{self, FRAMES_MAX};
 use super::config::{Config, StartError};
+use super::loaded;
 use super::memory;
 use super::rules;
 use super::stacks::{self, StackId};
-use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION};
+use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION, SYSTEM_UNWINDER};
+use super::walk;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::observe::{self, TRACE};
 use crate::os;
 use crate::os::fork;
 use crate::protocols::lock::Lock;
-use crate::trace::names::modules;
 use crate::trace::names::origins;
 use crate::trace::names::symbols;
 
@@ -33,6 +36,8 @@ struct Control {
     peak: Option<Arc<Raw>>,
 }
 
+/// Bytes of stack that keeping the peak takes at most, in any build.
+const KEEP_PEAK_BYTES: usize = 32 << 10;
 /// What is less is no peak worth keeping.
 const PEAK_MIN_BYTES: u64 = 1 << 16;
 
@@ -51,10 +56,14 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
         control.sessions = control.sessions.wrapping_add(1).max(1);
         control.config = Some(config);
         let interval = config.interval_bytes();
-        // Relaxed (both): published by the session's number.
+        // Relaxed (all): published by the session's number.
         FRAMES.store(config.frames as u32, Ordering::Relaxed);
         INTERVAL_BYTES.store(interval, Ordering::Relaxed);
-        rules::begin(modules::code());
+        let has_walk = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
+        SYSTEM_UNWINDER.store(config.system_unwinder || !has_walk, Ordering::Relaxed);
+        loaded::begin();
+        rules::begin();
+        capture::begin();
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
@@ -85,6 +94,7 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
         ThreadCache::poison_all(&GLOBAL, false);
         blocks::begin(0, 0);
         stacks::begin(0);
+        rules::end();
     });
 }
 
@@ -96,6 +106,7 @@ pub(in crate::trace) fn clear() {
     CONTROL.lock().with(|control| {
         if control.config.is_some() {
             blocks::clear();
+            capture::begin();
             control.forget_peak();
         }
     });
@@ -117,14 +128,16 @@ impl Control {
     }
 }
 
-/// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock.
+/// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock,
+/// nor on a thread whose stack has no room for it: then it stays due, for another thread.
 #[cold]
+#[inline(never)]
 pub(in crate::trace) fn keep_peak() {
-    let busy = Busy::enter_in_allocation();
     // Handlers of a fork allocate with all locks held.
-    if fork::this_thread_forks() {
+    if fork::this_thread_forks() || !walk::has_room(KEEP_PEAK_BYTES) {
         return;
     }
+    let busy = Busy::enter_in_allocation();
     let Some(mut control) = CONTROL.try_lock() else { return };
     control.with(|control| {
         if control.config.is_some_and(|config| config.keeps_peak) && blocks::peak_is_due() {
@@ -147,15 +160,23 @@ pub(in crate::trace) fn copy_peak(busy: &Busy) -> Option<Arc<Raw>> {
 /// Bytes of memory that the tracer uses.
 pub(in crate::trace) fn overhead() -> u64 {
     // Relaxed: a reading.
-    let tables = if SESSION.load(Ordering::Relaxed) == 0 { 0 } else { rules::TABLE_BYTES + blocks::FILTER_BYTES };
+    let tables = if SESSION.load(Ordering::Relaxed) == 0 {
+        0
+    } else {
+        rules::TABLE_BYTES + blocks::FILTER_BYTES + capture::BUFFERS_BYTES + loaded::table_bytes()
+    };
     (tables + memory::mapped_bytes()) as u64 + blocks::tracer_bytes()
 }
+
+/// A map whose hashes begin with a constant: made inside an allocation (`keep_peak`), where a random number would be
+/// asked of the C library, which may end a thread there that somebody cancelled.
+pub(in crate::trace) type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The tables, copied: blocks by stack and size, and the stacks' return addresses.
 pub(in crate::trace) struct Raw {
     pub(in crate::trace) config: Config,
-    pub(in crate::trace) blocks: HashMap<Block, u64>,
-    pub(in crate::trace) stacks: HashMap<StackId, Vec<usize>>,
+    pub(in crate::trace) blocks: Map<Block, u64>,
+    pub(in crate::trace) stacks: Map<StackId, Vec<usize>>,
     pub(in crate::trace) lost: u64,
 }
 
@@ -168,9 +189,9 @@ impl Control {
     fn copy(&self, _busy: &Busy) -> Option<Raw> {
         let mut raw = Raw {
             config: self.config?,
-            blocks: HashMap::new(),
-            stacks: HashMap::new(),
-            lost: blocks::lost() + u64::from(stacks::lost()),
+            blocks: Map::default(),
+            stacks: Map::default(),
+            lost: blocks::lost() + u64::from(stacks::lost()) + capture::cut(),
         };
         for block in blocks::copy() {
             if block.stack() != StackId::TRACER {
@@ -198,26 +219,24 @@ pub(in crate::trace) fn stack_of(id: StackId, _busy: &Busy) -> Option<(Config, V
 }
 
 fn stack(id: StackId) -> Vec<usize> {
-    let mut frames = [0; FRAMES_MAX + super::capture::ALLOCATOR_FRAMES];
+    let mut frames = [0; FRAMES_MAX + capture::ALLOCATOR_FRAMES];
     let len = stacks::copy(id, &mut frames);
     frames[..len].to_vec()
 }
 
-/// Takes `CONTROL`, `SYMBOLS` and `CODE`, for a fork.
+/// Takes `CONTROL` and `SYMBOLS`, for a fork.
 pub(in crate::trace) fn acquire() {
     let _acquired = CONTROL.acquire();
     symbols::acquire();
-    rules::acquire();
 }
 
-/// Frees all three.
+/// Frees both.
 ///
 /// # Safety
 /// After [`acquire`], on the same thread or in its forked child.
 pub(in crate::trace) unsafe fn release() {
     // SAFETY: the caller took them.
     unsafe {
-        rules::release();
         symbols::release();
         CONTROL.release();
     }

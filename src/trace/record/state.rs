@@ -1,6 +1,6 @@
 //! What every call of the tracer reads first: the session's number and its settings; and whether the thread is inside.
 
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
 use super::thread;
 use crate::os::NoCancellation;
@@ -11,6 +11,9 @@ pub(in crate::trace) static SESSION: AtomicU32 = AtomicU32::new(0);
 pub(in crate::trace) static FRAMES: AtomicU32 = AtomicU32::new(1);
 /// The mean bytes between samples; 0 when every block is traced. Written before `SESSION`.
 pub(in crate::trace) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the system's unwinder walks where this crate's can't. Written before `SESSION`.
+pub(in crate::trace) static SYSTEM_UNWINDER: AtomicBool = AtomicBool::new(false);
 
 /// While it lives, the calling thread's allocations are the tracer's.
 pub(in crate::trace) struct Busy {

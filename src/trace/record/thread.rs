@@ -5,8 +5,8 @@
 
 use core::cell::Cell;
 
-use super::rules::Stack;
 use super::sampling::Sampler;
+use super::walk::Stack;
 
 pub(in crate::trace) struct Thread {
     /// Whether the tracer runs on this thread.

@@ -273,16 +273,15 @@ impl<'text> Writer<'text> {
                 Line { function_id: id, line: i64::from(frame.line) }
             });
             let line = lines.collect();
-            let module = snapshot.modules.iter().position(|module| (module.start..module.end).contains(&place.address));
             profile.location.push(Location {
                 id: number as u64 + 1,
-                mapping_id: module.map_or(0, |module| module as u64 + 1),
+                mapping_id: place.module.map_or(0, |module| module as u64 + 1),
                 address: place.address,
                 line,
             });
         }
         for (number, module) in snapshot.modules.iter().enumerate() {
-            let own = |place: &&CodePlace| (module.start..module.end).contains(&place.address);
+            let own = |place: &&CodePlace| place.module == Some(number);
             // A reader looks names up itself where a module's are said to be missing.
             let has_functions = snapshot.places.iter().filter(own).any(|place| !place.frames.is_empty());
             let has_lines =
@@ -398,7 +397,8 @@ impl<'profile> Reader<'profile> {
                 })
             });
             let frames: Vec<Frame> = frames.collect::<Result<_, LoadError>>()?;
-            Ok((location.id, CodePlace { address: location.address, frames: frames.into() }))
+            let module = usize::try_from(location.mapping_id).map_err(|_| LoadError::Damaged)?.checked_sub(1);
+            Ok((location.id, CodePlace { address: location.address, module, frames: frames.into() }))
         };
         self.profile.location.iter().map(place).collect()
     }

@@ -1,0 +1,101 @@
+//! Programs that other profilers stumble over, traced: code made at run time, small stacks, libraries that come and go.
+#![cfg(feature = "trace")]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Scratch, command_path, output_of};
+use pymalloc_core::trace::{Filter, Snapshot};
+
+fn source(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/traced").join(name)
+}
+
+/// Whether there is a program of that name; says so if not.
+fn is_here(program: &str) -> bool {
+    let is_here = Command::new(program).arg("-v").output().is_ok();
+    if !is_here {
+        eprintln!("SKIPPED: there is no `{program}` on this machine, so what needs it was not tested");
+    }
+    is_here
+}
+
+/// Compiles a program or library of `tests/traced`; `None` without a compiler.
+fn compile(name: &str, output: &Path, options: &[&str]) -> Option<()> {
+    let compiler = if name.ends_with(".cpp") { "c++" } else { "cc" };
+    if !is_here(compiler) {
+        return None;
+    }
+    let compiled =
+        output_of(Command::new(compiler).args(["-O1", "-g"]).args(options).arg(source(name)).arg("-o").arg(output));
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    Some(())
+}
+
+/// Runs a program traced, in a folder; what it printed and what was held at its exit.
+fn traced(folder: &Path, program: &[&str]) -> (String, Snapshot) {
+    let profile = Scratch::new("out.pb");
+    let mut command = Command::new(command_path());
+    command.args(["run", "--trace-exit", "--trace"]).arg(&profile.0).arg("--").args(program);
+    let output = output_of(command.env_remove("LD_PRELOAD").current_dir(folder));
+    assert!(output.status.success(), "{output:?}");
+    let snapshot = Snapshot::load(&profile.0).expect("a profile");
+    (String::from_utf8_lossy(&output.stdout).into_owned(), snapshot)
+}
+
+fn run_compiled(name: &str, arguments: &[&str]) -> Option<String> {
+    let program = Scratch::new(name);
+    compile(name, &program.0, &["-pthread"])?;
+    let program = program.0.to_str().expect("UTF-8");
+    Some(traced(&std::env::temp_dir(), &[&[program], arguments].concat()).0)
+}
+
+#[test]
+fn a_program_that_registers_unwind_information_walks_its_stack() {
+    if let Some(printed) = run_compiled("registered_frames.cpp", &[]) {
+        assert_eq!(printed, "walked\n");
+    }
+}
+
+#[test]
+fn code_made_at_run_time_allocates() {
+    if is_here("luajit") {
+        let script = source("luajit.lua");
+        let (printed, _) = traced(&std::env::temp_dir(), &["luajit", script.to_str().expect("UTF-8")]);
+        assert_eq!(printed, "done\n");
+    }
+}
+
+#[test]
+fn threads_with_the_smallest_stack_allocate() {
+    if let Some(printed) = run_compiled("small_stack.c", &["16"]) {
+        assert_eq!(printed, "16 KiB: ok (0)\n");
+    }
+}
+
+/// Two libraries whose code comes to lie at the same place.
+#[test]
+fn a_leak_is_charged_to_the_library_that_was_there_then() {
+    let folder = Scratch::new("libraries");
+    fs::create_dir_all(&folder.0).expect("a folder");
+    for library in ["leak_a", "leak_b"] {
+        let output = folder.0.join(format!("{library}.so"));
+        if compile(&format!("{library}.c"), &output, &["-shared", "-fPIC"]).is_none() {
+            return;
+        }
+    }
+    let program = folder.0.join("unloaded");
+    compile("unloaded.c", &program, &["-ldl"]).expect("compiled the libraries");
+    let blocks = |arguments: &[&str], function: &str| {
+        let (_, snapshot) = traced(&folder.0, &[&[program.to_str().expect("UTF-8")], arguments].concat());
+        let of = snapshot.filter(&[Filter::include().function(function).expect("a pattern").all_frames()]);
+        of.traces().filter(|trace| trace.block_bytes == 100).map(|trace| trace.blocks).sum::<usize>()
+    };
+    assert_eq!(blocks(&[], "allocate_in_a"), 3000, "unloaded, and nothing in its place");
+    assert_eq!(blocks(&["both"], "allocate_in_a"), 3000, "another in its place");
+    assert_eq!(blocks(&["both"], "allocate_in_b"), 10);
+    fs::remove_dir_all(&folder.0).expect("ours");
+}

@@ -1,0 +1,267 @@
+//! Which file's code an address is in, asked and answered inside an allocation.
+//!
+//! A program loads and unloads libraries, and another may come to lie where one was. So a frame is kept as an address
+//! and the number of the module that was there: one word, the number in its upper bits. A module has one number as long
+//! as it stays, and another when something else lies at its place.
+//!
+//! # How a module is found
+//! The program's own file, the one that this crate is in, and the C library stay for ever; their places are noted when
+//! a session starts. For any other address glibc (2.35 and later) is asked by `_dl_find_object`, made for unwinders: it
+//! takes no lock and allocates nothing. Elsewhere other modules are unknown; but musl never unloads any, and there all
+//! that were loaded when the session started are noted.
+//!
+//! # What tells modules apart
+//! A hash of their place, their path and their first kilobyte: the ELF and program headers and, with every usual
+//! linker, the build id. All of that is mapped while a frame of the module is on the stack that is walked.
+//!
+//! # Protocol
+//! `KEYS[n]` is 0 or the hash of module `n`; it is written once, under `TABLE`, after the module's particulars. `TABLE`
+//! is among the locks that come last of all. Modules are forgotten never, so a number means the same to every session.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::os;
+use crate::protocols::lock::Lock;
+
+/// Modules that can be told apart, a power of two.
+const MODULES: usize = 1 << 12;
+/// Places at which a module may be, from its hash's home on.
+const PROBES: usize = 64;
+/// Bytes for the modules' paths.
+const NAMES_BYTES: usize = 1 << 19;
+
+/// What is left of a word for the address. (Where words are shorter nothing is traced.)
+const ADDRESS_BITS: u32 = if usize::BITS == 64 { 48 } else { 16 };
+
+/// Names a module; 0 stands for none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(in crate::trace) struct Number(pub(super) u16);
+
+impl Number {
+    pub(in crate::trace) const NONE: Self = Self(0);
+
+    fn of_place(place: usize) -> Self {
+        Self(place as u16 + 1)
+    }
+
+    fn place(self) -> Option<usize> {
+        usize::from(self.0).checked_sub(1)
+    }
+}
+
+/// An address and its module, in one word; `None` for what is no address of a program's code.
+pub(in crate::trace) const fn word(address: usize, number: Number) -> Option<usize> {
+    if address >> ADDRESS_BITS != 0 { None } else { Some(address | (number.0 as usize) << ADDRESS_BITS) }
+}
+
+pub(in crate::trace) const fn address_of(word: usize) -> usize {
+    word & ((1 << ADDRESS_BITS) - 1)
+}
+
+pub(in crate::trace) const fn number_of(word: usize) -> Number {
+    Number((word >> ADDRESS_BITS) as u16)
+}
+
+pub(in crate::trace) const BUILD_ID_MAX: usize = 32;
+
+/// Addresses in the process, from and to.
+pub(in crate::trace) type Range = (usize, usize);
+
+/// What is known of a module in memory.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::trace) struct Particulars {
+    /// What the addresses in the file are moved by.
+    pub(in crate::trace) base: usize,
+    /// All of it.
+    pub(in crate::trace) mapped: Range,
+    /// Its first executable segment, and where that is in the file.
+    pub(in crate::trace) code: Range,
+    pub(in crate::trace) code_offset: u64,
+    /// Its table of `.eh_frame`, `.eh_frame_hdr`.
+    pub(in crate::trace) table: Range,
+    /// The segment that the table and `.eh_frame` are in.
+    pub(in crate::trace) table_segment: Range,
+    pub(in crate::trace) build_id: [u8; BUILD_ID_MAX],
+    pub(in crate::trace) build_id_len: u8,
+}
+
+impl Particulars {
+    pub(in crate::trace) const NONE: Self = Self {
+        base: 0,
+        mapped: (0, 0),
+        code: (0, 0),
+        code_offset: 0,
+        table: (0, 0),
+        table_segment: (0, 0),
+        build_id: [0; BUILD_ID_MAX],
+        build_id_len: 0,
+    };
+
+    /// Empty if the linker made none.
+    pub(in crate::trace) fn build_id(&self) -> &[u8] {
+        &self.build_id[..usize::from(self.build_id_len)]
+    }
+}
+
+/// A module and its place.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::trace) struct Found {
+    pub(in crate::trace) number: Number,
+    pub(in crate::trace) start: usize,
+    pub(in crate::trace) end: usize,
+}
+
+impl Found {
+    pub(in crate::trace) const NONE: Self = Self { number: Number::NONE, start: 0, end: 0 };
+
+    pub(in crate::trace) fn holds(&self, address: usize) -> bool {
+        (self.start..self.end).contains(&address)
+    }
+}
+
+static KEYS: [AtomicU64; MODULES] = [const { AtomicU64::new(0) }; MODULES];
+
+/// What is known of one.
+#[derive(Clone, Copy)]
+struct Module {
+    particulars: Particulars,
+    /// Its path is a part of `Table::names`.
+    name_start: u32,
+    name_len: u32,
+    stays: bool,
+}
+
+/// Touched only as far as it is used: the rest of it stays zeroed memory without OS pages.
+struct Table {
+    modules: [Module; MODULES],
+    known: usize,
+    names: [u8; NAMES_BYTES],
+    names_used: usize,
+}
+
+static TABLE: Lock<Table> = Lock::new(Table {
+    modules: [const { Module { particulars: Particulars::NONE, name_start: 0, name_len: 0, stays: false } }; MODULES],
+    known: 0,
+    names: [0; NAMES_BYTES],
+    names_used: 0,
+});
+
+/// A hash of what tells a module from others; not 0.
+pub(super) fn key(start: usize, base: usize, name: &[u8], first: &[u8]) -> u64 {
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+    let words = |bytes: &[u8], hash: u64| {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        let hash = whole.iter().fold(hash, |hash, &word| mix(hash, u64::from_ne_bytes(word)));
+        rest.iter().fold(hash, |hash, &byte| mix(hash, u64::from(byte)))
+    };
+    // Four at a time: each product waits for the one before it.
+    let quarter = first.len() / 4;
+    let lanes = [0, 1, 2, 3].map(|lane| words(&first[lane * quarter..][..quarter], lane as u64));
+    let hash = lanes.iter().fold(mix(start as u64, base as u64), |hash, &lane| mix(hash, lane));
+    words(name, hash).max(1)
+}
+
+/// The module with this hash; a new one if there is none, of what `describe` tells.
+pub(super) fn number_by_key(
+    key: u64,
+    name: &[u8],
+    stays: bool,
+    describe: impl FnOnce() -> Option<Particulars>,
+) -> Number {
+    let home = (key >> (64 - MODULES.trailing_zeros())) as usize;
+    let places = || (0..PROBES).map(|probe| (home + probe) & (MODULES - 1));
+    // Acquire: pairs with the Release below; the module's particulars are there then.
+    let known = || places().map(|place| (place, KEYS[place].load(Ordering::Acquire)));
+    let is_end = |&(_, found): &(usize, u64)| found == key || found == 0;
+    if let Some((place, found)) = known().find(is_end)
+        && found == key
+    {
+        return Number::of_place(place);
+    }
+    TABLE.lock().with(|table| {
+        // Once more, now that nobody adds one; none if there is no room.
+        let Some((place, found)) = known().find(is_end) else { return Number::NONE };
+        if found == 0 {
+            let Some(particulars) = describe() else { return Number::NONE };
+            let Some((name_start, name_len)) = table.keep_name(name) else { return Number::NONE };
+            table.modules[place] = Module { particulars, name_start, name_len, stays };
+            table.known += 1;
+            // Release: pairs with the Acquire above.
+            KEYS[place].store(key, Ordering::Release);
+        }
+        Number::of_place(place)
+    })
+}
+
+impl Table {
+    /// Keeps a path, made absolute; `None` if there is no room.
+    fn keep_name(&mut self, name: &[u8]) -> Option<(u32, u32)> {
+        let start = self.names_used;
+        let mut end = start;
+        // A library in a relative folder; a name without a slash is not a file's (the kernel's `linux-vdso.so.1`).
+        if !name.starts_with(b"/") && name.contains(&b'/') {
+            end += os::working_directory(&mut self.names[start..]).unwrap_or(0);
+            *self.names.get_mut(end)? = b'/';
+            end += 1;
+        }
+        self.names.get_mut(end..end + name.len())?.copy_from_slice(name);
+        end += name.len();
+        self.names_used = end;
+        Some((start as u32, (end - start) as u32))
+    }
+}
+
+/// What is known of a module's file in memory.
+pub(in crate::trace) fn particulars(number: Number) -> Option<Particulars> {
+    let place = number.place()?;
+    TABLE.lock().with(|table| table.modules.get(place).map(|module| module.particulars))
+}
+
+/// Whether a module stays loaded for ever.
+pub(in crate::trace) fn stays(number: Number) -> bool {
+    number.place().is_some_and(|place| TABLE.lock().with(|table| table.modules[place].stays))
+}
+
+/// A module's path, as far as there is room for it; its length. Allocates nothing.
+pub(in crate::trace) fn path(number: Number, buffer: &mut [u8]) -> usize {
+    let Some(place) = number.place() else { return 0 };
+    TABLE.lock().with(|table| {
+        let module = &table.modules[place];
+        let len = (module.name_len as usize).min(buffer.len());
+        let start = module.name_start as usize;
+        buffer[..len].copy_from_slice(&table.names[start..start + len]);
+        len
+    })
+}
+
+#[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+pub(in crate::trace) use super::find::{begin, find};
+
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(in crate::trace) fn begin() {}
+
+/// Elsewhere nothing is walked.
+#[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+pub(in crate::trace) unsafe fn find(_address: usize) -> Found {
+    Found::NONE
+}
+
+/// Bytes of the tables that are in use.
+pub(in crate::trace) fn table_bytes() -> usize {
+    let used = TABLE.lock().with(|table| table.known * size_of::<Module>() + table.names_used);
+    size_of_val(&KEYS) + used
+}
+
+/// Takes the lock, for a fork.
+pub(in crate::trace) fn acquire() {
+    let _acquired = TABLE.acquire();
+}
+
+/// Frees the lock.
+///
+/// # Safety
+/// After [`acquire`], on the same thread or in its forked child.
+pub(in crate::trace) unsafe fn release() {
+    // SAFETY: the caller took it.
+    unsafe { TABLE.release() };
+}
