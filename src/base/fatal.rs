@@ -25,6 +25,8 @@ pub(crate) enum Impossible {
     WrittenAfterFree,
     /// A block that is to be handed out is with the program.
     HandedOutTwice,
+    /// A pool of the caller's set is in no arena.
+    PoolWithoutArena,
 }
 
 impl Impossible {
@@ -39,6 +41,7 @@ impl Impossible {
             Self::SmallAsLarge => "free of a small block with the layout of a large one",
             Self::WrittenAfterFree => "use after free: a free block was written into",
             Self::HandedOutTwice => "a block that is in use was to be handed out again",
+            Self::PoolWithoutArena => "a pool in use is in no arena: the allocator's own data was overwritten",
         }
     }
 }

@@ -245,9 +245,17 @@ impl ThreadCache {
     /// in its magazines, and its pools open, for a thread that starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
+        let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX);
+        self.release_with(if few { WARM_BLOCKS } else { 0 });
+    }
+
+    /// The same; `keep` blocks at most stay in each magazine.
+    pub(super) fn release_with(&'static self, keep: usize) {
         if let Some(heap) = self.heap.get() {
-            self.shrink_to(if heap.parked_count() < WARM_CACHES_MAX { WARM_BLOCKS } else { 0 });
-            self.set.enter(heap, |inside| inside.park());
+            self.set.enter(heap, |inside| {
+                self.make_all_small(keep, heap, inside);
+                inside.park();
+            });
             // Of the whole cache, not of its field: who adopts the set gets the cache by it.
             heap.park(NonNull::from(self).cast());
         }

@@ -85,7 +85,7 @@ fn give_up(cache: &'static ThreadCache) {
     // Relaxed: as in `attach`.
     if WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {
         // Nobody adopts it, so no block may stay there.
-        cache.shrink();
+        return cache.release_with(0);
     }
     cache.release();
 }

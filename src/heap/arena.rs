@@ -5,6 +5,7 @@
 //! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
 
 use core::cell::Cell;
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 use crate::base::bitmap::{Bitmaps, Line, word_offset_bytes};
@@ -39,7 +40,7 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 
 /// The metadata of one arena.
 ///
-/// Zeroed memory is a valid value but for `start` and `free`. Shared by raw pointers; each field says who may touch it.
+/// Zeroed memory is a valid value but for `start` and `free`. Shared by [`ArenaRef`]; each field says who may touch it.
 ///
 /// # Invariants
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
@@ -58,8 +59,8 @@ pub(crate) struct Arena {
     /// Those of them that have memory, as far as is known: touched or backed. Heap lock.
     pub(crate) dirty: Cell<u64>,
     /// Neighbours among the arenas with as many free pools. Heap lock.
-    pub(crate) next: Cell<*const Arena>,
-    pub(crate) previous: Cell<*const Arena>,
+    pub(crate) next: Cell<Option<ArenaRef>>,
+    pub(crate) previous: Cell<Option<ArenaRef>>,
     /// A tag a pool. Written by who holds the owner's door while no block of the pool is outside, or as claimer; read
     /// by any thread that holds a block of the pool.
     tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
@@ -76,23 +77,27 @@ pub(crate) struct Arena {
     states: OnPages<States>,
 }
 
+/// An arena, for ever: its metadata is never unmapped. Where its memory is given back, the metadata is zeroed and waits
+/// for another arena.
+///
+/// # Invariants
+/// It points to a slot that [`Metadata::alloc`](crate::heap::metadata::Metadata::alloc) gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(transparent)]
+pub(crate) struct ArenaRef(NonNull<Arena>);
+
 /// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
 #[derive(Clone, Copy)]
 pub(crate) struct PoolRef {
-    arena: NonNull<Arena>,
+    arena: ArenaRef,
     index: usize,
 }
 
 impl Arena {
-    /// Makes zeroed metadata that of the memory at `start`.
-    ///
-    /// # Safety
-    /// `arena` is a zeroed slot that nobody else knows of, `start` the arena's mapped memory.
-    pub(crate) unsafe fn init(arena: NonNull<Arena>, start: NonNull<u8>) {
-        // SAFETY: ours alone.
-        let this = unsafe { arena.as_ref() };
-        this.start.set(start.as_ptr());
-        this.free.set(ALL_POOLS);
+    /// Makes zeroed metadata, of which nobody else knows, that of the arena's mapped memory at `start`.
+    pub(crate) fn init(&self, start: NonNull<u8>) {
+        self.start.set(start.as_ptr());
+        self.free.set(ALL_POOLS);
     }
 
     /// First byte of the arena's memory.
@@ -100,13 +105,13 @@ impl Arena {
         self.start.get()
     }
 
-    /// The state of the block in `arena` that starts at address `step * CLASS_STEP_BYTES`, if one does.
+    /// The state of the block that starts at address `step * CLASS_STEP_BYTES`, if one of this arena's does.
     #[cfg(feature = "hardened")]
     #[inline(always)]
-    pub(crate) fn block_state<'heap>(arena: NonNull<Self>, step: usize) -> &'heap BlockState {
+    pub(crate) fn block_state(&self, step: usize) -> &BlockState {
         let index = step & (ARENA_BYTES / CLASS_STEP_BYTES - 1);
-        // SAFETY: metadata is never unmapped, and the index is in range.
-        unsafe { &*(&raw const (*arena.as_ptr()).states).cast::<BlockState>().add(index) }
+        // SAFETY: the index is in range.
+        unsafe { self.states.0.get_unchecked(index) }
     }
 
     /// Says that the whole arena comes in a huge page: its first access gives all pools memory.
@@ -122,28 +127,76 @@ impl Arena {
     }
 }
 
+impl ArenaRef {
+    /// The arena with this metadata.
+    ///
+    /// # Safety
+    /// `Metadata::alloc` gave it.
+    #[inline(always)]
+    pub(crate) const unsafe fn new(metadata: NonNull<Arena>) -> Self {
+        Self(metadata)
+    }
+
+    /// Its metadata.
+    #[inline(always)]
+    pub(crate) fn get<'heap>(self) -> &'heap Arena {
+        // SAFETY: never unmapped, and valid also when zeroed. Cells and atomics make shared references fine.
+        unsafe { self.0.as_ref() }
+    }
+
+    pub(crate) const fn as_ptr(self) -> *mut Arena {
+        self.0.as_ptr()
+    }
+
+    /// Its metadata, as memory.
+    pub(crate) fn metadata(self) -> NonNull<u8> {
+        self.0.cast()
+    }
+
+    /// All its pools.
+    pub(crate) fn pools(self) -> impl Iterator<Item = PoolRef> {
+        (0..POOLS_PER_ARENA).map(move |index| PoolRef::at_index(self, index))
+    }
+}
+
+impl Deref for ArenaRef {
+    type Target = Arena;
+
+    #[inline(always)]
+    fn deref(&self) -> &Arena {
+        self.get()
+    }
+}
+
 impl PoolRef {
     /// The pool of `arena` that holds the byte `offset` bytes into it; `offset` is below [`ARENA_BYTES`].
     #[inline(always)]
-    pub(crate) fn at_offset(arena: NonNull<Arena>, offset: usize) -> Self {
+    pub(crate) fn at_offset(arena: ArenaRef, offset: usize) -> Self {
         Self { arena, index: (offset & (ARENA_BYTES - 1)) >> POOL_SHIFT }
     }
 
     /// Pool `index` of `arena`; `index` is below [`POOLS_PER_ARENA`].
-    pub(crate) fn at_index(arena: NonNull<Arena>, index: usize) -> Self {
+    pub(crate) fn at_index(arena: ArenaRef, index: usize) -> Self {
         Self { arena, index: index & (POOLS_PER_ARENA - 1) }
     }
 
-    /// The pool of `arena` with this remote half.
+    /// The pool with this remote half, whose [`home`](Self::home) is `home`; the two came out of an inbox.
     ///
     /// # Safety
-    /// `remote` came from [`remote`](Self::remote) of a pool of `arena`.
-    pub(crate) unsafe fn from_remote(arena: NonNull<Arena>, remote: NonNull<RemoteHalf>) -> Self {
+    /// Both are a pool's.
+    pub(crate) unsafe fn from_inbox(remote: NonNull<RemoteHalf>, home: *mut u8) -> Self {
+        // SAFETY: a pool's home is its arena's metadata.
+        let arena = ArenaRef(unsafe { NonNull::new_unchecked(home.cast()) });
         let first = Self::at_index(arena, 0).remote();
         Self::at_index(arena, (remote.addr().get() - first.addr().get()) / size_of::<RemoteHalf>())
     }
 
-    pub(crate) fn arena(self) -> NonNull<Arena> {
+    /// What goes into an inbox with the remote half, for [`from_inbox`](Self::from_inbox).
+    pub(crate) fn home(self) -> NonNull<u8> {
+        self.arena.metadata()
+    }
+
+    pub(crate) fn arena(self) -> ArenaRef {
         self.arena
     }
 
@@ -153,14 +206,12 @@ impl PoolRef {
 
     /// Whether the pool's memory came with a huge page and was not given back since. Heap lock.
     pub(crate) fn is_backed(self) -> bool {
-        // SAFETY: metadata is never unmapped.
-        unsafe { self.arena.as_ref() }.backed.get() >> self.index & 1 == 1
+        self.arena.backed.get() >> self.index & 1 == 1
     }
 
     /// Notes whether it is. Heap lock.
     pub(crate) fn set_backed(self, backed: bool) {
-        // SAFETY: metadata is never unmapped.
-        let all = unsafe { &self.arena.as_ref().backed };
+        let all = &self.arena.backed;
         let bit = 1 << self.index;
         all.set(if backed { all.get() | bit } else { all.get() & !bit });
     }
@@ -172,8 +223,7 @@ impl PoolRef {
 
     /// First byte of the pool, whether anybody uses it or not.
     pub(crate) fn start(self) -> *mut u8 {
-        // SAFETY: metadata is never unmapped.
-        unsafe { self.arena.as_ref() }.start().wrapping_add(self.index * POOL_BYTES)
+        self.arena.start().wrapping_add(self.index * POOL_BYTES)
     }
 
     /// Tells the pool where its memory and its bitmap are.
@@ -188,9 +238,8 @@ impl PoolRef {
     /// The owner's half of the descriptor.
     #[inline(always)]
     pub(crate) fn pool<'heap>(self) -> &'heap Pool {
-        // SAFETY: metadata is never unmapped, and `index` is in range (constructors). Who may touch which field
-        // is each caller's to know (*Door*); cells make shared references fine.
-        unsafe { &*(&raw const (*self.arena.as_ptr()).pools).cast::<Pool>().add(self.index) }
+        // SAFETY: `index` is in range (constructors). Who may touch which field is each caller's to know (*Door*).
+        unsafe { self.arena.get().pools.get_unchecked(self.index) }
     }
 
     /// The half that any thread may touch.
@@ -206,7 +255,7 @@ impl PoolRef {
     #[inline(always)]
     pub(crate) fn tag<'heap>(self) -> &'heap AtomicPtr<u8> {
         // SAFETY: as in `pool`.
-        unsafe { &*(&raw const (*self.arena.as_ptr()).tags).cast::<AtomicPtr<u8>>().add(self.index) }
+        unsafe { self.arena.get().tags.get_unchecked(self.index) }
     }
 
     /// Word `word` of the bitmap that other threads set; `word` is below `BITMAP_WORDS_MAX`.

@@ -13,7 +13,7 @@ use core::ptr::{self, NonNull};
 use crate::base::config::ARENA_SHIFT;
 #[cfg(feature = "hardened")]
 use crate::base::config::CLASS_STEP_SHIFT;
-use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena::{Arena, ArenaRef, PoolRef};
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes).
@@ -31,10 +31,12 @@ pub(crate) struct Leaf([AtomicPtr<Arena>; LEAF_ARENAS]);
 impl Leaf {
     /// The arena at place `index`, modulo [`LEAF_ARENAS`], if any.
     #[inline(always)]
-    fn arena(&self, index: usize) -> Option<NonNull<Arena>> {
+    fn arena(&self, index: usize) -> Option<ArenaRef> {
         // Acquire: pairs with the Release in `set`; a thread that got a block from another thread is ordered after that
         // anyway, this keeps impossible addresses harmless too.
-        NonNull::new(self.0[index & (LEAF_ARENAS - 1)].load(Ordering::Acquire))
+        let arena = NonNull::new(self.0[index & (LEAF_ARENAS - 1)].load(Ordering::Acquire))?;
+        // SAFETY: what `set` put there.
+        Some(unsafe { ArenaRef::new(arena) })
     }
 }
 
@@ -50,20 +52,20 @@ impl AddressMap {
 
     /// The arena that holds `address`, if any.
     #[inline(always)]
-    pub(crate) fn arena_of(&self, address: usize) -> Option<NonNull<Arena>> {
+    pub(crate) fn arena_of(&self, address: usize) -> Option<ArenaRef> {
         self.arena(address >> ARENA_SHIFT)
     }
 
     /// The arena that holds address `step * CLASS_STEP_BYTES`, if any; there may be no such address.
     #[cfg(feature = "hardened")]
     #[inline(always)]
-    pub(crate) fn arena_at_step(&self, step: usize) -> Option<NonNull<Arena>> {
+    pub(crate) fn arena_at_step(&self, step: usize) -> Option<ArenaRef> {
         self.arena(step >> (ARENA_SHIFT - CLASS_STEP_SHIFT))
     }
 
     /// The arena at address `number << ARENA_SHIFT`, if any.
     #[inline(always)]
-    fn arena(&self, number: usize) -> Option<NonNull<Arena>> {
+    fn arena(&self, number: usize) -> Option<ArenaRef> {
         self.leaf(number)?.arena(number)
     }
 
@@ -99,13 +101,14 @@ impl AddressMap {
         }
     }
 
-    /// Enters (or, with null, takes out) the arena at `address`; `false` if the map can't hold that address.
-    /// The caller holds the heap's lock.
-    pub(crate) fn set(&self, address: usize, arena: *mut Arena) -> bool {
+    /// Enters (or takes out) the arena at `address`; `false` if the map can't hold that address. The caller holds the
+    /// heap's lock.
+    pub(crate) fn set(&self, address: usize, arena: Option<ArenaRef>) -> bool {
         let number = address >> ARENA_SHIFT;
         let Some(leaf) = self.leaf(number) else { return false };
         // Release: the arena's metadata happens before a look-up's Acquire.
-        leaf.0[number & (LEAF_ARENAS - 1)].store(arena, Ordering::Release);
+        let place = &leaf.0[number & (LEAF_ARENAS - 1)];
+        place.store(arena.map_or(ptr::null_mut(), ArenaRef::as_ptr), Ordering::Release);
         true
     }
 }

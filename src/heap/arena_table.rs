@@ -7,13 +7,14 @@
 //! - *Bucket*: an arena with `n` free pools is in list `n`, and in no other.
 //! - *Non-empty*: bit `n - 1` of `with_free` is set if and only if list `n` (`n ≥ 1`) is not empty.
 
-use core::ptr::{self, NonNull};
+use core::iter::successors;
+use core::ptr::NonNull;
 
 use crate::base::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
     PURGE_UNIT_BYTES,
 };
-use crate::heap::arena::{ALL_POOLS, Arena, PoolRef};
+use crate::heap::arena::{ALL_POOLS, Arena, ArenaRef, PoolRef};
 use crate::heap::purge_batch::{Marked, PurgeBatch};
 use crate::os::{MemoryRange, MemorySource};
 
@@ -67,7 +68,7 @@ fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
 
 /// The arenas by their free pools.
 pub(crate) struct ArenaTable {
-    lists: [*const Arena; POOLS_PER_ARENA + 1],
+    lists: [Option<ArenaRef>; POOLS_PER_ARENA + 1],
     with_free: u64,
     /// Arenas whose pools are all free.
     empty: usize,
@@ -89,7 +90,7 @@ unsafe impl Send for ArenaTable {}
 impl ArenaTable {
     pub(crate) const fn new() -> Self {
         Self {
-            lists: [ptr::null(); POOLS_PER_ARENA + 1],
+            lists: [None; POOLS_PER_ARENA + 1],
             with_free: 0,
             empty: 0,
             free_pools: 0,
@@ -121,65 +122,52 @@ impl ArenaTable {
     }
 
     /// All arenas.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<Arena>> + '_ {
-        self.lists.iter().flat_map(|&first| {
-            core::iter::successors(NonNull::new(first.cast_mut()), |arena| {
-                // SAFETY: arenas in the table are live metadata.
-                NonNull::new(unsafe { arena.as_ref() }.next.get().cast_mut())
-            })
-        })
+    pub(crate) fn iter(&self) -> impl Iterator<Item = ArenaRef> + '_ {
+        self.lists.iter().flat_map(|&first| successors(first, |arena| arena.next.get()))
     }
 
-    fn link(&mut self, arena: NonNull<Arena>) {
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
-        let free = this.free_count();
+    fn link(&mut self, arena: ArenaRef) {
+        let free = arena.free_count();
         let Some(first) = self.lists.get_mut(free) else {
             return;
         };
-        this.previous.set(ptr::null());
-        this.next.set(*first);
-        // SAFETY: as above.
-        if let Some(next) = unsafe { (*first).as_ref() } {
-            next.previous.set(arena.as_ptr());
+        arena.previous.set(None);
+        arena.next.set(*first);
+        if let Some(next) = *first {
+            next.previous.set(Some(arena));
         }
-        *first = arena.as_ptr();
+        *first = Some(arena);
         if free > 0 {
             self.with_free |= 1 << (free - 1);
         }
         self.empty += usize::from(free == POOLS_PER_ARENA);
     }
 
-    fn unlink(&mut self, arena: NonNull<Arena>) {
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
-        let free = this.free_count();
-        let (previous, next) = (this.previous.get(), this.next.get());
-        // SAFETY: as above.
-        match unsafe { previous.as_ref() } {
+    fn unlink(&mut self, arena: ArenaRef) {
+        let free = arena.free_count();
+        let (previous, next) = (arena.previous.get(), arena.next.get());
+        match previous {
             Some(before) => before.next.set(next),
             None => {
                 if let Some(first) = self.lists.get_mut(free) {
                     *first = next;
                 }
-                if next.is_null() && free > 0 {
+                if next.is_none() && free > 0 {
                     self.with_free &= !(1 << (free - 1));
                 }
             }
         }
-        // SAFETY: as above.
-        if let Some(after) = unsafe { next.as_ref() } {
+        if let Some(after) = next {
             after.previous.set(previous);
         }
         self.empty -= usize::from(free == POOLS_PER_ARENA);
     }
 
     /// Adds a new arena, all of whose pools are free.
-    pub(crate) fn add(&mut self, arena: NonNull<Arena>) {
+    pub(crate) fn add(&mut self, arena: ArenaRef) {
         self.link(arena);
         self.free_pools += POOLS_PER_ARENA;
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        self.dirty_pools += unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
+        self.dirty_pools += arena.dirty.get().count_ones() as usize;
         self.counts.mapped += 1;
         self.counts.ever += 1;
         self.counts.peak = self.counts.peak.max(self.counts.mapped);
@@ -192,16 +180,14 @@ impl ArenaTable {
             return None;
         }
         let free = self.with_free.trailing_zeros() as usize + 1;
-        let arena = NonNull::new(self.lists.get(free)?.cast_mut())?;
+        let arena = (*self.lists.get(free)?)?;
         self.unlink(arena);
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
-        let index = this.free.get().trailing_zeros() as usize;
+        let index = arena.free.get().trailing_zeros() as usize;
         let bit = 1_u64 << index;
-        this.free.set(this.free.get() & !bit);
+        arena.free.set(arena.free.get() & !bit);
         self.free_pools -= 1;
-        if this.dirty.get() & bit != 0 {
-            this.dirty.set(this.dirty.get() & !bit);
+        if arena.dirty.get() & bit != 0 {
+            arena.dirty.set(arena.dirty.get() & !bit);
             self.dirty_pools -= 1;
         }
         self.link(arena);
@@ -223,17 +209,15 @@ impl ArenaTable {
     fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
         self.unlink(arena);
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
         let bit = 1_u64 << pool.index();
-        this.free.set(this.free.get() | bit);
+        arena.free.set(arena.free.get() | bit);
         self.free_pools += 1;
         if pool.has_memory() {
-            this.dirty.set(this.dirty.get() | bit);
+            arena.dirty.set(arena.dirty.get() | bit);
             self.dirty_pools += 1;
         }
         self.link(arena);
-        if this.free.get() == ALL_POOLS {
+        if arena.free.get() == ALL_POOLS {
             return true;
         }
         let pools_in_use = self.pools_in_use();
@@ -256,32 +240,30 @@ impl ArenaTable {
     }
 
     /// A wholly free arena, if there are more than are to stay mapped.
-    pub(crate) fn surplus_arena(&self) -> Option<NonNull<Arena>> {
+    pub(crate) fn surplus_arena(&self) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
         if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
     }
 
     /// Marks the free, touched pools among `mask` as purged, as far as they are whole OS pages.
-    fn mark_pools(&mut self, arena: NonNull<Arena>, mask: u64, source: &dyn MemorySource) {
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
-        let mut rest = purgeable(this, mask, source.page_bytes().div_ceil(POOL_BYTES));
+    fn mark_pools(&mut self, arena: ArenaRef, mask: u64, source: &dyn MemorySource) {
+        let mut rest = purgeable(&arena, mask, source.page_bytes().div_ceil(POOL_BYTES));
         while rest != 0 {
             // A run of neighbours is one range.
             let first = rest.trailing_zeros() as usize;
             let end = first + (rest >> first).trailing_ones() as usize;
             let run = run_mask(first, end);
             rest &= !run;
-            let start = this.start().wrapping_add(first * POOL_BYTES);
+            let start = arena.start().wrapping_add(first * POOL_BYTES);
             let bytes = (end - first) * POOL_BYTES;
-            no_longer_huge(this, source);
+            no_longer_huge(&arena, source);
             for index in first..end {
                 PoolRef::at_index(arena, index).pool().set_untouched();
             }
-            this.backed.set(this.backed.get() & !run);
-            self.dirty_pools -= (this.dirty.get() & run).count_ones() as usize;
-            this.dirty.set(this.dirty.get() & !run);
-            self.mark(MemoryRange { start, bytes }, Marked { arena: this, pools: run, parts: 0 }, source);
+            arena.backed.set(arena.backed.get() & !run);
+            self.dirty_pools -= (arena.dirty.get() & run).count_ones() as usize;
+            arena.dirty.set(arena.dirty.get() & !run);
+            self.mark(MemoryRange { start, bytes }, Marked { arena, pools: run, parts: 0 }, source);
         }
     }
 
@@ -305,10 +287,8 @@ impl ArenaTable {
     /// The OS refused to purge a range.
     fn unmark(&mut self, range: MemoryRange, marked: Marked) {
         self.bytes_given_back -= range.bytes;
-        // SAFETY: metadata is never unmapped.
-        let arena = unsafe { &*marked.arena };
-        let pools = (0..POOLS_PER_ARENA).filter(|index| marked.pools >> index & 1 == 1);
-        for pool in pools.map(|index| PoolRef::at_index(NonNull::from(arena), index)) {
+        let arena = marked.arena;
+        for pool in arena.pools().filter(|pool| marked.pools >> pool.index() & 1 == 1) {
             if marked.parts == 0 {
                 pool.pool().set_touched();
             } else {
@@ -340,8 +320,7 @@ impl ArenaTable {
     /// Marks parts of an owned pool as purged.
     fn mark_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) {
         let arena = pool.arena();
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        no_longer_huge(unsafe { arena.as_ref() }, source);
+        no_longer_huge(&arena, source);
         pool.pool().add_purged(parts);
         pool.set_backed(false);
         let mut rest = parts;
@@ -353,7 +332,7 @@ impl ArenaTable {
             rest &= !run;
             let start = pool.pool().start().wrapping_add(first as usize * PURGE_UNIT_BYTES);
             let bytes = count as usize * PURGE_UNIT_BYTES;
-            let marked = Marked { arena: arena.as_ptr(), pools: 1 << pool.index(), parts: run.into() };
+            let marked = Marked { arena, pools: 1 << pool.index(), parts: run.into() };
             self.mark(MemoryRange { start, bytes }, marked, source);
         }
     }
@@ -361,12 +340,11 @@ impl ArenaTable {
     /// Purges every free pool.
     pub(crate) fn purge_all(&mut self, source: &dyn MemorySource) {
         for free in 1..=POOLS_PER_ARENA {
-            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
-            while let Some(arena) = NonNull::new(next.cast_mut()) {
+            let mut next = self.lists[free];
+            while let Some(arena) = next {
                 // Purging moves no arena between the lists.
                 self.mark_pools(arena, ALL_POOLS, source);
-                // SAFETY: metadata is never unmapped.
-                next = unsafe { arena.as_ref() }.next.get();
+                next = arena.next.get();
             }
         }
         self.purge_batch(source);
@@ -377,20 +355,19 @@ impl ArenaTable {
     pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
         let mut arenas = 0;
         for free in (1..=POOLS_PER_ARENA).rev() {
-            let mut next = self.lists.get(free).copied().unwrap_or(ptr::null());
-            // SAFETY: arenas in the table are live metadata.
-            while let Some(this) = unsafe { next.as_ref() } {
+            let mut next = self.lists[free];
+            while let Some(arena) = next {
                 let before = self.dirty_pools;
                 if arenas == arenas_max || before <= keep {
                     return arenas > 0;
                 }
-                if this.dirty.get() != 0 {
+                if arena.dirty.get() != 0 {
                     // Purging moves no arena between the lists.
-                    self.mark_pools(NonNull::from(this), highest_bits(this.dirty.get(), before - keep), source);
+                    self.mark_pools(arena, highest_bits(arena.dirty.get(), before - keep), source);
                     self.purge_batch(source);
                     arenas += usize::from(self.dirty_pools < before);
                 }
-                next = this.next.get();
+                next = arena.next.get();
             }
         }
         arenas > 0
@@ -402,43 +379,24 @@ impl ArenaTable {
     }
 
     /// A wholly free arena, if there is one.
-    pub(crate) fn empty_arena(&self) -> Option<NonNull<Arena>> {
-        NonNull::new(self.lists[POOLS_PER_ARENA].cast_mut())
+    pub(crate) fn empty_arena(&self) -> Option<ArenaRef> {
+        self.lists[POOLS_PER_ARENA]
     }
 
-    /// Takes a wholly free arena out of the table.
-    pub(crate) fn remove(&mut self, arena: NonNull<Arena>) {
+    /// Takes a wholly free arena, whose memory was given back to the OS, out of the table.
+    pub(crate) fn remove(&mut self, arena: ArenaRef) {
         self.unlink(arena);
-        // SAFETY: metadata is never unmapped, and the heap's lock is held.
-        let this = unsafe { arena.as_ref() };
-        self.dirty_pools -= this.dirty.get().count_ones() as usize;
+        self.dirty_pools -= arena.dirty.get().count_ones() as usize;
         self.free_pools -= POOLS_PER_ARENA;
         self.counts.mapped -= 1;
         self.counts.returned += 1;
+        self.bytes_given_back += ARENA_BYTES;
     }
 
-    /// Gives the memory of a removed arena back to the OS; `false` if the OS refuses and it was put back.
-    ///
-    /// A refusal (`ENOMEM` at the kernel's limit on mappings) keeps the addresses and purges them instead.
-    pub(crate) fn unmap(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) -> bool {
-        // SAFETY: metadata is never unmapped.
-        let this = unsafe { arena.as_ref() };
-        let Some(start) = NonNull::new(this.start()) else {
-            return false;
-        };
-        // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
-        if unsafe { source.unmap(start, ARENA_BYTES) } {
-            self.bytes_given_back += ARENA_BYTES;
-            return true;
-        }
-        self.dirty_pools += this.dirty.get().count_ones() as usize;
-        self.free_pools += POOLS_PER_ARENA;
-        self.counts.mapped += 1;
-        self.counts.returned -= 1;
-        self.link(arena);
+    /// Purges the free pools of one arena.
+    pub(crate) fn purge_arena(&mut self, arena: ArenaRef, source: &dyn MemorySource) {
         self.mark_pools(arena, ALL_POOLS, source);
         self.purge_batch(source);
-        false
     }
 }
 
@@ -449,14 +407,12 @@ impl ArenaTable {
     pub(crate) fn check_lists(&self) -> Result<(), &'static str> {
         let (mut mapped, mut free_pools, mut dirty_pools) = (0, 0, 0);
         for (free, &first) in self.lists.iter().enumerate() {
-            let listed = free == 0 || (self.with_free >> (free - 1) & 1 == 1) != first.is_null();
+            let listed = free == 0 || (self.with_free >> (free - 1) & 1 == 1) == first.is_some();
             if !listed {
                 return Err("the summary of arenas with free pools is wrong");
             }
-            let mut previous: *const Arena = ptr::null();
-            let mut next = first;
-            // SAFETY: arenas in the table are live metadata.
-            while let Some(arena) = unsafe { next.as_ref() } {
+            let mut previous = None;
+            for arena in successors(first, |arena| arena.next.get()) {
                 if arena.free_count() != free {
                     return Err("an arena is in the list of another number of free pools");
                 }
@@ -466,8 +422,7 @@ impl ArenaTable {
                 mapped += 1;
                 free_pools += free;
                 dirty_pools += arena.dirty.get().count_ones() as usize;
-                previous = next;
-                next = arena.next.get();
+                previous = Some(arena);
             }
         }
         if (mapped, free_pools, dirty_pools) != (self.counts.mapped, self.free_pools, self.dirty_pools) {

@@ -6,16 +6,16 @@
 
 use core::ptr;
 
-use crate::heap::arena::Arena;
+use crate::heap::arena::ArenaRef;
 use crate::os::{MemoryRange, MemorySource};
 
 /// Ranges of a batch: the kernel's cost of a call is gone among so many.
 pub(crate) const RANGES_MAX: usize = 32;
 
-/// What a range is. Zeroed memory is a valid value: nothing.
+/// What a range is.
 #[derive(Clone, Copy)]
 pub(crate) struct Marked {
-    pub(crate) arena: *const Arena,
+    pub(crate) arena: ArenaRef,
     /// Pools of the arena, as a mask.
     pub(crate) pools: u64,
     /// Parts of that pool, as a mask, which its owner purges; 0: all of the pools, which no set owns.
@@ -25,7 +25,7 @@ pub(crate) struct Marked {
 /// Ranges to purge. Zeroed memory is a valid value: none.
 pub(crate) struct PurgeBatch {
     ranges: [MemoryRange; RANGES_MAX],
-    marked: [Marked; RANGES_MAX],
+    marked: [Option<Marked>; RANGES_MAX],
     /// Those that were seen to.
     done: usize,
     count: usize,
@@ -35,7 +35,7 @@ impl PurgeBatch {
     pub(crate) const fn new() -> Self {
         Self {
             ranges: [MemoryRange { start: ptr::null_mut(), bytes: 0 }; RANGES_MAX],
-            marked: [Marked { arena: ptr::null(), pools: 0, parts: 0 }; RANGES_MAX],
+            marked: [None; RANGES_MAX],
             done: 0,
             count: 0,
         }
@@ -48,7 +48,7 @@ impl PurgeBatch {
     /// Adds a range to a batch that is not full.
     pub(crate) fn push(&mut self, range: MemoryRange, marked: Marked) {
         self.ranges[self.count] = range;
-        self.marked[self.count] = marked;
+        self.marked[self.count] = Some(marked);
         self.count += 1;
     }
 
@@ -65,8 +65,11 @@ impl PurgeBatch {
             // SAFETY: the caller's promise is the same.
             self.done += unsafe { source.purge_each(&self.ranges[self.done..end]) };
             if self.done < end {
+                let refused = self.done;
                 self.done += 1;
-                return Some((self.ranges[self.done - 1], self.marked[self.done - 1]));
+                if let Some(marked) = self.marked[refused] {
+                    return Some((self.ranges[refused], marked));
+                }
             }
         }
         (self.done, self.count) = (0, 0);

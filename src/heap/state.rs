@@ -4,7 +4,7 @@ use core::ptr::{self, NonNull};
 
 use super::{ArenaLimits, MapArena};
 use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES, MALLOC_KEEPS_FROM_POOLS};
-use crate::heap::arena::Arena;
+use crate::heap::arena::{Arena, ArenaRef};
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
 use crate::heap::metadata::Metadata;
@@ -18,7 +18,7 @@ pub(crate) struct HeapState {
     pub(crate) metadata: Metadata,
     pub(crate) arenas: ArenaTable,
     /// Metadata of arenas given back, zeroed, linked by `next`.
-    spare_arenas: *const Arena,
+    spare_arenas: Option<ArenaRef>,
     /// Parked sets, linked by `next_parked`.
     pub(super) parked: *const PoolSet,
     /// Pools ever taken.
@@ -37,7 +37,7 @@ impl HeapState {
         Self {
             metadata: Metadata::new(),
             arenas: ArenaTable::new(),
-            spare_arenas: ptr::null(),
+            spare_arenas: None,
             parked: ptr::null(),
             pools_taken: 0,
             malloc_keeps: false,
@@ -78,13 +78,13 @@ impl HeapState {
     }
 
     pub(super) fn map_arena(&mut self, map: &AddressMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
-        let arena = match NonNull::new(self.spare_arenas.cast_mut()) {
+        let arena = match self.spare_arenas {
             Some(spare) => {
-                // SAFETY: metadata, not in use.
-                self.spare_arenas = unsafe { spare.as_ref() }.next.replace(ptr::null());
+                self.spare_arenas = spare.next.take();
                 spare
             }
-            None => self.metadata.alloc(source)?,
+            // SAFETY: metadata.
+            None => unsafe { ArenaRef::new(self.metadata.alloc(source)?) },
         };
         let mapped = self.map_arena_memory(arena, map, source, huge);
         if mapped.is_none() {
@@ -95,7 +95,7 @@ impl HeapState {
 
     fn map_arena_memory(
         &mut self,
-        arena: NonNull<Arena>,
+        arena: ArenaRef,
         map: &AddressMap,
         source: &dyn MemorySource,
         huge: bool,
@@ -106,18 +106,15 @@ impl HeapState {
         if let Some(leaf) = leaf {
             map.add_leaf(address, leaf);
         }
-        // SAFETY: a zeroed slot that nobody knows of yet, and memory mapped just now.
-        unsafe { Arena::init(arena, start) };
-        if map.set(address, arena.as_ptr()) {
+        arena.init(start);
+        if map.set(address, Some(arena)) {
             marks::fresh(start.as_ptr(), ARENA_BYTES);
-            // SAFETY: metadata of ours, and memory mapped just now.
-            unsafe {
-                if huge {
-                    arena.as_ref().set_huge();
-                }
-                // Not huge has to be said, too: the kernel may be told to use huge pages everywhere.
-                source.advise_huge(start, ARENA_BYTES, huge);
+            if huge {
+                arena.set_huge();
             }
+            // Not huge has to be said, too: the kernel may be told to use huge pages everywhere.
+            // SAFETY: memory mapped just now.
+            unsafe { source.advise_huge(start, ARENA_BYTES, huge) };
             self.arenas.add(arena);
             observe::arena_mapped();
             return Some(());
@@ -128,39 +125,41 @@ impl HeapState {
         None
     }
 
-    /// Gives a wholly free arena back to the OS; `false` if the OS refuses.
-    pub(super) fn unmap_arena(&mut self, arena: NonNull<Arena>, map: &AddressMap, source: &dyn MemorySource) -> bool {
-        // SAFETY: metadata is never unmapped.
-        let start = unsafe { arena.as_ref() }.start();
-        let address = start.addr();
-        map.set(address, ptr::null_mut());
-        self.arenas.remove(arena);
-        marks::gone(start, ARENA_BYTES);
-        if self.arenas.unmap(arena, source) {
+    /// Gives a wholly free arena back to the OS; `false` if the OS refuses (`ENOMEM` at the kernel's limit on mappings):
+    /// then the addresses stay the heap's, and their memory is purged instead.
+    pub(super) fn unmap_arena(&mut self, arena: ArenaRef, map: &AddressMap, source: &dyn MemorySource) -> bool {
+        let Some(start) = NonNull::new(arena.start()) else { return false };
+        let address = start.addr().get();
+        map.set(address, None);
+        marks::gone(start.as_ptr(), ARENA_BYTES);
+        // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
+        if unsafe { source.unmap(start, ARENA_BYTES) } {
+            self.arenas.remove(arena);
             self.recycle(arena, source);
             return true;
         }
-        marks::fresh(start, ARENA_BYTES);
-        map.set(address, arena.as_ptr());
+        marks::fresh(start.as_ptr(), ARENA_BYTES);
+        map.set(address, Some(arena));
+        self.arenas.purge_arena(arena, source);
         false
     }
 
     /// Zeroes the metadata of an arena that is gone, and keeps it for the next.
-    fn recycle(&mut self, arena: NonNull<Arena>, source: &dyn MemorySource) {
+    fn recycle(&mut self, arena: ArenaRef, source: &dyn MemorySource) {
         let bytes = size_of::<Arena>();
+        let metadata = arena.metadata();
         // SAFETY: no thread uses the metadata of an arena without pools; whole OS pages, since an
         // arena's metadata is larger than one (Metadata::alloc).
         unsafe {
-            if !source.purge(arena.cast(), bytes.next_multiple_of(source.page_bytes())) {
-                arena.cast::<u8>().write_bytes(0, bytes);
+            if !source.purge(metadata, bytes.next_multiple_of(source.page_bytes())) {
+                metadata.write_bytes(0, bytes);
             }
         }
         self.keep_spare(arena);
     }
 
-    fn keep_spare(&mut self, arena: NonNull<Arena>) {
-        // SAFETY: metadata, not in use.
-        unsafe { arena.as_ref() }.next.set(self.spare_arenas);
-        self.spare_arenas = arena.as_ptr();
+    fn keep_spare(&mut self, arena: ArenaRef) {
+        arena.next.set(self.spare_arenas);
+        self.spare_arenas = Some(arena);
     }
 }

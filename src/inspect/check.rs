@@ -6,10 +6,10 @@
 use core::fmt;
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{BITMAP_WORDS_MAX, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
+use crate::base::config::{BITMAP_WORDS_MAX, CLASS_COUNT, POOL_BYTES, PURGE_PARTS, WORD_BITS};
 use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
-use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena::PoolRef;
 use crate::heap::arena_table::ArenaTable;
 use crate::heap::pool::{Pool, PoolList, State};
 use crate::heap::set::{PoolSet, Pools, tag_class, tag_set};
@@ -87,18 +87,15 @@ pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
 fn check_arenas(heap: &Heap, table: &ArenaTable, found: &mut Tally) -> CheckResult {
     table.check_lists().map_err(|message| Corruption { message, address: 0 })?;
     for arena in table.iter() {
-        // SAFETY: metadata is never unmapped.
-        let this = unsafe { arena.as_ref() };
-        let start = this.start().addr();
+        let start = arena.start().addr();
         ensure(heap.map.arena_of(start) == Some(arena), "an arena is not in the address map", start)?;
-        for index in 0..POOLS_PER_ARENA {
-            check_pool(heap, this, PoolRef::at_index(arena, index), found)?;
-        }
+        arena.pools().try_for_each(|place| check_pool(heap, place, found))?;
     }
     Ok(())
 }
 
-fn check_pool(heap: &Heap, arena: &Arena, place: PoolRef, found: &mut Tally) -> CheckResult {
+fn check_pool(heap: &Heap, place: PoolRef, found: &mut Tally) -> CheckResult {
+    let arena = place.arena();
     let start = arena.start().addr() + place.index() * POOL_BYTES;
     let pool = place.pool();
     // Relaxed: the slow paths are stopped.
@@ -190,11 +187,8 @@ fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Tal
     listed.used_bytes = listed.used_bytes.wrapping_add(pools.used_bytes());
     // SAFETY: the slow paths are stopped, so no thread pushes.
     for (remote, home) in unsafe { set.as_ref().inbox().peek_all() } {
-        let Some(arena) = NonNull::new(home.cast()) else {
-            continue;
-        };
-        // SAFETY: the pusher left the arena of the pool.
-        let place = unsafe { PoolRef::from_remote(arena, remote) };
+        // SAFETY: a pool's, as its pusher left them.
+        let place = unsafe { PoolRef::from_inbox(remote, home) };
         // Relaxed: the slow paths are stopped.
         let owner = tag_set(place.tag().load(Ordering::Relaxed));
         ensure(owner == Some(set), "an inbox holds a pool of another set", remote.addr().get())?;

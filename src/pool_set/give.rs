@@ -149,7 +149,7 @@ impl Inside<'_> {
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
-                let pushes = unsafe { owner.inbox.push(remote, pool.arena().cast()) };
+                let pushes = unsafe { owner.inbox.push(remote, pool.home()) };
                 if pushes >= INBOX_KNOCK_POOLS {
                     owner.knock(self.heap);
                 }

@@ -1,8 +1,7 @@
 //! What passes between threads: collecting what others freed, stealing from parked sets, parking and adopting.
 
-use core::ptr::NonNull;
-
 use super::Inside;
+use super::pools::place_of;
 use crate::base::size_class::SizeClass;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::State;
@@ -14,11 +13,8 @@ impl Inside<'_> {
     pub(crate) fn collect(&mut self) {
         // SAFETY: the door is held, and every pool's count is collected below.
         for (remote, home) in unsafe { self.set.inbox.take_all() } {
-            let Some(arena) = NonNull::new(home.cast()) else {
-                continue;
-            };
-            // SAFETY: the pusher left the arena of the pool whose remote half it pushed.
-            let place = unsafe { PoolRef::from_remote(arena, remote) };
+            // SAFETY: a pool's, see `give_remote`.
+            let place = unsafe { PoolRef::from_inbox(remote, home) };
             // SAFETY: mapped while the count is not 0.
             let blocks = unsafe { remote.as_ref() }.collect_count();
             self.collect_pool(place, blocks);
@@ -89,7 +85,7 @@ impl Inside<'_> {
     fn steal_partial(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
         // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
         let claimed = other.pools.partial(class).iter().find_map(|pool| {
-            let place = self.place_of(pool)?;
+            let place = place_of(self.heap, pool);
             // SAFETY: the pool has an owner, so it is mapped.
             unsafe { place.remote().as_ref() }.claim().then_some(place)
         });

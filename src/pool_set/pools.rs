@@ -8,11 +8,21 @@ use crate::base::config::{
 };
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
-use crate::heap::MapArena;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::{AlreadyFree, Pool, State};
 use crate::heap::purge_batch::RANGES_MAX;
+use crate::heap::{Heap, MapArena};
 use crate::sync::Ordering;
+
+/// The place in its arena of a pool that a set owns.
+pub(super) fn place_of(heap: &Heap, pool: &Pool) -> PoolRef {
+    let address = pool.start().addr();
+    let Some(place) = heap.map.pool_of(address) else {
+        // The map holds the arena of each pool that a set owns (*Known*).
+        impossible(Impossible::PoolWithoutArena, address, pool.class().block_bytes())
+    };
+    place
+}
 
 impl Inside<'_> {
     /// Makes an empty pool of the set one of `class`.
@@ -21,11 +31,10 @@ impl Inside<'_> {
         let Some(pool) = self.pools.empty.first() else {
             return false;
         };
-        // SAFETY: pools live in metadata, which is never unmapped.
-        let pool = unsafe { &*ptr::from_ref(pool) };
+        let place = place_of(self.heap, pool);
         self.pools.empty.remove(pool);
         self.pools.empty_count -= 1;
-        self.open(pool, class);
+        self.open(place, class);
         true
     }
 
@@ -39,7 +48,7 @@ impl Inside<'_> {
             self.heap.fault_in(place);
         }
         self.pools.owned_count += 1;
-        self.open(place.pool(), class);
+        self.open(place, class);
         true
     }
 
@@ -50,21 +59,15 @@ impl Inside<'_> {
             && self.pools.used_bytes >= owned_bytes - owned_bytes / DENSE_FREE_SHARE
     }
 
-    fn open(&mut self, pool: &Pool, class: SizeClass) {
+    fn open(&mut self, place: PoolRef, class: SizeClass) {
+        let pool = place.pool();
         pool.open(class);
         pool.set_state(State::Partial);
-        if let Some(place) = self.place_of(pool) {
-            // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
-            place.tag().store(self.set.tag(class), Ordering::Relaxed);
-            self.heap.classes.enter(pool.start().addr(), class);
-        }
+        // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
+        place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        self.heap.classes.enter(pool.start().addr(), class);
         self.pools.partial(class).push_last(pool);
         *self.pools.of_class_mut(class) += 1;
-    }
-
-    /// The pool's place in its arena.
-    pub(super) fn place_of(&self, pool: &Pool) -> Option<PoolRef> {
-        self.heap.map.pool_of(pool.start().addr())
     }
 
     /// Says that a block of the set's own pool is free already, and aborts.
@@ -138,7 +141,7 @@ impl Inside<'_> {
             pools.empty.remove(pool);
             pools.empty_count -= 1;
             pools.owned_count -= 1;
-            let place = heap.map.pool_of(pool.start().addr())?;
+            let place = place_of(heap, pool);
             pool.set_state(State::Unused);
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             place.tag().store(ptr::null_mut(), Ordering::Relaxed);
@@ -168,7 +171,7 @@ impl Inside<'_> {
         let mut count = 0;
         let all = SizeClass::all().flat_map(|class| self.pools.partial(class).iter());
         for pool in all.filter(|pool| pool.purgeable(true) != 0) {
-            found[count] = self.place_of(pool);
+            found[count] = Some(place_of(self.heap, pool));
             count += 1;
             // No more pools under one hold of the heap's lock.
             if count == RANGES_MAX {

@@ -9,7 +9,7 @@ use crate::base::config::{
     WORD_BITS,
 };
 use crate::base::size_class::SizeClass;
-use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena::{Arena, ArenaRef, PoolRef};
 use crate::heap::arena_map::{AddressMap, Leaf, Near};
 use crate::heap::pool::Slot;
 use crate::heap::pool::parts_of;
@@ -23,6 +23,12 @@ fn metadata<T>() -> NonNull<T> {
     place
 }
 
+/// The metadata of no arena yet.
+pub(super) fn arena() -> ArenaRef {
+    // SAFETY: like metadata: zeroed, and for ever.
+    unsafe { ArenaRef::new(metadata()) }
+}
+
 #[test]
 fn every_address_finds_its_arena_and_no_other() {
     let map = Box::new(AddressMap::new());
@@ -32,14 +38,14 @@ fn every_address_finds_its_arena_and_no_other() {
     let starts = [0, ARENA_BYTES, leaf_bytes - ARENA_BYTES, leaf_bytes, 0x7f3c_5a60_0000, limit - ARENA_BYTES];
     let mut leaves = BTreeSet::new();
     let arenas = starts.map(|start| {
-        let (arena, leaf) = (metadata::<Arena>(), metadata::<Leaf>());
+        let (arena, leaf) = (arena(), metadata::<Leaf>());
         assert_eq!(map.lacks_leaf(start), leaves.insert(start / leaf_bytes));
         if map.lacks_leaf(start) {
-            assert!(!map.set(start, arena.as_ptr()), "there is no leaf");
+            assert!(!map.set(start, Some(arena)), "there is no leaf");
             map.add_leaf(start, leaf);
         }
         assert!(!map.lacks_leaf(start));
-        assert!(map.set(start, arena.as_ptr()));
+        assert!(map.set(start, Some(arena)));
         arena
     });
     // Every arena's place there is; with debug assertions, which take their time, one in 61.
@@ -66,20 +72,19 @@ fn every_address_finds_its_arena_and_no_other() {
     // Beyond the map: never found, never entered.
     for address in (48..64).map(|shift| 1_usize << shift).chain([usize::MAX, !(limit - 1)]) {
         assert_eq!((map.arena_of(address), arena_near(address), arena_near(starts[0])), (None, None, Some(arenas[0])));
-        assert!(!map.set(address, arenas[0].as_ptr()) && !map.lacks_leaf(address));
+        assert!(!map.set(address, Some(arenas[0])) && !map.lacks_leaf(address));
     }
     for start in starts {
-        assert!(map.set(start, std::ptr::null_mut()));
+        assert!(map.set(start, None));
         assert_eq!(map.arena_of(start), None);
     }
 }
 
 #[test]
 fn every_address_of_an_arena_is_in_its_pool() {
-    let arena = metadata::<Arena>();
+    let arena = arena();
     let start = 0x7f3c_5a60_0000;
-    let pools: Vec<_> =
-        (0..POOLS_PER_ARENA).map(|index| std::ptr::from_ref(PoolRef::at_index(arena, index).pool())).collect();
+    let pools: Vec<_> = arena.pools().map(|place| std::ptr::from_ref(place.pool())).collect();
     for offset in 0..ARENA_BYTES {
         let place = PoolRef::at_offset(arena, start + offset);
         assert_eq!(place.index(), offset / POOL_BYTES);
@@ -89,8 +94,9 @@ fn every_address_of_an_arena_is_in_its_pool() {
 
 #[test]
 fn every_pool_and_word_has_memory_of_its_own_in_its_arenas_metadata() {
-    let arena = metadata::<Arena>();
-    let inside = arena.addr().get()..arena.addr().get() + size_of::<Arena>();
+    let arena = arena();
+    let first = arena.metadata().addr().get();
+    let inside = first..first + size_of::<Arena>();
     let (mut taken, mut lines) = (BTreeSet::new(), BTreeSet::new());
     let mut enter = |address: usize, bytes: usize| {
         assert!(inside.contains(&address) && address + bytes <= inside.end);
@@ -104,7 +110,7 @@ fn every_pool_and_word_has_memory_of_its_own_in_its_arenas_metadata() {
         enter(place.remote().addr().get(), size_of::<crate::protocols::remote::RemoteHalf>());
         enter(address(std::ptr::from_ref(place.tag()).cast()), size_of::<usize>());
         // SAFETY: a remote half of this arena's.
-        assert_eq!(unsafe { PoolRef::from_remote(arena, place.remote()) }.index(), index);
+        assert_eq!(unsafe { PoolRef::from_inbox(place.remote(), place.home().as_ptr()) }.index(), index);
         for word in 0..BITMAP_WORDS_MAX {
             let own = address(std::ptr::from_ref(place.pool().word(word)).cast());
             let remote = address(std::ptr::from_ref(place.remote_word(word)).cast());
@@ -133,7 +139,7 @@ fn every_range_of_a_pool_reaches_into_its_parts() {
 
 #[test]
 fn a_part_is_free_if_and_only_if_no_block_that_reaches_into_it_is_taken() {
-    let arena = metadata::<Arena>();
+    let arena = arena();
     let place = PoolRef::at_index(arena, 0);
     place.set_up();
     let pool = place.pool();

@@ -5,7 +5,7 @@ use std::ptr::{NonNull, null_mut};
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::base::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES, PURGE_PARTS};
 use crate::cache::ThreadCache;
-use crate::heap::arena::PoolRef;
+use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::State;
 use crate::protocols::remote::RemoteWord;
 use crate::sync::Ordering;
@@ -63,9 +63,8 @@ impl Sound {
         (pool.remote_word(number / 64), 1 << (number % 64))
     }
 
-    fn arena(&self) -> &crate::heap::arena::Arena {
-        // SAFETY: metadata of this heap.
-        unsafe { self.partial.arena().as_ref() }
+    fn arena(&self) -> ArenaRef {
+        self.partial.arena()
     }
 
     /// An index of a pool that nobody owns, its bit.
@@ -78,7 +77,7 @@ impl Sound {
 #[test]
 fn arenas() {
     let sound = Sound::new();
-    assert!(sound.test.heap.map.set(sound.partial.start().addr() / ARENA_BYTES * ARENA_BYTES, null_mut()));
+    assert!(sound.test.heap.map.set(sound.partial.start().addr() / ARENA_BYTES * ARENA_BYTES, None));
     sound.assert_finds("an arena is not in the address map");
 
     let sound = Sound::new();
@@ -87,7 +86,7 @@ fn arenas() {
     sound.assert_finds("an arena is in the list of another number of free pools");
 
     let sound = Sound::new();
-    sound.arena().previous.set(sound.arena());
+    sound.arena().previous.set(Some(sound.arena()));
     sound.assert_finds("a list of arenas is broken");
 
     let sound = Sound::new();
@@ -260,7 +259,7 @@ fn remote_frees() {
     sound.assert_finds("a pool with blocks outstanding is in no inbox");
     let other = sound.test.attach();
     // SAFETY: the pool's first arrival is above; that the inbox is another set's is what is planted.
-    unsafe { other.set.inbox().push(sound.partial.remote(), sound.partial.arena().cast()) };
+    unsafe { other.set.inbox().push(sound.partial.remote(), sound.partial.home()) };
     sound.assert_finds("an inbox holds a pool of another set");
 }
 

@@ -4,6 +4,7 @@ use std::ptr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::arithmetic::arena;
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
 use crate::base::config::{ARENA_BYTES, POOL_BYTES};
 use crate::heap::purge_batch::{Marked, PurgeBatch, RANGES_MAX};
@@ -161,10 +162,10 @@ impl MemorySource for Locked {
 #[test]
 fn each_refused_range_comes_back_and_is_not_asked_for_with_all_that_follow() {
     let source = Locked { asked: AtomicUsize::new(0) };
-    let mut batch = PurgeBatch::new();
+    let (arena, mut batch) = (arena(), PurgeBatch::new());
     for pools in 0..RANGES_MAX as u64 {
         let range = MemoryRange { start: ptr::dangling_mut(), bytes: page_bytes() };
-        batch.push(range, Marked { arena: ptr::null(), pools, parts: 0 });
+        batch.push(range, Marked { arena, pools, parts: 0 });
     }
     assert!(batch.is_full());
     // SAFETY: nothing is purged.

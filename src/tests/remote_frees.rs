@@ -58,7 +58,7 @@ fn bits_collected_before_their_count_are_no_corruption() {
     };
     let push = |pool: PoolRef| {
         // SAFETY: the pool has an owner, and the arrival just before was the first.
-        unsafe { owner.set.inbox().push(pool.remote(), pool.arena().cast()) };
+        unsafe { owner.set.inbox().push(pool.remote(), pool.home()) };
     };
     let (first, second) = (place(&blocks[0]), place(&blocks[1]));
     // SAFETY: the pool has an owner.

@@ -11,7 +11,7 @@ use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::cache::{ThreadCache, take_spare};
 use crate::heap::Heap;
-use crate::heap::arena::{Arena, PoolRef};
+use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::Block;
 use crate::heap::pool::Slot;
 use crate::heap::set::tag_set;
@@ -278,8 +278,7 @@ impl TestHeap {
 
     /// Pools that no set owns and that have memory, as far as is known.
     pub(super) fn dirty_pools(&self) -> usize {
-        // SAFETY: metadata is never unmapped.
-        let dirty = |arena: NonNull<Arena>| unsafe { arena.as_ref() }.dirty.get().count_ones() as usize;
+        let dirty = |arena: ArenaRef| arena.dirty.get().count_ones() as usize;
         self.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum())
     }
 

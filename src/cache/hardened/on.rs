@@ -92,7 +92,7 @@ fn heap_of(cache: &ThreadCache) -> &'static Heap {
 fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
     // What is below a step goes to the top: one compare tells what is not at a step, and what is beyond all memory.
     let step = address.rotate_right(CLASS_STEP_SHIFT);
-    Some(Arena::block_state(heap.map.arena_at_step(step)?, step))
+    Some(heap.map.arena_at_step(step)?.get().block_state(step))
 }
 
 /// A block that leaves its magazine for the program.

@@ -127,8 +127,7 @@ impl HeapMap {
         stopped.with_state(|state| {
             // Within its capacity: nothing is allocated.
             arenas.extend(state.arenas.iter().map(|arena| ArenaMap {
-                // SAFETY: metadata is never unmapped.
-                address: unsafe { arena.as_ref() }.start().addr(),
+                address: arena.start().addr(),
                 pools: core::array::from_fn(|index| PoolMap::of(PoolRef::at_index(arena, index))),
             }));
         });

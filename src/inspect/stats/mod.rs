@@ -326,7 +326,7 @@ pub(crate) fn live_blocks(stopped: &mut Stopped<'_>) -> usize {
     let mut outside = [0_usize; CLASS_COUNT];
     stopped.with_state(|state| {
         for arena in state.arenas.iter() {
-            for place in (0..POOLS_PER_ARENA).map(|index| PoolRef::at_index(arena, index)) {
+            for place in arena.pools() {
                 if let (State::Partial | State::Full, Some(count)) =
                     (place.pool().state(), outside.get_mut(place.pool().class().number()))
                 {
