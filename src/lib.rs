@@ -82,6 +82,8 @@ pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
 pub use base::size_class::{class_bytes, class_number, usable_bytes};
 pub use inspect::measure::measure;
 pub use inspect::report::request_report;
+#[doc(no_inline)]
+pub use purge::{PurgeConfig, PurgeThread};
 #[cfg(feature = "object-pool")]
 #[doc(inline)]
 pub use pymalloc_object_pool as object_pool;

@@ -11,7 +11,7 @@ pub(crate) const BYPASS: bool = false;
 
 /// No forks.
 pub(crate) mod fork {
-    pub(crate) use crate::system_os::fork::{Participant, ForkPlace};
+    pub(crate) use crate::system_os::fork::{ForkPlace, Participant};
 
     pub(crate) fn join(_place: ForkPlace, _participant: &'static Participant) {}
 

@@ -114,7 +114,7 @@ pub fn limit() {
     const THREADS: u64 = 8;
     static NULLS: AtomicUsize = AtomicUsize::new(0);
     #[cfg(feature = "alloc-pymalloc")]
-    pymalloc::set_limit(16 << 20);
+    pymalloc::set_limit(Some(16 << 20));
     mark("near the limit");
     let work = |number: u64| {
         let mut random = Random::new(SEED + number);
