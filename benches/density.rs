@@ -1,9 +1,9 @@
 //! How many bytes of RSS a byte asked for takes in a full heap of one size.
 //!
-//! `cargo bench -p pymalloc-benches --bench density [BYTES…]`: for each size a process of its own, which allocates blocks
-//! and writes them until a further arena is mapped, and looks at its RSS just before. The blocks are linked through
-//! themselves, so there is nothing else; what the process had before the first block is taken off. Sizes are rounded up
-//! to 8.
+//! `cargo bench -p pymalloc-benches --bench density [BYTES…]`: for each size a process of its own, which allocates
+//! blocks and writes them until a further arena is mapped, and looks at its RSS just before. The blocks are linked
+//! through themselves, so there is nothing else; what the process had before the first block is taken off. Sizes are
+//! rounded up to 8.
 
 use std::alloc::{Layout, alloc};
 use std::process::{Command, ExitCode};

@@ -30,8 +30,8 @@
 //! | `os/`, `marks/` | the operating system; what valgrind and sanitizers are told |
 //!
 //! # Object pools
-//! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature `object-pool`
-//! shows it as `pymalloc::object_pool`.
+//! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature
+//! `object-pool` shows it as `pymalloc::object_pool`.
 //!
 //! # Together
 //! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures,

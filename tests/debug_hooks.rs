@@ -111,7 +111,8 @@ misuses! {
         "        at tail+0: 0x78 *** OUCH\n", "        at tail+1: 0xfd\n", "        at tail+15: 0xfd\n",
         "    Data at p: cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd cd\n",
         "\nEnable tracing to get the memory block's allocation traceback\n",
-        "\npymalloc: free: bad trailing pad byte: written up to 1 byte beyond the block's end (address 0x", ", serial number "
+        "\npymalloc: free: bad trailing pad byte: written up to 1 byte beyond the block's end (address 0x",
+        ", serial number "
     ] => {
         let start = block(BYTES_16);
         scribble(start, 16, b"x");
@@ -179,7 +180,8 @@ misuses! {
     }
 
     size_of_another_block: [
-        "64 bytes originally requested", "pymalloc: free: wrong layout: 16 bytes aligned to 8, but allocated as 64 bytes aligned to 8"
+        "64 bytes originally requested",
+        "pymalloc: free: wrong layout: 16 bytes aligned to 8, but allocated as 64 bytes aligned to 8"
     ] => {
         last_free(block(BYTES_64), BYTES_16);
     }
@@ -281,7 +283,9 @@ misuses! {
         }
     }
 
-    write_before_a_freed_block: ["pad bytes at p-16 are not all DEADBYTE", "at p-1: 0x75 *** OUCH", "use after free"] => {
+    write_before_a_freed_block: [
+        "pad bytes at p-16 are not all DEADBYTE", "at p-1: 0x75 *** OUCH", "use after free"
+    ] => {
         let start = block(BYTES_64);
         free(start, BYTES_64);
         scribble(start, -1, b"u");

@@ -1,4 +1,5 @@
-//! The flags `pymalloc_valgrind` and `pymalloc_asan`: the tool sees misuse of small blocks, and nothing in a program without any.
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: the tool sees misuse of small blocks, and nothing in a program
+//! without any.
 //!
 //! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and
 //! says it by `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.

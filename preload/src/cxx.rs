@@ -1,11 +1,11 @@
 //! C++'s `operator new` and `operator delete`, all replaceable forms, by their mangled names.
 //!
-//! What needs a C++ runtime is left to the one in the process: when there is no memory, the definition that comes next in the
-//! link chain is called. It tries again by our `malloc`, runs the program's new-handler, and throws `std::bad_alloc`.
-//! These functions therefore let exceptions through (`C-unwind`).
+//! What needs a C++ runtime is left to the one in the process: when there is no memory, the definition that comes next
+//! in the link chain is called. It tries again by our `malloc`, runs the program's new-handler, and throws
+//! `std::bad_alloc`. These functions therefore let exceptions through (`C-unwind`).
 //!
-//! C++ defines most forms by others, and a program may replace those only: `new[]` calls `new`, `delete` with a size calls the
-//! one without. So forms that are defined by others are served here only where those others are ours, too
+//! C++ defines most forms by others, and a program may replace those only: `new[]` calls `new`, `delete` with a size
+//! calls the one without. So forms that are defined by others are served here only where those others are ours, too
 //! (`start::operators_are_ours`), else by the next definition in the chain, which calls what the program has.
 
 use core::ffi::c_void;
@@ -53,13 +53,21 @@ macro_rules! next {
 
 /// Forms of `new`: basic ones (which a program may replace alone), or defined by others.
 macro_rules! news {
-    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, $fail:ident($bytes:ident $(, $align:ident)? $(; $nothrow:ident)?);)+) => { $(
+    ($(
+        $(#[$meta:meta])*
+        $kind:ident $function:ident = $name:literal,
+        $fail:ident($bytes:ident $(, $align:ident)? $(; $nothrow:ident)?);
+    )+) => { $(
         $(#[$meta])*
         ///
         /// # Safety
         /// None: an alignment that is no power of two fails.
         #[unsafe(no_mangle)]
-        pub(crate) unsafe extern "C-unwind" fn $function($bytes: usize $(, $align: usize)? $(, $nothrow: Nothrow)?) -> *mut c_void {
+        pub(crate) unsafe extern "C-unwind" fn $function(
+            $bytes: usize
+            $(, $align: usize)?
+            $(, $nothrow: Nothrow)?
+        ) -> *mut c_void {
             #[inline(never)]
             unsafe fn slow($bytes: usize $(, $align: usize)? $(, $nothrow: Nothrow)?) -> *mut c_void {
                 if news!(@served $kind $($align)?) {
@@ -116,11 +124,15 @@ news! {
 
 /// Forms of `delete`. With a size, the magazine is known without a look-up.
 macro_rules! deletes {
-    ($($(#[$meta:meta])* $kind:ident $function:ident = $name:literal, ($($argument:ident: $type:ty),*) $sized:expr;)+) => { $(
+    ($(
+        $(#[$meta:meta])*
+        $kind:ident $function:ident = $name:literal, ($($argument:ident: $type:ty),*) $sized:expr;
+    )+) => { $(
         $(#[$meta])*
         ///
         /// # Safety
-        /// `start` is null, or a block in the caller's hands that the matching form of `new` returned for the same arguments.
+        /// `start` is null, or a block in the caller's hands that the matching form of `new` returned for the same
+        /// arguments.
         #[unsafe(no_mangle)]
         #[allow(unused_variables, reason = "not every form needs every argument")]
         pub(crate) unsafe extern "C-unwind" fn $function(start: *mut c_void $(, $argument: $type)*) {

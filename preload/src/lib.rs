@@ -4,8 +4,8 @@
 //! the map of arenas; what no arena holds is glibc's.
 //!
 //! # Rules
-//! - Nothing here may allocate through std: its `System` calls *our* `malloc`. No thread-local of std's either. (The tracer
-//!   may: outside of all locks of the heap, and it knows its own calls.)
+//! - Nothing here may allocate through std: its `System` calls *our* `malloc`. No thread-local of std's either. (The
+//!   tracer may: outside of all locks of the heap, and it knows its own calls.)
 //! - No function that allocates or frees may take a lock of the dynamic linker, save where it has run out of memory.
 //! - Nothing here panics.
 //!

@@ -23,7 +23,8 @@ static WANTED: OnceLock<Wanted> = OnceLock::new();
 struct Wanted {
     /// Where the report goes; to stderr if there is none.
     file: Option<File>,
-    /// The program's name at its start: servers write their state over their arguments, where the C library's name of it lies.
+    /// The program's name at its start: servers write their state over their arguments, where the C library's name of
+    /// it lies.
     name: [u8; NAME_BYTES],
 }
 

@@ -2,10 +2,10 @@
 //!
 //! # Fork
 //! The lock order is: glibc's list of streams → the allocator's locks (`stop`, doors, heap state) → glibc's malloc. The
-//! crate's own handlers take the second. But `fork` takes the list of streams only after all handlers, and a thread that holds
-//! it (as `fflush(NULL)` does) may wait for a stream whose holder waits for the allocator (as `getline` does). So the list
-//! is taken here, before the crate's locks: prepare handlers run in the reverse order of their registration. The
-//! list's lock may be taken twice by one thread.
+//! crate's own handlers take the second. But `fork` takes the list of streams only after all handlers, and a thread
+//! that holds it (as `fflush(NULL)` does) may wait for a stream whose holder waits for the allocator (as `getline`
+//! does). So the list is taken here, before the crate's locks: prepare handlers run in the reverse order of their
+//! registration. The list's lock may be taken twice by one thread.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -140,7 +140,8 @@ fn forked(body: impl FnOnce()) -> c_int {
         assert!(child >= 0);
         if child == 0 {
             libc::alarm(30);
-            // Not by the panic: that would end a test's thread, the child's only one, and the child as if all were well.
+            // Not by the panic: that would end a test's thread, the child's only one, and the child as if all were
+            // well.
             let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
             libc::_exit(c_int::from(!passed));
         }
@@ -185,8 +186,8 @@ fn forks_amid_busy_threads() {
     });
 }
 
-/// One thread flushes all streams, which takes the list of streams and then each stream; another reads lines, which holds a
-/// stream and allocates; a third forks.
+/// One thread flushes all streams, which takes the list of streams and then each stream; another reads lines, which
+/// holds a stream and allocates; a third forks.
 fn fork_amid_busy_streams(test: &str, hardened: &str) {
     on_library_with(test, &[("PYMALLOC_HARDENED", hardened)], || {
         let stop = AtomicBool::new(false);

@@ -33,8 +33,8 @@ pub struct Class(SizeClass);
 impl Class {
     /// The class for `bytes`, 0 included; `None` when the request is large.
     ///
-    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger fundamental
-    /// alignment. On aarch64, to 16 always.
+    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger
+    /// fundamental alignment. On aarch64, to 16 always.
     #[inline(always)]
     pub const fn of_size(bytes: usize) -> Option<Self> {
         Self::of_last(bytes - (bytes != 0) as usize)
@@ -130,7 +130,8 @@ pub fn write_last_words(line: &[u8]) {
     crate::os::write_stderr(line);
 }
 
-/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be inlined.
+/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be
+/// inlined.
 #[inline(always)]
 pub fn large_allocated(block: *mut c_void, bytes: usize) {
     observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));

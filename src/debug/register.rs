@@ -1,4 +1,5 @@
-//! What a [`DebugAlloc`](super::DebugAlloc) allocator knows of its blocks, behind one lock; and all of them together, for forks.
+//! What a [`DebugAlloc`](super::DebugAlloc) allocator knows of its blocks, behind one lock; and all of them together,
+//! for forks.
 //!
 //! # Protocol
 //! A block's record says who may touch its memory: the program (`Live`), the thread that frees it (`Dying`), nobody but

@@ -44,8 +44,8 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 ///
 /// # Invariants
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
-/// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of `backed`
-///   is set.
+/// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of
+///   `backed` is set.
 #[repr(C)]
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.

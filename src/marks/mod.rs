@@ -1,5 +1,5 @@
-//! The flags `pymalloc_valgrind` and `pymalloc_asan`: memcheck or AddressSanitizer is told which bytes of the arenas are the
-//! program's.
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: memcheck or AddressSanitizer is told which bytes of the arenas
+//! are the program's.
 //!
 //! To these tools, an arena is one mapping, all of whose bytes may be used. With a flag, a new arena is marked as
 //! not to be touched, a block is opened when it is handed out, as far as the program asked for it, and closed when it

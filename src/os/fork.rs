@@ -1,8 +1,8 @@
 //! Fork: the handlers around every `fork` of the process, and the parts of the crate that hold locks meanwhile.
 //!
 //! # Protocol
-//! - *prepare* (in the forking thread): each participant takes its locks, in the order of [`ForkPlace`], which is the order
-//!   of all locks of the crate.
+//! - *prepare* (in the forking thread): each participant takes its locks, in the order of [`ForkPlace`], which is the
+//!   order of all locks of the crate.
 //! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
 //!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
 //!   handlers registered even earlier run in between.

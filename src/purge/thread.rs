@@ -122,7 +122,8 @@ static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
 impl PurgeThread {
     /// Starts the thread.
     ///
-    /// With `--cfg pymalloc_bypass` and on platforms without support there is nothing to purge: then no thread is started.
+    /// With `--cfg pymalloc_bypass` and on platforms without support there is nothing to purge: then no thread is
+    /// started.
     ///
     /// # Errors
     /// `InvalidInput` for an interval of zero, `AlreadyExists` if the process has a purge thread (a detached one

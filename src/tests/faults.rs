@@ -1,13 +1,10 @@
 //! Faults injected into the memory source: nothing is lost, and the heap works on when they are over.
 
-use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class, free_by_spare_set, take_by_spare_set};
 use crate::base::config::{ARENA_BYTES, FAULT_IN_FROM_POOLS, POOL_BYTES};
 use crate::cache::ThreadCache;
-use crate::heap::{ArenaLimits, Heap};
 use crate::os::{MemorySource, SystemMemory};
 
 #[test]
@@ -101,65 +98,6 @@ fn arenas_that_the_os_refuses_to_unmap_are_purged_and_used_again() {
     cache.release();
     test.purge();
     assert_eq!(test.check().arenas_mapped, 0);
-}
-
-/// How memory that was used comes to be served again.
-fn zeroed_after(prepare: impl Fn(&TestHeap, &'static ThreadCache)) {
-    let test = TestHeap::new();
-    let cache = test.attach();
-    // One block stays, so that its arena does.
-    let anchor = alloc(cache, class(8), 0).expect("memory");
-    let dirty: Vec<_> = (0..3000).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
-    dirty.into_iter().for_each(|block| block.free(cache));
-    prepare(&test, cache);
-    // `alloc_zeroed` checks each byte; other classes cut the pools anew.
-    for block_bytes in [512, 504, 24, 8] {
-        let live: Vec<_> =
-            (0..1000).map(|seed| alloc_zeroed(cache, class(block_bytes), seed).expect("memory")).collect();
-        live.into_iter().for_each(|block| block.free(cache));
-    }
-    anchor.free(cache);
-    cache.release();
-    test.check();
-}
-
-#[test]
-fn zeroed_blocks_are_zero_after_dirty_reuse() {
-    zeroed_after(|_, _| ());
-    zeroed_after(|_, cache| cache.shrink());
-}
-
-#[test]
-fn zeroed_blocks_are_zero_after_a_purge() {
-    zeroed_after(|test, cache| {
-        cache.shrink();
-        assert!(test.purge() > 2000 * 512);
-        assert!(test.memory.purges.load(Relaxed) > 0);
-    });
-}
-
-#[test]
-fn zeroed_blocks_are_zero_after_a_purge_that_failed() {
-    zeroed_after(|test, cache| {
-        cache.shrink();
-        test.memory.refuse_purge.store(true, Relaxed);
-        test.memory.refuse_unmap.store(true, Relaxed);
-        assert_eq!(test.purge(), 0);
-    });
-}
-
-#[test]
-fn zeroed_blocks_of_virgin_memory_are_not_touched() {
-    let test = TestHeap::new();
-    let cache = test.attach();
-    let block = take_by_spare_set(test.heap, class(512)).expect("memory");
-    assert!(block.zeroed, "virgin memory is known to be zero");
-    Live::fill(block.start.as_ptr(), class(512), 1).free(cache);
-    cache.shrink();
-    test.purge();
-    let stats = test.check();
-    assert_eq!(stats.arenas_mapped, 0, "{stats}");
-    cache.release();
 }
 
 #[test]
@@ -267,90 +205,6 @@ fn a_map_that_fails_once_costs_nothing_but_that_call() {
 }
 
 #[test]
-fn at_the_limit_null_comes_and_below_it_memory() {
-    let test = TestHeap::new();
-    let cache = test.attach();
-    for limit in [0, 1, 2, 5] {
-        test.heap.set_arena_limits(ArenaLimits::of_hard(limit));
-        let mut live = Vec::new();
-        while let Some(block) = alloc(cache, class(256), live.len() as u64) {
-            live.push(block);
-        }
-        assert_eq!(test.check().arenas_mapped, limit);
-        assert_eq!(live.len(), limit * ARENA_BYTES / 256, "every block of the arenas was had");
-        assert!(alloc(cache, class(8), 0).is_none() && alloc_zeroed(cache, class(512), 0).is_none());
-        // What one class gives back serves the others.
-        live.iter().for_each(Live::verify);
-        live.into_iter().for_each(|block| block.free(cache));
-        for block_bytes in [8, 512] {
-            let live: Vec<_> =
-                (0..limit * ARENA_BYTES / 512).map_while(|_| alloc(cache, class(block_bytes), 1)).collect();
-            assert_eq!(live.len(), limit * ARENA_BYTES / 512);
-            live.into_iter().for_each(|block| block.free(cache));
-        }
-        assert_eq!(test.check().arenas_mapped, limit);
-    }
-    // Less than is in use: nothing is lost, nothing is added.
-    let live: Vec<_> =
-        (0..2 * ARENA_BYTES / 64).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
-    assert!(test.heap.set_arena_limits(ArenaLimits::of_hard(1)));
-    test.purge();
-    let mapped = test.check().arenas_mapped;
-    let more: Vec<_> = std::iter::from_fn(|| alloc(cache, class(504), 0)).collect();
-    assert_eq!(test.check().arenas_mapped, mapped);
-    more.into_iter().for_each(|block| block.free(cache));
-    live.iter().for_each(Live::verify);
-    assert!(!test.heap.set_arena_limits(ArenaLimits::of_hard(usize::MAX)));
-    let more: Vec<_> =
-        (0..6 * ARENA_BYTES / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
-    live.into_iter().chain(more).for_each(|block| block.free(cache));
-    cache.release();
-    test.purge();
-    assert_eq!(test.check().arenas_mapped, 0);
-}
-
-#[test]
-fn near_the_limit_others_give_up_what_they_keep_before_an_arena_is_mapped() {
-    let limit = ArenaLimits::of_hard(32);
-    assert_eq!(limit.soft, 28);
-    others_give_up_what_they_keep(limit);
-    others_give_up_what_they_keep(ArenaLimits { soft: 23, ..limit });
-}
-
-fn others_give_up_what_they_keep(limits: ArenaLimits) {
-    let test = TestHeap::new();
-    test.heap.set_arena_limits(limits);
-    let (idle, cache): (Vec<_>, _) = ((0..80).map(|_| test.attach()).collect(), test.attach());
-    // Each keeps a few empty pools for its next need.
-    for cache in &idle {
-        let live: Vec<_> = (0..64 * 40).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
-        live.into_iter().for_each(|block| block.free(cache));
-        cache.shrink();
-    }
-    let spare = test.check().pools_empty;
-    assert!(spare > 4 * 64, "{spare}");
-    let mut live = Vec::new();
-    while test.check().pools_empty == spare {
-        live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
-    }
-    let stats = test.check();
-    assert_eq!(stats.arenas_mapped, limits.soft, "they were asked when the limit was near, not before");
-    for _ in 0..spare - 64 {
-        live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
-    }
-    assert_eq!(test.check().arenas_mapped, limits.soft, "what they had was used first");
-    while let Some(block) = alloc(cache, class(512), 7) {
-        live.push(block);
-    }
-    assert_eq!(test.check().arenas_mapped, limits.hard);
-    live.into_iter().for_each(|block| block.free(cache));
-    idle.into_iter().for_each(ThreadCache::release);
-    cache.release();
-    test.purge();
-    assert_eq!(test.check().arenas_mapped, 0);
-}
-
-#[test]
 fn what_is_mapped_between_guards_has_no_access_on_either_side() {
     let (bytes, guard_bytes) = (1 << 16, SystemMemory.page_bytes());
     let start = SystemMemory.map_guarded(bytes, guard_bytes).expect("memory");
@@ -394,85 +248,4 @@ fn an_arena_whose_metadata_the_os_does_not_purge_begins_anew() {
     // No pool is taken for one with memory of its own.
     assert_eq!(peak(), first);
     cache.release();
-}
-
-/// Memory whose arenas are at addresses that the map has no place for, unless `are_near`.
-struct Beyond {
-    are_near: AtomicBool,
-    given: AtomicUsize,
-    taken_back: AtomicUsize,
-}
-
-impl Beyond {
-    const START: NonNull<u8> = NonNull::without_provenance(std::num::NonZero::new(1 << 48).unwrap());
-}
-
-impl MemorySource for Beyond {
-    fn page_bytes(&self) -> usize {
-        SystemMemory.page_bytes()
-    }
-
-    fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        if bytes != ARENA_BYTES || self.are_near.load(Relaxed) {
-            return SystemMemory.map(bytes, align);
-        }
-        self.given.fetch_add(1, Relaxed);
-        Some(Self::START)
-    }
-
-    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
-        SystemMemory.map_guarded(bytes, guard_bytes)
-    }
-
-    unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        if start == Self::START {
-            assert_eq!(bytes, ARENA_BYTES);
-            self.taken_back.fetch_add(1, Relaxed);
-            return true;
-        }
-        // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.unmap(start, bytes) }
-    }
-
-    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        assert_ne!(start, Self::START);
-        // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.purge(start, bytes) }
-    }
-
-    unsafe fn advise_huge(&self, start: NonNull<u8>, _: usize, _: bool) {
-        assert_ne!(start, Self::START);
-    }
-
-    unsafe fn populate(&self, start: NonNull<u8>, _: usize) {
-        assert_ne!(start, Self::START);
-    }
-}
-
-#[test]
-fn an_arena_beyond_the_address_map_goes_back_and_the_answer_is_null() {
-    let memory: &'static Beyond = Box::leak(Box::new(Beyond {
-        are_near: AtomicBool::new(false),
-        given: AtomicUsize::new(0),
-        taken_back: AtomicUsize::new(0),
-    }));
-    let heap: &'static Heap = Box::leak(Box::new(Heap::with_source(memory)));
-    let cache = ThreadCache::acquire(heap).expect("memory for a cache");
-    let metadata_bytes = || heap.with_state(|state, _| state.metadata.mapped_bytes());
-    assert!(alloc(cache, class(64), 0).is_none());
-    let after_one = metadata_bytes();
-    for _ in 0..100 {
-        assert!(alloc(cache, class(64), 0).is_none());
-        assert!(alloc_zeroed(cache, class(512), 0).is_none());
-    }
-    assert!(memory.given.load(Relaxed) > 200);
-    assert_eq!(memory.taken_back.load(Relaxed), memory.given.load(Relaxed));
-    assert_eq!(metadata_bytes(), after_one);
-    memory.are_near.store(true, Relaxed);
-    let live: Vec<_> = (0..100).map(|seed| alloc(cache, class(64), seed).expect("memory")).collect();
-    live.into_iter().for_each(|block| block.free(cache));
-    cache.shrink();
-    cache.release();
-    heap.purge_free();
-    assert_eq!(heap.with_state(|state, _| state.arenas.counts().mapped), 0);
 }

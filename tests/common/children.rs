@@ -34,8 +34,8 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     );
 }
 
-/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it would end
-/// with the thread, and as if all were well.
+/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it
+/// would end with the thread, and as if all were well.
 pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: always allowed.
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| unsafe { libc::_exit(1) })

@@ -2,7 +2,8 @@
 //!
 //! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set/`, call by call:
 //! `give_remote` ([`World::free`]), `collect` and `collect_pool`, `steal_from` and `steal_partial`
-//! ([`World::steal`]), `enter`, `knock`, `stop` with `knock_at_all`, `take` of one block, `park` and `adopt` with the heap's list of parked sets.
+//! ([`World::steal`]), `enter`, `knock`, `stop` with `knock_at_all`, `take` of one block, `park` and `adopt` with the
+//! heap's list of parked sets.
 //!
 //! # What a model can find
 //! - *Owner's half*: the bitmap and counts of a pool are a cell of loom's: two threads in it without an order fail.

@@ -1,7 +1,7 @@
 //! The layers of `src/`: a folder imports only from folders below it.
 //!
-//! Reads the sources with `syn` and looks at every path that begins with `crate::`, in imports and elsewhere. Unit tests
-//! and documentation may name what they like.
+//! Reads the sources with `syn` and looks at every path that begins with `crate::`, in imports and elsewhere. Unit
+//! tests and documentation may name what they like.
 
 use std::fs;
 use std::path::{Path, PathBuf};

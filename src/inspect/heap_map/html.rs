@@ -20,7 +20,8 @@ fn write_page(map: &HeapMap, out: &mut String) -> fmt::Result {
     write!(
         out,
         "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
-         <main>\n{}</main>\n<div id=\"tip\" hidden></div>\n<details><summary>The same as text</summary><pre>{}</pre></details>\n\
+         <main>\n{}</main>\n<div id=\"tip\" hidden></div>\n\
+         <details><summary>The same as text</summary><pre>{}</pre></details>\n\
          <script>\n\"use strict\";\nconst grid = ",
         Escaped(title_of(map)),
         draw(map),

@@ -105,7 +105,8 @@ impl Drawing<'_> {
             self.out,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
              height=\"{height}\" role=\"img\" font-family=\"'DejaVu Sans', 'Segoe UI', 'Helvetica Neue', sans-serif\" \
-             font-size=\"11\" fill=\"{INK}\">\n<title>{}</title>\n<rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>",
+             font-size=\"11\" fill=\"{INK}\">\n<title>{}</title>\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#ffffff\"/>",
             Escaped(title_of(self.map))
         )?;
         self.title()?;
@@ -121,8 +122,8 @@ impl Drawing<'_> {
         writeln!(
             self.out,
             "<text x=\"{MARGIN}\" y=\"40\" font-size=\"20\" font-weight=\"bold\">{}</text>\n\
-             <text x=\"{MARGIN}\" y=\"62\" font-size=\"12.5\" fill=\"{FAINT}\">{} arenas, {} mapped, of which {} in live \
-             blocks ({}) and {} without memory</text>",
+             <text x=\"{MARGIN}\" y=\"62\" font-size=\"12.5\" fill=\"{FAINT}\">{} arenas, {} mapped, of which {} in \
+             live blocks ({}) and {} without memory</text>",
             Escaped(title),
             stats.arenas_mapped,
             ReadableBytes(stats.bytes.arenas),
@@ -327,7 +328,8 @@ impl Drawing<'_> {
     fn swatch(&mut self, x: usize, y: usize, fill: &str, edge: &str) -> fmt::Result {
         writeln!(
             self.out,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{fill}\" stroke=\"{edge}\" stroke-width=\"0.8\"/>"
+            "<rect x=\"{x}\" y=\"{y}\" width=\"12\" height=\"12\" fill=\"{fill}\" stroke=\"{edge}\" \
+             stroke-width=\"0.8\"/>"
         )
     }
 

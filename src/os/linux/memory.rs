@@ -123,9 +123,9 @@ extern "C" fn read_variable() {
     }
 }
 
-/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the process and, in
-/// newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not, a sandbox
-/// refuses, or `PYMALLOC_NO_PROCESS_MADVISE` says so.
+/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the
+/// process and, in newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not,
+/// a sandbox refuses, or `PYMALLOC_NO_PROCESS_MADVISE` says so.
 pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
     /// Not in the C library's headers yet.
     const PIDFD_SELF: libc::c_int = -10_000;

@@ -48,8 +48,8 @@ impl Config {
     /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
     ///
     /// Bytes and blocks are estimates then, without bias, and come with their error
-    /// ([`Statistic::bytes_error`](crate::trace::Statistic::bytes_error)). Large blocks are more likely to be sampled: a block
-    /// of `s` bytes with probability `1 − exp(−s / bytes)`.
+    /// ([`Statistic::bytes_error`](crate::trace::Statistic::bytes_error)). Large blocks are more likely to be sampled:
+    /// a block of `s` bytes with probability `1 − exp(−s / bytes)`.
     #[doc(alias = "lg_prof_sample")]
     pub const fn sample_every(mut self, bytes: usize) -> Self {
         self.interval = Some(bytes);

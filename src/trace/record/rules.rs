@@ -10,8 +10,8 @@
 //! # Protocol
 //! Entries are written under `LEARNING`, rule first, and never change until the next session starts. A walk that is
 //! under way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of
-//! the thread's own stack whatever a rule says. `LEARNING` is among the locks that come last of all: a thread that holds
-//! it takes no other, allocates nothing and frees nothing.
+//! the thread's own stack whatever a rule says. `LEARNING` is among the locks that come last of all: a thread that
+//! holds it takes no other, allocates nothing and frees nothing.
 //!
 //! Learning allocates nothing, and needs [`LEARN_BYTES`] of stack at most.
 

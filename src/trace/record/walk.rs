@@ -195,8 +195,8 @@ fn module_of(pc: usize, last: Found) -> Found {
         return last;
     }
     // SAFETY: found on the stack, as a return address of a frame that a rule led to; or by a frame pointer, and then it
-    // may be any word that the program keeps there. A module that another thread unloads at this moment would have to be
-    // named by such a word, on the stack of a function without unwind information.
+    // may be any word that the program keeps there. A module that another thread unloads at this moment would have to
+    // be named by such a word, on the stack of a function without unwind information.
     unsafe { loaded::find(pc) }
 }
 

@@ -9,8 +9,8 @@ const NAME: &str = "libpymalloc.so";
 /// What the library built with the feature `hardened` is called where it is installed.
 const HARDENED_NAME: &str = "libpymalloc_hardened.so";
 
-/// The library: the one named, or that beside this command, as `cargo build` leaves it, or in `../lib`, as it is installed.
-/// If it is to be `hardened`, the hardened one, if that is there.
+/// The library: the one named, or that beside this command, as `cargo build` leaves it, or in `../lib`, as it is
+/// installed. If it is to be `hardened`, the hardened one, if that is there.
 ///
 /// # Errors
 /// There is none, or its path can't be in `LD_PRELOAD`.

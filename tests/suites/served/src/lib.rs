@@ -77,7 +77,8 @@ extern "C" fn at_exit() {
         Err(corruption) => (0, 0, corruption.message),
     };
     let line = format!("{}\t{small}\t{large}\t{}\t{live}\t{arenas}\t{verdict}\n", binary.display(), small - freed);
-    let written = OpenOptions::new().append(true).create(true).open(log).and_then(|mut to| to.write_all(line.as_bytes()));
+    let log = OpenOptions::new().append(true).create(true).open(log);
+    let written = log.and_then(|mut to| to.write_all(line.as_bytes()));
     if let Err(error) = written {
         eprintln!("served: {error}");
     }
