@@ -22,6 +22,7 @@ pub(crate) fn is_child() -> bool {
 /// When the body fails there.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     if is_child() {
+        harness_waits();
         return body();
     }
     let output = run_child(test);
@@ -32,6 +33,26 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Waits until libtest's thread, which started this one, waits for its result: on its way there it allocates. It waits for
+/// nothing else, since there are two threads and this one holds no lock.
+fn harness_waits() {
+    #[cfg(target_os = "linux")]
+    loop {
+        let process = std::process::id();
+        // SAFETY: always allowed.
+        if unsafe { libc::syscall(libc::SYS_gettid) } == i64::from(process) {
+            return;
+        }
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{process}/stat")).expect("the main thread");
+        // The name, in brackets, may hold anything.
+        let (_, state) = stat.rsplit_once(')').expect("a state after the name");
+        if state.starts_with(" S") {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it
