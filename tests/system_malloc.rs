@@ -1,5 +1,5 @@
-//! What the system's `malloc` does with large blocks, when the small ones are elsewhere.
-#![cfg(all(target_os = "linux", target_env = "gnu", not(pymalloc_bypass)))]
+//! What the system's `malloc` does with large blocks, when the small ones are elsewhere. Without libtest, because what
+//! it keeps is in the heap of the thread that was first to use some pools: libtest's, whose tests are in others.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -9,6 +9,7 @@ use pymalloc::Pymalloc;
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
+const NAME: &str = "large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_size";
 const LARGE_BYTES: usize = 12 << 10;
 const LARGE_BLOCKS: usize = 60;
 const ROUNDS: usize = 50;
@@ -30,7 +31,6 @@ fn round() {
     drop(black_box(blocks));
 }
 
-#[test]
 fn large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_size() {
     // Small blocks of 1 MiB: from then on glibc is let keep what the large ones leave.
     let small: Vec<Box<[u64; 16]>> = (0..8192).map(|number| Box::new([number; 16])).collect();
@@ -41,4 +41,17 @@ fn large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_siz
     let pages = ROUNDS * LARGE_BLOCKS * LARGE_BYTES / PAGE_BYTES;
     assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
     drop(black_box(small));
+}
+
+fn main() {
+    if std::env::args().any(|argument| argument == "--list") {
+        println!("{NAME}: test");
+        return;
+    }
+    if cfg!(any(not(all(target_os = "linux", target_env = "gnu")), pymalloc_bypass)) {
+        println!("test {NAME} ... ignored, only glibc's malloc is let keep memory");
+        return;
+    }
+    large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_size();
+    println!("test {NAME} ... ok");
 }
