@@ -157,14 +157,31 @@ fn large_requests_show_in_the_systems_share() {
     assert_eq!(stats().system, None);
 }
 
+/// What the OS says follows what is written, and what is purged.
+fn resident_bytes_are_those_that_the_os_knows_of() {
+    const BYTES: usize = 24 << 20;
+    let resident = || pymalloc::stats().bytes.resident.expect("Linux tells");
+    let before = resident();
+    let boxes: Vec<Box<[u8; 256]>> = (0..BYTES / 256).map(|_| Box::new([1; 256])).collect();
+    let full = resident();
+    assert!(full >= before + BYTES * 9 / 10, "{before} and {BYTES} make {full}");
+    let stats = pymalloc::stats();
+    assert!(full <= stats.bytes.arenas);
+    drop(boxes);
+    pymalloc::purge();
+    let purged = resident();
+    assert!(purged + BYTES * 9 / 10 <= full, "{purged} of {full} after a purge");
+}
+
 fn main() {
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         (
             "live_bytes_and_blocks_of_each_class_are_exact_at_rest",
             live_bytes_and_blocks_of_each_class_are_exact_at_rest,
         ),
         ("thread_caches_show_who_holds_what", thread_caches_show_who_holds_what),
         ("large_requests_show_in_the_systems_share", large_requests_show_in_the_systems_share),
+        ("resident_bytes_are_those_that_the_os_knows_of", resident_bytes_are_those_that_the_os_knows_of),
         (
             "the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads",
             the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads,

@@ -116,6 +116,11 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
 
+    /// Bytes of the range that have memory now; `None` if the OS does not tell. The range is of whole OS pages.
+    fn resident_bytes(&self, _start: NonNull<u8>, _bytes: usize) -> Option<usize> {
+        None
+    }
+
     /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no
     /// more.
     fn let_malloc_keep(&self, _bytes: usize) {}
@@ -164,6 +169,10 @@ impl MemorySource for SystemMemory {
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: the caller's promise is the same.
         unsafe { platform::populate(start, bytes) }
+    }
+
+    fn resident_bytes(&self, start: NonNull<u8>, bytes: usize) -> Option<usize> {
+        platform::resident_bytes(start, bytes)
     }
 
     fn let_malloc_keep(&self, bytes: usize) {

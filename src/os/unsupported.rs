@@ -35,6 +35,10 @@ pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool
 
 pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
+pub(crate) fn resident_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize> {
+    None
+}
+
 pub(crate) fn let_malloc_keep(_bytes: usize) {}
 
 pub(crate) fn trim_malloc() {}

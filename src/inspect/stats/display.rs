@@ -112,6 +112,9 @@ impl Stats {
     /// What CPython has not, or elsewhere.
     fn fmt_beside(&self, f: &mut Formatter<'_>) -> fmt::Result {
         line(f, "# bytes of these without memory", self.bytes.untouched)?;
+        if let Some(resident) = self.bytes.resident {
+            line(f, "# bytes resident, as the OS says", resident)?;
+        }
         line(f, "# bytes given back to the OS", self.bytes.returned)?;
         line(f, "# bytes of metadata, mapped", self.bytes.metadata)?;
         line(f, "# thread caches in use", self.caches_live)?;
@@ -182,6 +185,7 @@ mod tests {
                 empty_pools: 98_304,
                 unused_pools: 8_192_000,
                 untouched: 8_000_000,
+                resident: Some(3 << 20),
                 metadata: 1_056_768,
                 returned: 2_109_734_912,
             },
@@ -213,6 +217,7 @@ class   size   num pools   blocks in use  avail blocks:    cached    remote     
 Total                              =            8,388,608
 
 # bytes of these without memory    =            8,000,000
+# bytes resident, as the OS says   =            3,145,728
 # bytes given back to the OS       =        2,109,734,912
 # bytes of metadata, mapped        =            1,056,768
 # thread caches in use             =                    2

@@ -15,14 +15,17 @@ mod display;
 #[cfg(feature = "serde")]
 pub(crate) mod serial;
 
+use core::ptr::NonNull;
+
 use crate::base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES};
 use crate::base::size_class::SizeClass;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
+use crate::heap::arena_table::ArenaTable;
 use crate::heap::door::Door;
 use crate::heap::pool::State;
-use crate::os::{SystemMalloc, system_malloc};
+use crate::os::{MemorySource, SystemMalloc, SystemMemory, system_malloc};
 
 pub(crate) use caches::gather_caches;
 pub use caches::{CacheStats, CacheUse};
@@ -89,8 +92,11 @@ pub struct ByteStats {
     pub unused_pools: usize,
     /// Bytes of arenas that take no memory, as far as the allocator knows: never touched since they were mapped or
     /// purged. They are in `free`, `uncarved`, `tails`, `empty_pools` and `unused_pools`, too, so not a part of the
-    /// sum. (The kernel may fill some of them where it makes huge pages.)
+    /// sum. What has memory is in `resident`.
     pub untouched: usize,
+    /// Bytes of arenas that have memory now, as the OS says: it was asked. `None` where it does not tell, and from
+    /// [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched`, where the OS has swapped some out.
+    pub resident: Option<usize>,
     /// Bytes mapped for the allocator's own data, beside the arenas: address space, touched as needed.
     pub metadata: usize,
     /// Bytes given back to the OS since the start, whether unmapped or purged.
@@ -175,6 +181,7 @@ impl Stats {
             empty_pools: 0,
             unused_pools: 0,
             untouched: 0,
+            resident: None,
             metadata: 0,
             returned: 0,
         },
@@ -317,9 +324,17 @@ pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&Thread
 
 /// Counts the program's heap into counts that are zero so far, the system's share included.
 pub(crate) fn add_stats(stats: &mut Stats) {
-    stats.add(&mut GLOBAL.stop());
+    let mut stopped = GLOBAL.stop();
+    stats.add(&mut stopped);
+    stats.bytes.resident = stopped.with_state(|state| resident_bytes(&state.arenas, &SystemMemory));
+    drop(stopped);
     // Its lock is not one of ours: asked when none of ours is held.
     stats.system = system_malloc();
+}
+
+/// Bytes of arenas that have memory, as the OS says; `None` if it does not tell.
+fn resident_bytes(arenas: &ArenaTable, source: &dyn MemorySource) -> Option<usize> {
+    arenas.iter().map(|arena| source.resident_bytes(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
 /// Blocks in the program's hands: the pools' counts less the magazines'.

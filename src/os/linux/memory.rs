@@ -88,6 +88,25 @@ pub(crate) unsafe fn purge(start: NonNull<u8>, bytes: usize) -> bool {
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_DONTNEED) == 0 }
 }
 
+/// Bytes of whole OS pages that have memory, by `mincore`.
+pub(crate) fn resident_bytes(start: NonNull<u8>, bytes: usize) -> Option<usize> {
+    /// OS pages of one call: the answer is a byte for each, on the stack.
+    const PAGES_MAX: usize = 512;
+    let _errno = KeepErrno::new();
+    let (page_bytes, mut resident) = (page_bytes(), 0);
+    let mut pages = [0_u8; PAGES_MAX];
+    for offset in (0..bytes).step_by(PAGES_MAX * page_bytes) {
+        let length = (bytes - offset).min(PAGES_MAX * page_bytes);
+        // SAFETY: `mincore` touches no memory of the range, and writes a byte for each of its OS pages.
+        let told = unsafe { libc::mincore(start.as_ptr().wrapping_add(offset).cast(), length, pages.as_mut_ptr()) };
+        if told != 0 {
+            return None;
+        }
+        resident += pages.iter().take(length / page_bytes).filter(|&&page| page & 1 != 0).count() * page_bytes;
+    }
+    Some(resident)
+}
+
 /// Whether the kernel is asked to purge many ranges by one call; not after it was seen to refuse ranges that it purges
 /// one by one.
 static MANY_AT_ONCE: AtomicBool = AtomicBool::new(true);

@@ -17,7 +17,9 @@ pub use cancellation::NoCancellation;
 #[cfg(feature = "__raw")]
 pub use files::{Descriptor, Identity};
 pub(crate) use files::{report_stderr, write_stderr};
-pub(crate) use memory::{advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, unmap};
+pub(crate) use memory::{
+    advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, resident_bytes, unmap,
+};
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
 #[cfg(feature = "trace")]
