@@ -22,53 +22,59 @@ use super::{ThreadCache, capacity_max};
 use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
+use crate::heap::door::Door;
 use crate::pool_set::Inside;
 
 impl ThreadCache {
-    /// Visits the next class, if one is due: at the end of a slow call of `calling`. Door.
+    /// Visits the next class, if one is due: at the end of a slow call of `calling`.
     #[inline]
     pub(super) fn age(&self, calling: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
-        let calls = self.slow_calls.get();
+        let door = inside.door();
+        let calls = self.slow_calls.get(door);
         if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
             let number = (calls / SLOW_CALLS_PER_VISIT) as usize & (CLASS_COUNT - 1);
             if let Some(class) = SizeClass::from_number(number) {
                 self.visit(class, heap, inside);
                 // Blocks of the calling class may be on their way from the quarantine to the magazine.
-                if class != calling && self.shape(class).seen.get() == 0 {
+                if class != calling && self.shape(class).seen.get(door) == 0 {
                     self.hardened.flush_class(class, inside);
                 }
             }
         }
     }
 
-    /// The thread took a block from below the floor: it uses them. Door.
+    /// The thread took a block from below the floor: it uses them.
     #[inline]
-    pub(super) fn lower_floor(&self, class: SizeClass) {
-        if self.shape(class).spare.replace(0) != 0 {
-            self.set_bounds(class);
+    pub(super) fn lower_floor(&self, class: SizeClass, door: Door<'_>) {
+        if self.shape(class).spare.replace(door, 0) != 0 {
+            self.set_bounds(class, door);
         }
     }
 
-    /// Gives home what the class did not use since its last visit. Door.
+    /// Gives home what the class did not use since its last visit.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn visit(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        let door = inside.door();
         self.age_depot(class, inside);
         let shape = self.shape(class);
-        let blocks = self.blocks(class).len();
-        let spare = usize::from(shape.spare.get());
-        let rests = spare != 0 && blocks == usize::from(shape.seen.get());
+        let blocks = self.blocks(class, door).len();
+        let spare = usize::from(shape.spare.get(door));
+        let rests = spare != 0 && blocks == usize::from(shape.seen.get(door));
         if blocks != 0 {
-            let unused = if rests || !shape.allocated.get() { blocks } else { spare.min(blocks) };
+            let unused = if rests || !shape.allocated.get(door) { blocks } else { spare.min(blocks) };
             self.flush(class, unused, inside);
             let left = blocks - unused;
-            shape.spare.set((left - left / 4) as u16);
-            shape.seen.set(left as u16);
-            self.set_bounds(class);
-        } else if shape.seen.replace(0) == 0 && self.depot_is_empty(class) && self.slots(class) > MAGAZINE_SLOTS_MIN {
-            shape.slow_calls.set(0);
-            self.make_small(class, heap);
-            self.free_chunks(class, heap);
+            shape.spare.set(door, (left - left / 4) as u16);
+            shape.seen.set(door, left as u16);
+            self.set_bounds(class, door);
+        } else if shape.seen.replace(door, 0) == 0
+            && self.depot_is_empty(class, door)
+            && self.slots(class, door) > MAGAZINE_SLOTS_MIN
+        {
+            shape.slow_calls.set(door, 0);
+            self.make_small(class, heap, door);
+            self.free_chunks(class, heap, door);
         }
     }
 }

@@ -7,27 +7,26 @@
 
 #[cfg(feature = "__raw")]
 mod counts {
-    use core::cell::Cell;
-
     use super::super::{GLOBAL, ThreadCache};
     use crate::base::size_class::SizeClass;
+    use crate::heap::door::{Door, DoorCell};
     use crate::sync::{AtomicU64, Ordering};
 
-    /// Blocks that the last refill of a magazine brought, if none left it but to the program. Door.
-    pub(crate) struct Filled(Cell<u16>);
+    /// Blocks that the last refill of a magazine brought, if none left it but to the program.
+    pub(crate) struct Filled(DoorCell<u16>);
 
     impl Filled {
         pub(crate) const fn new() -> Self {
-            Self(Cell::new(0))
+            Self(DoorCell::new(0))
         }
     }
 
-    /// Allocations by a cache so far, at least. Door.
-    pub(crate) struct Allocations(Cell<u64>);
+    /// Allocations by a cache so far, at least.
+    pub(crate) struct Allocations(DoorCell<u64>);
 
     impl Allocations {
         pub(crate) const fn new() -> Self {
-            Self(Cell::new(0))
+            Self(DoorCell::new(0))
         }
     }
 
@@ -41,34 +40,36 @@ mod counts {
     }
 
     impl ThreadCache {
-        fn add(&self, allocations: u64) {
-            self.allocations.0.set(self.allocations.0.get().wrapping_add(allocations));
+        fn add(&self, allocations: u64, door: Door<'_>) {
+            let before = self.allocations.0.get(door);
+            self.allocations.0.set(door, before.wrapping_add(allocations));
         }
 
-        /// A block goes to the program past the magazine. Door.
-        pub(crate) fn note_allocation(&self) {
-            self.add(1);
+        /// A block goes to the program past the magazine.
+        pub(crate) fn note_allocation(&self, door: Door<'_>) {
+            self.add(1, door);
         }
 
-        /// The magazine is empty: what the last refill brought is gone. Door.
-        pub(crate) fn count_filled(&self, class: SizeClass) {
-            self.add(u64::from(self.shape(class).filled.0.replace(0)));
+        /// The magazine is empty: what the last refill brought is gone.
+        pub(crate) fn count_filled(&self, class: SizeClass, door: Door<'_>) {
+            self.add(u64::from(self.shape(class).filled.0.replace(door, 0)), door);
         }
 
-        /// The magazine was empty before it got what it holds. Door.
-        pub(crate) fn note_filled(&self, class: SizeClass) {
-            self.shape(class).filled.0.set(self.blocks(class).len() as u16);
+        /// The magazine was empty before it got what it holds.
+        pub(crate) fn note_filled(&self, class: SizeClass, door: Door<'_>) {
+            self.shape(class).filled.0.set(door, self.blocks(class, door).len() as u16);
         }
 
-        /// What the last refills brought and is not in the magazines any more. Door.
-        fn gone_since_filled(&self) -> u64 {
-            let gone = |class| usize::from(self.shape(class).filled.0.get()).saturating_sub(self.blocks(class).len());
+        /// What the last refills brought and is not in the magazines any more.
+        fn gone_since_filled(&self, door: Door<'_>) -> u64 {
+            let filled = |class| usize::from(self.shape(class).filled.0.get(door));
+            let gone = |class| filled(class).saturating_sub(self.blocks(class, door).len());
             SizeClass::all().map(|class| gone(class) as u64).sum()
         }
 
-        /// Blocks leave the magazine, but not to the program. Door.
-        pub(crate) fn note_left(&self, class: SizeClass) {
-            self.shape(class).filled.0.set(0);
+        /// Blocks leave the magazine, but not to the program.
+        pub(crate) fn note_left(&self, class: SizeClass, door: Door<'_>) {
+            self.shape(class).filled.0.set(door, 0);
         }
     }
 
@@ -77,7 +78,10 @@ mod counts {
         let caches = GLOBAL.sets().filter_map(|set| {
             // SAFETY: a registered set of the heap's; caches are never unmapped.
             let cache = unsafe { ThreadCache::of_set(&GLOBAL, set)?.as_ref() };
-            Some(cache.set.enter(&GLOBAL, |_| cache.allocations.0.get() + cache.gone_since_filled()))
+            Some(cache.set.enter(&GLOBAL, |inside| {
+                let door = inside.door();
+                cache.allocations.0.get(door) + cache.gone_since_filled(door)
+            }))
         });
         // Relaxed: a count alone.
         caches.sum::<u64>() + BY_SPARE.load(Ordering::Relaxed)
@@ -88,6 +92,7 @@ mod counts {
 mod counts {
     use super::super::ThreadCache;
     use crate::base::size_class::SizeClass;
+    use crate::heap::door::Door;
 
     /// Nothing.
     pub(crate) struct Filled;
@@ -112,20 +117,20 @@ mod counts {
 
     impl ThreadCache {
         #[inline(always)]
-        pub(crate) fn note_allocation(&self) {
+        pub(crate) fn note_allocation(&self, _door: Door<'_>) {
             let Allocations = self.allocations;
         }
 
         #[inline(always)]
-        pub(crate) fn count_filled(&self, class: SizeClass) {
+        pub(crate) fn count_filled(&self, class: SizeClass, _door: Door<'_>) {
             let Filled = self.shape(class).filled;
         }
 
         #[inline(always)]
-        pub(crate) fn note_filled(&self, _class: SizeClass) {}
+        pub(crate) fn note_filled(&self, _class: SizeClass, _door: Door<'_>) {}
 
         #[inline(always)]
-        pub(crate) fn note_left(&self, _class: SizeClass) {}
+        pub(crate) fn note_left(&self, _class: SizeClass, _door: Door<'_>) {}
     }
 }
 

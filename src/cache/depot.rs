@@ -5,19 +5,19 @@
 //! Bonwick and Adams (USENIX 2001) serve all CPUs; this one is a thread's own, so it needs no lock of its own.
 //!
 //! # Invariants
-//! - *Depot's door*: everything here is touched only by who holds the door of the cache's set.
+//! - *Depot's door*: everything here is behind the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
 //! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` blocks. The bound is one of blocks, not of
 //!   bytes, because each block may pin a pool, whatever its size.
 
-use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
 use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
+use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
 use crate::pool_set::Inside;
 use crate::sync::Ordering;
@@ -25,15 +25,15 @@ use crate::sync::Ordering;
 /// A thread's chunks of one class. Zeroed memory is a valid value: none.
 pub(super) struct Depot {
     /// The chunk stowed last.
-    full: Cell<*mut Slot>,
+    full: DoorCell<*mut Slot>,
     /// Arrays of chunks that were taken back.
-    unused: Cell<*mut Slot>,
+    unused: DoorCell<*mut Slot>,
     /// Chunks in `full`.
-    chunks: Cell<u16>,
+    chunks: DoorCell<u16>,
     /// The fewest since the last visit (see `age`).
-    low: Cell<u16>,
+    low: DoorCell<u16>,
     /// Whether it overflowed since the class was allocated from last: then nothing is stowed.
-    closed: Cell<bool>,
+    closed: DoorCell<bool>,
 }
 
 /// Slots of a chunk: one for the link, the others for blocks.
@@ -50,32 +50,32 @@ pub(super) const fn chunk_blocks(class: SizeClass) -> usize {
 /// The chunk behind `chunk`.
 ///
 /// # Safety
-/// `chunk` is a chunk, and the caller holds the door.
-unsafe fn next_of(chunk: NonNull<Slot>) -> *mut Slot {
+/// `chunk` is a chunk.
+unsafe fn next_of(chunk: NonNull<Slot>, _door: Door<'_>) -> *mut Slot {
     // SAFETY: slot 0 is the link (*Chunk*). Relaxed: under the door.
     unsafe { chunk.as_ref() }.load(Ordering::Relaxed).cast()
 }
 
 /// Takes the first chunk of a list.
-fn pop(list: &Cell<*mut Slot>) -> Option<NonNull<Slot>> {
-    let chunk = NonNull::new(list.get())?;
+fn pop(list: &DoorCell<*mut Slot>, door: Door<'_>) -> Option<NonNull<Slot>> {
+    let chunk = NonNull::new(list.get(door))?;
     // SAFETY: lists hold chunks.
-    list.set(unsafe { next_of(chunk) });
+    list.set(door, unsafe { next_of(chunk, door) });
     Some(chunk)
 }
 
 /// Puts a chunk in front of a list.
-fn push(list: &Cell<*mut Slot>, chunk: NonNull<Slot>) {
+fn push(list: &DoorCell<*mut Slot>, chunk: NonNull<Slot>, door: Door<'_>) {
     // SAFETY: slot 0 is the link. Relaxed: under the door.
-    unsafe { chunk.as_ref() }.store(list.get().cast(), Ordering::Relaxed);
-    list.set(chunk.as_ptr());
+    unsafe { chunk.as_ref() }.store(list.get(door).cast(), Ordering::Relaxed);
+    list.set(door, chunk.as_ptr());
 }
 
 /// The blocks of a chunk.
 ///
 /// # Safety
-/// `chunk` is a chunk of `class`, and the caller holds the door while it uses them.
-unsafe fn blocks_of<'door>(chunk: NonNull<Slot>, class: SizeClass) -> &'door [Slot] {
+/// `chunk` is a chunk of `class`.
+unsafe fn blocks_of<'door>(chunk: NonNull<Slot>, class: SizeClass, _door: Door<'door>) -> &'door [Slot] {
     // SAFETY: the slots behind the link (*Chunk*).
     unsafe { core::slice::from_raw_parts(chunk.as_ptr().add(1), chunk_blocks(class)) }
 }
@@ -83,11 +83,11 @@ unsafe fn blocks_of<'door>(chunk: NonNull<Slot>, class: SizeClass) -> &'door [Sl
 impl Depot {
     pub(super) const fn new() -> Self {
         Self {
-            full: Cell::new(ptr::null_mut()),
-            unused: Cell::new(ptr::null_mut()),
-            chunks: Cell::new(0),
-            low: Cell::new(0),
-            closed: Cell::new(false),
+            full: DoorCell::new(ptr::null_mut()),
+            unused: DoorCell::new(ptr::null_mut()),
+            chunks: DoorCell::new(0),
+            low: DoorCell::new(0),
+            closed: DoorCell::new(false),
         }
     }
 }
@@ -99,19 +99,20 @@ impl ThreadCache {
 
     /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
     /// the class: strangers go home. A depot without room is emptied, and stays so until the class is allocated from:
-    /// frees that come in a long row fill it for nothing. Door.
+    /// frees that come in a long row fill it for nothing.
     pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
+        let door = inside.door();
         let depot = self.depot(class);
-        let slots = self.blocks(class);
-        if slots.len() != capacity_max(class) || !self.shape(class).allocated.get() || depot.closed.get() {
+        let slots = self.blocks(class, door);
+        if slots.len() != capacity_max(class) || !self.shape(class).allocated.get(door) || depot.closed.get(door) {
             return false;
         }
-        if self.depot_blocks.get() + chunk_blocks(class) > DEPOT_BLOCKS_MAX {
-            depot.closed.set(true);
+        if self.depot_blocks.get(door) + chunk_blocks(class) > DEPOT_BLOCKS_MAX {
+            depot.closed.set(door, true);
             self.flush_depot(class, usize::MAX, inside);
             return false;
         }
-        let Some(chunk) = pop(&depot.unused).or_else(|| {
+        let Some(chunk) = pop(&depot.unused, door).or_else(|| {
             let bytes = chunk_slots(class) * size_of::<Slot>();
             heap.with_state(|state, source| state.metadata.alloc_array(bytes, source)).map(NonNull::cast)
         }) else {
@@ -120,45 +121,45 @@ impl ThreadCache {
         // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy:
         // besides this thread, slots are read under the door only.
         unsafe { ptr::copy_nonoverlapping(slots.as_ptr(), chunk.as_ptr().add(1), chunk_blocks(class)) };
-        self.drop_oldest(class, chunk_blocks(class));
-        push(&depot.full, chunk);
-        depot.chunks.set(depot.chunks.get() + 1);
-        self.depot_blocks.set(self.depot_blocks.get() + chunk_blocks(class));
+        self.drop_oldest(class, chunk_blocks(class), door);
+        push(&depot.full, chunk, door);
+        depot.chunks.set(door, depot.chunks.get(door) + 1);
+        self.depot_blocks.set(door, self.depot_blocks.get(door) + chunk_blocks(class));
         true
     }
 
-    /// Fills an empty magazine with the chunk stowed last, if there is one. Door.
-    pub(super) fn unstow(&self, class: SizeClass) -> bool {
+    /// Fills an empty magazine with the chunk stowed last, if there is one.
+    pub(super) fn unstow(&self, class: SizeClass, door: Door<'_>) -> bool {
         let depot = self.depot(class);
-        depot.closed.set(false);
-        let Some(chunk) = self.pop_chunk(class) else { return false };
+        depot.closed.set(door, false);
+        let Some(chunk) = self.pop_chunk(class, door) else { return false };
         // SAFETY: a chunk of the class; the magazine was full when it was stowed, so its array is large enough, and
         // it has not been shrunk since, which empties the depot.
         unsafe {
-            let blocks = blocks_of(chunk, class);
-            let array = self.array(class).as_ptr().cast_mut();
+            let blocks = blocks_of(chunk, class, door);
+            let array = self.array(class, door).as_ptr().cast_mut();
             ptr::copy_nonoverlapping(blocks.as_ptr(), array, blocks.len());
         }
-        self.magazine(class).set_top(chunk_blocks(class));
-        push(&depot.unused, chunk);
+        self.magazine(class).set_top(chunk_blocks(class), door);
+        push(&depot.unused, chunk, door);
         true
     }
 
-    /// Takes the chunk stowed last. Door.
-    fn pop_chunk(&self, class: SizeClass) -> Option<NonNull<Slot>> {
+    /// Takes the chunk stowed last.
+    fn pop_chunk(&self, class: SizeClass, door: Door<'_>) -> Option<NonNull<Slot>> {
         let depot = self.depot(class);
-        let chunk = pop(&depot.full)?;
-        depot.chunks.set(depot.chunks.get() - 1);
-        depot.low.set(depot.low.get().min(depot.chunks.get()));
-        self.depot_blocks.set(self.depot_blocks.get() - chunk_blocks(class));
+        let chunk = pop(&depot.full, door)?;
+        depot.chunks.set(door, depot.chunks.get(door) - 1);
+        depot.low.set(door, depot.low.get(door).min(depot.chunks.get(door)));
+        self.depot_blocks.set(door, self.depot_blocks.get(door) - chunk_blocks(class));
         Some(chunk)
     }
 
-    /// Gives all blocks of all depots back to their pools. Door.
+    /// Gives all blocks of all depots back to their pools.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn flush_depots(&self, inside: &mut Inside<'_>) {
-        if self.depot_blocks.get() == 0 {
+        if self.depot_blocks.get(inside.door()) == 0 {
             return;
         }
         for class in SizeClass::all() {
@@ -166,56 +167,58 @@ impl ThreadCache {
         }
     }
 
-    /// Gives the blocks of `chunks` chunks back, or of all if there are fewer. Door.
+    /// Gives the blocks of `chunks` chunks back, or of all if there are fewer.
     fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
+        let door = inside.door();
         for _ in 0..chunks {
-            let Some(chunk) = self.pop_chunk(class) else { return };
-            // SAFETY: a chunk of the class, under the door.
-            inside.give(class, unsafe { blocks_of(chunk, class) });
-            push(&self.depot(class).unused, chunk);
+            let Some(chunk) = self.pop_chunk(class, door) else { return };
+            // SAFETY: a chunk of the class.
+            inside.give(class, unsafe { blocks_of(chunk, class, door) });
+            push(&self.depot(class).unused, chunk, door);
         }
     }
 
-    /// Gives back as many chunks as the depot never went below since this was called last. Door.
+    /// Gives back as many chunks as the depot never went below since this was called last.
     pub(super) fn age_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
-        let depot = self.depot(class);
-        self.flush_depot(class, depot.low.get().into(), inside);
-        depot.low.set(depot.chunks.get());
+        let (depot, door) = (self.depot(class), inside.door());
+        self.flush_depot(class, depot.low.get(door).into(), inside);
+        depot.low.set(door, depot.chunks.get(door));
     }
 
-    /// Whether the class is in a long row of frees. Door.
+    /// Whether the class is in a long row of frees.
     #[inline]
-    pub(super) fn depot_is_closed(&self, class: SizeClass) -> bool {
-        self.depot(class).closed.get()
+    pub(super) fn depot_is_closed(&self, class: SizeClass, door: Door<'_>) -> bool {
+        self.depot(class).closed.get(door)
     }
 
-    /// Whether nothing is stowed. Door.
-    pub(super) fn depot_is_empty(&self, class: SizeClass) -> bool {
-        self.depot(class).full.get().is_null()
+    /// Whether nothing is stowed.
+    pub(super) fn depot_is_empty(&self, class: SizeClass, door: Door<'_>) -> bool {
+        self.depot(class).full.get(door).is_null()
     }
 
-    /// Gives the arrays of the chunks of an empty depot back. Door.
-    pub(super) fn free_chunks(&self, class: SizeClass, heap: &'static Heap) {
-        while let Some(chunk) = pop(&self.depot(class).unused) {
+    /// Gives the arrays of the chunks of an empty depot back.
+    pub(super) fn free_chunks(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
+        while let Some(chunk) = pop(&self.depot(class).unused, door) {
             let bytes = chunk_slots(class) * size_of::<Slot>();
             // SAFETY: allocated with that size, and in no list any more.
             heap.with_state(|state, _| unsafe { state.metadata.free_array(chunk.cast(), bytes) });
         }
     }
 
-    /// The blocks of all depots as they are counted, and as they are. Door.
+    /// The blocks of all depots as they are counted, and as they are.
     #[cfg(test)]
-    pub(crate) fn depot_blocks(&self) -> (usize, usize) {
-        (self.depot_blocks.get(), SizeClass::all().map(|class| self.stowed(class).flatten().count()).sum())
+    pub(crate) fn depot_blocks(&self, door: Door<'_>) -> (usize, usize) {
+        let stowed = |class| self.stowed(class, door).flatten().count();
+        (self.depot_blocks.get(door), SizeClass::all().map(stowed).sum())
     }
 
-    /// The blocks in the depot, chunk by chunk. Door.
-    pub(super) fn stowed(&self, class: SizeClass) -> impl Iterator<Item = &[Slot]> {
-        let chunks = core::iter::successors(NonNull::new(self.depot(class).full.get()), |&chunk| {
-            // SAFETY: lists hold chunks, and the caller holds the door.
-            NonNull::new(unsafe { next_of(chunk) })
+    /// The blocks in the depot, chunk by chunk.
+    pub(super) fn stowed<'door>(&self, class: SizeClass, door: Door<'door>) -> impl Iterator<Item = &'door [Slot]> {
+        let chunks = core::iter::successors(NonNull::new(self.depot(class).full.get(door)), move |&chunk| {
+            // SAFETY: lists hold chunks.
+            NonNull::new(unsafe { next_of(chunk, door) })
         });
-        // SAFETY: chunks of the class, under the door.
-        chunks.map(move |chunk| unsafe { blocks_of(chunk, class) })
+        // SAFETY: chunks of the class.
+        chunks.map(move |chunk| unsafe { blocks_of(chunk, class, door) })
     }
 }

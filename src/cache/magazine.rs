@@ -2,12 +2,12 @@
 //!
 //! The invariants are the cache's (*Owner*, *Bounds*, *Strangers*, *Poison*; see `cache`).
 
-use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use super::count::Filled;
 use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
+use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -24,18 +24,18 @@ pub(crate) struct Magazine {
     pub(super) base: AtomicPtr<Slot>,
 }
 
-/// What is known of a magazine beside its hot words. Door.
+/// What is known of a magazine beside its hot words.
 pub(super) struct Shape {
     /// Slots of its array.
-    pub(super) capacity: Cell<u16>,
+    pub(super) capacity: DoorCell<u16>,
     /// Slow calls so far, up to a few: magazines grow with use.
-    pub(super) slow_calls: Cell<u8>,
+    pub(super) slow_calls: DoorCell<u8>,
     /// Whether the thread allocated from the class yet (*Strangers*).
-    pub(super) allocated: Cell<bool>,
+    pub(super) allocated: DoorCell<bool>,
     /// Blocks below the floor; 0 when it is the base (see `age`).
-    pub(super) spare: Cell<u16>,
+    pub(super) spare: DoorCell<u16>,
     /// Blocks that the last visit left (see `age`).
-    pub(super) seen: Cell<u16>,
+    pub(super) seen: DoorCell<u16>,
     pub(super) filled: Filled,
 }
 
@@ -97,17 +97,17 @@ impl Magazine {
         true
     }
 
-    /// Sets the number of blocks. Door.
-    pub(super) fn set_top(&self, blocks: usize) {
+    /// Sets the number of blocks.
+    pub(super) fn set_top(&self, blocks: usize, _door: Door<'_>) {
         // Relaxed: under the door. Release: as on the fast path.
         let base = self.base.load(Ordering::Relaxed);
         self.top.store(base.wrapping_add(blocks), Ordering::Release);
     }
 
-    /// The slots that hold a block. Door.
+    /// The slots that hold a block.
     ///
     /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
-    pub(super) fn blocks(&self) -> &[Slot] {
+    pub(super) fn blocks<'door>(&self, _door: Door<'door>) -> &'door [Slot] {
         // Relaxed: under the door.
         let base = self.base.load(Ordering::Relaxed);
         // Acquire: pairs with the Release of the fast path.
@@ -123,11 +123,11 @@ impl Magazine {
 impl Shape {
     pub(super) const fn new() -> Self {
         Self {
-            capacity: Cell::new(0),
-            slow_calls: Cell::new(0),
-            allocated: Cell::new(false),
-            spare: Cell::new(0),
-            seen: Cell::new(0),
+            capacity: DoorCell::new(0),
+            slow_calls: DoorCell::new(0),
+            allocated: DoorCell::new(false),
+            spare: DoorCell::new(0),
+            seen: DoorCell::new(0),
             filled: Filled::new(),
         }
     }

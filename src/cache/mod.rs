@@ -41,6 +41,7 @@ use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CAC
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened::PerThread;
 use crate::heap::Heap;
+use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
 use crate::heap::set::PoolSet;
 use crate::observe::Request;
@@ -70,19 +71,19 @@ pub(crate) struct ThreadCache {
     pub(crate) set: PoolSet,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
-    /// Calls on the slow path so far. Door.
-    slow_calls: Cell<u64>,
-    /// Blocks in the depots. Door.
-    depot_blocks: Cell<usize>,
+    /// Calls on the slow path so far.
+    slow_calls: DoorCell<u64>,
+    /// Blocks in the depots.
+    depot_blocks: DoorCell<usize>,
     /// The kernel's number of its thread. Door.
     thread: Cell<u32>,
-    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`]. Door.
-    poison: Cell<u8>,
+    /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`].
+    poison: DoorCell<u8>,
     magazines: [Magazine; NO_CLASS + CLASS_COUNT],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     allocations: Allocations,
-    /// What a purge thread saw last. Door.
+    /// What a purge thread saw last.
     seen: Seen,
     /// The first arrays of the magazines.
     first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
@@ -193,11 +194,11 @@ impl ThreadCache {
             magazines: [const { Magazine::stand_in() }; NO_CLASS + CLASS_COUNT],
             shapes: [const { Shape::new() }; CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
-            depot_blocks: Cell::new(0),
+            depot_blocks: DoorCell::new(0),
             heap: Cell::new(None),
-            poison: Cell::new(0),
+            poison: DoorCell::new(0),
             thread: Cell::new(0),
-            slow_calls: Cell::new(0),
+            slow_calls: DoorCell::new(0),
             allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
@@ -213,11 +214,12 @@ impl ThreadCache {
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
-                cache.hardened.attach();
-                cache.poison.set(0);
+                let door = inside.door();
+                cache.hardened.attach(door);
+                cache.poison.set(door, 0);
                 cache.thread.set(os::thread_id());
                 // A fork may have parked the set between its registration and the question below.
-                cache.set_poison(heap.poisons());
+                cache.set_poison(heap.poisons(), door);
             });
             return Some(cache);
         }
@@ -226,17 +228,19 @@ impl ThreadCache {
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
             cache.thread.set(os::thread_id());
+            // SAFETY: as above.
+            let door = unsafe { Door::held() };
             for class in SizeClass::all() {
-                cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN);
+                cache.set_array(class, cache.first_array(class), MAGAZINE_SLOTS_MIN, door);
             }
             place.cast()
         })?;
         // SAFETY: caches are never unmapped.
         let cache = unsafe { cache.as_ref() };
-        cache.set.enter(heap, |_| {
-            cache.hardened.attach();
+        cache.set.enter(heap, |inside| {
+            cache.hardened.attach(inside.door());
             // Poisoning may have begun before the cache was in the register, where it is found from now on.
-            cache.set_poison(heap.poisons());
+            cache.set_poison(heap.poisons(), inside.door());
         });
         Some(cache)
     }
@@ -284,15 +288,15 @@ impl ThreadCache {
         (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut()
     }
 
-    /// Gives `class` an empty magazine of `capacity` slots at `base`. Door, or before the cache is published.
-    fn set_array(&self, class: SizeClass, base: *mut Slot, capacity: usize) {
+    /// Gives `class` an empty magazine of `capacity` slots at `base`.
+    fn set_array(&self, class: SizeClass, base: *mut Slot, capacity: usize, door: Door<'_>) {
         let magazine = self.magazine(class);
         // Relaxed (all three): under the door.
         magazine.base.store(base, Ordering::Relaxed);
         magazine.top.store(base, Ordering::Relaxed);
-        self.shape(class).capacity.set(capacity as u16);
-        self.shape(class).spare.set(0);
-        self.set_bounds(class);
+        self.shape(class).capacity.set(door, capacity as u16);
+        self.shape(class).spare.set(door, 0);
+        self.set_bounds(class, door);
     }
 
     /// Poisons every cache of `heap`, now and to come, or lifts that: while poisoned, every call of every thread
@@ -308,46 +312,46 @@ impl ThreadCache {
             if let Some(cache) = unsafe { Self::of_set(heap, set) } {
                 // SAFETY: caches are never unmapped.
                 let cache = unsafe { cache.as_ref() };
-                cache.set.enter(heap, |_| cache.set_poison(poisoned));
+                cache.set.enter(heap, |inside| cache.set_poison(poisoned, inside.door()));
             }
         }
     }
 
-    /// Sets or lifts the poison of all magazines. Door.
-    pub(crate) fn set_poison(&self, poisoned: bool) {
-        self.set_reason(POISON_ALL, poisoned);
+    /// Sets or lifts the poison of all magazines.
+    pub(crate) fn set_poison(&self, poisoned: bool, door: Door<'_>) {
+        self.set_reason(POISON_ALL, poisoned, door);
     }
 
-    /// Sets or lifts the poison of this cache alone, whatever that of all is. Door.
-    pub(crate) fn set_own_poison(&self, poisoned: bool) {
-        self.set_reason(POISON_OWN, poisoned);
+    /// Sets or lifts the poison of this cache alone, whatever that of all is.
+    pub(crate) fn set_own_poison(&self, poisoned: bool, door: Door<'_>) {
+        self.set_reason(POISON_OWN, poisoned, door);
     }
 
-    fn set_reason(&self, reason: u8, on: bool) {
-        let others = self.poison.get() & !reason;
-        self.poison.set(if on { others | reason } else { others });
+    fn set_reason(&self, reason: u8, on: bool, door: Door<'_>) {
+        let others = self.poison.get(door) & !reason;
+        self.poison.set(door, if on { others | reason } else { others });
         for class in SizeClass::all() {
-            self.set_bounds(class);
+            self.set_bounds(class, door);
         }
-        self.hardened.set_quarantine(!self.is_poisoned());
+        self.hardened.set_quarantine(!self.is_poisoned(door), door);
     }
 
-    /// Whether the magazines are poisoned, for whatever reason. Door.
-    fn is_poisoned(&self) -> bool {
-        self.poison.get() != 0
+    /// Whether the magazines are poisoned, for whatever reason.
+    fn is_poisoned(&self, door: Door<'_>) -> bool {
+        self.poison.get(door) != 0
     }
 
-    fn set_bounds(&self, class: SizeClass) {
+    fn set_bounds(&self, class: SizeClass, door: Door<'_>) {
         let magazine = self.magazine(class);
         // Relaxed (all): under the door; the fast path may see either value (*Poison*).
         let base = magazine.base.load(Ordering::Relaxed);
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
-        let end = base.wrapping_add(usize::from(shape.capacity.get()));
-        let (floor, ceiling) = match (self.is_poisoned(), shape.allocated.get()) {
+        let end = base.wrapping_add(usize::from(shape.capacity.get(door)));
+        let (floor, ceiling) = match (self.is_poisoned(door), shape.allocated.get(door)) {
             (true, _) => (highest, ptr::null_mut()),
             (false, false) => (highest, end),
-            (false, true) => (base.wrapping_add(usize::from(shape.spare.get())), end),
+            (false, true) => (base.wrapping_add(usize::from(shape.spare.get(door))), end),
         };
         magazine.floor.store(floor, Ordering::Relaxed);
         magazine.ceiling.store(ceiling, Ordering::Relaxed);
@@ -363,30 +367,30 @@ impl ThreadCache {
         self.heap.get()
     }
 
-    /// Slots of the magazine's array. Door.
-    pub(crate) fn slots(&self, class: SizeClass) -> usize {
-        usize::from(self.shape(class).capacity.get())
+    /// Slots of the magazine's array.
+    pub(crate) fn slots(&self, class: SizeClass, door: Door<'_>) -> usize {
+        usize::from(self.shape(class).capacity.get(door))
     }
 
-    /// Calls that took the slow path. Door.
+    /// Calls that took the slow path.
     #[cfg(test)]
-    pub(crate) fn slow_calls(&self) -> u64 {
-        self.slow_calls.get()
+    pub(crate) fn slow_calls(&self, door: Door<'_>) -> u64 {
+        self.slow_calls.get(door)
     }
 
-    /// All free blocks of `class`: magazine, depot chunk by chunk, quarantine. Door.
+    /// All free blocks of `class`: magazine, depot chunk by chunk, quarantine.
     ///
     /// As exact as [`blocks`](Self::blocks).
-    pub(crate) fn all_blocks(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
-        let slots = core::iter::once(self.blocks(class)).chain(self.stowed(class)).flatten();
+    pub(crate) fn all_blocks(&self, class: SizeClass, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
+        let slots = core::iter::once(self.blocks(class, door)).chain(self.stowed(class, door)).flatten();
         // Relaxed: under the door, or a snapshot.
-        slots.map(|slot| slot.load(Ordering::Relaxed)).chain(self.hardened.held(class))
+        slots.map(|slot| slot.load(Ordering::Relaxed)).chain(self.hardened.held(class, door))
     }
 
-    /// The slots of the magazine that hold a block. Door.
+    /// The slots of the magazine that hold a block.
     ///
     /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
-    pub(crate) fn blocks(&self, class: SizeClass) -> &[Slot] {
-        self.magazine(class).blocks()
+    pub(crate) fn blocks<'door>(&self, class: SizeClass, door: Door<'door>) -> &'door [Slot] {
+        self.magazine(class).blocks(door)
     }
 }

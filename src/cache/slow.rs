@@ -34,6 +34,7 @@ use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::heap::Heap;
+use crate::heap::door::Door;
 use crate::heap::pool::Block;
 use crate::heap::pool::Slot;
 use crate::observe::{self, Request};
@@ -52,14 +53,15 @@ impl ThreadCache {
             return slot::alloc_without_cache(class, request);
         };
         let block = self.set.enter(heap, |inside| {
-            self.note_slow_call();
+            let door = inside.door();
+            self.note_slow_call(door);
             self.send_strangers_home(class, inside);
-            self.lower_floor(class);
-            if let Some(block) = self.pop(class) {
+            self.lower_floor(class, door);
+            if let Some(block) = self.pop(class, door) {
                 return block;
             }
             self.refill(class, heap, inside);
-            let block = self.pop(class).unwrap_or(ptr::null_mut());
+            let block = self.pop(class, door).unwrap_or(ptr::null_mut());
             self.age(class, heap, inside);
             block
         });
@@ -75,37 +77,40 @@ impl ThreadCache {
         last_resort::take(heap, &self.set, class).map_or(ptr::null_mut(), |block| block.start.as_ptr())
     }
 
-    /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*). Door.
+    /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*).
     fn send_strangers_home(&self, class: SizeClass, inside: &mut Inside<'_>) {
-        if !self.shape(class).allocated.replace(true) {
-            self.flush(class, self.blocks(class).len(), inside);
-            self.set_bounds(class);
+        let door = inside.door();
+        if !self.shape(class).allocated.replace(door, true) {
+            self.flush(class, self.blocks(class, door).len(), inside);
+            self.set_bounds(class, door);
         }
     }
 
-    /// Fills half of an empty magazine. Door.
+    /// Fills half of an empty magazine.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
-        self.count_filled(class);
+        let door = inside.door();
+        self.count_filled(class, door);
         self.fill(class, heap, inside);
-        self.note_filled(class);
+        self.note_filled(class, door);
     }
 
     #[inline(always)]
     fn fill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
-        if self.unstow(class) {
+        let door = inside.door();
+        if self.unstow(class, door) {
             return;
         }
-        self.grow(class, heap);
-        let slots = self.array(class);
+        self.grow(class, heap, door);
+        let slots = self.array(class, door);
         let refill = slots.get(..slots.len() / 2).unwrap_or_default();
         let mut taken = inside.take(class, refill);
         if taken == 0 {
             self.flush_all(inside);
             taken = inside.take(class, refill);
         }
-        self.hardened.shuffle(slots.get(..taken).unwrap_or_default());
-        self.magazine(class).set_top(taken);
+        self.hardened.shuffle(slots.get(..taken).unwrap_or_default(), door);
+        self.magazine(class).set_top(taken, door);
     }
 
     /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
@@ -130,17 +135,18 @@ impl ThreadCache {
     fn alloc_zeroed_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
         let block = self.set.enter(heap, |inside| {
-            self.note_slow_call();
+            let door = inside.door();
+            self.note_slow_call(door);
             self.send_strangers_home(class, inside);
-            self.lower_floor(class);
-            if let Some(block) = self.pop(class).and_then(NonNull::new) {
+            self.lower_floor(class, door);
+            if let Some(block) = self.pop(class, door).and_then(NonNull::new) {
                 return Some(Block { start: block, zeroed: false });
             }
             let block = inside.take_one(class).or_else(|| {
                 self.flush_all(inside);
                 inside.take_one(class)
             })?;
-            self.note_allocation();
+            self.note_allocation(door);
             if !block.zeroed {
                 self.refill(class, heap, inside);
             }
@@ -163,16 +169,17 @@ impl ThreadCache {
         };
         observe::freed(block, class.block_bytes());
         self.set.enter(heap, |inside| {
-            self.note_slow_call();
-            if self.push(class, block) {
+            let door = inside.door();
+            self.note_slow_call(door);
+            if self.push(class, block, door) {
                 return;
             }
-            if !self.depot_is_closed(class) {
-                self.grow(class, heap);
+            if !self.depot_is_closed(class, door) {
+                self.grow(class, heap, door);
             }
-            if !self.push(class, block) {
+            if !self.push(class, block, door) {
                 self.make_room(class, heap, inside);
-                self.push(class, block);
+                self.push(class, block, door);
             }
             self.age(class, heap, inside);
         });
@@ -180,109 +187,112 @@ impl ThreadCache {
 
     /// Takes blocks out of a full magazine: the older half goes to the depot, or home if that has no room. In a long row of
     /// frees, in which the depot is closed, all of it goes home, and the magazine has few slots: what is left in it when
-    /// the row ends may be all that its thread has, each block on an OS page of its own. Door.
+    /// the row ends may be all that its thread has, each block on an OS page of its own.
     fn make_room(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         if self.stow(class, heap, inside) {
             return;
         }
-        let slots = self.slots(class);
-        if !self.depot_is_closed(class) {
+        let door = inside.door();
+        let slots = self.slots(class, door);
+        if !self.depot_is_closed(class, door) {
             return self.flush(class, slots / 2, inside);
         }
         self.flush(class, slots, inside);
         if slots > CLOSED_SLOTS_MAX {
-            self.resize(class, CLOSED_SLOTS_MAX, heap);
+            self.resize(class, CLOSED_SLOTS_MAX, heap, door);
         }
     }
 
-    fn note_slow_call(&self) {
-        self.slow_calls.set(self.slow_calls.get().wrapping_add(1));
+    fn note_slow_call(&self, door: Door<'_>) {
+        self.slow_calls.set(door, self.slow_calls.get(door).wrapping_add(1));
     }
 
-    /// All slots of the magazine. Door.
-    pub(super) fn array(&self, class: SizeClass) -> &[Slot] {
+    /// All slots of the magazine.
+    pub(super) fn array<'door>(&self, class: SizeClass, door: Door<'door>) -> &'door [Slot] {
         // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
-            core::slice::from_raw_parts(base, usize::from(self.shape(class).capacity.get()))
+            core::slice::from_raw_parts(base, self.slots(class, door))
         }
     }
 
-    /// Takes the last block, whether the magazine is poisoned or not. Door.
-    fn pop(&self, class: SizeClass) -> Option<*mut u8> {
-        let block = self.blocks(class).split_last().map(|(last, rest)| (last.load(Ordering::Relaxed), rest.len()));
+    /// Takes the last block, whether the magazine is poisoned or not.
+    fn pop(&self, class: SizeClass, door: Door<'_>) -> Option<*mut u8> {
+        let block =
+            self.blocks(class, door).split_last().map(|(last, rest)| (last.load(Ordering::Relaxed), rest.len()));
         block.map(|(block, left)| {
-            self.magazine(class).set_top(left);
+            self.magazine(class).set_top(left, door);
             block
         })
     }
 
-    /// Adds a block if there is room, whether the magazine is poisoned or not. Door.
-    fn push(&self, class: SizeClass, block: *mut u8) -> bool {
-        let used = self.blocks(class).len();
-        let Some(slot) = self.array(class).get(used) else {
+    /// Adds a block if there is room, whether the magazine is poisoned or not.
+    fn push(&self, class: SizeClass, block: *mut u8, door: Door<'_>) -> bool {
+        let used = self.blocks(class, door).len();
+        let Some(slot) = self.array(class, door).get(used) else {
             return false;
         };
         // Relaxed: published by `top`.
         slot.store(block, Ordering::Relaxed);
-        self.magazine(class).set_top(used + 1);
+        self.magazine(class).set_top(used + 1, door);
         true
     }
 
-    /// Gives the oldest `blocks` of the magazine back to their pools. Door.
+    /// Gives the oldest `blocks` of the magazine back to their pools.
     pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
-        inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
-        self.drop_oldest(class, blocks);
+        let door = inside.door();
+        inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
+        self.drop_oldest(class, blocks, door);
     }
 
-    /// Takes the oldest `blocks`, which went elsewhere, out of the magazine. Door.
+    /// Takes the oldest `blocks`, which went elsewhere, out of the magazine.
     #[inline]
-    pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize) {
-        let (oldest, rest) = self.blocks(class).split_at_checked(blocks).unwrap_or_default();
-        self.note_left(class);
+    pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize, door: Door<'_>) {
+        let (oldest, rest) = self.blocks(class, door).split_at_checked(blocks).unwrap_or_default();
+        self.note_left(class, door);
         let spare = &self.shape(class).spare;
-        if spare.get() != 0 {
-            spare.set(spare.get().saturating_sub(blocks as u16));
-            self.set_bounds(class);
+        if spare.get(door) != 0 {
+            spare.set(door, spare.get(door).saturating_sub(blocks as u16));
+            self.set_bounds(class, door);
         }
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
         unsafe { ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
-        self.magazine(class).set_top(rest.len());
+        self.magazine(class).set_top(rest.len(), door);
     }
 
-    /// Empties all magazines and depots. Door.
+    /// Empties all magazines and depots.
     pub(crate) fn flush_all(&self, inside: &mut Inside<'_>) {
         self.flush_depots(inside);
         self.hardened.flush(inside);
         for class in SizeClass::all() {
-            self.flush(class, self.blocks(class).len(), inside);
+            self.flush(class, self.blocks(class, inside.door()).len(), inside);
         }
     }
 
-    /// Doubles the array of a magazine in use, if there is memory for it. Door.
+    /// Doubles the array of a magazine in use, if there is memory for it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn grow(&self, class: SizeClass, heap: &'static Heap) {
+    fn grow(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
         let shape = self.shape(class);
-        let old = usize::from(shape.capacity.get());
-        if shape.slow_calls.get() < SLOW_CALLS_BEFORE_GROWTH {
-            shape.slow_calls.set(shape.slow_calls.get() + 1);
+        let old = self.slots(class, door);
+        if shape.slow_calls.get(door) < SLOW_CALLS_BEFORE_GROWTH {
+            shape.slow_calls.set(door, shape.slow_calls.get(door) + 1);
             return;
         }
         if old >= capacity_max(class) {
             return;
         }
-        self.resize(class, old * 2, heap);
+        self.resize(class, old * 2, heap, door);
     }
 
-    /// Gives a magazine an array of `new` slots, which has room for its blocks, if there is memory for it. Door.
+    /// Gives a magazine an array of `new` slots, which has room for its blocks, if there is memory for it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn resize(&self, class: SizeClass, new: usize, heap: &'static Heap) {
+    fn resize(&self, class: SizeClass, new: usize, heap: &'static Heap, door: Door<'_>) {
         let array = heap.with_state(|state, source| state.metadata.alloc_array(new * size_of::<Slot>(), source));
         let Some(array) = array else { return };
         let array = array.cast::<Slot>();
-        let (old_array, old) = (self.array(class).as_ptr(), self.slots(class));
-        let blocks = self.blocks(class);
+        let (old_array, old) = (self.array(class, door).as_ptr(), self.slots(class, door));
+        let blocks = self.blocks(class, door);
         let count = blocks.len();
         for (index, block) in blocks.iter().enumerate() {
             // SAFETY: `count <= new` slots of an array that is ours alone.
@@ -292,8 +302,8 @@ impl ThreadCache {
             // SAFETY: as above.
             unsafe { array.add(index).write(AtomicPtr::new(ptr::null_mut())) };
         }
-        self.set_array(class, array.as_ptr(), new);
-        self.magazine(class).set_top(count);
+        self.set_array(class, array.as_ptr(), new, door);
+        self.magazine(class).set_top(count, door);
         self.free_array(class, old_array, old, heap);
     }
 
@@ -320,21 +330,22 @@ impl ThreadCache {
     pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) {
         self.flush_depots(inside);
         self.hardened.flush(inside);
+        let door = inside.door();
         for class in SizeClass::all() {
-            self.shape(class).slow_calls.set(0);
-            let blocks = self.blocks(class).len();
-            let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
+            self.shape(class).slow_calls.set(door, 0);
+            let blocks = self.blocks(class, door).len();
+            let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
-            self.shape(class).allocated.set(kept > 0);
-            self.make_small(class, heap);
-            self.free_chunks(class, heap);
+            self.shape(class).allocated.set(door, kept > 0);
+            self.make_small(class, heap, door);
+            self.free_chunks(class, heap, door);
         }
     }
 
-    /// Moves a magazine of few blocks into the array inside the cache. Door.
-    pub(super) fn make_small(&self, class: SizeClass, heap: &'static Heap) {
-        let old = self.array(class);
-        let blocks = self.blocks(class);
+    /// Moves a magazine of few blocks into the array inside the cache.
+    pub(super) fn make_small(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
+        let old = self.array(class, door);
+        let blocks = self.blocks(class, door);
         let small = self.first_array(class);
         if !ptr::eq(old.as_ptr(), small) {
             // SAFETY: another array, which has room for them: so many the callers leave. A plain copy: see
@@ -342,8 +353,8 @@ impl ThreadCache {
             unsafe { ptr::copy_nonoverlapping(blocks.as_ptr(), small, blocks.len().min(MAGAZINE_SLOTS_MIN)) };
         }
         let (old_array, old_capacity, count) = (old.as_ptr(), old.len(), blocks.len());
-        self.set_array(class, small, MAGAZINE_SLOTS_MIN);
-        self.magazine(class).set_top(count);
+        self.set_array(class, small, MAGAZINE_SLOTS_MIN, door);
+        self.magazine(class).set_top(count, door);
         self.free_array(class, old_array, old_capacity, heap);
     }
 }

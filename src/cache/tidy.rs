@@ -5,46 +5,46 @@
 //!   them, unless no thread has the cache. Depots, pools and inbox are touched under the door only, so any thread that
 //!   holds it may.
 
-use core::cell::Cell;
-
 use super::ThreadCache;
 use crate::heap::Heap;
+use crate::heap::door::{Door, DoorCell};
 use crate::pool_set::Inside;
 
 /// What a purge thread saw of a cache at its last tick. Zeroed memory is a valid value.
 pub(super) struct Seen {
-    /// The cache's slow calls. Door.
-    slow_calls: Cell<u64>,
-    /// Whether it made none from the tick before to the last. Door.
-    was_idle: Cell<bool>,
-    /// Bytes in use when the set was swept last, plus one; 0 if it has made slow calls since. Door.
-    swept_at: Cell<usize>,
+    /// The cache's slow calls.
+    slow_calls: DoorCell<u64>,
+    /// Whether it made none from the tick before to the last.
+    was_idle: DoorCell<bool>,
+    /// Bytes in use when the set was swept last, plus one; 0 if it has made slow calls since.
+    swept_at: DoorCell<usize>,
 }
 
 impl Seen {
     pub(super) const fn new() -> Self {
-        Self { slow_calls: Cell::new(0), was_idle: Cell::new(false), swept_at: Cell::new(0) }
+        Self { slow_calls: DoorCell::new(0), was_idle: DoorCell::new(false), swept_at: DoorCell::new(0) }
     }
 }
 
 impl ThreadCache {
-    /// Whether the cache has made no slow call since the last [`tidy_if_idle`](Self::tidy_if_idle). Door.
-    fn is_idle(&self) -> bool {
-        self.seen.slow_calls.get() == self.slow_calls.get()
+    /// Whether the cache has made no slow call since the last [`tidy_if_idle`](Self::tidy_if_idle).
+    fn is_idle(&self, door: Door<'_>) -> bool {
+        self.seen.slow_calls.get(door) == self.slow_calls.get(door)
     }
 
     /// If the cache has made no slow call since the last time: brings home what is in its depots and what others freed,
     /// and returns its set's empty pools.
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
-            self.seen.was_idle.set(self.is_idle());
-            if self.is_idle() {
+            let door = inside.door();
+            self.seen.was_idle.set(door, self.is_idle(door));
+            if self.is_idle(door) {
                 self.flush_behind_door(inside);
                 inside.collect();
                 inside.return_empty_pools(0);
             } else {
-                self.seen.slow_calls.set(self.slow_calls.get());
-                self.seen.swept_at.set(0);
+                self.seen.slow_calls.set(door, self.slow_calls.get(door));
+                self.seen.swept_at.set(door, 0);
             }
         });
     }
@@ -58,9 +58,10 @@ impl ThreadCache {
     /// they were and nothing came home since.
     pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
         self.set.enter(heap, |inside| {
+            let door = inside.door();
             let now = inside.used_bytes().wrapping_add(1);
             // Only blocks that come home change an idle set, and each makes fewer bytes used.
-            if self.seen.was_idle.get() && self.is_idle() && self.seen.swept_at.replace(now) != now {
+            if self.seen.was_idle.get(door) && self.is_idle(door) && self.seen.swept_at.replace(door, now) != now {
                 inside.sweep();
             }
         });

@@ -8,6 +8,7 @@ pub(crate) mod arena;
 pub(crate) mod arena_map;
 pub(crate) mod arena_table;
 pub(crate) mod class_map;
+pub(crate) mod door;
 pub(crate) mod metadata;
 pub(crate) mod pool;
 pub(crate) mod purge_batch;

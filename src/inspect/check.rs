@@ -11,6 +11,7 @@ use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_table::ArenaTable;
+use crate::heap::door::Door;
 use crate::heap::pool::{Pool, PoolList, State};
 use crate::heap::set::{PoolSet, Pools, tag_class, tag_set};
 use crate::heap::{Heap, Stopped};
@@ -70,7 +71,7 @@ pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
         // SAFETY: a registered set.
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
             // SAFETY: caches are never unmapped.
-            check_magazines(heap, unsafe { cache.as_ref() })?;
+            check_magazines(heap, unsafe { cache.as_ref() }, stopped.door())?;
         }
     }
     ensure(found.partial == listed.partial, "a partial pool is in no list", 0)?;
@@ -221,9 +222,9 @@ fn check_list(
     Ok(pools)
 }
 
-fn check_magazines(heap: &Heap, cache: &ThreadCache) -> CheckResult {
+fn check_magazines(heap: &Heap, cache: &ThreadCache, door: Door<'_>) -> CheckResult {
     for class in SizeClass::all() {
-        for block in cache.all_blocks(class) {
+        for block in cache.all_blocks(class, door) {
             // A snapshot if the thread runs; every value ever stored is a block of the class.
             let address = block.addr();
             let Some(place) = heap.map.pool_of(address) else {

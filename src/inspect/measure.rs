@@ -118,7 +118,7 @@ fn poison_own(poisoned: bool) {
             unsafe { current().free(class, block) };
         }
     }
-    with_thread(|cache: &ThreadCache| cache.set.enter(&GLOBAL, |_| cache.set_own_poison(poisoned)));
+    with_thread(|cache: &ThreadCache| cache.set.enter(&GLOBAL, |inside| cache.set_own_poison(poisoned, inside.door())));
 }
 
 impl Measured {
@@ -164,7 +164,7 @@ fn count(event: Measured) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::test_heap::{TestHeap, alloc};
+    use crate::tests::test_heap::{TestHeap, alloc, slow_calls};
 
     #[cfg(not(pymalloc_bypass))]
     #[test]
@@ -175,21 +175,21 @@ mod tests {
             // SAFETY: a block of the class, ours.
             unsafe { current().free(class, block) };
         };
-        let slow_calls = || with_thread(ThreadCache::slow_calls).expect("the thread has a cache");
+        let calls = || with_thread(slow_calls).expect("the thread has a cache");
         pair();
-        let before = slow_calls();
+        let before = calls();
         pair();
-        assert_eq!(slow_calls(), before);
+        assert_eq!(calls(), before);
         measure(|| {
             pair();
             measure(pair);
             pair();
         });
-        assert_eq!(slow_calls(), before + 6);
+        assert_eq!(calls(), before + 6);
         let thread = std::panic::catch_unwind(|| measure(|| std::panic::resume_unwind(Box::new(()))));
         assert!(thread.is_err());
         pair();
-        assert_eq!((slow_calls(), RUNNING.get()), (before + 6, None));
+        assert_eq!((calls(), RUNNING.get()), (before + 6, None));
     }
 
     #[test]
@@ -197,11 +197,11 @@ mod tests {
         let test = TestHeap::new();
         let cache = test.attach();
         let calls_of_a_pair = || {
-            let before = cache.slow_calls();
+            let before = slow_calls(cache);
             alloc(cache, SizeClass::LARGEST, 1).expect("memory").free(cache);
-            cache.slow_calls() - before
+            slow_calls(cache) - before
         };
-        let set_own = |on| cache.set.enter(test.heap, |_| cache.set_own_poison(on));
+        let set_own = |on| cache.set.enter(test.heap, |inside| cache.set_own_poison(on, inside.door()));
         set_own(true);
         ThreadCache::poison_all(test.heap, true);
         ThreadCache::poison_all(test.heap, false);

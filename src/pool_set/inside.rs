@@ -1,6 +1,7 @@
 //! The door of a pool set, and what a thread holds behind it.
 
 use crate::heap::Heap;
+use crate::heap::door::Door;
 use crate::heap::set::{PoolSet, Pools};
 
 impl PoolSet {
@@ -35,7 +36,14 @@ pub(crate) struct Inside<'door> {
     pub(super) pools: &'door mut Pools,
 }
 
-impl Inside<'_> {
+impl<'door> Inside<'door> {
+    /// Proof that the door is held.
+    #[inline(always)]
+    pub(crate) fn door(&self) -> Door<'door> {
+        // SAFETY: the exclusive reference to what the door guards lives as long.
+        unsafe { Door::held() }
+    }
+
     /// Bytes of the set's blocks that are not home.
     pub(crate) fn used_bytes(&self) -> usize {
         self.pools.used_bytes

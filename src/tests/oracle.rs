@@ -267,7 +267,9 @@ fn remote_frees() {
 fn cached_blocks() {
     let sound = Sound::new();
     let slot = |number: usize| {
-        let blocks = sound.cache.set.door.lock().with(|_| std::ptr::from_ref(sound.cache.blocks(class(BLOCK_BYTES))));
+        let mut door = sound.cache.set.door.lock();
+        let blocks = door.with(|pools| std::ptr::from_ref(sound.cache.blocks(class(BLOCK_BYTES), pools.door())));
+        drop(door);
         // SAFETY: the magazine of a cache that nobody uses meanwhile.
         unsafe { &(*blocks)[number] }
     };

@@ -154,7 +154,7 @@ fn a_purge_empties_the_depots_of_threads_that_sleep() {
     let test = TestHeap::new();
     let cache = test.attach();
     fill(cache, 64, 1 << 18).into_iter().for_each(|block| block.free(cache));
-    let blocks = || cache.set.door.lock().with(|_| cache.depot_blocks());
+    let blocks = || cache.set.door.lock().with(|pools| cache.depot_blocks(pools.door()));
     assert_ne!(blocks(), (0, 0));
     assert_ne!(test.purge(), 0);
     assert_eq!(blocks(), (0, 0));

@@ -236,7 +236,7 @@ impl TestHeap {
             // SAFETY: a registered set; caches are never unmapped.
             unsafe {
                 if let Some(cache) = ThreadCache::of_set(self.heap, set) {
-                    let (counted, stowed) = cache.as_ref().depot_blocks();
+                    let (counted, stowed) = cache.as_ref().depot_blocks(stopped.door());
                     assert_eq!(counted, stowed, "blocks in depots");
                 }
             }
@@ -273,7 +273,7 @@ impl TestHeap {
 
     /// Blocks in the depots of a cache.
     pub(super) fn depot_blocks(&self, cache: &ThreadCache) -> usize {
-        cache.set.enter(self.heap, |_| cache.depot_blocks().0)
+        cache.set.enter(self.heap, |inside| cache.depot_blocks(inside.door()).0)
     }
 
     /// Pools that no set owns and that have memory, as far as is known.
@@ -409,12 +409,12 @@ pub(super) fn one_in(every: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
 
 /// Slots of the magazine of `class`.
 pub(super) fn slots(cache: &ThreadCache, class: SizeClass) -> usize {
-    cache.set.door.lock().with(|_| cache.slots(class))
+    cache.set.door.lock().with(|pools| cache.slots(class, pools.door()))
 }
 
 /// Calls that took the slow path.
-pub(super) fn slow_calls(cache: &ThreadCache) -> u64 {
-    cache.set.door.lock().with(|_| cache.slow_calls())
+pub(crate) fn slow_calls(cache: &ThreadCache) -> u64 {
+    cache.set.door.lock().with(|pools| cache.slow_calls(pools.door()))
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.

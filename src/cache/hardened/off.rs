@@ -3,6 +3,7 @@
 use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
+use crate::heap::door::Door;
 use crate::heap::pool::Slot;
 use crate::pool_set::Inside;
 
@@ -22,13 +23,13 @@ impl PerThread {
         Self
     }
 
-    pub(crate) fn attach(&self) {}
+    pub(crate) fn attach(&self, _door: Door<'_>) {}
 
-    pub(crate) fn set_quarantine(&self, _on: bool) {}
+    pub(crate) fn set_quarantine(&self, _on: bool, _door: Door<'_>) {}
 
-    pub(crate) fn shuffle(&self, _slots: &[Slot]) {}
+    pub(crate) fn shuffle(&self, _slots: &[Slot], _door: Door<'_>) {}
 
-    pub(crate) fn held(&self, _class: SizeClass) -> impl Iterator<Item = *mut u8> {
+    pub(crate) fn held(&self, _class: SizeClass, _door: Door<'_>) -> impl Iterator<Item = *mut u8> {
         core::iter::empty()
     }
 

@@ -10,7 +10,7 @@ use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Heap;
-use crate::heap::arena::Arena;
+use crate::heap::door::Door;
 use crate::heap::pool::Slot;
 use crate::os::BYPASS;
 use crate::pool_set::{Inside, misplaced};
@@ -43,37 +43,37 @@ impl PerThread {
         Self { random: Random::new(), quarantine: Quarantine::new() }
     }
 
-    /// A thread got the cache. Door.
-    pub(crate) fn attach(&self) {
+    /// A thread got the cache.
+    pub(crate) fn attach(&self, door: Door<'_>) {
         self.random.seed();
-        self.quarantine.attach();
+        self.quarantine.attach(door);
     }
 
-    /// Has freed blocks wait, or not. Door.
-    pub(crate) fn set_quarantine(&self, on: bool) {
-        self.quarantine.set_on(on && QUARANTINES);
+    /// Has freed blocks wait, or not.
+    pub(crate) fn set_quarantine(&self, on: bool, door: Door<'_>) {
+        self.quarantine.set_on(on && QUARANTINES, door);
     }
 
-    /// Puts blocks of a refill in random order. Door.
-    pub(crate) fn shuffle(&self, slots: &[Slot]) {
+    /// Puts blocks of a refill in random order.
+    pub(crate) fn shuffle(&self, slots: &[Slot], _door: Door<'_>) {
         if SHUFFLES {
             self.random.shuffle(slots);
         }
     }
 
-    /// The blocks of `class` in quarantine. Door.
-    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
-        self.quarantine.held(class)
+    /// The blocks of `class` in quarantine.
+    pub(crate) fn held(&self, class: SizeClass, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
+        self.quarantine.held(class, door)
     }
 
-    /// Gives all blocks in quarantine back to their pools; aborts if one was written into. Door.
+    /// Gives all blocks in quarantine back to their pools; aborts if one was written into.
     pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
         SizeClass::all().for_each(|class| self.flush_class(class, inside));
     }
 
-    /// The same of one class. Door.
+    /// The same of one class.
     pub(crate) fn flush_class(&self, class: SizeClass, inside: &mut Inside<'_>) {
-        self.quarantine.empty(class, |slots| {
+        self.quarantine.empty(class, inside.door(), |slots| {
             check_clean(class, slots);
             inside.give(class, slots);
         });

@@ -40,6 +40,7 @@ use core::ptr;
 
 use crate::base::config::CLASS_COUNT;
 use crate::base::size_class::SizeClass;
+use crate::heap::door::Door;
 use crate::heap::pool::Slot;
 use crate::sync::{AtomicPtr, Ordering};
 
@@ -81,31 +82,31 @@ impl Quarantine {
 
     /// A thread got the cache: a new one; or one that a thread left, empty as a rule. In a forked child it may be as it
     /// was at any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it.
-    /// Door, because others may flush it until it is taken over.
-    pub(crate) fn attach(&self) {
+    /// Behind the door, because others may flush it until it is taken over.
+    pub(crate) fn attach(&self, door: Door<'_>) {
         for class in SizeClass::all() {
             // Acquire: pairs with the Releases of a thread that a forked child does not have.
             let next = self.place(class).next.load(Ordering::Acquire);
             let [first, second] = self.shelves(class);
             if next.is_null() {
-                self.start(class);
+                self.start(class, door);
             } else if next.cast_const() == first.as_ptr_range().end {
-                self.continue_on(class, second);
+                self.continue_on(class, second, door);
             } else if next.cast_const() == second.as_ptr_range().end {
-                self.continue_on(class, first);
+                self.continue_on(class, first, door);
             }
         }
     }
 
     /// Has `shelf` be filled, which holds some blocks.
-    fn continue_on(&self, class: SizeClass, shelf: &Shelf) {
-        let count = gather(shelf).len();
+    fn continue_on(&self, class: SizeClass, shelf: &Shelf, door: Door<'_>) {
+        let count = gather(shelf, door).len();
         // Relaxed: under the door.
         self.place(class).next.store(shelf.as_ptr().wrapping_add(count).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Has freed blocks wait, or not; those that do already stay. Door.
-    pub(crate) fn set_on(&self, on: bool) {
+    /// Has freed blocks wait, or not; those that do already stay.
+    pub(crate) fn set_on(&self, on: bool, _door: Door<'_>) {
         for place in &self.places {
             // Relaxed: as a magazine's bounds, it may be seen late.
             place.end.store(if on { SHUT } else { ptr::null_mut() }, Ordering::Relaxed);
@@ -176,27 +177,27 @@ impl Quarantine {
         }
     }
 
-    /// The next block goes to the start of the first shelf. Door.
-    fn start(&self, class: SizeClass) {
+    /// The next block goes to the start of the first shelf.
+    fn start(&self, class: SizeClass, _door: Door<'_>) {
         // Relaxed: under the door.
         self.place(class).next.store(self.shelves(class)[0].as_ptr().cast_mut(), Ordering::Relaxed);
     }
 
-    /// The blocks that wait. Door; a snapshot while the cache's thread runs, which may empty a slot at any moment.
-    pub(crate) fn held(&self, class: SizeClass) -> impl Iterator<Item = *mut u8> {
+    /// The blocks that wait: a snapshot while the cache's thread runs, which may empty a slot at any moment.
+    pub(crate) fn held(&self, class: SizeClass, _door: Door<'_>) -> impl Iterator<Item = *mut u8> {
         // Acquire: pairs with the Release in `push`, and of the magazine's `top`.
         self.shelves(class).iter().flatten().map(|slot| slot.load(Ordering::Acquire)).filter(|block| !block.is_null())
     }
 
-    /// Takes all blocks of `class` out, and shows them to `body`, a shelf at a time. Door, and by the cache's thread or
+    /// Takes all blocks of `class` out, and shows them to `body`, a shelf at a time. By the cache's thread, or
     /// without one.
-    pub(crate) fn empty(&self, class: SizeClass, mut body: impl FnMut(&[Slot])) {
+    pub(crate) fn empty(&self, class: SizeClass, door: Door<'_>, mut body: impl FnMut(&[Slot])) {
         for shelf in self.shelves(class) {
-            body(gather(shelf));
+            body(gather(shelf, door));
             // Relaxed: under the door.
             shelf.iter().for_each(|slot| slot.store(ptr::null_mut(), Ordering::Relaxed));
         }
-        self.start(class);
+        self.start(class, door);
         if !self.is_off(class) {
             // Relaxed: under the door.
             self.place(class).end.store(SHUT, Ordering::Relaxed);
@@ -204,8 +205,8 @@ impl Quarantine {
     }
 }
 
-/// Moves the blocks of a shelf to its first slots; returns these. Door, and nobody else writes it.
-fn gather(shelf: &Shelf) -> &[Slot] {
+/// Moves the blocks of a shelf to its first slots; returns these. Nobody else writes it.
+fn gather<'shelf>(shelf: &'shelf Shelf, _door: Door<'_>) -> &'shelf [Slot] {
     let mut count = 0;
     for slot in shelf {
         // Acquire: the thread may be one that a forked child does not have.
@@ -243,16 +244,21 @@ mod tests {
         }
     }
 
+    fn door() -> Door<'static> {
+        // SAFETY: each test has its quarantine for itself.
+        unsafe { Door::held() }
+    }
+
     fn held(quarantine: &Quarantine) -> Vec<usize> {
-        let mut held: Vec<_> = quarantine.held(CLASS).map(<*mut u8>::addr).collect();
+        let mut held: Vec<_> = quarantine.held(CLASS, door()).map(<*mut u8>::addr).collect();
         held.sort_unstable();
         held
     }
 
     fn quarantine() -> Box<Quarantine> {
         let quarantine = Box::new(Quarantine::new());
-        quarantine.attach();
-        quarantine.set_on(true);
+        quarantine.attach(door());
+        quarantine.set_on(true, door());
         quarantine
     }
 
@@ -261,9 +267,9 @@ mod tests {
         let quarantine = quarantine();
         for number in 1..500 {
             push_all(&quarantine, number..=number);
-            quarantine.set_on(false);
+            quarantine.set_on(false, door());
             assert!(!quarantine.push(CLASS, block(number)) && quarantine.is_off(CLASS));
-            quarantine.set_on(true);
+            quarantine.set_on(true, door());
             let held = held(&quarantine);
             assert!(held.len() >= number.min(STAY_MIN) && held.len() <= SLOTS);
             assert_eq!(held, (number + 1 - held.len()..=number).collect::<Vec<_>>());
@@ -279,7 +285,7 @@ mod tests {
             let half_emptied = quarantine.shelves(CLASS)[turns].iter().skip(turns).step_by(2);
             half_emptied.for_each(|slot| slot.store(ptr::null_mut(), Ordering::Relaxed));
             let left = held(&quarantine);
-            quarantine.attach();
+            quarantine.attach(door());
             assert_eq!(held(&quarantine), left);
             let room = SLOTS - left.len();
             (1..=room).for_each(|number| push_all(&quarantine, last + number..=last + number));
@@ -292,12 +298,12 @@ mod tests {
         let quarantine = quarantine();
         push_all(&quarantine, 1..=STAY_MIN + 5);
         let mut shown = 0;
-        quarantine.empty(CLASS, |slots| shown += slots.len());
+        quarantine.empty(CLASS, door(), |slots| shown += slots.len());
         assert_eq!((shown, held(&quarantine).len()), (STAY_MIN + 5, 0));
         push_all(&quarantine, 1..=SLOTS);
         assert_eq!(held(&quarantine).len(), SLOTS);
-        quarantine.set_on(false);
-        quarantine.empty(CLASS, |_| ());
+        quarantine.set_on(false, door());
+        quarantine.empty(CLASS, door(), |_| ());
         assert!(quarantine.is_off(CLASS) && !quarantine.push(CLASS, block(1)), "it is on again");
     }
 }

@@ -133,8 +133,8 @@ impl HeapMap {
         });
         // In place.
         arenas.sort_unstable_by_key(|arena| arena.address);
-        for_each_cache(stopped, |cache| {
-            for block in SizeClass::all().flat_map(|class| cache.all_blocks(class)) {
+        for_each_cache(stopped, |cache, door| {
+            for block in SizeClass::all().flat_map(|class| cache.all_blocks(class, door)) {
                 count_cached(arenas, block.addr());
             }
         });

@@ -3,6 +3,7 @@
 use crate::base::size_class::SizeClass;
 use crate::cache::{ThreadCache, current};
 use crate::heap::Stopped;
+use crate::heap::door::Door;
 
 /// Who uses a thread cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +73,7 @@ pub(crate) fn gather_caches(stopped: &mut Stopped<'_>, found: &mut Vec<CacheStat
         // SAFETY: a registered set.
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
             // SAFETY: caches are never unmapped.
-            stats.count(unsafe { cache.as_ref() });
+            stats.count(unsafe { cache.as_ref() }, stopped.door());
         }
         found.push(stats);
     }
@@ -80,7 +81,7 @@ pub(crate) fn gather_caches(stopped: &mut Stopped<'_>, found: &mut Vec<CacheStat
 }
 
 impl CacheStats {
-    fn count(&mut self, cache: &ThreadCache) {
+    fn count(&mut self, cache: &ThreadCache, door: Door<'_>) {
         self.used_by = if core::ptr::eq(cache, current()) {
             CacheUse::Caller
         } else if cache.set.is_parked() {
@@ -90,10 +91,10 @@ impl CacheStats {
         };
         self.thread = (self.used_by != CacheUse::Parked).then(|| cache.thread());
         for class in SizeClass::all() {
-            let blocks = cache.all_blocks(class).count();
+            let blocks = cache.all_blocks(class, door).count();
             self.blocks_cached += blocks;
             self.bytes_cached += blocks * class.block_bytes();
-            self.slots += cache.slots(class);
+            self.slots += cache.slots(class, door);
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_table::ArenaTable;
+use crate::heap::door::Door;
 use crate::heap::pool::State;
 use crate::os::{MemorySource, SystemMalloc, SystemMemory, system_malloc};
 
@@ -220,7 +221,7 @@ impl Stats {
                 }
             }
         });
-        for_each_cache(stopped, |cache| self.count_cache(cache));
+        for_each_cache(stopped, |cache, door| self.count_cache(cache, door));
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
             entry.settle(class);
             self.bytes.count_class(class, entry);
@@ -254,14 +255,14 @@ impl Stats {
         }
     }
 
-    fn count_cache(&mut self, cache: &ThreadCache) {
+    fn count_cache(&mut self, cache: &ThreadCache, door: Door<'_>) {
         if cache.set.is_parked() {
             self.caches_parked += 1;
         } else {
             self.caches_live += 1;
         }
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
-            entry.blocks_cached += cache.all_blocks(class).count();
+            entry.blocks_cached += cache.all_blocks(class, door).count();
         }
     }
 }
@@ -310,13 +311,13 @@ pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
 }
 
 /// Shows each thread cache to `body`.
-pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&ThreadCache)) {
+pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&ThreadCache, Door<'_>)) {
     let heap = stopped.heap();
     for set in heap.sets() {
         // SAFETY: a registered set.
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
             // SAFETY: caches are never unmapped.
-            body(unsafe { cache.as_ref() });
+            body(unsafe { cache.as_ref() }, stopped.door());
         }
     }
 }
@@ -350,9 +351,9 @@ pub(crate) fn live_blocks(stopped: &mut Stopped<'_>) -> usize {
             }
         }
     });
-    for_each_cache(stopped, |cache| {
+    for_each_cache(stopped, |cache, door| {
         for (class, count) in SizeClass::all().zip(&mut outside) {
-            *count = count.saturating_sub(cache.all_blocks(class).count());
+            *count = count.saturating_sub(cache.all_blocks(class, door).count());
         }
     });
     outside.iter().sum()
