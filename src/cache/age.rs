@@ -8,7 +8,8 @@
 //!   is a low-water mark: the blocks below it were not used, and go home. If the top is where it was, too, all blocks go:
 //!   most likely nobody used them, and if somebody did, a refill makes good for it. The fast path has no instruction
 //!   more for all that.
-//! - *Depot.* It keeps the fewest chunks that it had since the last visit; so many go home.
+//! - *Depot.* If it held a chunk all the time since the last visit, the class is in a long row of frees, or not used: all
+//!   of its blocks go home, and it stows nothing more until it is allocated from (`close`).
 //! - *Quarantine* (feature `hardened`). It is emptied when the visit leaves nothing in the magazine.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!
@@ -56,7 +57,9 @@ impl ThreadCache {
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn visit(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
-        self.age_depot(class, inside);
+        if self.depot_rests(class, door) {
+            self.close(class, heap, inside);
+        }
         let shape = self.shape(class);
         let blocks = self.blocks(class, door).len();
         let spare = usize::from(shape.spare.get(door));

@@ -193,12 +193,20 @@ impl ThreadCache {
             return;
         }
         let door = inside.door();
-        let slots = self.slots(class, door);
-        if !self.depot_is_closed(class, door) {
-            return self.flush(class, slots / 2, inside);
+        if self.depot_is_closed(class, door) {
+            self.close(class, heap, inside);
+        } else {
+            self.flush(class, self.slots(class, door) / 2, inside);
         }
-        self.flush(class, slots, inside);
-        if slots > CLOSED_SLOTS_MAX {
+    }
+
+    /// The class is in a long row of frees: gives home what its depot and its magazine hold, stows nothing more until the
+    /// class is allocated from, and leaves the magazine few slots. Door.
+    pub(super) fn close(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.close_depot(class, inside);
+        let door = inside.door();
+        self.flush(class, self.blocks(class, door).len(), inside);
+        if self.slots(class, door) > CLOSED_SLOTS_MAX {
             self.resize(class, CLOSED_SLOTS_MAX, heap, door);
         }
     }
