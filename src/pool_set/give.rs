@@ -139,8 +139,7 @@ impl Inside<'_> {
         // They were counted as home by `give`.
         self.account_away(blocks, class);
         let remote = pool.remote();
-        // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
-        match unsafe { remote.as_ref() }.arrive(blocks) {
+        match remote.arrive(blocks) {
             Arrival::First => {
                 // Relaxed: stable while the count is not 0; `arrive` acquired the last change.
                 let Some(owner) = tag_set(pool.tag().load(Ordering::Relaxed)) else {
@@ -149,7 +148,7 @@ impl Inside<'_> {
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
-                let pushes = unsafe { owner.inbox.push(remote, pool.home()) };
+                let pushes = unsafe { owner.inbox.push(remote.into(), pool.home()) };
                 if pushes >= INBOX_KNOCK_POOLS {
                     owner.knock(self.heap);
                 }
