@@ -15,6 +15,7 @@ mod knocks;
 mod last_resort;
 mod locks;
 mod magazines;
+pub(crate) mod memory;
 mod metadata;
 mod oracle;
 mod os_pages;
