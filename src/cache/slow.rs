@@ -256,17 +256,19 @@ impl ThreadCache {
     /// Takes the oldest `blocks`, which went elsewhere, out of the magazine.
     #[inline]
     pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize, door: Door<'_>) {
-        let (oldest, rest) = self.blocks(class, door).split_at_checked(blocks).unwrap_or_default();
+        let all = self.blocks(class, door);
+        let left = all.len().saturating_sub(blocks);
         self.note_left(class, door);
         let spare = &self.shape(class).spare;
         if spare.get(door) != 0 {
             spare.set(door, spare.get(door).saturating_sub(blocks as u16));
             self.set_bounds(class, door);
         }
+        // Both pointers are of the whole magazine: one of the oldest blocks alone must not write beyond them.
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
-        unsafe { ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
-        self.magazine(class).set_top(rest.len(), door);
+        unsafe { ptr::copy(all.as_ptr().add(all.len() - left), all.as_ptr().cast_mut(), left) };
+        self.magazine(class).set_top(left, door);
     }
 
     /// Empties all magazines and depots.

@@ -25,7 +25,6 @@ pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 )))]
 mod place {
     use core::cell::Cell;
-    use core::ptr;
 
     use super::ThreadCache;
     use super::UNATTACHED;
@@ -42,7 +41,7 @@ mod place {
     #[cfg(feature = "__raw")]
     #[inline(always)]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
-        ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
+        core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
     }
 
     pub(super) fn set(cache: &'static ThreadCache) {
