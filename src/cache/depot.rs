@@ -176,10 +176,10 @@ impl ThreadCache {
         }
     }
 
-    /// Gives back as many chunks as the depot never went below since this was called last. Door.
-    pub(super) fn age_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
+    /// Gives back as many chunks as the depot never went below since this was called last, or all. Door.
+    pub(super) fn age_depot(&self, class: SizeClass, all: bool, inside: &mut Inside<'_>) {
         let depot = self.depot(class);
-        self.flush_depot(class, depot.low.get().into(), inside);
+        self.flush_depot(class, if all { usize::MAX } else { depot.low.get().into() }, inside);
         depot.low.set(depot.chunks.get());
     }
 

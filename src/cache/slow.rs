@@ -31,6 +31,7 @@ use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max, last_resort, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::heap::Heap;
@@ -164,6 +165,7 @@ impl ThreadCache {
         observe::freed(block, class.block_bytes());
         self.set.enter(heap, |inside| {
             self.note_slow_call();
+            self.refuse_last(class, block);
             if self.push(class, block) {
                 return;
             }
@@ -192,6 +194,14 @@ impl ThreadCache {
         self.flush(class, slots, inside);
         if slots > CLOSED_SLOTS_MAX {
             self.resize(class, CLOSED_SLOTS_MAX, heap);
+        }
+    }
+
+    /// Aborts if the block was the last one added already. Door.
+    fn refuse_last(&self, class: SizeClass, block: *mut u8) {
+        // Relaxed: this thread's own slot.
+        if self.blocks(class).last().is_some_and(|last| last.load(Ordering::Relaxed) == block) {
+            impossible(Impossible::AlreadyFree, block.addr(), class.block_bytes());
         }
     }
 
@@ -231,8 +241,10 @@ impl ThreadCache {
 
     /// Gives the oldest `blocks` of the magazine back to their pools. Door.
     pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
-        inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
-        self.drop_oldest(class, blocks);
+        if blocks != 0 {
+            inside.give(class, self.blocks(class).get(..blocks).unwrap_or_default());
+            self.drop_oldest(class, blocks);
+        }
     }
 
     /// Takes the oldest `blocks`, which went elsewhere, out of the magazine. Door.
@@ -330,6 +342,7 @@ impl ThreadCache {
             let blocks = self.blocks(class).len();
             let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
+            inside.check_away(class, self.blocks(class));
             self.shape(class).allocated.set(kept > 0);
             self.make_small(class, heap);
             self.free_chunks(class, heap);
