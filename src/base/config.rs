@@ -61,6 +61,8 @@ pub(crate) const CLOSED_SLOTS_MAX: usize = 32;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
+/// Visits to a class for each that sends all of its blocks home, where double frees are seen.
+pub(crate) const VISITS_PER_CHECK: u64 = 8;
 
 /// Empty pools that a set keeps for its thread's next need, rather than return them to their arenas.
 pub(crate) const SET_EMPTY_POOLS_MAX: usize = 4;

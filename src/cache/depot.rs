@@ -167,7 +167,7 @@ impl ThreadCache {
     }
 
     /// Gives the blocks of `chunks` chunks back, or of all if there are fewer.
-    fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
+    pub(super) fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
         let door = inside.door();
         for _ in 0..chunks {
             let Some(chunk) = self.pop_chunk(class, door) else { return };

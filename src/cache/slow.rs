@@ -31,6 +31,7 @@ use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max, last_resort, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::heap::Heap;
@@ -171,6 +172,7 @@ impl ThreadCache {
         self.set.enter(heap, |inside| {
             let door = inside.door();
             self.note_slow_call(door);
+            self.refuse_last(class, block, door);
             if self.push(class, block, door) {
                 return;
             }
@@ -211,6 +213,14 @@ impl ThreadCache {
         }
     }
 
+    /// Aborts if the block was the last one added already.
+    fn refuse_last(&self, class: SizeClass, block: *mut u8, door: Door<'_>) {
+        // Relaxed: this thread's own slot.
+        if self.blocks(class, door).last().is_some_and(|last| last.load(Ordering::Relaxed) == block) {
+            impossible(Impossible::AlreadyFree, block.addr(), class.block_bytes());
+        }
+    }
+
     fn note_slow_call(&self, door: Door<'_>) {
         self.slow_calls.set(door, self.slow_calls.get(door).wrapping_add(1));
     }
@@ -248,9 +258,11 @@ impl ThreadCache {
 
     /// Gives the oldest `blocks` of the magazine back to their pools.
     pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
-        let door = inside.door();
-        inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
-        self.drop_oldest(class, blocks, door);
+        if blocks != 0 {
+            let door = inside.door();
+            inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
+            self.drop_oldest(class, blocks, door);
+        }
     }
 
     /// Takes the oldest `blocks`, which went elsewhere, out of the magazine.
@@ -346,6 +358,7 @@ impl ThreadCache {
             let blocks = self.blocks(class, door).len();
             let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
+            inside.check_away(class, self.blocks(class, door));
             self.shape(class).allocated.set(door, kept > 0);
             self.make_small(class, heap, door);
             self.free_chunks(class, heap, door);

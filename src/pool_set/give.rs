@@ -168,6 +168,26 @@ impl Inside<'_> {
         }
     }
 
+    /// Aborts if one of the blocks in `slots`, which stay in a cache, is among them twice, or is home as well.
+    pub(crate) fn check_away(&self, class: SizeClass, slots: &[Slot]) {
+        let mut near = Near::new(&self.heap.map);
+        for (index, slot) in slots.iter().enumerate() {
+            // Relaxed (both): as in `give`.
+            let address = slot.load(Ordering::Relaxed).addr();
+            let before = slots.get(..index).unwrap_or_default();
+            let (place, number) = self.locate(class, class.locator(), &mut near, address);
+            let (word, mask) = (number / WORD_BITS, 1 << (number % WORD_BITS));
+            // Relaxed: as in `give_neighbours`.
+            let is_home = match place.tag().load(Ordering::Relaxed) == self.set.tag(class) {
+                true => place.pool().is_free(word, mask),
+                false => place.remote_word(word).peek() & mask != 0,
+            };
+            if is_home || before.iter().any(|other| other.load(Ordering::Relaxed).addr() == address) {
+                self.refuse(class, address, true);
+            }
+        }
+    }
+
     /// Says what is impossible about `address` as a block of `class`, and aborts.
     #[cold]
     #[inline(never)]
