@@ -6,9 +6,7 @@
 pub(crate) use core::hint::spin_loop;
 #[cfg(any(feature = "hardened", feature = "__raw"))]
 pub(crate) use core::sync::atomic::AtomicU8;
-#[cfg(feature = "__raw")]
-pub(crate) use core::sync::atomic::AtomicUsize;
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use crate::base::config::LOCK_SPINS;
 pub(crate) use crate::os::fork::this_thread_forks;

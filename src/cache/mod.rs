@@ -241,15 +241,19 @@ impl ThreadCache {
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay
-    /// in its magazines, and its pools open, for a thread that starts soon (*Warm*).
+    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked that are not bare, some
+    /// blocks stay in its magazines, and its pools open, for a thread that starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
         if let Some(heap) = self.heap.get() {
-            self.shrink_to(if heap.parked_count() < WARM_CACHES_MAX { WARM_BLOCKS } else { 0 });
-            self.set.enter(heap, |inside| inside.park());
+            let keep = if heap.parked_count() < WARM_CACHES_MAX + heap.bare_count() { WARM_BLOCKS } else { 0 };
+            self.set.enter(heap, |inside| {
+                if self.make_all_small(keep, heap, inside) {
+                    self.say_empty();
+                }
+            });
             // Of the whole cache, not of its field: who adopts the set gets the cache by it.
-            heap.park(NonNull::from(self).cast());
+            PoolSet::park(NonNull::from(self).cast(), heap);
         }
     }
 
@@ -300,7 +304,7 @@ impl ThreadCache {
             if let Some(cache) = unsafe { Self::of_set(heap, set) } {
                 // SAFETY: caches are never unmapped.
                 let cache = unsafe { cache.as_ref() };
-                cache.set.enter(heap, |_| cache.set_poison(poisoned));
+                cache.set.visit(heap, |_| cache.set_poison(poisoned));
             }
         }
     }

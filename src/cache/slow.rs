@@ -24,7 +24,7 @@
 //!    ├─ stow                   the older half into the depot
 //!    └─ Inside::give           else a flush of it, or of all
 //! age                          at the end of every few of these: what a class does not use goes home
-//! shrink_to                    the thread ends, or flushes its cache
+//! make_all_small               the thread ends, or flushes its cache
 //! ```
 
 use core::ptr::{self, NonNull};
@@ -310,30 +310,28 @@ impl ThreadCache {
 
     /// Empties all magazines and makes them small again.
     pub(crate) fn shrink(&self) {
-        self.shrink_to(0);
+        let Some(heap) = self.heap.get() else { return };
+        self.set.enter(heap, |inside| self.make_all_small(0, heap, inside));
     }
 
     /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated
-    /// from the class; a small one has room for so many.
-    pub(super) fn shrink_to(&self, keep: usize) {
-        let Some(heap) = self.heap.get() else { return };
-        self.set.enter(heap, |inside| self.make_all_small(keep, heap, inside));
-    }
-
-    /// The same, behind the door.
+    /// from the class; a small one has room for so many. Returns whether nothing is left. Door.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) {
+    pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         self.flush_depots(inside);
         self.hardened.flush(inside);
+        let mut is_empty = true;
         for class in SizeClass::all() {
             self.shape(class).slow_calls.set(0);
             let blocks = self.blocks(class).len();
             let kept = if self.shape(class).allocated.get() { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
+            is_empty &= kept == 0;
             self.shape(class).allocated.set(kept > 0);
             self.make_small(class, heap);
             self.free_chunks(class, heap);
         }
+        is_empty
     }
 
     /// Moves a magazine of few blocks into the array inside the cache. Door.

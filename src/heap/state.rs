@@ -158,6 +158,11 @@ impl HeapState {
         self.keep_spare(arena);
     }
 
+    /// The set parked last, at the head of the list.
+    pub(crate) const fn last_parked(&self) -> *const PoolSet {
+        self.parked
+    }
+
     fn keep_spare(&mut self, arena: NonNull<Arena>) {
         // SAFETY: metadata, not in use.
         unsafe { arena.as_ref() }.next.set(self.spare_arenas);

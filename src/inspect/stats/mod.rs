@@ -213,6 +213,7 @@ impl Stats {
                 }
             }
         });
+        self.caches_parked = stopped.heap().bare_count();
         for_each_cache(stopped, |cache| self.count_cache(cache));
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
             entry.settle(class);
@@ -302,7 +303,7 @@ pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     parts.count() * PURGE_UNIT_BYTES
 }
 
-/// Shows each thread cache to `body`.
+/// Shows each thread cache to `body`, except those of bare sets, which have nothing.
 pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&ThreadCache)) {
     let heap = stopped.heap();
     for set in heap.sets() {
