@@ -19,7 +19,7 @@
 
 use core::ptr::{self, NonNull};
 
-use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering, load_own};
 
 /// A place on a roll.
 pub(crate) type Place<T> = AtomicPtr<T>;
@@ -77,7 +77,7 @@ impl<T> Roll<T> {
 
     /// Places of the row that the next `enter` needs and that is not there. Lock.
     pub(crate) fn missing_row(&self) -> Option<usize> {
-        let (row, _) = row_of(self.count());
+        let (row, _) = row_of(load_own(&self.count));
         // Relaxed: written under the lock.
         let row_is_there = self.rows.get(row).is_none_or(|row| !row.load(Ordering::Relaxed).is_null());
         (!row_is_there).then_some(FIRST_ROW << row)
@@ -88,7 +88,7 @@ impl<T> Roll<T> {
     /// # Safety
     /// `places` are as many as are [missing](Self::missing_row), each valid (null, or whatever), for ever.
     pub(crate) unsafe fn add_row(&self, places: NonNull<Place<T>>) {
-        if let Some(row) = self.rows.get(row_of(self.count()).0) {
+        if let Some(row) = self.rows.get(row_of(load_own(&self.count)).0) {
             // Release: the places happen before the Acquire in `place`.
             row.store(places.as_ptr(), Ordering::Release);
         }
@@ -96,7 +96,7 @@ impl<T> Roll<T> {
 
     /// Enters a thing whose row is there; returns its place. Lock.
     pub(crate) fn enter(&self, thing: NonNull<T>) -> usize {
-        let count = self.count();
+        let count = load_own(&self.count);
         if let Some(place) = self.place(count) {
             // Release: the thing's contents happen before the Acquire of a walk that finds it, at whatever place.
             place.store(thing.as_ptr(), Ordering::Release);
@@ -108,7 +108,7 @@ impl<T> Roll<T> {
 
     /// Strikes off what is at `place`; returns what is there now in its stead, if it was not the last. Lock.
     pub(crate) fn strike(&self, place: usize) -> Option<NonNull<T>> {
-        let last = self.count().checked_sub(1)?;
+        let last = load_own(&self.count).checked_sub(1)?;
         let mut moved = None;
         if place != last
             && let (Some(from), Some(to)) = (self.place(last), self.place(place))
