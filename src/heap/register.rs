@@ -65,7 +65,7 @@ impl Heap {
 
     /// Whether the register has `set` at `place`.
     pub(crate) fn is_at(&self, place: usize, set: &PoolSet) -> bool {
-        self.sets.at(place).is_some_and(|found| ptr::eq(found.as_ptr(), set))
+        place < self.sets.count() && self.sets.at(place).is_some_and(|found| ptr::eq(found.as_ptr(), set))
     }
 
     /// Sets in the register.

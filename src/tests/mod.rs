@@ -3,6 +3,7 @@
 mod ageing;
 mod arenas;
 mod arithmetic;
+mod bare;
 mod bitmaps;
 mod bound;
 mod caches;
