@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs
-# and object-pool/src/magazine.rs in turn, and breaks the
+# Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs,
+# src/protocols/roll.rs and object-pool/src/magazine.rs in turn, and breaks the
 # order of their calls in a few ways, in a copy of the repository, and prints which models notice.
 #
 #   tests/loom_mutations.sh [pattern]     only the mutations whose "file:line" or name matches

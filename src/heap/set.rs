@@ -1,7 +1,8 @@
 //! The data of a pool set: the pools that belong to one thread. What is done to them is in `pool_set`.
 //!
 //! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
-//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later.
+//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. In between it may become
+//! *bare* (see `register`).
 //!
 //! # Invariants
 //! - *Door*: the lists and all pools of a set are touched only by the thread that holds its door.
