@@ -55,8 +55,8 @@ fn child() {
         };
         // SAFETY: caches are never unmapped.
         let other = &unsafe { cache.as_ref() }.set;
-        // Those that were parked are left alone, because each has an OS page of its own. What another thread was about to
-        // park, or to adopt, is not in the list.
+        // Those that were parked are left alone, because each has an OS page of its own. What another thread was about
+        // to park, or to adopt, is not in the list.
         if !core::ptr::eq(other, own) && !GLOBAL.is_listed(other) {
             PoolSet::park(set, &GLOBAL);
         }

@@ -241,8 +241,8 @@ impl ThreadCache {
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked that are not bare, some
-    /// blocks stay in its magazines, and its pools open, for a thread that starts soon (*Warm*).
+    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked that are not bare,
+    /// some blocks stay in its magazines, and its pools open, for a thread that starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
         if let Some(heap) = self.heap.get() {

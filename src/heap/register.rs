@@ -1,18 +1,19 @@
 //! The register of pool sets: those that a walk must see, which sets are parked, and whether new ones are poisoned.
 //!
 //! # Bare sets
-//! A set of an ended thread is *bare* when it is parked, owns no pool, and its cache is empty. Then no tag names it, and
-//! nobody pushes to its inbox: who is bound to push holds a block of a pool that the set owns. Bare sets leave the
-//! register, until a thread adopts them; so what walks the sets, or stops them all, costs by running threads, and by the
-//! ended ones of whom something is left.
+//! A set of an ended thread is *bare* when it is parked, owns no pool, and its cache is empty. Then no tag names it,
+//! and nobody pushes to its inbox: who is bound to push holds a block of a pool that the set owns. Bare sets leave the
+//! register, until a thread adopts them; so what walks the sets, or stops them all, costs by running threads, and by
+//! the ended ones of whom something is left.
 //!
 //! # Invariants
-//! - *Shut*: a set is out of the register if and only if it is bare, and then its door is shut (see `lock`). Both change
-//!   together, under the heap's lock. So nothing of it changes until it is adopted: a walker that still finds it, or a
-//!   thread that comes to knock for blocks that are home by now, goes away.
-//! - *Listed*: only a set in the list of parked sets becomes bare. One that was parked, but is not in the list yet, or was
-//!   taken from it and is not adopted yet, is somebody's.
-//! - *Stopped*: who holds the heap's lock, and the door of each set in the register, holds all doors that anybody could.
+//! - *Shut*: a set is out of the register if and only if it is bare, and then its door is shut (see `lock`). Both
+//!   change together, under the heap's lock. So nothing of it changes until it is adopted: a walker that still finds
+//!   it, or a thread that comes to knock for blocks that are home by now, goes away.
+//! - *Listed*: only a set in the list of parked sets becomes bare. One that was parked, but is not in the list yet, or
+//!   was taken from it and is not adopted yet, is somebody's.
+//! - *Stopped*: who holds the heap's lock, and the door of each set in the register, holds all doors that anybody
+//!   could.
 
 use core::ptr::{self, NonNull};
 
@@ -85,8 +86,8 @@ impl Heap {
         self.with_state(|_, _| self.poisons.store(u32::from(poisons), Ordering::Relaxed));
     }
 
-    /// Every set that was in the register before the call and stays there, the spare one last. One may come twice, unless
-    /// the slow paths are stopped; and one may come that is bare by now.
+    /// Every set that was in the register before the call and stays there, the spare one last. One may come twice,
+    /// unless the slow paths are stopped; and one may come that is bare by now.
     pub(crate) fn sets(&self) -> impl Iterator<Item = NonNull<PoolSet>> + '_ {
         self.sets.walk().chain(core::iter::once(NonNull::from(&self.spare)))
     }
@@ -104,8 +105,8 @@ impl Heap {
         });
     }
 
-    /// Takes a set, which has no pool, no cached block, and whose door `guard` holds, out of the register, and shuts its
-    /// door. Gives the guard back if the set is somebody's (*Listed*).
+    /// Takes a set, which has no pool, no cached block, and whose door `guard` holds, out of the register, and shuts
+    /// its door. Gives the guard back if the set is somebody's (*Listed*).
     pub(crate) fn lay_bare<'set>(
         &self,
         set: &'set PoolSet,

@@ -60,8 +60,8 @@ impl Heap {
     /// The calling thread stopped the slow paths, or is the copy of the one that did in a forked child.
     unsafe fn restart_slow_paths(&self) -> bool {
         let mut knocked = false;
-        // The heap's lock comes last but one: until then no set can come that was not stopped, unless the forking thread
-        // itself made or adopted it meanwhile.
+        // The heap's lock comes last but one: until then no set can come that was not stopped, unless the forking
+        // thread itself made or adopted it meanwhile.
         // SAFETY: the caller holds all of them.
         unsafe {
             for set in self.sets() {
@@ -107,8 +107,8 @@ impl<'heap> Stopped<'heap> {
 
     /// Runs `body` on what the door of `set`, a set of the heap, guards.
     pub(crate) fn with_pools<R>(&mut self, set: NonNull<PoolSet>, body: impl FnOnce(&mut Pools) -> R) -> R {
-        // SAFETY: sets are never unmapped, and this thread holds all doors that are not shut, and the heap's lock, without
-        // which none is opened (*Stopped*); as in `with_state`.
+        // SAFETY: sets are never unmapped, and this thread holds all doors that are not shut, and the heap's lock,
+        // without which none is opened (*Stopped*); as in `with_state`.
         unsafe { set.as_ref().door.with_held(body) }
     }
 }

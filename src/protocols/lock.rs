@@ -20,10 +20,10 @@
 //! leave, and none drops its guard.
 //!
 //! # Shut
-//! A holder may *shut* the lock ([`shut`](Guard::shut)) in place of leaving it: it stays held, by nobody, until somebody
-//! [opens](Lock::open) it. Meanwhile there is nothing to be done under it: a knock is not left there, and who would
-//! rather not wait ([`acquire_if_open`](Lock::acquire_if_open), [`lock_if_open`](Lock::lock_if_open)) goes away, also
-//! from its sleep.
+//! A holder may *shut* the lock ([`shut`](Guard::shut)) in place of leaving it: it stays held, by nobody, until
+//! somebody [opens](Lock::open) it. Meanwhile there is nothing to be done under it: a knock is not left there, and who
+//! would rather not wait ([`acquire_if_open`](Lock::acquire_if_open), [`lock_if_open`](Lock::lock_if_open)) goes away,
+//! also from its sleep.
 //! - *Nobody inside*: from the shutting to the opening no thread has the lock, so the value does not change.
 //!
 //! # Fork
@@ -98,8 +98,8 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to. If it is
-    /// shut, there is nothing to do.
+    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to. If it
+    /// is shut, there is nothing to do.
     pub(crate) fn lock_or_knock(&self) -> Option<Guard<'_, T>> {
         // Relaxed: only what to begin with; the compare-exchange decides.
         let mut before = self.state.load(Ordering::Relaxed);

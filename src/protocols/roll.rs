@@ -12,8 +12,8 @@
 //!
 //! # Invariants
 //! - *Downwards*: what stays on the roll changes its place only for a lower one, which is written before the higher one
-//!   is written again or leaves the number. So a walk, which goes downwards, too, finds all that was there when it began
-//!   and stays: once, or twice if it moves meanwhile.
+//!   is written again or leaves the number. So a walk, which goes downwards, too, finds all that was there when it
+//!   began and stays: once, or twice if it moves meanwhile.
 //! - *Immortal*: places beyond the number keep what was in them. So a walk may find what is gone, but only things; they
 //!   are never unmapped.
 

@@ -2,7 +2,8 @@
 //!
 //! The locks and the roll are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
 //! `set_array`, `set_poison`) and `cache/slow.rs` (`grow`, `pop`, `push`) with slot numbers for addresses; the register
-//! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `ThreadCache::acquire` and `poison_all`. So these models prove the protocol as it is written down, not the lines of those files.
+//! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `ThreadCache::acquire` and `poison_all`. So these
+//! models prove the protocol as it is written down, not the lines of those files.
 
 use core::ptr::{self, NonNull};
 
