@@ -6,13 +6,17 @@
 pub(crate) use core::hint::spin_loop;
 #[cfg(any(feature = "hardened", feature = "__raw"))]
 pub(crate) use core::sync::atomic::AtomicU8;
-#[cfg(feature = "__raw")]
-pub(crate) use core::sync::atomic::AtomicUsize;
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use crate::base::config::LOCK_SPINS;
 pub(crate) use crate::os::fork::this_thread_forks;
 pub(crate) use crate::os::{futex_wait, futex_wake};
+
+/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+pub(crate) fn load_own(word: &AtomicUsize) -> usize {
+    // Relaxed: the caller's own store, or one that the lock orders.
+    word.load(Ordering::Relaxed)
+}
 
 /// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
 #[repr(transparent)]
