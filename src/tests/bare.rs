@@ -5,6 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::test_heap::{Live, TestHeap, alloc, class, fill, one_in};
 use crate::base::config::{POOL_BYTES, WARM_CACHES_MAX};
 use crate::cache::ThreadCache;
+use crate::cache::hardened::QUARANTINE_SLOTS;
+use crate::pool_set::knock_at_all;
 use crate::purge::tick::Ticker;
 
 /// Starts so many threads at once, each of which allocates and frees.
@@ -54,9 +56,11 @@ type Bringing = fn(&TestHeap, &ThreadCache, Vec<Live>);
 fn an_ended_thread_is_walked_until_its_last_block_is_home_whoever_brings_it() {
     let free = |cache: &ThreadCache, live: Vec<Live>| live.into_iter().for_each(|block| block.free(cache));
     let ways: [(&str, Bringing); 4] = [
-        ("a knock", |_, other, live| {
+        ("a knock", |test, other, live| {
             live.into_iter().for_each(|block| block.free(other));
             other.shrink();
+            // Fewer blocks than are knocked for may be left.
+            knock_at_all(test.heap);
         }),
         ("a purge", |test, other, live| {
             let (few, rest) = one_in(live.len() / 2, live);
@@ -108,7 +112,7 @@ fn an_ended_thread_is_walked_until_its_last_block_is_home_whoever_brings_it() {
 fn strangers_blocks_in_an_ended_threads_cache_keep_it_on_the_walk() {
     let test = TestHeap::new();
     let (owner, ended) = (test.attach(), test.attach());
-    let theirs = fill(owner, 64, 64);
+    let theirs = fill(owner, 64, (1 + 2 * QUARANTINE_SLOTS) * 64);
     let own = alloc(ended, class(64), 1).expect("memory");
     // The class is allocated from, so a stranger's block stays as well.
     own.free(ended);
