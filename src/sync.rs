@@ -46,6 +46,12 @@ impl Owner {
     }
 }
 
+/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+pub(crate) fn load_own(word: &AtomicUsize) -> usize {
+    // Relaxed: the caller's own store, or one that the lock orders.
+    word.load(Ordering::Relaxed)
+}
+
 /// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);

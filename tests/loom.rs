@@ -1,10 +1,11 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `protocols/remote.rs`, `protocols/lock.rs` and `protocols/block_state.rs` are compiled here from the product's own
-//! source, against a twin of `sync.rs` made of loom's types: no line of them is typed again. What lies around them in
-//! `pool_set/` and `cache/` names half the crate, so `world`, `poison`, `publication`, `classes`, `idle`, `session` and
-//! `states` repeat it in small; each says what it repeats, and a change there is a change here.
+//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs` and `protocols/block_state.rs` are compiled here
+//! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is typed again.
+//! What lies around them in `pool_set/` and `cache/` names half the crate, so `world`, `bare`, `poison`, `publication`,
+//! `classes`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
+//! change here.
 //!
 //! # How to run
 //! ```text
@@ -25,9 +26,13 @@ mod block_state;
 mod lock;
 #[path = "../src/protocols/remote.rs"]
 mod remote;
+#[path = "../src/protocols/roll.rs"]
+mod roll;
 #[path = "loom/sync.rs"]
 mod sync;
 
+#[path = "loom/bare.rs"]
+mod bare;
 #[path = "loom/check.rs"]
 mod check;
 #[path = "loom/classes.rs"]

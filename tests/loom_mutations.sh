@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs
-# and object-pool/src/magazine.rs in turn, and breaks the
+# Shows that the loom models can fail. Weakens each ordering of src/protocols/remote.rs, src/protocols/lock.rs,
+# src/protocols/roll.rs and object-pool/src/magazine.rs in turn, and breaks the
 # order of their calls in a few ways, in a copy of the repository, and prints which models notice.
 #
 #   tests/loom_mutations.sh [pattern]     only the mutations whose "file:line" or name matches
@@ -74,7 +74,7 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/protocols/remote.rs src/protocols/lock.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
+for file in src/protocols/remote.rs src/protocols/lock.rs src/protocols/roll.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -88,15 +88,27 @@ for file in src/protocols/remote.rs src/protocols/lock.rs object-pool/src/magazi
 done
 
 lock=src/protocols/lock.rs
-break_by $lock "release wakes nobody" 's/futex_wake\(&self\.state\);/let _ = futex_wake;/'
-break_by $lock "release wakes only from HELD" 's/if before & AWAITED != 0/if before == HELD/'
+break_by $lock "release wakes nobody" 's/(fn look_back.*?)futex_wake\(&self\.state\);/$1let _ = futex_wake;/s'
+break_by $lock "release wakes only from HELD" 's/(fn look_back.*?)if before & AWAITED != 0/$1if before == HELD/s'
 break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/fetch_or\(HELD \| AWAITED/fetch_or(HELD/'
-break_by $lock "try_lock always succeeds" 's/\(free \|\| this_thread_forks\(\)\)/(free || !this_thread_forks())/'
+break_by $lock "try_lock always succeeds" 's/\(before & SHUT == 0 && this_thread_forks\(\)\)/(before \& SHUT == 0)/'
 break_by $lock "who finds the lock held leaves no knock" 's/before \| KNOCKED \}/before }/'
 break_by $lock "who leaves the lock does not look for a knock" 's/before & KNOCKED != 0\n    \}/false\n    }/'
 break_by $lock "a waiter wipes the knock" 's/fetch_or\(HELD \| AWAITED/swap(HELD | AWAITED/'
 break_by $lock "a knock that stands is not written again" \
     's/(let after = if before == FREE)/if before & KNOCKED != 0 { return None; } $1/'
+break_by $lock "who waits for a lock that is shut wakes no other sleeper as it goes" \
+    's/(another sleeper, which has to go away, too\.\n *)futex_wake\(&self\.state\);/$1/'
+break_by $lock "who shuts a lock wakes nobody" 's/futex_wake\(&guard\.lock\.state\);//'
+break_by $lock "who waits for a lock does not see that it is shut" 's/before & SHUT != 0 && !is_patient/false/g'
+break_by $lock "a knock is left at a lock that is shut" 's/if before & SHUT != 0 \{\n *return None;\n *\}//'
+
+roll=src/protocols/roll.rs
+break_by $roll "the number is raised before the place is written" \
+    's/( *place\.store\(thing.*?\n)(.*?)( *self\.count\.store\(count \+ 1.*?\n)/$3$1$2/s'
+break_by $roll "the number is lowered before the last has its new place" \
+    's/( *let mut moved = None;\n)(.*?)( *self\.count\.store\(last, Ordering::Release\);\n)/$3$1$2/s'
+break_by $roll "a walk goes upwards" 's/\(0\.\.self\.count\(\)\)\.rev\(\)/(0..self.count())/'
 
 remote=src/protocols/remote.rs
 break_by $remote "claim does not ask for a count of 0" \
@@ -140,8 +152,16 @@ break_by $poison "the poison is set without the door" 's/self\.door\.lock\(\)\.w
 break_by $poison "a newcomer asks for the poison before it is registered" \
     's/self\.register\(number\);\s*(self\.caches\[number\]\.door\.lock\(\)\.with\(\|poisoned\| \*poisoned =) self\.poisons\.load\(Ordering::Relaxed\) != 0\);/let poisons = self.poisons.load(Ordering::Relaxed) != 0; self.register(number); $1 poisons);/'
 break_by $poison "the poison is announced after the walk" \
-    's/(self\.state\.lock\(\)\.with\(\|\(\)\| self\.poisons\.store.*?\n)(\s*for cache in self\.sets\(\) \{.*?\n        \}\n)/$2$1/s'
-break_by $poison "who stops all doors does not look for newcomers" 's/if self\.sets\(\)\.first\(\).*?\{/if true {/'
+    's/(self\.state\.lock\(\)\.with\(\|\(\)\| self\.poisons\.store.*?\n)(\s*for cache in self\.sets\.walk\(\) \{.*?\n        \}\n)/$2$1/s'
+
+bare=tests/loom/bare.rs
+break_by $bare "who stops all doors does not look for newcomers" 's/if self\.walk\(\)\.iter\(\)\.all.*?\{/if true {/'
+break_by $bare "a bare set's door is opened before the set is in the register" \
+    's/( *self\.register\(set, state\);\n)(.*?unsafe \{ this\.door\.open\(\) \};\n)/$2$1/s'
+break_by $bare "a bare set's door is opened after the heap's lock is let go" \
+    's/(let set = self\.state\.lock\(\)\.with\(\|state\| \{\n *let set = state\.parked\.pop)/let mut bare = false; $1/; s/( *\/\/ SAFETY: shut as long.*?\n *unsafe \{ this\.door\.open\(\) \};\n)(.*?Some\(set\)\n *\}\)\?;\n)/bare = true;\n$2if bare { unsafe { self.sets[set].door.open() } }\n/s'
+break_by $bare "a set that is not in the list becomes bare" 's/if !this\.is_listed\.with/if false \&\& !this.is_listed.with/'
+break_by $bare "a bare set's door is left open" 's/guard\.shut\(\);/let _ = guard.leave();/'
 
 # The same for trace/.
 session=tests/loom/session.rs
@@ -154,8 +174,6 @@ break_by $session "the table does not ask for the session" 's/if table\.session 
 publication=tests/loom/publication.rs
 break_by $publication "an arena is in the map before its metadata is there" \
     's/( *self\.metadata\.with_mut.*?\n)( *self\.leaf\.store.*?\n)/$2$1/'
-break_by $publication "a set is published before its link is written" \
-    's/( *self\.links\[set - 1\]\.with_mut.*?\n)( *self\.sets\.store.*?\n)/$2$1/'
 break_by $publication "a free raises the top before it fills the slot" \
     's/( *self\.slots\[top\]\.store.*?\n)( *self\.top\.store\(top \+ 1.*?\n)/$2$1/'
 break_by $publication "who loses the race to make it keeps its own" 's/map_or_else\(\|first\| first,/map_or_else(|_| thread,/'

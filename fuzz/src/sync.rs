@@ -81,6 +81,12 @@ macro_rules! integer {
 
 integer!(AtomicU32, u32);
 integer!(AtomicU64, u64);
+integer!(AtomicUsize, usize);
+
+/// A load of a word by its only writer, or under the lock that all writers hold.
+pub(crate) fn load_own(word: &AtomicUsize) -> usize {
+    word.load(Ordering::Relaxed)
+}
 
 /// `core`'s, with a point before each access; valid when zeroed, as that is.
 #[repr(transparent)]

@@ -59,7 +59,8 @@ pub fn allocated_blocks() -> usize {
     live_blocks(&mut GLOBAL.stop())
 }
 
-/// Counts each thread cache: those of running threads, those parked by ended ones, and the spare set; newest first.
+/// Counts each thread cache: those of running threads, those parked by ended ones, and the spare set; in no order. A
+/// parked one that has neither blocks nor pools is left out.
 ///
 /// As [`stats`], but the list itself is allocated.
 ///

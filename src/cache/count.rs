@@ -30,7 +30,7 @@ mod counts {
         }
     }
 
-    /// Allocations by threads without a cache, exactly.
+    /// Allocations by threads without a cache, exactly, and what ended threads counted.
     static BY_SPARE: AtomicU64 = AtomicU64::new(0);
 
     /// A thread without a cache allocates.
@@ -67,6 +67,13 @@ mod counts {
             SizeClass::all().map(|class| gone(class) as u64).sum()
         }
 
+        /// The cache is empty, and no thread has it: what it counted goes to those of threads without one, because bare
+        /// sets are not walked.
+        pub(crate) fn retire_count(&self, door: Door<'_>) {
+            // Relaxed: a count alone.
+            BY_SPARE.fetch_add(self.allocations.0.replace(door, 0), Ordering::Relaxed);
+        }
+
         /// Blocks leave the magazine, but not to the program.
         pub(crate) fn note_left(&self, class: SizeClass, door: Door<'_>) {
             self.shape(class).filled.0.set(door, 0);
@@ -75,13 +82,13 @@ mod counts {
 
     /// Allocations of small blocks in the program so far, at least.
     pub(crate) fn allocations_min() -> u64 {
+        // Nobody retires a count meanwhile, and no set comes twice.
+        let stopped = GLOBAL.stop();
         let caches = GLOBAL.sets().filter_map(|set| {
             // SAFETY: a registered set of the heap's; caches are never unmapped.
             let cache = unsafe { ThreadCache::of_set(&GLOBAL, set)?.as_ref() };
-            Some(cache.set.enter(&GLOBAL, |inside| {
-                let door = inside.door();
-                cache.allocations.0.get(door) + cache.gone_since_filled(door)
-            }))
+            let door = stopped.door();
+            Some(cache.allocations.0.get(door) + cache.gone_since_filled(door))
         });
         // Relaxed: a count alone.
         caches.sum::<u64>() + BY_SPARE.load(Ordering::Relaxed)
@@ -128,6 +135,9 @@ mod counts {
 
         #[inline(always)]
         pub(crate) fn note_filled(&self, _class: SizeClass, _door: Door<'_>) {}
+
+        #[inline(always)]
+        pub(crate) fn retire_count(&self, _door: Door<'_>) {}
 
         #[inline(always)]
         pub(crate) fn note_left(&self, _class: SizeClass, _door: Door<'_>) {}

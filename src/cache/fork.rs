@@ -12,6 +12,7 @@
 
 use crate::cache::{GLOBAL, ThreadCache, current, hardened, with_thread};
 use crate::heap::Stopped;
+use crate::heap::set::PoolSet;
 use crate::os;
 use crate::os::fork::{ForkPlace, Participant, join};
 use crate::pool_set::knock_at_all;
@@ -45,8 +46,6 @@ fn parent() {
 fn child() {
     parent();
     hardened::forked();
-    // Threads may have been between parking a set and saying so: start the list of parked sets anew.
-    GLOBAL.forget_parked();
     with_thread(|cache| cache.set.enter(&GLOBAL, |_| cache.renew_thread()));
     let own = core::ptr::from_ref(&current().set);
     for set in GLOBAL.sets() {
@@ -56,11 +55,10 @@ fn child() {
         };
         // SAFETY: caches are never unmapped.
         let other = &unsafe { cache.as_ref() }.set;
-        if !core::ptr::eq(other, own) {
-            if !other.is_parked() {
-                other.enter(&GLOBAL, |inside| inside.park());
-            }
-            GLOBAL.park(set);
+        // Those that were parked are left alone, because each has an OS page of its own. What another thread was about
+        // to park, or to adopt, is not in the list.
+        if !core::ptr::eq(other, own) && !GLOBAL.is_listed(other) {
+            PoolSet::park(set, &GLOBAL);
         }
     }
     // A thread that had found a knock, and was about to answer it, does not exist here.

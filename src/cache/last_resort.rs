@@ -29,13 +29,14 @@ pub(super) fn take(heap: &Heap, own: &PoolSet, class: SizeClass) -> Option<Block
         let pools_taken = heap.pools_taken();
         flush_caches(heap);
         for set in all_sets(heap) {
-            set.enter(heap, |inside| {
+            set.visit(heap, |inside| {
                 inside.collect();
                 inside.return_empty_pools(0);
             });
         }
         let found = own.enter(heap, |inside| inside.take_one(class));
-        let found = found.or_else(|| all_sets(heap).find_map(|set| set.enter(heap, |inside| inside.take_open(class))));
+        let found =
+            found.or_else(|| all_sets(heap).find_map(|set| set.visit(heap, |inside| inside.take_open(class))?));
         if found.is_some() || heap.pools_taken() == pools_taken {
             return found;
         }
@@ -51,7 +52,7 @@ pub(crate) fn flush_caches(heap: &Heap) {
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
             // SAFETY: caches are never unmapped.
             let cache = unsafe { cache.as_ref() };
-            cache.set.enter(heap, |inside| cache.flush_behind_door(inside));
+            cache.set.visit(heap, |inside| cache.flush_behind_door(inside));
         }
     }
 }

@@ -246,23 +246,23 @@ impl ThreadCache {
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked, some blocks stay
-    /// in its magazines, and its pools open, for a thread that starts soon (*Warm*).
+    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked that are not bare,
+    /// some blocks stay in its magazines, and its pools open, for a thread that starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
-        let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX);
+        let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX + heap.bare_count());
         self.release_with(if few { WARM_BLOCKS } else { 0 });
     }
 
     /// The same; `keep` blocks at most stay in each magazine.
     pub(super) fn release_with(&'static self, keep: usize) {
         if let Some(heap) = self.heap.get() {
-            self.set.enter(heap, |inside| {
-                self.make_all_small(keep, heap, inside);
-                inside.park();
-            });
             // Of the whole cache, not of its field: who adopts the set gets the cache by it.
-            heap.park(NonNull::from(self).cast());
+            PoolSet::park_with(NonNull::from(self).cast(), heap, |inside| {
+                if self.make_all_small(keep, heap, inside) {
+                    self.say_empty(inside.door());
+                }
+            });
         }
     }
 
@@ -313,7 +313,7 @@ impl ThreadCache {
             if let Some(cache) = unsafe { Self::of_set(heap, set) } {
                 // SAFETY: caches are never unmapped.
                 let cache = unsafe { cache.as_ref() };
-                cache.set.enter(heap, |inside| cache.set_poison(poisoned, inside.door()));
+                cache.set.visit(heap, |inside| cache.set_poison(poisoned, inside.door()));
             }
         }
     }

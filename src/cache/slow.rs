@@ -347,22 +347,25 @@ impl ThreadCache {
     }
 
     /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated
-    /// from the class; a small one has room for so many.
+    /// from the class; a small one has room for so many. Returns whether nothing is left.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) {
+    pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         self.flush_depots(inside);
         self.hardened.flush(inside);
         let door = inside.door();
+        let mut is_empty = true;
         for class in SizeClass::all() {
             self.shape(class).slow_calls.set(door, 0);
             let blocks = self.blocks(class, door).len();
             let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
             inside.check_away(class, self.blocks(class, door));
+            is_empty &= kept == 0;
             self.shape(class).allocated.set(door, kept > 0);
             self.make_small(class, heap, door);
             self.free_chunks(class, heap, door);
         }
+        is_empty
     }
 
     /// Moves a magazine of few blocks into the array inside the cache.

@@ -35,7 +35,7 @@ impl ThreadCache {
     /// If the cache has made no slow call since the last time: brings home what is in its depots and what others freed,
     /// and returns its set's empty pools.
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
-        self.set.enter(heap, |inside| {
+        self.set.visit(heap, |inside| {
             let door = inside.door();
             self.seen.was_idle.set(door, self.is_idle(door));
             if self.is_idle(door) {
@@ -51,13 +51,24 @@ impl ThreadCache {
 
     /// Empties what is behind the door: the depots, and, if no thread has the cache, its magazines.
     pub(crate) fn flush_behind_door(&self, inside: &mut Inside<'_>) {
-        if self.set.is_parked() { self.flush_all(inside) } else { self.flush_depots(inside) }
+        if self.set.is_parked() {
+            self.flush_all(inside);
+            self.say_empty(inside.door());
+        } else {
+            self.flush_depots(inside);
+        }
+    }
+
+    /// Nothing is left in the cache, which no thread has.
+    pub(super) fn say_empty(&self, door: Door<'_>) {
+        self.retire_count(door);
+        self.set.cache_is_empty.set(true);
     }
 
     /// Gives the free parts of the pools of a cache that was idle at this tick, and still is, back to the OS, unless
     /// they were and nothing came home since.
     pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
-        self.set.enter(heap, |inside| {
+        self.set.visit(heap, |inside| {
             let door = inside.door();
             let now = inside.used_bytes().wrapping_add(1);
             // Only blocks that come home change an idle set, and each makes fewer bytes used.

@@ -50,6 +50,12 @@ impl Metadata {
         self.cut(size_of::<T>().next_multiple_of(align), align, source).map(NonNull::cast)
     }
 
+    /// Zeroed memory for so many `T`, for ever, as [`alloc`](Self::alloc).
+    pub(crate) fn alloc_many<T>(&mut self, count: usize, source: &dyn MemorySource) -> Option<NonNull<T>> {
+        let align = align_of::<T>().max(CACHE_LINE_BYTES);
+        self.cut((count * size_of::<T>()).next_multiple_of(align), align, source).map(NonNull::cast)
+    }
+
     /// An array of `bytes`, a power of two of at least a cache line; its contents are anything. The cache line in front
     /// of it is zero for ever.
     pub(crate) fn alloc_array(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<NonNull<u8>> {

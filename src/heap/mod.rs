@@ -17,7 +17,7 @@ pub(crate) mod set;
 mod state;
 mod stop;
 
-use core::ptr::{self, NonNull};
+use core::ptr::NonNull;
 
 use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::heap::arena::PoolRef;
@@ -26,9 +26,9 @@ use crate::heap::class_map::ClassMap;
 use crate::heap::set::PoolSet;
 use crate::os::{MemorySource, SystemMemory};
 use crate::protocols::lock::Lock;
-use crate::sync::{AtomicPtr, AtomicU32};
+use crate::protocols::roll::Roll;
+use crate::sync::AtomicU32;
 pub(crate) use state::HeapState;
-use stop::Reach;
 pub(crate) use stop::Stopped;
 
 /// A heap: everything that the thread caches on top of it share.
@@ -41,18 +41,18 @@ pub(crate) struct Heap {
     pub(crate) map: AddressMap,
     /// Classes by address, with the feature `__raw`.
     pub(crate) classes: ClassMap,
-    /// Every set ever made, newest first; sets are never unmapped.
-    sets: AtomicPtr<PoolSet>,
-    /// The set of threads without a cache; always in the register, never parked.
+    /// The register: every set but the spare one and those that are bare (see `register`).
+    sets: Roll<PoolSet>,
+    /// The set of threads without a cache; always walked, never parked.
     pub(crate) spare: PoolSet,
     /// Whether all caches are to be poisoned. Written under the heap's lock.
     poisons: AtomicU32,
-    /// Sets that a thread parked and none adopted; a hint.
+    /// Sets that a thread parked and none adopted. Written under the heap's lock, read elsewhere as a hint.
     parked_sets: AtomicU32,
+    /// Of these: bare ones.
+    bare_sets: AtomicU32,
     /// Held by who stops all slow paths.
-    stop: Lock<Reach>,
-    /// Sets ever made.
-    set_count: AtomicU32,
+    stop: Lock<()>,
     state: Lock<HeapState>,
 }
 
@@ -99,12 +99,12 @@ impl Heap {
             source,
             map: AddressMap::new(),
             classes: ClassMap::new(),
-            sets: AtomicPtr::new(ptr::null_mut()),
+            sets: Roll::new(),
             spare: PoolSet::new(),
             poisons: AtomicU32::new(0),
             parked_sets: AtomicU32::new(0),
-            stop: Lock::new(Reach::new()),
-            set_count: AtomicU32::new(0),
+            bare_sets: AtomicU32::new(0),
+            stop: Lock::new(()),
             state: Lock::new(HeapState::new()),
         }
     }

@@ -1,7 +1,8 @@
 //! The data of a pool set: the pools that belong to one thread. What is done to them is in `pool_set`.
 //!
 //! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
-//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later.
+//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. In between it may become
+//! *bare* (see `register`).
 //!
 //! # Invariants
 //! - *Door*: the lists and all pools of a set are touched only by the thread that holds its door.
@@ -9,6 +10,7 @@
 //!   empty pools if and only if it is empty; a full pool is in no list.
 //! - *Tag*: the tag of every pool that the set owns is the set's address plus the number of the pool's class. It
 //!   changes only while the pool has no block outside, or by the thread that claimed it (see `remote`).
+//! - *Cache*: of a parked set whose `cache_is_empty`, the cache has no block in magazines, depots or quarantine.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
@@ -25,10 +27,16 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 #[repr(C, align(64))]
 pub(crate) struct PoolSet {
     pub(crate) inbox: Inbox,
-    /// The next older set of the heap; never changes once registered.
-    pub(crate) next_registered: Cell<*const PoolSet>,
+    /// Its place in the register, plus 1; 0 while it is not there. Heap lock.
+    pub(crate) place: Cell<usize>,
     /// The next parked set. Heap lock.
     pub(crate) next_parked: Cell<*const PoolSet>,
+    /// Whether it is in the list of parked sets. Heap lock.
+    pub(crate) is_listed: Cell<bool>,
+    /// Of a parked set: whether its cache has no block. Door.
+    pub(crate) cache_is_empty: Cell<bool>,
+    /// Whether the slow paths are stopped by its door, too. Written by who holds `stop`.
+    pub(crate) is_stopped: AtomicU32,
     /// 1 from parking to adoption, else 0; written under the door, read elsewhere as a hint.
     pub(crate) parked: AtomicU32,
     /// A hint for thieves: the classes of which a parked set has partial pools.
@@ -36,8 +44,7 @@ pub(crate) struct PoolSet {
     pub(crate) door: Lock<Pools>,
 }
 
-// SAFETY: `next_registered` is written once before the set is published; `next_parked` is under the heap's lock;
-// the rest is atomic or under the door.
+// SAFETY: each cell is under the lock that it names; the rest is atomic or under the door.
 unsafe impl Sync for PoolSet {}
 
 /// What the door of a set guards.
@@ -66,8 +73,11 @@ impl PoolSet {
     pub(crate) const fn new() -> Self {
         Self {
             inbox: Inbox::new(),
-            next_registered: Cell::new(ptr::null()),
+            place: Cell::new(0),
             next_parked: Cell::new(ptr::null()),
+            is_listed: Cell::new(false),
+            cache_is_empty: Cell::new(false),
+            is_stopped: AtomicU32::new(0),
             parked: AtomicU32::new(0),
             stealable: AtomicU64::new(0),
             door: Lock::new(Pools {
@@ -92,6 +102,11 @@ impl PoolSet {
     pub(crate) fn is_parked(&self) -> bool {
         // Relaxed: a hint, or ordered by the door.
         self.parked.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether it is bare: parked, and not in the register (see `register`). Heap lock.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.is_listed.get() && self.place.get() == 0
     }
 
     /// The inbox, for the self-check.

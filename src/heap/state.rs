@@ -158,6 +158,11 @@ impl HeapState {
         self.keep_spare(arena);
     }
 
+    /// The set parked last, at the head of the list.
+    pub(crate) const fn last_parked(&self) -> *const PoolSet {
+        self.parked
+    }
+
     fn keep_spare(&mut self, arena: ArenaRef) {
         arena.next.set(self.spare_arenas);
         self.spare_arenas = Some(arena);

@@ -6,21 +6,8 @@ use core::ptr::NonNull;
 
 use super::set::{PoolSet, Pools};
 use super::{Heap, HeapState};
-
-/// How far the slow paths are stopped.
-pub(super) struct Reach {
-    /// The newest set whose door was taken; those made since were not there.
-    newest: Option<NonNull<PoolSet>>,
-}
-
-// SAFETY: a plain pointer to a set, which is never unmapped.
-unsafe impl Send for Reach {}
-
-impl Reach {
-    pub(super) const fn new() -> Self {
-        Self { newest: None }
-    }
-}
+use crate::protocols::lock::Entry;
+use crate::sync::Ordering;
 
 /// Proof that the calling thread has stopped the slow paths of a heap: no thread is on one, and none enters one.
 ///
@@ -47,22 +34,21 @@ impl Heap {
         if !self.stop.acquire() {
             return false;
         }
-        let mut stopped = None;
         loop {
-            let mut sets = self.sets().peekable();
-            let newest = sets.peek().copied();
-            for set in sets.take_while(|&set| Some(set) != stopped) {
+            for set in self.sets() {
                 // SAFETY: sets are never unmapped.
-                unsafe { set.as_ref() }.door.acquire();
+                let set = unsafe { set.as_ref() };
+                // Relaxed: written by who holds `stop`.
+                if set.is_stopped.load(Ordering::Relaxed) == 0 && set.door.acquire_if_open() != Entry::Refused {
+                    set.is_stopped.store(1, Ordering::Relaxed);
+                }
             }
-            stopped = newest;
             self.state.acquire();
-            if self.sets().next() == stopped {
-                // SAFETY: taken above, and nobody else looks at it.
-                unsafe { self.stop.with_held(|reach| reach.newest = stopped) };
+            // SAFETY: sets are never unmapped. Relaxed: as above.
+            if self.sets().all(|set| unsafe { set.as_ref() }.is_stopped.load(Ordering::Relaxed) != 0) {
                 return true;
             }
-            // A set made in between is not stopped yet.
+            // A set that was made or adopted in between is not stopped yet.
             // SAFETY: taken just above.
             unsafe { self.state.release() };
         }
@@ -74,13 +60,17 @@ impl Heap {
     /// The calling thread stopped the slow paths, or is the copy of the one that did in a forked child.
     unsafe fn restart_slow_paths(&self) -> bool {
         let mut knocked = false;
-        // The register's lock comes last but one: until then no set can come that was not stopped. Those that the
-        // forking thread itself made meanwhile are newer than the newest stopped.
+        // The heap's lock comes last but one: until then no set can come that was not stopped, unless the forking
+        // thread itself made or adopted it meanwhile.
         // SAFETY: the caller holds all of them.
         unsafe {
-            let newest = self.stop.with_held(|reach| reach.newest.take());
-            for set in self.sets().skip_while(|&set| Some(set) != newest) {
-                knocked |= set.as_ref().door.leave();
+            for set in self.sets() {
+                let set = set.as_ref();
+                // Relaxed: written by who holds `stop`. A store only where something changes, for the child's sake.
+                if set.is_stopped.load(Ordering::Relaxed) != 0 {
+                    set.is_stopped.store(0, Ordering::Relaxed);
+                    knocked |= set.door.leave();
+                }
             }
             self.state.release();
             self.stop.release();
@@ -117,7 +107,8 @@ impl<'heap> Stopped<'heap> {
 
     /// Runs `body` on what the door of `set`, a set of the heap, guards.
     pub(crate) fn with_pools<R>(&mut self, set: NonNull<PoolSet>, body: impl FnOnce(&mut Pools) -> R) -> R {
-        // SAFETY: sets are never unmapped, and this thread holds all doors; as in `with_state`.
+        // SAFETY: sets are never unmapped, and this thread holds all doors that are not shut, and the heap's lock,
+        // without which none is opened (*Stopped*); as in `with_state`.
         unsafe { set.as_ref().door.with_held(body) }
     }
 }

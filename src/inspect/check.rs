@@ -65,8 +65,11 @@ pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
     let heap = stopped.heap();
     let mut found = Tally::NOTHING;
     stopped.with_state(|state| check_arenas(heap, &state.arenas, &mut found))?;
+    check_parked(stopped)?;
     let mut listed = Tally::NOTHING;
     for set in heap.sets() {
+        // SAFETY: sets are never unmapped.
+        check_place(heap, unsafe { set.as_ref() })?;
         stopped.with_pools(set, |pools| check_set(heap, set, pools, &mut listed))?;
         // SAFETY: a registered set.
         if let Some(cache) = unsafe { ThreadCache::of_set(heap, set) } {
@@ -173,6 +176,50 @@ fn check_bitmaps(place: PoolRef, pool: &Pool, start: usize) -> CheckResult<Bits>
 fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> CheckResult {
     let is_clear = |word: usize| place.pool().word(word).get() | place.remote_word(word).peek() == 0;
     ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
+}
+
+/// Checks which sets are parked, which of these are bare, and that a bare one has nothing.
+fn check_parked(stopped: &mut Stopped<'_>) -> CheckResult {
+    let heap = stopped.heap();
+    let (mut parked, mut bare) = (0, 0);
+    let mut next = NonNull::new(stopped.with_state(|state| state.last_parked().cast_mut()));
+    while let Some(set) = next {
+        let address = set.addr().get();
+        // SAFETY: sets are never unmapped.
+        let this = unsafe { set.as_ref() };
+        next = NonNull::new(this.next_parked.get().cast_mut());
+        parked += 1;
+        ensure(this.is_listed.get(), "a parked set does not know that it is", address)?;
+        ensure(
+            this.is_bare() == this.door.is_shut(),
+            "a set is bare and its door is not shut, or the reverse",
+            address,
+        )?;
+        if this.is_bare() {
+            bare += 1;
+            let owned = stopped.with_pools(set, |pools| pools.owned_count());
+            ensure(this.is_parked() && owned == 0, "a bare set is not parked, or has a pool", address)?;
+            ensure(this.inbox.is_empty(), "a bare set has something in its inbox", address)?;
+            // SAFETY: a set that was registered; caches are never unmapped.
+            let cache = unsafe { ThreadCache::of_set(heap, set).map(|cache| cache.as_ref()) };
+            let door = stopped.door();
+            let blocks =
+                |cache: &ThreadCache| SizeClass::all().map(|class| cache.all_blocks(class, door).count()).sum();
+            ensure(cache.map_or(0, blocks) == 0, "a bare set's cache has a block", address)?;
+        }
+    }
+    ensure(parked == heap.parked_count() && bare == heap.bare_count(), "parked sets are miscounted", 0)
+}
+
+/// Checks that the register and the set agree on its place, and that one in the register is not bare.
+fn check_place(heap: &Heap, set: &PoolSet) -> CheckResult {
+    let is_spare = ptr::eq(set, &raw const heap.spare);
+    let is_there = set.place.get().checked_sub(1).is_some_and(|place| heap.is_at(place, set));
+    ensure(
+        is_there != is_spare && !set.door.is_shut(),
+        "a set is not where the register has it",
+        ptr::from_ref(set).addr(),
+    )
 }
 
 fn check_set(heap: &Heap, set: NonNull<PoolSet>, pools: &Pools, listed: &mut Tally) -> CheckResult {

@@ -52,7 +52,7 @@ impl Inside<'_> {
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {
         let heap = self.heap;
-        if heap.parked_count() == 0 {
+        if heap.parked_count() <= heap.bare_count() {
             return false;
         }
         heap.sets().take(sets_max).any(|other| {
@@ -122,7 +122,7 @@ impl Inside<'_> {
     }
 
     /// The set's thread ended: brings home what can be, returns empty pools, and opens the set to thieves.
-    pub(crate) fn park(&mut self) {
+    pub(super) fn park(&mut self) {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(1, Ordering::Relaxed);
         self.collect();
@@ -132,6 +132,7 @@ impl Inside<'_> {
     pub(crate) fn adopt(&mut self) {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(0, Ordering::Relaxed);
+        self.set.cache_is_empty.set(false);
         self.show_stealable();
     }
 }

@@ -1,8 +1,11 @@
 //! The door of a pool set, and what a thread holds behind it.
 
+use core::ptr::NonNull;
+
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::heap::set::{PoolSet, Pools};
+use crate::protocols::lock::Guard;
 
 impl PoolSet {
     /// Opens the door, waiting for it, and runs `body`.
@@ -17,15 +20,64 @@ impl PoolSet {
         result
     }
 
-    /// Opens the door and runs `body`, unless somebody else is inside.
+    /// The same, for a walker that does not have the set; `None` if the set is bare.
+    pub(crate) fn visit<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
+        self.door.lock_if_open().map(|guard| self.run(heap, guard, body))
+    }
+
+    /// Opens the door and runs `body`, unless somebody else is inside, or the set is bare.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn try_enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
-        let mut guard = self.door.try_lock()?;
+        self.door.try_lock().map(|guard| self.run(heap, guard, body))
+    }
+
+    fn run<'set, R>(
+        &'set self,
+        heap: &Heap,
+        mut guard: Guard<'set, Pools>,
+        body: impl FnOnce(&mut Inside<'_>) -> R,
+    ) -> R {
         let result = guard.with(|pools| body(&mut Inside { heap, set: self, pools }));
-        if guard.leave() {
+        if self.leave(heap, guard) {
             self.knock(heap);
         }
-        Some(result)
+        result
+    }
+
+    /// Closes the door, and lays the set bare if there is nothing behind it; `true` if the caller owes the answer to a
+    /// knock.
+    #[must_use = "a knock is to be answered"]
+    pub(super) fn leave<'set>(&'set self, heap: &Heap, mut guard: Guard<'set, Pools>) -> bool {
+        let is_bare = self.is_parked() && self.cache_is_empty.get() && guard.with(|pools| pools.owned_count == 0);
+        if !is_bare {
+            return guard.leave();
+        }
+        match heap.lay_bare(self, guard) {
+            Ok(()) => false,
+            Err(guard) => guard.leave(),
+        }
+    }
+
+    /// The thread of `set`, which is the caller or does not exist in this process, has ended: opens the set to whoever
+    /// starts, and to thieves.
+    pub(crate) fn park(set: NonNull<Self>, heap: &Heap) {
+        Self::park_with(set, heap, |_| ());
+    }
+
+    /// The same, behind one door with `before`.
+    pub(crate) fn park_with(set: NonNull<Self>, heap: &Heap, before: impl FnOnce(&mut Inside<'_>)) {
+        // SAFETY: sets are never unmapped.
+        let this = unsafe { set.as_ref() };
+        let mut guard = this.door.lock();
+        guard.with(|pools| {
+            let mut inside = Inside { heap, set: this, pools };
+            before(&mut inside);
+            inside.park();
+        });
+        heap.park(set);
+        if this.leave(heap, guard) {
+            this.knock(heap);
+        }
     }
 }
 

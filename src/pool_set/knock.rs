@@ -22,7 +22,7 @@ impl PoolSet {
     pub(crate) fn knock(&self, heap: &Heap) {
         while let Some(mut guard) = self.door.lock_or_knock() {
             guard.with(|pools| Inside { heap, set: self, pools }.collect());
-            if !guard.leave() {
+            if !self.leave(heap, guard) {
                 return;
             }
         }

@@ -2,7 +2,8 @@
 //!
 //! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
 //! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. Until then, living
-//! threads *steal* its partly free pools one by one when they would need new ones.
+//! threads *steal* its partly free pools one by one when they would need new ones. When it has none left, it is *bare*,
+//! and no longer walked (see `heap/register.rs`).
 //!
 //! # Call tree, by files
 //! ```text

@@ -19,10 +19,17 @@
 //! Where nobody knocks, guards are dropped and [`release`](Lock::release) is used; at a lock with knocks all holders
 //! leave, and none drops its guard.
 //!
+//! # Shut
+//! A holder may *shut* the lock ([`shut`](Guard::shut)) in place of leaving it: it stays held, by nobody, until
+//! somebody [opens](Lock::open) it. Meanwhile there is nothing to be done under it: a knock is not left there, and who
+//! would rather not wait ([`acquire_if_open`](Lock::acquire_if_open), [`lock_if_open`](Lock::lock_if_open)) goes away,
+//! also from its sleep.
+//! - *Nobody inside*: from the shutting to the opening no thread has the lock, so the value does not change.
+//!
 //! # Fork
 //! The thread that forks holds every lock of the heap from the prepare handler to the parent's or child's
 //! handler. Other handlers, which run in between, may allocate: so a lock that is held admits the thread that
-//! holds it for a fork. Its guard then releases nothing.
+//! holds it for a fork. Its guard then releases nothing. One that is shut admits nobody.
 //!
 //! # Signals
 //! A handler that allocates where it interrupted the allocator would wait for its own thread. Beside the word is the
@@ -41,6 +48,18 @@ const HELD: u32 = 1;
 /// Beside HELD, as the next.
 const AWAITED: u32 = 2;
 const KNOCKED: u32 = 4;
+/// Held by nobody.
+const SHUT: u32 = 8;
+
+/// What [`Lock::acquire_if_open`] came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    Taken,
+    /// Let through: the calling thread holds all locks for a fork.
+    Admitted,
+    /// The lock is shut.
+    Refused,
+}
 
 /// A value that one thread at a time may touch.
 pub(crate) struct Lock<T> {
@@ -82,18 +101,24 @@ impl<T> Lock<T> {
     /// Takes the lock if it is free.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
         // Acquire: pairs with the Release of `leave`.
-        let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        if free {
-            self.owner.set();
+        match self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed) {
+            Ok(_) => {
+                self.owner.set();
+                Some(Guard { lock: self, owns: true })
+            }
+            Err(before) => (before & SHUT == 0 && this_thread_forks()).then_some(Guard { lock: self, owns: false }),
         }
-        (free || this_thread_forks()).then(|| Guard { lock: self, owns: free })
     }
 
-    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to.
+    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to. If it
+    /// is shut, there is nothing to do.
     pub(crate) fn lock_or_knock(&self) -> Option<Guard<'_, T>> {
         // Relaxed: only what to begin with; the compare-exchange decides.
         let mut before = self.state.load(Ordering::Relaxed);
         loop {
+            if before & SHUT != 0 {
+                return None;
+            }
             if before & HELD != 0 && this_thread_forks() {
                 return Some(Guard { lock: self, owns: false });
             }
@@ -117,35 +142,80 @@ impl<T> Lock<T> {
     pub(crate) fn acquire(&self) -> bool {
         // Acquire: pairs with the Release of `leave`. Relaxed on failure: nothing was taken.
         let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
-        let owns = free || self.acquire_held();
+        let owns = free || self.acquire_held(true) == Entry::Taken;
         if owns {
             self.owner.set();
         }
         owns
     }
 
+    /// The same, but goes away from a lock that is shut, or is shut while the caller waits.
+    #[inline]
+    pub(crate) fn acquire_if_open(&self) -> Entry {
+        // As in `acquire`.
+        let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let entry = if free { Entry::Taken } else { self.acquire_held(false) };
+        if entry == Entry::Taken {
+            self.owner.set();
+        }
+        entry
+    }
+
+    /// Waits for the lock, but not if it is shut.
+    #[inline]
+    pub(crate) fn lock_if_open(&self) -> Option<Guard<'_, T>> {
+        match self.acquire_if_open() {
+            Entry::Refused => None,
+            entry => Some(Guard { lock: self, owns: entry == Entry::Taken }),
+        }
+    }
+
+    /// `Refused` only unless it `is_patient`.
     #[cold]
-    fn acquire_held(&self) -> bool {
+    fn acquire_held(&self, is_patient: bool) -> Entry {
         if this_thread_forks() {
-            return false;
+            // Relaxed: a door that is shut as the slow paths are stopped is opened by the forking thread only.
+            let shut = !is_patient && self.state.load(Ordering::Relaxed) & SHUT != 0;
+            return if shut { Entry::Refused } else { Entry::Admitted };
         }
         self.owner.refuse_this_thread();
         for _ in 0..LOCK_SPINS {
             // Relaxed: only a hint when to try; the compare-exchange acquires.
-            if self.state.load(Ordering::Relaxed) == FREE
-                && self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok()
-            {
-                return true;
+            let before = self.state.load(Ordering::Relaxed);
+            if before & SHUT != 0 && !is_patient {
+                return Entry::Refused;
+            }
+            if before == FREE && self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                return Entry::Taken;
             }
             spin_loop();
         }
         loop {
-            // Acquire: pairs with the Release of `leave`. Bits are added, because a knock may stand.
+            // Acquire: pairs with the Release of `leave` and `open`. Bits are added, because a knock may stand.
             let before = self.state.fetch_or(HELD | AWAITED, Ordering::Acquire);
             if before & HELD == 0 {
-                return true;
+                return Entry::Taken;
+            }
+            if before & SHUT != 0 && !is_patient {
+                // It may have been woken in place of another sleeper, which has to go away, too.
+                futex_wake(&self.state);
+                return Entry::Refused;
             }
             futex_wait(&self.state, before | AWAITED);
+        }
+    }
+
+    /// Frees a lock that is shut.
+    ///
+    /// # Safety
+    /// The lock is shut, and nobody else opens it.
+    pub(crate) unsafe fn open(&self) {
+        // Acquire: pairs with the Release of `shut`. Release: pairs with the Acquire of whoever takes the lock next,
+        // who so sees what the one that shut it did.
+        let before = self.state.swap(FREE, Ordering::AcqRel);
+        debug_assert!(before & SHUT != 0, "it was not shut");
+        if before & AWAITED != 0 {
+            futex_wake(&self.state);
         }
     }
 
@@ -183,6 +253,13 @@ impl<T> Lock<T> {
         before & KNOCKED != 0
     }
 
+    /// Whether it is shut.
+    #[cfg(not(pymalloc_loom))]
+    pub(crate) fn is_shut(&self) -> bool {
+        // Relaxed: a hint, unless something else keeps it as it is.
+        self.state.load(Ordering::Relaxed) & SHUT != 0
+    }
+
     /// Whether a thread may sleep on it.
     #[cfg(all(test, not(pymalloc_loom)))]
     pub(crate) fn is_awaited(&self) -> bool {
@@ -206,6 +283,26 @@ impl<T> Guard<'_, T> {
     pub(crate) fn with<R>(&mut self, body: impl FnOnce(&mut T) -> R) -> R {
         // SAFETY: the guard proves that this thread is the only one to touch the value.
         self.lock.value.with_mut(|value| body(unsafe { &mut *value }))
+    }
+
+    /// Whether this guard took the lock, rather than being let through during a fork.
+    pub(crate) fn owns(&self) -> bool {
+        self.owns
+    }
+
+    /// Leaves the lock held by nobody, until somebody opens it. What a knock that stands is for was done.
+    ///
+    /// Only a guard that [took the lock](Self::owns) may.
+    pub(crate) fn shut(self) {
+        let guard = ManuallyDrop::new(self);
+        debug_assert!(guard.owns, "it is another's to leave");
+        guard.lock.owner.clear();
+        // Release: pairs with the Acquire of `open`.
+        let before = guard.lock.state.swap(HELD | SHUT, Ordering::Release);
+        if before & AWAITED != 0 {
+            // Who goes away wakes the next (`acquire_held`).
+            futex_wake(&guard.lock.state);
+        }
     }
 
     /// Frees the lock; `true` if somebody knocked meanwhile: the caller owes the answer (*Answered*).

@@ -4,3 +4,4 @@
 pub(crate) mod block_state;
 pub(crate) mod lock;
 pub(crate) mod remote;
+pub(crate) mod roll;

@@ -10,7 +10,7 @@ pub(crate) fn purge_heap(heap: &Heap) -> usize {
     flush_caches(heap);
     for set in heap.sets() {
         // SAFETY: sets are never unmapped.
-        unsafe { set.as_ref() }.enter(heap, |inside| {
+        unsafe { set.as_ref() }.visit(heap, |inside| {
             inside.collect();
             inside.return_empty_pools(0);
             inside.sweep();

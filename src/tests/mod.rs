@@ -3,6 +3,7 @@
 mod ageing;
 mod arenas;
 mod arithmetic;
+mod bare;
 mod beyond;
 mod bitmaps;
 mod bound;

@@ -1,18 +1,19 @@
-//! Poisoned magazines, the register of sets, and stopping all slow paths.
+//! Poisoned magazines, and caches that come into the register meanwhile.
 //!
-//! Only the locks are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
+//! The locks and the roll are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
 //! `set_array`, `set_poison`) and `cache/slow.rs` (`grow`, `pop`, `push`) with slot numbers for addresses; the register
-//! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `heap/stop.rs`, `ThreadCache::acquire` and
-//! `poison_all`. So these models prove the protocol as it is written down, not the lines of those files.
+//! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `ThreadCache::acquire` and `poison_all`. So these
+//! models prove the protocol as it is written down, not the lines of those files.
 
-use core::ptr;
+use core::ptr::{self, NonNull};
 
 use loom::sync::atomic::AtomicUsize;
 use loom::thread;
 use std::sync::Arc;
 
 use crate::lock::Lock;
-use crate::sync::{AtomicPtr, AtomicU32, Ordering, UnsafeCell};
+use crate::roll::{Place, Roll};
+use crate::sync::{AtomicPtr, AtomicU32, Ordering};
 use crate::{check, check_bounded};
 
 /// Where the second array starts.
@@ -162,9 +163,8 @@ fn a_magazine_whose_poison_is_lifted_while_its_owner_runs_and_grows_it_has_its_o
     });
 }
 
-/// A set in the register, with its cache.
+/// A set, with its cache.
 struct Cache {
-    next: UnsafeCell<*const Cache>,
     /// Whether the cache is poisoned.
     door: Lock<bool>,
 }
@@ -172,13 +172,15 @@ struct Cache {
 /// The register.
 struct Heap {
     caches: [Cache; 2],
-    sets: AtomicPtr<Cache>,
+    sets: Roll<Cache>,
+    /// The roll's rows, which are there from the start.
+    rows: [[Place<Cache>; 2]; 2],
     poisons: AtomicU32,
-    /// The heap's lock; whether the slow paths are stopped.
+    /// The heap's lock.
     state: Lock<()>,
 }
 
-// SAFETY: loom checks each access to the cells; the rest is atomic or locked.
+// SAFETY: the rest is atomic or locked.
 unsafe impl Sync for Heap {}
 // SAFETY: nothing in it belongs to a thread.
 unsafe impl Send for Heap {}
@@ -186,37 +188,26 @@ unsafe impl Send for Heap {}
 impl Heap {
     /// Two caches, not in the register yet.
     fn new() -> Self {
-        let cache = || Cache { next: UnsafeCell::new(ptr::null()), door: Lock::new(false) };
+        let cache = || Cache { door: Lock::new(false) };
+        let row = || [AtomicPtr::new(ptr::null_mut()), AtomicPtr::new(ptr::null_mut())];
         Self {
             caches: [cache(), cache()],
-            sets: AtomicPtr::new(ptr::null_mut()),
+            sets: Roll::new(),
+            rows: [row(), row()],
             poisons: AtomicU32::new(0),
             state: Lock::new(()),
         }
     }
 
-    /// `Heap::make_set`.
+    /// `Heap::make_set`, `unpark` of a bare set.
     fn register(&self, number: usize) {
-        let cache = &self.caches[number];
         self.state.lock().with(|()| {
-            let head = self.sets.load(Ordering::Relaxed);
-            // SAFETY: loom fails the model if the link is read before it is published.
-            cache.next.with_mut(|next| unsafe { *next = head });
-            self.sets.store(ptr::from_ref(cache).cast_mut(), Ordering::Release);
+            if let Some(places) = self.sets.missing_row() {
+                // SAFETY: rows of one place and of two, as long as the heap.
+                unsafe { self.sets.add_row(NonNull::from(&self.rows[places - 1][..]).cast()) };
+            }
+            self.sets.enter(NonNull::from(&self.caches[number]));
         });
-    }
-
-    /// `Heap::sets`.
-    fn sets(&self) -> Vec<&Cache> {
-        let mut sets = Vec::new();
-        let mut next = self.sets.load(Ordering::Acquire).cast_const();
-        // SAFETY: caches of this heap.
-        while let Some(cache) = unsafe { next.as_ref() } {
-            sets.push(cache);
-            // SAFETY: the link never changes once registered.
-            next = cache.next.with(|next| unsafe { *next });
-        }
-        sets
     }
 
     /// `ThreadCache::acquire` of a new cache.
@@ -228,39 +219,9 @@ impl Heap {
     /// `ThreadCache::poison_all`.
     fn poison_all(&self, poisons: bool) {
         self.state.lock().with(|()| self.poisons.store(u32::from(poisons), Ordering::Relaxed));
-        for cache in self.sets() {
-            cache.door.lock().with(|poisoned| *poisoned = poisons);
-        }
-    }
-
-    /// `Heap::stop_slow_paths`; the sets that were stopped.
-    fn stop(&self) -> Vec<&Cache> {
-        let mut stopped: Vec<&Cache> = Vec::new();
-        loop {
-            let sets = self.sets();
-            let known = stopped.first().copied();
-            let new = sets.iter().copied().take_while(|&set| known.is_none_or(|known| !ptr::eq(known, set)));
-            let new: Vec<_> = new.collect();
-            for set in &new {
-                set.door.acquire();
-            }
-            stopped.splice(0..0, new);
-            self.state.acquire();
-            if self.sets().first().copied().map(ptr::from_ref) == stopped.first().copied().map(ptr::from_ref) {
-                return stopped;
-            }
-            // SAFETY: acquired just above.
-            unsafe { self.state.release() };
-        }
-    }
-
-    /// `Heap::restart_slow_paths`.
-    fn restart(&self, stopped: &[&Cache]) {
-        // SAFETY: `stop` acquired them on this thread.
-        unsafe { self.state.release() };
-        for set in stopped {
-            // SAFETY: as above.
-            unsafe { set.door.release() };
+        for cache in self.sets.walk() {
+            // SAFETY: a cache of this heap.
+            unsafe { cache.as_ref() }.door.lock().with(|poisoned| *poisoned = poisons);
         }
     }
 }
@@ -289,24 +250,5 @@ fn a_cache_registered_while_the_poison_is_lifted_ends_without() {
         heap.poison_all(false);
         newcomer.join().unwrap();
         assert!(heap.caches.iter().all(|cache| cache.door.lock().with(|poisoned| !*poisoned)));
-    });
-}
-
-/// The walk of statistics, self-check and fork: while it lasts, nobody is behind any door, not even a newcomer's.
-#[test]
-fn stopping_all_slow_paths_stops_those_of_a_set_registered_meanwhile() {
-    check(|| {
-        let heap = Arc::new(Heap::new());
-        heap.register(0);
-        let other = heap.clone();
-        let newcomer = thread::spawn(move || other.acquire(1));
-        let stopped = heap.stop();
-        assert_eq!(stopped.len(), heap.sets().len(), "a set came while the slow paths were stopped");
-        for set in &stopped {
-            // SAFETY: stopped, by this thread. Loom fails the model if the owner is inside.
-            unsafe { set.door.with_held(|poisoned| *poisoned = true) };
-        }
-        heap.restart(&stopped);
-        newcomer.join().unwrap();
     });
 }

@@ -1,8 +1,8 @@
-//! What is published for look-ups without a lock: the address map, the register of sets, a magazine's `top`; what is
+//! What is published for look-ups without a lock: the address map, a magazine's `top`; what is
 //! made once by the thread that needs it first; and the static that reports are printed from.
 //!
 //! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `heap/arena_map.rs`
-//! (`arena_of`, `add_leaf`, `set`), `heap/register.rs` (`register`, `sets`), `cache/mod.rs` (`alloc`, `free`,
+//! (`arena_of`, `add_leaf`, `set`), `cache/mod.rs` (`alloc`, `free`,
 //! `blocks`), `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). A
 //! line of the product with an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens
 //! each.
@@ -14,7 +14,7 @@ use loom::thread;
 
 use crate::check;
 use crate::lock::Lock;
-use crate::sync::{Ordering, UnsafeCell};
+use crate::sync::{Ordering, UnsafeCell, load_own};
 
 const NONE: usize = 0;
 
@@ -83,69 +83,6 @@ fn an_address_that_no_block_orders_is_looked_up_in_whole_leaves_and_arenas() {
     });
 }
 
-/// Sets are numbers from 1.
-struct Register {
-    sets: AtomicUsize,
-    fields: [UnsafeCell<usize>; 2],
-    links: [UnsafeCell<usize>; 2],
-    heap: Lock<()>,
-}
-
-/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
-///
-/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store
-/// would be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be
-/// tried.
-fn own(word: &AtomicUsize) -> usize {
-    // SAFETY: loom fails the model if a store is not ordered before this.
-    unsafe { word.unsync_load() }
-}
-
-impl Register {
-    fn new() -> Self {
-        let cells = || [UnsafeCell::new(NONE), UnsafeCell::new(NONE)];
-        Self { sets: AtomicUsize::new(NONE), fields: cells(), links: cells(), heap: Lock::new(()) }
-    }
-
-    /// `Heap::register`, and the making of the set.
-    fn register(&self, set: usize) {
-        self.heap.lock().with(|()| {
-            self.fields[set - 1].with_mut(|fields| unsafe { *fields = set });
-            let head = own(&self.sets);
-            self.links[set - 1].with_mut(|link| unsafe { *link = head });
-            self.sets.store(set, Ordering::Release);
-        });
-    }
-
-    /// `Heap::sets`, with a look at each.
-    fn walk(&self) -> usize {
-        let mut found = 0;
-        let mut set = self.sets.load(Ordering::Acquire);
-        while set != NONE {
-            self.fields[set - 1].with(|fields| assert_eq!(unsafe { *fields }, set));
-            set = self.links[set - 1].with(|link| unsafe { *link });
-            found += 1;
-        }
-        found
-    }
-}
-
-#[test]
-fn who_walks_the_register_finds_whole_sets_and_the_older_ones_behind_each() {
-    check(|| {
-        let register = Arc::new(Register::new());
-        let registering = [1, 2].map(|set| {
-            let register = register.clone();
-            thread::spawn(move || register.register(set))
-        });
-        register.walk();
-        for thread in registering {
-            thread.join().unwrap();
-        }
-        assert_eq!(register.walk(), 2);
-    });
-}
-
 /// `top` counts the slots in use.
 struct Magazine {
     top: AtomicUsize,
@@ -155,14 +92,14 @@ struct Magazine {
 impl Magazine {
     /// `ThreadCache::put`.
     fn free(&self, block: usize) {
-        let top = own(&self.top);
+        let top = load_own(&self.top);
         self.slots[top].store(block, Ordering::Relaxed);
         self.top.store(top + 1, Ordering::Release); // free
     }
 
     /// `Magazine::alloc`.
     fn alloc(&self) -> usize {
-        let top = own(&self.top) - 1;
+        let top = load_own(&self.top) - 1;
         let block = self.slots[top].load(Ordering::Relaxed);
         self.top.store(top, Ordering::Release); // alloc
         block

@@ -1,12 +1,22 @@
 //! The twin of `src/sync.rs`: the same names, made of loom's types.
 
 pub(crate) use loom::cell::UnsafeCell;
-pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
+
+/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+///
+/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store
+/// would be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be
+/// tried.
+pub(crate) fn load_own(word: &AtomicUsize) -> usize {
+    // SAFETY: loom fails the model if a store is not ordered before this.
+    unsafe { word.unsync_load() }
+}
 
 /// One spin: enough to reach every line, and no loop for the model checker to unroll.
 pub(crate) const LOCK_SPINS: u32 = 1;

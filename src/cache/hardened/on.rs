@@ -285,6 +285,7 @@ mod tests {
     use core::ptr::NonNull;
 
     use super::*;
+    use crate::heap::set::PoolSet;
     use crate::tests::test_heap::{TestHeap, class, fill};
 
     #[test]
@@ -294,8 +295,7 @@ mod tests {
         let class = class(64);
         fill(cache, 64, 64 * QUARANTINE_SLOTS).into_iter().for_each(|block| block.free(cache));
         // As the child's fork handler does, with blocks that wait.
-        cache.set.enter(test.heap, |inside| inside.park());
-        test.heap.park(NonNull::from(cache).cast());
+        PoolSet::park(NonNull::from(cache).cast(), test.heap);
         let next = || cache.hardened.quarantine.next(class);
         let before = next();
         std::thread::scope(|scope| {

@@ -45,7 +45,7 @@ pub struct CacheStats {
     pub bytes_used: usize,
 }
 
-/// Counts each cache, newest first, into `found`, as far as its capacity goes. Returns how many there are.
+/// Counts each cache, unless its set is bare, into `found`, as far as its capacity goes. Returns how many there are.
 pub(crate) fn gather_caches(stopped: &mut Stopped<'_>, found: &mut Vec<CacheStats>) -> usize {
     let heap = stopped.heap();
     let mut count = 0;

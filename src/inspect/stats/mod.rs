@@ -221,6 +221,7 @@ impl Stats {
                 }
             }
         });
+        self.caches_parked = stopped.heap().bare_count();
         for_each_cache(stopped, |cache, door| self.count_cache(cache, door));
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
             entry.settle(class);
@@ -309,7 +310,7 @@ pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     parts.count() * PURGE_UNIT_BYTES
 }
 
-/// Shows each thread cache to `body`.
+/// Shows each thread cache to `body`, except those of bare sets, which have nothing.
 pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&ThreadCache, Door<'_>)) {
     let heap = stopped.heap();
     for set in heap.sets() {
