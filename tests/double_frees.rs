@@ -1,7 +1,7 @@
 //! Simple programs that free a block twice and look no further: none of them ends as if nothing were wrong.
 //!
-//! No program flushes or purges. What is not seen at the call is seen when its class's cache ages, when its thread ends,
-//! or when the process exits.
+//! No program flushes or purges. What is not seen at the call is seen when its class's cache ages, when its thread
+//! ends, or when the process exits.
 #![cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 
 mod common;
