@@ -11,8 +11,8 @@
 //! - *Depot.* If it held a chunk all the time since the last visit, the class is in a long row of frees, or not used: all
 //!   of its blocks go home, and it stows nothing more until it is allocated from (`close`).
 //! - *Quarantine* (feature `hardened`). It is emptied when the visit leaves nothing in the magazine.
-//! - *All.* One visit in a few sends home all that the class has. Two copies of a block that was freed twice could else go
-//!   round for ever between magazine and depot; on their way home the second one finds the first.
+//! - *All.* One visit in a few sends home all that the class has. Two copies of a block that was freed twice could
+//!   else go round for ever between magazine and depot; on their way home the second one finds the first.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!
 //! The mark is Bonwick's for depots (USENIX 2001, working set), carried over to magazines.

@@ -1,8 +1,8 @@
 //! The process's end: what its caches hold goes home, where a block that was freed twice is found.
 //!
 //! Nothing else is wrong with blocks in a cache when the program exits, so this costs time for the check's sake: a few
-//! instructions for each block of the exiting thread's cache, of caches that no thread has, and of the depots of others.
-//! The magazines of threads that still run are left out: they belong to those threads' fast paths.
+//! instructions for each block of the exiting thread's cache, of caches that no thread has, and of the depots of
+//! others. The magazines of threads that still run are left out: they belong to those threads' fast paths.
 //!
 //! No door is waited for. Where the exiting thread is inside its own, because a signal handler exits, nothing is done.
 

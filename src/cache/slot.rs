@@ -9,11 +9,12 @@
 //! after the end. So the fast path has no test for initialisation. A thread without a cache allocates and frees one
 //! block at a time by the heap's spare set: a free needs no memory there, and never fails.
 //!
-//! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so reaching
-//! it is a load or two and never allocates. The thread's end is learned from a pthread key, whose destructors run after
-//! those of Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread
-//! whose very first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the
-//! last two, leaves its cache behind.)
+//! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so
+//! reaching it is a load or two and never allocates (in a library, the loader may when a thread first comes there, by
+//! the C library's `malloc`). The thread's end is learned from a pthread key, whose destructors run after those of
+//! Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
+//! first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the last two,
+//! leaves its cache behind.)
 
 use core::ffi::c_void;
 use core::ptr;

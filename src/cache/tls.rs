@@ -2,16 +2,16 @@
 //!
 //! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees
 //! all of it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared
-//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly. (The model can
-//! be chosen for Rust's own thread-locals by an unstable option only.)
+//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly. (The model
+//! can be chosen for Rust's own thread-locals by an unstable option only.)
 //!
-//! - *Descriptors*, in programs and their libraries: a call through a descriptor gives the word's offset. The linker of a
-//!   program makes a constant and a no-op of it. In a library the call stays, and the library can be opened at any time:
-//!   its thread-locals need no room in the block that the loader gave the first thread (*static TLS*), of which there is
-//!   little.
+//! - *Descriptors*, in programs and their libraries: a call through a descriptor gives the word's offset. The linker
+//!   of a program makes a constant and a no-op of it. In a library the call stays, and the library can be opened at
+//!   any time: its thread-locals need no room in the block that the loader gave the first thread (*static TLS*), of
+//!   which there is little.
 //! - *Initial-exec*, in the preload library: the offset is looked up once, when the library is loaded, and read from a
-//!   table. That needs static TLS, for which there is room at the program's start; and a descriptor's call may allocate,
-//!   which inside of `malloc` it must not.
+//!   table. That needs static TLS, for which there is room at the program's start; and a descriptor's call may
+//!   allocate, which inside of `malloc` it must not.
 
 use super::ThreadCache;
 
@@ -85,11 +85,11 @@ mod place {
         };
     }
 
-    /// Asks the word's descriptor for its offset, and does as `$then` with it, in `rax`. The linker knows the first two
-    /// instructions in this form only.
+    /// Asks the word's descriptor for its offset, and does as `$then` with it, in `rax`. The linker knows the first
+    /// two instructions in this form only.
     ///
-    /// The call keeps all other registers, it is said. Before 2.40, glibc's did not keep those of vectors when it gave a
-    /// thread its copy of the library's thread-locals: so they count as lost.
+    /// The call keeps all other registers, it is said. Before 2.40, glibc's did not keep those of vectors when it gave
+    /// a thread its copy of the library's thread-locals: so they count as lost.
     #[cfg(not(feature = "__raw"))]
     macro_rules! descriptor {
         ($then:literal => $result:ident, $($option:ident),*) => {
