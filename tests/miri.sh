@@ -7,7 +7,8 @@
 #   tests/miri.sh          all of it; a part may take an hour
 #   tests/miri.sh short    the build and two small tests, by Stacked Borrows, for the gate
 #
-# MIRI_SEEDS (default 16) is the number of seeds. Needs, and does not install: a nightly toolchain with Miri and the sources of std.
+# MIRI_SEEDS (default 16) is the number of seeds. Needs, and does not install: a nightly toolchain with Miri and the
+# sources of std.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seeds=${MIRI_SEEDS:-16}
