@@ -6,13 +6,45 @@
 pub(crate) use core::hint::spin_loop;
 #[cfg(any(feature = "hardened", feature = "__raw"))]
 pub(crate) use core::sync::atomic::AtomicU8;
-#[cfg(feature = "__raw")]
-pub(crate) use core::sync::atomic::AtomicUsize;
-pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+pub(crate) use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use crate::base::config::LOCK_SPINS;
 pub(crate) use crate::os::fork::this_thread_forks;
 pub(crate) use crate::os::{futex_wait, futex_wake};
+
+use crate::base::fatal::reentered;
+use crate::os::thread_token;
+
+/// The name of a lock's holder; 0 when there is none. (The model checker's does nothing.)
+pub(crate) struct Owner(AtomicUsize);
+
+impl Owner {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicUsize::new(0))
+    }
+
+    /// Writes the calling thread's name. It holds the lock.
+    #[inline]
+    pub(crate) fn set(&self) {
+        // Relaxed: only its own thread tells anything by it, and a signal handler there sees it in order.
+        self.0.store(thread_token(), Ordering::Relaxed);
+    }
+
+    /// Takes the calling thread's name away. It holds the lock.
+    #[inline]
+    pub(crate) fn clear(&self) {
+        // Relaxed: as in `set`.
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// Aborts if the name is the calling thread's.
+    pub(crate) fn refuse_this_thread(&self) {
+        // Relaxed: as in `set`.
+        if self.0.load(Ordering::Relaxed) == thread_token() {
+            reentered();
+        }
+    }
+}
 
 /// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
 #[repr(transparent)]

@@ -13,7 +13,7 @@ use std::mem::transmute;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::NonNull;
-use std::sync::Barrier;
+use std::sync::{Barrier, mpsc};
 use std::thread;
 
 const COUNT: u64 = 10_000;
@@ -36,6 +36,16 @@ fn library() -> PathBuf {
         .expect("cargo is there");
     assert!(built.success());
     folder.join(target).join("debug/libplugin.so")
+}
+
+/// So many copies of a library, each a library of its own.
+fn copies(library: &Path, count: usize) -> Vec<CString> {
+    let copy = |number| {
+        let path = library.with_file_name(format!("libplugin-{number}.so"));
+        std::fs::copy(library, &path).expect("room for a copy");
+        CString::new(path.into_os_string().into_encoded_bytes()).expect("no zero byte")
+    };
+    (0..count).map(copy).collect()
 }
 
 /// An opened library.
@@ -101,4 +111,32 @@ fn a_library_that_allocated_stays_until_its_last_thread_has_ended_and_is_found_a
     assert_eq!(again.sum(COUNT), COUNT * (COUNT + 1) / 2);
     assert_eq!(again.blocks(), before);
     again.close();
+}
+
+/// As with the system's allocator: nothing makes the library's thread-locals *static* ones.
+#[test]
+fn many_libraries_with_large_thread_locals_are_opened_while_threads_run() {
+    const COPIES: usize = 16;
+    let started = Barrier::new(2);
+    let library = library();
+    let (libraries, used) = thread::scope(|scope| {
+        // It runs already when they are opened, and uses them all.
+        let (to, from) = mpsc::channel();
+        let started = &started;
+        let early = scope.spawn(move || {
+            started.wait();
+            let libraries: Vec<Opened> = from.recv().expect("they were opened");
+            libraries.into_iter().map(|library| library.sum(COUNT)).collect::<Vec<_>>()
+        });
+        started.wait();
+        let open = |path: &CString| Opened::open(path, 0).unwrap_or_else(|| panic!("{path:?} cannot be opened"));
+        let libraries: Vec<_> = copies(&library, COPIES).iter().map(open).collect();
+        to.send(libraries.clone()).expect("it waits");
+        (libraries, early.join().expect("it does not panic"))
+    });
+    assert_eq!(used, [COUNT * (COUNT + 1) / 2; COPIES]);
+    for library in libraries {
+        assert_eq!(library.sum(COUNT), COUNT * (COUNT + 1) / 2);
+        library.close();
+    }
 }

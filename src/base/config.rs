@@ -57,10 +57,12 @@ pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
 
 /// Most slots of a magazine whose depot overflowed, until its class is allocated from again.
-pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
+pub(crate) const CLOSED_SLOTS_MAX: usize = 32;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
+/// Visits to a class for each that sends all of its blocks home, where double frees are seen.
+pub(crate) const VISITS_PER_CHECK: u64 = 8;
 
 /// Empty pools that a set keeps for its thread's next need, rather than return them to their arenas.
 pub(crate) const SET_EMPTY_POOLS_MAX: usize = 4;

@@ -63,6 +63,16 @@ pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -
     os::abort()
 }
 
+/// Says that the calling thread is inside the allocator already, where it would wait for itself, and aborts.
+#[cold]
+#[inline(never)]
+pub(crate) fn reentered() -> ! {
+    os::write_stderr(
+        b"pymalloc: a signal handler allocates or frees, and its thread was inside the allocator already\n",
+    );
+    os::abort()
+}
+
 /// Says that nobody knows the block at `address`, and aborts: for a library that hands what it does not know to another
 /// allocator.
 #[cfg(feature = "__raw")]

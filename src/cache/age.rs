@@ -8,8 +8,11 @@
 //!   is a low-water mark: the blocks below it were not used, and go home. If the top is where it was, too, all blocks go:
 //!   most likely nobody used them, and if somebody did, a refill makes good for it. The fast path has no instruction
 //!   more for all that.
-//! - *Depot.* It keeps the fewest chunks that it had since the last visit; so many go home.
+//! - *Depot.* If it held a chunk all the time since the last visit, the class is in a long row of frees, or not used: all
+//!   of its blocks go home, and it stows nothing more until it is allocated from (`close`).
 //! - *Quarantine* (feature `hardened`). It is emptied when the visit leaves nothing in the magazine.
+//! - *All.* One visit in a few sends home all that the class has. Two copies of a block that was freed twice could else go
+//!   round for ever between magazine and depot; on their way home the second one finds the first.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!
 //! The mark is Bonwick's for depots (USENIX 2001, working set), carried over to magazines.
@@ -19,7 +22,7 @@
 //!   number of its blocks, except that the thread may have popped some since: then it took the slow path, or will.
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT};
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
 use crate::heap::door::Door;
@@ -32,9 +35,10 @@ impl ThreadCache {
         let door = inside.door();
         let calls = self.slow_calls.get(door);
         if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
-            let number = (calls / SLOW_CALLS_PER_VISIT) as usize & (CLASS_COUNT - 1);
-            if let Some(class) = SizeClass::from_number(number) {
-                self.visit(class, heap, inside);
+            let visits = calls / SLOW_CALLS_PER_VISIT;
+            if let Some(class) = SizeClass::from_number(visits as usize & (CLASS_COUNT - 1)) {
+                let checks = (visits / CLASS_COUNT as u64 + 1).is_multiple_of(VISITS_PER_CHECK);
+                self.visit(class, checks, heap, inside);
                 // Blocks of the calling class may be on their way from the quarantine to the magazine.
                 if class != calling && self.shape(class).seen.get(door) == 0 {
                     self.hardened.flush_class(class, inside);
@@ -51,18 +55,22 @@ impl ThreadCache {
         }
     }
 
-    /// Gives home what the class did not use since its last visit.
+    /// Gives home what the class did not use since its last visit, or all that it has.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn visit(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn visit(&self, class: SizeClass, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
-        self.age_depot(class, inside);
+        if self.depot_rests(class, door) {
+            self.close(class, heap, inside);
+        } else if all {
+            self.flush_depot(class, usize::MAX, inside);
+        }
         let shape = self.shape(class);
         let blocks = self.blocks(class, door).len();
         let spare = usize::from(shape.spare.get(door));
         let rests = spare != 0 && blocks == usize::from(shape.seen.get(door));
         if blocks != 0 {
-            let unused = if rests || !shape.allocated.get(door) { blocks } else { spare.min(blocks) };
+            let unused = if all || rests || !shape.allocated.get(door) { blocks } else { spare.min(blocks) };
             self.flush(class, unused, inside);
             let left = blocks - unused;
             shape.spare.set(door, (left - left / 4) as u16);

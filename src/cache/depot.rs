@@ -108,8 +108,7 @@ impl ThreadCache {
             return false;
         }
         if self.depot_blocks.get(door) + chunk_blocks(class) > DEPOT_BLOCKS_MAX {
-            depot.closed.set(door, true);
-            self.flush_depot(class, usize::MAX, inside);
+            self.close_depot(class, inside);
             return false;
         }
         let Some(chunk) = pop(&depot.unused, door).or_else(|| {
@@ -168,7 +167,7 @@ impl ThreadCache {
     }
 
     /// Gives the blocks of `chunks` chunks back, or of all if there are fewer.
-    fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
+    pub(super) fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
         let door = inside.door();
         for _ in 0..chunks {
             let Some(chunk) = self.pop_chunk(class, door) else { return };
@@ -178,11 +177,17 @@ impl ThreadCache {
         }
     }
 
-    /// Gives back as many chunks as the depot never went below since this was called last.
-    pub(super) fn age_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
-        let (depot, door) = (self.depot(class), inside.door());
-        self.flush_depot(class, depot.low.get(door).into(), inside);
-        depot.low.set(door, depot.chunks.get(door));
+    /// Empties the depot, and keeps it empty until the class is allocated from. Door.
+    pub(super) fn close_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
+        self.depot(class).closed.set(inside.door(), true);
+        self.flush_depot(class, usize::MAX, inside);
+    }
+
+    /// Whether the depot held a chunk all the time since this was asked last: then the class is in a long row of frees,
+    /// or not used. Door.
+    pub(super) fn depot_rests(&self, class: SizeClass, door: Door<'_>) -> bool {
+        let depot = self.depot(class);
+        depot.low.replace(door, depot.chunks.get(door)) != 0
     }
 
     /// Whether the class is in a long row of frees.

@@ -6,6 +6,7 @@
 use core::mem::offset_of;
 use core::ptr::NonNull;
 
+use super::magazine::last;
 use super::{Magazine, ThreadCache, tls};
 use crate::base::size_class::SizeClass;
 use crate::sync::Ordering;
@@ -54,6 +55,10 @@ pub(crate) fn free_at_or(offset: MagazineOffset, block: *mut u8, slow: impl FnOn
     // Relaxed (both): as in `put`.
     let top = magazine.top.load(Ordering::Relaxed);
     if top >= magazine.ceiling.load(Ordering::Relaxed) {
+        return slow();
+    }
+    // SAFETY: as in `put`.
+    if unsafe { last(top) } == block {
         return slow();
     }
     // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.

@@ -20,7 +20,7 @@ pub(crate) struct Magazine {
     pub(super) floor: AtomicPtr<Slot>,
     /// `free` takes the slow path when `top` is not below.
     pub(super) ceiling: AtomicPtr<Slot>,
-    /// The first slot. Door.
+    /// The first slot. In front of it is one that holds null for ever. Door.
     pub(super) base: AtomicPtr<Slot>,
 }
 
@@ -47,6 +47,17 @@ pub(crate) const fn capacity_max(class: SizeClass) -> usize {
 }
 
 const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
+
+/// The block added last; null if there is none. A plain read, which the compiler makes a part of the comparison.
+///
+/// # Safety
+/// `top` is that of a magazine of the calling thread, which has an array.
+#[inline(always)]
+pub(super) unsafe fn last(top: *mut Slot) -> *mut u8 {
+    // SAFETY: the last slot in use, or that in front of all (*Bounds*). Only this thread writes the slots meanwhile
+    // (*Owner*).
+    unsafe { (*top.sub(1)).as_ptr().read() }
+}
 
 impl Magazine {
     /// No array: every call takes the slow path.
@@ -80,13 +91,18 @@ impl Magazine {
         Some(unsafe { NonNull::new_unchecked(block) })
     }
 
-    /// Adds a free block; `false` if there is no room, or the magazine is poisoned. For the cache's thread only.
+    /// Adds a free block; `false` if there is no room, or the magazine is poisoned, or the block was the last one added
+    /// already, which the slow path says. For the cache's thread only.
     #[inline(always)]
     pub(super) fn put(&self, block: *mut u8) -> bool {
         // Relaxed: this thread's own word (*Owner*).
         let top = self.top.load(Ordering::Relaxed);
         // Relaxed: as in `alloc`.
         if top >= self.ceiling.load(Ordering::Relaxed) {
+            return false;
+        }
+        // SAFETY: as `last` asks for.
+        if unsafe { last(top) } == block {
             return false;
         }
         // SAFETY: `top` is below the array's end (*Bounds*). Relaxed: published by `top`.

@@ -8,7 +8,7 @@
 //! - *Owner*: `top` is written by the cache's thread only, and, under the door of its set, by who recovers the cache
 //!   of a thread that is gone.
 //! - *Bounds*: `base <= top <= base + capacity`. Slots from `base` up to `top` hold free blocks of the class, whose
-//!   pools count them as used.
+//!   pools count them as used. The slot in front of `base` holds null for ever.
 //! - *Strangers*: until a thread has allocated from a class (since it got its cache, or shrank it), `floor` is the
 //!   highest address: the first allocation takes the slow path, and sends home what is in the magazine, as a rule
 //!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a
@@ -25,6 +25,7 @@ mod count;
 mod depot;
 #[cfg(feature = "__raw")]
 mod direct;
+mod exit;
 pub(crate) mod fork;
 pub(crate) mod hardened;
 mod last_resort;
@@ -85,8 +86,8 @@ pub(crate) struct ThreadCache {
     allocations: Allocations,
     /// What a purge thread saw last.
     seen: Seen,
-    /// The first arrays of the magazines.
-    first_slots: [[Slot; MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
+    /// The first arrays of the magazines, each behind a slot that holds null.
+    first_slots: [[Slot; 1 + MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
     /// What the feature `hardened` adds.
     pub(crate) hardened: PerThread,
 }
@@ -201,7 +202,7 @@ impl ThreadCache {
             slow_calls: DoorCell::new(0),
             allocations: Allocations::new(),
             seen: Seen::new(),
-            first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
+            first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; 1 + MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
             hardened: PerThread::new(),
         }
     }
@@ -283,9 +284,9 @@ impl ThreadCache {
         self.thread.set(os::thread_id());
     }
 
-    /// The magazine's array inside the cache.
+    /// The first slot of the magazine's array inside the cache.
     fn first_array(&self, class: SizeClass) -> *mut Slot {
-        (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut()
+        (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut().wrapping_add(1)
     }
 
     /// Gives `class` an empty magazine of `capacity` slots at `base`.

@@ -31,6 +31,7 @@ use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max, last_resort, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
+use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::heap::Heap;
@@ -171,6 +172,7 @@ impl ThreadCache {
         self.set.enter(heap, |inside| {
             let door = inside.door();
             self.note_slow_call(door);
+            self.refuse_last(class, block, door);
             if self.push(class, block, door) {
                 return;
             }
@@ -193,13 +195,29 @@ impl ThreadCache {
             return;
         }
         let door = inside.door();
-        let slots = self.slots(class, door);
-        if !self.depot_is_closed(class, door) {
-            return self.flush(class, slots / 2, inside);
+        if self.depot_is_closed(class, door) {
+            self.close(class, heap, inside);
+        } else {
+            self.flush(class, self.slots(class, door) / 2, inside);
         }
-        self.flush(class, slots, inside);
-        if slots > CLOSED_SLOTS_MAX {
+    }
+
+    /// The class is in a long row of frees: gives home what its depot and its magazine hold, stows nothing more until the
+    /// class is allocated from, and leaves the magazine few slots. Door.
+    pub(super) fn close(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        self.close_depot(class, inside);
+        let door = inside.door();
+        self.flush(class, self.blocks(class, door).len(), inside);
+        if self.slots(class, door) > CLOSED_SLOTS_MAX {
             self.resize(class, CLOSED_SLOTS_MAX, heap, door);
+        }
+    }
+
+    /// Aborts if the block was the last one added already.
+    fn refuse_last(&self, class: SizeClass, block: *mut u8, door: Door<'_>) {
+        // Relaxed: this thread's own slot.
+        if self.blocks(class, door).last().is_some_and(|last| last.load(Ordering::Relaxed) == block) {
+            impossible(Impossible::AlreadyFree, block.addr(), class.block_bytes());
         }
     }
 
@@ -240,25 +258,29 @@ impl ThreadCache {
 
     /// Gives the oldest `blocks` of the magazine back to their pools.
     pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
-        let door = inside.door();
-        inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
-        self.drop_oldest(class, blocks, door);
+        if blocks != 0 {
+            let door = inside.door();
+            inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
+            self.drop_oldest(class, blocks, door);
+        }
     }
 
     /// Takes the oldest `blocks`, which went elsewhere, out of the magazine.
     #[inline]
     pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize, door: Door<'_>) {
-        let (oldest, rest) = self.blocks(class, door).split_at_checked(blocks).unwrap_or_default();
+        let all = self.blocks(class, door);
+        let left = all.len().saturating_sub(blocks);
         self.note_left(class, door);
         let spare = &self.shape(class).spare;
         if spare.get(door) != 0 {
             spare.set(door, spare.get(door).saturating_sub(blocks as u16));
             self.set_bounds(class, door);
         }
+        // Both pointers are of the whole magazine: one of the oldest blocks alone must not write beyond them.
         // Plain copies: besides this thread, slots are read under the door only.
         // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
-        unsafe { ptr::copy(rest.as_ptr(), oldest.as_ptr().cast_mut(), rest.len()) };
-        self.magazine(class).set_top(rest.len(), door);
+        unsafe { ptr::copy(all.as_ptr().add(all.len() - left), all.as_ptr().cast_mut(), left) };
+        self.magazine(class).set_top(left, door);
     }
 
     /// Empties all magazines and depots.
@@ -336,6 +358,7 @@ impl ThreadCache {
             let blocks = self.blocks(class, door).len();
             let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
             self.flush(class, blocks - kept, inside);
+            inside.check_away(class, self.blocks(class, door));
             self.shape(class).allocated.set(door, kept > 0);
             self.make_small(class, heap, door);
             self.free_chunks(class, heap, door);

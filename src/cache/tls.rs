@@ -2,10 +2,16 @@
 //!
 //! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees
 //! all of it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared
-//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly, by the
-//! *initial-exec* model: its offset is looked up once, when the program or the library is loaded, and read from a
-//! table; the linker of a program makes a constant of it. (The model can be chosen for Rust's own thread-locals by an
-//! unstable option only.)
+//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly. (The model can
+//! be chosen for Rust's own thread-locals by an unstable option only.)
+//!
+//! - *Descriptors*, in programs and their libraries: a call through a descriptor gives the word's offset. The linker of a
+//!   program makes a constant and a no-op of it. In a library the call stays, and the library can be opened at any time:
+//!   its thread-locals need no room in the block that the loader gave the first thread (*static TLS*), of which there is
+//!   little.
+//! - *Initial-exec*, in the preload library: the offset is looked up once, when the library is loaded, and read from a
+//!   table. That needs static TLS, for which there is room at the program's start; and a descriptor's call may allocate,
+//!   which inside of `malloc` it must not.
 
 use super::ThreadCache;
 
@@ -25,7 +31,6 @@ pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 )))]
 mod place {
     use core::cell::Cell;
-    use core::ptr;
 
     use super::ThreadCache;
     use super::UNATTACHED;
@@ -42,7 +47,7 @@ mod place {
     #[cfg(feature = "__raw")]
     #[inline(always)]
     pub(super) fn get_plus(bytes: usize) -> *const u8 {
-        ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
+        core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
     }
 
     pub(super) fn set(cache: &'static ThreadCache) {
@@ -80,6 +85,33 @@ mod place {
         };
     }
 
+    /// Asks the word's descriptor for its offset, and does as `$then` with it, in `rax`. The linker knows the first two
+    /// instructions in this form only.
+    ///
+    /// The call keeps all other registers, it is said. Before 2.40, glibc's did not keep those of vectors when it gave a
+    /// thread its copy of the library's thread-locals: so they count as lost.
+    #[cfg(not(feature = "__raw"))]
+    macro_rules! descriptor {
+        ($then:literal => $result:ident, $($option:ident),*) => {
+            asm!(
+                slot!("leaq ", "@TLSDESC(%rip), %rax"),
+                slot!("call *", "@TLSCALL(%rax)"),
+                $then,
+                out("rax") $result,
+                out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _,
+                out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _,
+                out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _,
+                out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _,
+                out("xmm16") _, out("xmm17") _, out("xmm18") _, out("xmm19") _,
+                out("xmm20") _, out("xmm21") _, out("xmm22") _, out("xmm23") _,
+                out("xmm24") _, out("xmm25") _, out("xmm26") _, out("xmm27") _,
+                out("xmm28") _, out("xmm29") _, out("xmm30") _, out("xmm31") _,
+                out("k1") _, out("k2") _, out("k3") _, out("k4") _, out("k5") _, out("k6") _, out("k7") _,
+                options($($option,)* att_syntax),
+            )
+        };
+    }
+
     // The initial value is an address, which the dynamic linker fills in before it copies the value to any thread.
     global_asm!(
         ".pushsection .tdata, \"awT\", %progbits",
@@ -99,7 +131,9 @@ mod place {
         let cache: *const ThreadCache;
         // SAFETY: reads this thread's word, which always holds the address of a cache; caches live for ever.
         unsafe {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(not(feature = "__raw"))]
+            descriptor!("movq %fs:(%rax), %rax" => cache, pure, readonly);
+            #[cfg(all(feature = "__raw", target_arch = "x86_64"))]
             asm!(
                 slot!("mov {cache}, qword ptr [rip + ", "@GOTTPOFF]"),
                 "mov {cache}, qword ptr fs:[{cache}]",
@@ -152,7 +186,9 @@ mod place {
         let address;
         // SAFETY: the thread's pointer and an offset; no memory but constants of the thread is read.
         unsafe {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(not(feature = "__raw"))]
+            descriptor!("addq %fs:0, %rax" => address,);
+            #[cfg(all(feature = "__raw", target_arch = "x86_64"))]
             asm!(
                 "mov {address}, qword ptr fs:[0]",
                 slot!("add {address}, qword ptr [rip + ", "@GOTTPOFF]"),

@@ -187,7 +187,7 @@ impl PoolRef {
     pub(crate) unsafe fn from_inbox(remote: NonNull<RemoteHalf>, home: *mut u8) -> Self {
         // SAFETY: a pool's home is its arena's metadata.
         let arena = ArenaRef(unsafe { NonNull::new_unchecked(home.cast()) });
-        let first = Self::at_index(arena, 0).remote();
+        let first = NonNull::from(Self::at_index(arena, 0).remote());
         Self::at_index(arena, (remote.addr().get() - first.addr().get()) / size_of::<RemoteHalf>())
     }
 
@@ -244,11 +244,9 @@ impl PoolRef {
 
     /// The half that any thread may touch.
     #[inline(always)]
-    pub(crate) fn remote(self) -> NonNull<RemoteHalf> {
-        // SAFETY: as in `pool`; the address of a field is not null.
-        unsafe {
-            NonNull::new_unchecked((&raw mut (*self.arena.as_ptr()).remotes).cast::<RemoteHalf>().add(self.index))
-        }
+    pub(crate) fn remote<'heap>(self) -> &'heap RemoteHalf {
+        // SAFETY: as in `pool`.
+        unsafe { self.arena.get().remotes.0.get_unchecked(self.index) }
     }
 
     /// Its tag's place.

@@ -17,8 +17,9 @@ use crate::heap::arena::{Arena, ArenaRef, PoolRef};
 use crate::sync::{AtomicPtr, Ordering};
 
 /// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes).
-const ADDRESS_BITS: u32 = 48;
-const LEAF_BITS: u32 = 13;
+/// Miri gives out addresses from the lowest on, and looks at each word of a structure wherever a reference to it is made.
+const ADDRESS_BITS: u32 = if cfg!(miri) { 34 } else { 48 };
+const LEAF_BITS: u32 = if cfg!(miri) { 7 } else { 13 };
 const ROOT_BITS: u32 = ADDRESS_BITS - ARENA_SHIFT - LEAF_BITS;
 
 /// Arenas of a leaf.

@@ -50,7 +50,8 @@ impl Metadata {
         self.cut(size_of::<T>().next_multiple_of(align), align, source).map(NonNull::cast)
     }
 
-    /// An array of `bytes`, a power of two of at least a cache line; its contents are anything.
+    /// An array of `bytes`, a power of two of at least a cache line; its contents are anything. The cache line in front
+    /// of it is zero for ever.
     pub(crate) fn alloc_array(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<NonNull<u8>> {
         let shelf = self.shelves.get_mut((bytes / CACHE_LINE_BYTES).trailing_zeros() as usize)?;
         match NonNull::new(*shelf) {
@@ -59,7 +60,10 @@ impl Metadata {
                 *shelf = unsafe { array.as_ref() }.next.get();
                 Some(array.cast())
             }
-            None => self.cut(bytes, CACHE_LINE_BYTES, source),
+            None => {
+                let line = self.cut(CACHE_LINE_BYTES + bytes, CACHE_LINE_BYTES, source)?;
+                NonNull::new(line.as_ptr().wrapping_add(CACHE_LINE_BYTES))
+            }
         }
     }
 

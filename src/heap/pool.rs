@@ -257,6 +257,11 @@ impl Pool {
         Ok(was_full)
     }
 
+    /// Whether one of the blocks of `mask` in word `word` is free.
+    pub(crate) fn is_free(&self, word: usize, mask: u64) -> bool {
+        self.word(word).get() & mask != mask
+    }
+
     /// Makes the blocks of `mask` in word `word` free; they are still counted as used.
     #[inline(always)]
     pub(crate) fn free(&self, word: usize, mask: u64) -> Result<(), AlreadyFree> {

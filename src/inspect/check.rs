@@ -102,8 +102,7 @@ fn check_pool(heap: &Heap, place: PoolRef, found: &mut Tally) -> CheckResult {
     // Relaxed: the slow paths are stopped.
     let tag = place.tag().load(Ordering::Relaxed);
     let bit = 1_u64 << place.index();
-    // SAFETY: metadata is never unmapped.
-    let outstanding = unsafe { place.remote().as_ref() }.outstanding();
+    let outstanding = place.remote().outstanding();
     if arena.free.get() & bit != 0 {
         ensure(tag.is_null(), "an unused pool has an owner", start)?;
         ensure(pool.state() == State::Unused, "an unused pool is in use", start)?;

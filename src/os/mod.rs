@@ -18,7 +18,6 @@ mod platform;
 
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::NoCancellation;
-pub(crate) use platform::at_start;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
 pub(crate) use platform::thread_token;
@@ -26,6 +25,7 @@ pub(crate) use platform::thread_token;
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
+pub(crate) use platform::{at_end, at_start};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{
     environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,

@@ -131,6 +131,13 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+macro_rules! at_end {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_end;
+
 pub(crate) fn environment(_name: &core::ffi::CStr) -> Option<&'static [u8]> {
     None
 }

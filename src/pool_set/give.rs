@@ -139,8 +139,7 @@ impl Inside<'_> {
         // They were counted as home by `give`.
         self.account_away(blocks, class);
         let remote = pool.remote();
-        // SAFETY: blocks of ours are still counted as used, so the pool is mapped.
-        match unsafe { remote.as_ref() }.arrive(blocks) {
+        match remote.arrive(blocks) {
             Arrival::First => {
                 // Relaxed: stable while the count is not 0; `arrive` acquired the last change.
                 let Some(owner) = tag_set(pool.tag().load(Ordering::Relaxed)) else {
@@ -149,7 +148,7 @@ impl Inside<'_> {
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
-                let pushes = unsafe { owner.inbox.push(remote, pool.home()) };
+                let pushes = unsafe { owner.inbox.push(remote.into(), pool.home()) };
                 if pushes >= INBOX_KNOCK_POOLS {
                     owner.knock(self.heap);
                 }
@@ -165,6 +164,26 @@ impl Inside<'_> {
                     // SAFETY: sets are never unmapped.
                     unsafe { owner.as_ref() }.knock(self.heap);
                 }
+            }
+        }
+    }
+
+    /// Aborts if one of the blocks in `slots`, which stay in a cache, is among them twice, or is home as well.
+    pub(crate) fn check_away(&self, class: SizeClass, slots: &[Slot]) {
+        let mut near = Near::new(&self.heap.map);
+        for (index, slot) in slots.iter().enumerate() {
+            // Relaxed (both): as in `give`.
+            let address = slot.load(Ordering::Relaxed).addr();
+            let before = slots.get(..index).unwrap_or_default();
+            let (place, number) = self.locate(class, class.locator(), &mut near, address);
+            let (word, mask) = (number / WORD_BITS, 1 << (number % WORD_BITS));
+            // Relaxed: as in `give_neighbours`.
+            let is_home = match place.tag().load(Ordering::Relaxed) == self.set.tag(class) {
+                true => place.pool().is_free(word, mask),
+                false => place.remote_word(word).peek() & mask != 0,
+            };
+            if is_home || before.iter().any(|other| other.load(Ordering::Relaxed).addr() == address) {
+                self.refuse(class, address, true);
             }
         }
     }

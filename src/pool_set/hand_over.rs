@@ -15,9 +15,7 @@ impl Inside<'_> {
         for (remote, home) in unsafe { self.set.inbox.take_all() } {
             // SAFETY: a pool's, see `give_remote`.
             let place = unsafe { PoolRef::from_inbox(remote, home) };
-            // SAFETY: mapped while the count is not 0.
-            let blocks = unsafe { remote.as_ref() }.collect_count();
-            self.collect_pool(place, blocks);
+            self.collect_pool(place, place.remote().collect_count());
         }
         if self.set.is_parked() {
             // Nobody will come for the empty ones.
@@ -86,8 +84,7 @@ impl Inside<'_> {
         // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
         let claimed = other.pools.partial(class).iter().find_map(|pool| {
             let place = place_of(self.heap, pool);
-            // SAFETY: the pool has an owner, so it is mapped.
-            unsafe { place.remote().as_ref() }.claim().then_some(place)
+            place.remote().claim().then_some(place)
         });
         let Some(place) = claimed else { return false };
         let pool = place.pool();
@@ -98,8 +95,7 @@ impl Inside<'_> {
         *other.pools.of_class_mut(class) -= 1;
         *self.pools.of_class_mut(class) += 1;
         self.take_over(other, pool.used() as usize * class.block_bytes());
-        // SAFETY: as above.
-        let blocks = unsafe { place.remote().as_ref() }.collect_count().wrapping_sub(1);
+        let blocks = place.remote().collect_count().wrapping_sub(1);
         self.collect_pool(place, blocks);
         // Unless its last blocks came home just now.
         pool.state() == State::Partial

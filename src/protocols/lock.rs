@@ -23,10 +23,18 @@
 //! The thread that forks holds every lock of the heap from the prepare handler to the parent's or child's
 //! handler. Other handlers, which run in between, may allocate: so a lock that is held admits the thread that
 //! holds it for a fork. Its guard then releases nothing.
+//!
+//! # Signals
+//! A handler that allocates where it interrupted the allocator would wait for its own thread. Beside the word is the
+//! holder's name, written after the lock was taken and before it is freed. Before a thread waits, it looks whether the
+//! name is its own, and aborts if it is. A thread sees its own stores in order: so no thread finds its name there
+//! that does not hold the lock. (Between the word's change and the name's, the handler is not seen, and waits.)
 
 use core::mem::ManuallyDrop;
 
-use crate::sync::{AtomicU32, LOCK_SPINS, Ordering, UnsafeCell, futex_wait, futex_wake, spin_loop, this_thread_forks};
+use crate::sync::{
+    AtomicU32, LOCK_SPINS, Ordering, Owner, UnsafeCell, futex_wait, futex_wake, spin_loop, this_thread_forks,
+};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
@@ -37,6 +45,7 @@ const KNOCKED: u32 = 4;
 /// A value that one thread at a time may touch.
 pub(crate) struct Lock<T> {
     state: AtomicU32,
+    owner: Owner,
     value: UnsafeCell<T>,
 }
 
@@ -54,13 +63,13 @@ impl<T> Lock<T> {
     /// A free lock around `value`.
     #[cfg(not(pymalloc_loom))]
     pub(crate) const fn new(value: T) -> Self {
-        Self { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self { state: AtomicU32::new(FREE), owner: Owner::new(), value: UnsafeCell::new(value) }
     }
 
     /// A free lock around `value` (the model checker's types can't be made in a constant).
     #[cfg(pymalloc_loom)]
     pub(crate) fn new(value: T) -> Self {
-        Self { state: AtomicU32::new(FREE), value: UnsafeCell::new(value) }
+        Self { state: AtomicU32::new(FREE), owner: Owner::new(), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.
@@ -74,6 +83,9 @@ impl<T> Lock<T> {
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, T>> {
         // Acquire: pairs with the Release of `leave`.
         let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        if free {
+            self.owner.set();
+        }
         (free || this_thread_forks()).then(|| Guard { lock: self, owns: free })
     }
 
@@ -90,7 +102,10 @@ impl<T> Lock<T> {
             // Acquire, when it was free: pairs with the Release of `leave`. Release, when it was not: what the knocker
             // did before happens before the holder's Acquire in `leave`. Relaxed on failure: nothing was done.
             match self.state.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(FREE) => return Some(Guard { lock: self, owns: true }),
+                Ok(FREE) => {
+                    self.owner.set();
+                    return Some(Guard { lock: self, owns: true });
+                }
                 Ok(_) => return None,
                 Err(now) => before = now,
             }
@@ -101,10 +116,12 @@ impl<T> Lock<T> {
     #[inline]
     pub(crate) fn acquire(&self) -> bool {
         // Acquire: pairs with the Release of `leave`. Relaxed on failure: nothing was taken.
-        match self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed) {
-            Ok(_) => true,
-            Err(_) => self.acquire_held(),
+        let free = self.state.compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed).is_ok();
+        let owns = free || self.acquire_held();
+        if owns {
+            self.owner.set();
         }
+        owns
     }
 
     #[cold]
@@ -112,6 +129,7 @@ impl<T> Lock<T> {
         if this_thread_forks() {
             return false;
         }
+        self.owner.refuse_this_thread();
         for _ in 0..LOCK_SPINS {
             // Relaxed: only a hint when to try; the compare-exchange acquires.
             if self.state.load(Ordering::Relaxed) == FREE
@@ -149,6 +167,7 @@ impl<T> Lock<T> {
     #[inline]
     #[must_use = "a knock is to be answered"]
     pub(crate) unsafe fn leave(&self) -> bool {
+        self.owner.clear();
         // Release: what was done under the lock happens before the next holder's Acquire. Acquire: pairs with the
         // Release of a knock, so that its answer sees what the knocker did before.
         let before = self.state.swap(FREE, Ordering::AcqRel);

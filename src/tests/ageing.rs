@@ -2,7 +2,7 @@
 
 use super::test_heap::{TestHeap, alloc, class, fill, slots, slow_calls};
 use crate::base::config::{
-    ARENA_BYTES, CLASS_COUNT, CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT,
+    ARENA_BYTES, CLASS_COUNT, CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK,
 };
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened::QUARANTINE_SLOTS;
@@ -43,7 +43,8 @@ fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {
     let live = fill(cache, 64, 16 * POOL_BYTES);
     live.into_iter().for_each(|block| block.free(cache));
     let before = cached(cache, class(64));
-    for _ in 0..40 {
+    // One visit in so many sends all home, and the next allocation brings half a magazine.
+    for _ in 0..6 * VISITS_PER_CHECK - 1 {
         // A few blocks at a time: the class is in use, but most of what it has is not.
         let few: Vec<_> = (0..10).map(|seed| alloc(cache, class(64), seed).expect("memory")).collect();
         few.into_iter().for_each(|block| block.free(cache));

@@ -107,10 +107,10 @@ fn every_pool_and_word_has_memory_of_its_own_in_its_arenas_metadata() {
         place.set_up();
         let address = |reference: *const u8| reference.addr();
         enter(address(std::ptr::from_ref(place.pool()).cast()), size_of::<crate::heap::pool::Pool>());
-        enter(place.remote().addr().get(), size_of::<crate::protocols::remote::RemoteHalf>());
+        enter(address(std::ptr::from_ref(place.remote()).cast()), size_of::<crate::protocols::remote::RemoteHalf>());
         enter(address(std::ptr::from_ref(place.tag()).cast()), size_of::<usize>());
         // SAFETY: a remote half of this arena's.
-        assert_eq!(unsafe { PoolRef::from_inbox(place.remote(), place.home().as_ptr()) }.index(), index);
+        assert_eq!(unsafe { PoolRef::from_inbox(place.remote().into(), place.home().as_ptr()) }.index(), index);
         for word in 0..BITMAP_WORDS_MAX {
             let own = address(std::ptr::from_ref(place.pool().word(word)).cast());
             let remote = address(std::ptr::from_ref(place.remote_word(word)).cast());

@@ -7,7 +7,7 @@ use crate::protocols::lock::Lock;
 #[test]
 fn one_thread_at_a_time_is_inside() {
     const THREADS: usize = 4;
-    const ROUNDS: usize = 2000;
+    const ROUNDS: usize = if cfg!(miri) { 50 } else { 2000 };
     let lock = Lock::new(0);
     let add = || {
         for _ in 0..ROUNDS {

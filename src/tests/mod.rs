@@ -17,6 +17,7 @@ mod last_resort;
 mod limits;
 mod locks;
 mod magazines;
+pub(crate) mod memory;
 mod metadata;
 mod oracle;
 mod os_pages;

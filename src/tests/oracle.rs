@@ -106,8 +106,7 @@ fn unused_pools() {
     unused.pool().set_state(State::Empty);
     sound.assert_finds("an unused pool is in use");
     unused.pool().set_state(State::Unused);
-    // SAFETY: metadata of this heap.
-    let _ = unsafe { unused.remote().as_ref() }.arrive(1);
+    let _ = unused.remote().arrive(1);
     sound.assert_finds("an unused pool has blocks outstanding");
 }
 
@@ -254,12 +253,11 @@ fn remote_frees() {
     let (remote, bit) = Sound::remote_bit(sound.partial, &sound.live[0]);
     assert!(remote.free(bit));
     sound.assert_finds("a pool's blocks don't add up");
-    // SAFETY: metadata of this heap.
-    let _ = unsafe { sound.partial.remote().as_ref() }.arrive(1);
+    let _ = sound.partial.remote().arrive(1);
     sound.assert_finds("a pool with blocks outstanding is in no inbox");
     let other = sound.test.attach();
     // SAFETY: the pool's first arrival is above; that the inbox is another set's is what is planted.
-    unsafe { other.set.inbox().push(sound.partial.remote(), sound.partial.home()) };
+    unsafe { other.set.inbox().push(sound.partial.remote().into(), sound.partial.home()) };
     sound.assert_finds("an inbox holds a pool of another set");
 }
 

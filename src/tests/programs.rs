@@ -12,7 +12,8 @@ use crate::base::config::{ARENA_BYTES, CLASS_COUNT};
 use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
 use crate::heap::ArenaLimits;
-use crate::os::{MemorySource, SystemMemory};
+use crate::os::MemorySource;
+use crate::tests::memory::Memory;
 
 /// Threads that a program plays.
 const THREADS: usize = 4;
@@ -242,7 +243,7 @@ static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs a program where an OS page holds several pools, or with the system's OS pages.
 fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
-    let mut world = World::new(if large_pages { 64 << 10 } else { SystemMemory.page_bytes() });
+    let mut world = World::new(if large_pages { 64 << 10 } else { Memory.page_bytes() });
     for op in program {
         world.run(op);
     }
@@ -250,15 +251,19 @@ fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
     true
 }
 
+/// Steps of the longest programs.
+const STEPS_MAX: usize = if cfg!(miri) { 30 } else { 200 };
+
 /// Programs to run: a few hundred in the test command, or as many as `PYMALLOC_PROGRAMS` says.
 fn programs() -> u64 {
-    std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(300)
+    let usual = if cfg!(miri) { 2 } else { 300 };
+    std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(usual)
 }
 
 #[test]
 fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
     QuickCheck::new()
-        .rng(Gen::new(200))
+        .rng(Gen::new(STEPS_MAX))
         .tests(programs())
         .max_tests(programs())
         .quickcheck(run_program as fn(bool, Vec<Op>) -> bool);

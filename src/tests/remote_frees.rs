@@ -58,11 +58,10 @@ fn bits_collected_before_their_count_are_no_corruption() {
     };
     let push = |pool: PoolRef| {
         // SAFETY: the pool has an owner, and the arrival just before was the first.
-        unsafe { owner.set.inbox().push(pool.remote(), pool.home()) };
+        unsafe { owner.set.inbox().push(pool.remote().into(), pool.home()) };
     };
     let (first, second) = (place(&blocks[0]), place(&blocks[1]));
-    // SAFETY: the pool has an owner.
-    let remote = unsafe { first.0.remote().as_ref() };
+    let remote = first.0.remote();
     // One thread frees the first block; another has only set the second's bit when the owner collects.
     assert!(first.0.remote_word(first.1).free(first.2));
     assert_eq!(remote.arrive(1), Arrival::First);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
 use crate::base::size_class::SizeClass;
@@ -18,10 +18,11 @@ use crate::heap::set::tag_set;
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::stats::Stats;
 use crate::observe::Request;
-use crate::os::{MemorySource, SystemMemory};
+use crate::os::MemorySource;
 use crate::purge::heap::purge_heap;
+use crate::tests::memory::{Mapping, Memory};
 
-/// The system's memory with faults on request, and an account of what is mapped.
+/// Memory with faults on request, and an account of what is mapped.
 pub(crate) struct TestMemory {
     page_bytes: usize,
     /// Maps that still succeed.
@@ -42,7 +43,7 @@ pub(crate) struct TestMemory {
     /// Ranges for which huge pages were asked for, and those for which they no longer are.
     pub(crate) huge: AtomicUsize,
     pub(crate) no_longer_huge: AtomicUsize,
-    mapped: Mutex<BTreeMap<usize, usize>>,
+    mapped: Mutex<BTreeMap<usize, Mapping>>,
 }
 
 impl TestMemory {
@@ -77,17 +78,8 @@ impl TestMemory {
 
     /// Bytes of arenas that are resident, as the kernel says.
     pub(super) fn resident_bytes(&self) -> usize {
-        let os_page_bytes = SystemMemory.page_bytes();
         let mapped = self.mapped.lock().expect("no test panicked with it");
-        let arenas = mapped.iter().filter(|&(_, &bytes)| bytes == ARENA_BYTES);
-        let resident = |start: usize| {
-            let mut os_pages = vec![0_u8; ARENA_BYTES / os_page_bytes];
-            let start = std::ptr::with_exposed_provenance_mut(start);
-            // SAFETY: a mapping of that length, and a byte for each of its OS pages.
-            assert_eq!(unsafe { libc::mincore(start, ARENA_BYTES, os_pages.as_mut_ptr()) }, 0);
-            os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * os_page_bytes
-        };
-        arenas.map(|(&start, _)| resident(start)).sum()
+        mapped.values().filter(|mapping| mapping.bytes == ARENA_BYTES).map(Mapping::resident_bytes).sum()
     }
 
     /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made
@@ -95,9 +87,9 @@ impl TestMemory {
     fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
         assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
         let mapped = self.mapped.lock().expect("no test panicked with it");
-        let (&first, &length) = mapped.range(..=start).next_back().expect("a mapping");
-        assert!(start + bytes <= first + length, "range outside its mapping");
-        length
+        let (&first, mapping) = mapped.range(..=start).next_back().expect("a mapping");
+        assert!(start + bytes <= first + mapping.bytes, "range outside its mapping");
+        mapping.bytes
     }
 
     /// Counts what went back to the OS of a mapping of that length, if that is an arena.
@@ -119,8 +111,8 @@ impl MemorySource for TestMemory {
             return None;
         }
         self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        let start = SystemMemory.map(bytes, align.max(self.page_bytes))?;
-        self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), bytes);
+        let start = Memory.map(bytes, align.max(self.page_bytes))?;
+        self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), Mapping { start, bytes });
         Some(start)
     }
 
@@ -128,9 +120,10 @@ impl MemorySource for TestMemory {
         assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
         self.maps.fetch_add(1, Ordering::Relaxed);
         self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        let start = SystemMemory.map_guarded(bytes, guard_bytes)?;
-        let guard = start.addr().get() - guard_bytes;
-        self.mapped.lock().expect("no test panicked with it").insert(guard, bytes + 2 * guard_bytes);
+        let start = Memory.map_guarded(bytes, guard_bytes)?;
+        // SAFETY: the guard is part of the mapping.
+        let mapping = Mapping { start: unsafe { start.sub(guard_bytes) }, bytes: bytes + 2 * guard_bytes };
+        self.mapped.lock().expect("no test panicked with it").insert(mapping.start.addr().get(), mapping);
         Some(start)
     }
 
@@ -140,9 +133,9 @@ impl MemorySource for TestMemory {
             return false;
         }
         let removed = self.mapped.lock().expect("no test panicked with it").remove(&start.addr().get());
-        assert_eq!(removed, Some(bytes), "only whole mappings are unmapped");
+        assert_eq!(removed.map(|mapping| mapping.bytes), Some(bytes), "only whole mappings are unmapped");
         // SAFETY: the caller's promise is the same.
-        let unmapped = unsafe { SystemMemory.unmap(start, bytes) };
+        let unmapped = unsafe { Memory.unmap(start, bytes) };
         self.count_given_back(bytes, if unmapped { bytes } else { 0 });
         unmapped
     }
@@ -156,11 +149,11 @@ impl MemorySource for TestMemory {
         if each != 0 && before.is_multiple_of(each) {
             // As Linux where all but the first OS page is locked.
             // SAFETY: the caller's promise is the same.
-            unsafe { SystemMemory.purge(start, self.page_bytes) };
+            unsafe { Memory.purge(start, self.page_bytes) };
             return false;
         }
         // SAFETY: the caller's promise is the same.
-        let purged = unsafe { SystemMemory.purge(start, bytes) };
+        let purged = unsafe { Memory.purge(start, bytes) };
         self.count_given_back(mapping_bytes, if purged { bytes } else { 0 });
         purged
     }
@@ -170,14 +163,14 @@ impl MemorySource for TestMemory {
         let count = if huge { &self.huge } else { &self.no_longer_huge };
         count.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.advise_huge(start, bytes, huge) }
+        unsafe { Memory.advise_huge(start, bytes, huge) }
     }
 
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         self.assert_mapped(start.addr().get(), bytes);
         self.populates.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
-        unsafe { SystemMemory.populate(start, bytes) }
+        unsafe { Memory.populate(start, bytes) }
     }
 
     fn let_malloc_keep(&self, bytes: usize) {
@@ -189,6 +182,8 @@ impl MemorySource for TestMemory {
 pub(crate) struct TestHeap {
     pub(crate) heap: &'static Heap,
     pub(crate) memory: &'static TestMemory,
+    /// The same two, by the pointers by which they are dropped.
+    own: (AtomicPtr<Heap>, AtomicPtr<TestMemory>),
 }
 
 impl TestHeap {
@@ -198,8 +193,12 @@ impl TestHeap {
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
-        let memory: &'static TestMemory = Box::leak(Box::new(TestMemory::new(page_bytes)));
-        Self { heap: Box::leak(Box::new(Heap::with_source(memory))), memory }
+        let own_memory = Box::into_raw(Box::new(TestMemory::new(page_bytes)));
+        // SAFETY: lives as long as the heap, which lives until `drop`.
+        let memory = unsafe { &*own_memory };
+        let own_heap = Box::into_raw(Box::new(Heap::with_source(memory)));
+        // SAFETY: as above.
+        Self { heap: unsafe { &*own_heap }, memory, own: (AtomicPtr::new(own_heap), AtomicPtr::new(own_memory)) }
     }
 
     /// A cache as a thread would have it.
@@ -303,7 +302,7 @@ impl TestHeap {
 
 /// Bytes of the OS pages that tests take the system's for: `PYMALLOC_OS_PAGE_BYTES`, or what they are.
 fn wanted_page_bytes() -> usize {
-    let system = SystemMemory.page_bytes();
+    let system = Memory.page_bytes();
     let wanted =
         std::env::var("PYMALLOC_OS_PAGE_BYTES").map_or(system, |bytes| bytes.parse().expect("a number of bytes"));
     assert!(
@@ -317,10 +316,10 @@ impl Drop for TestHeap {
     fn drop(&mut self) {
         // SAFETY: tests join their threads and drop their caches' uses before the heap; nothing refers to it now.
         unsafe {
-            drop(Box::from_raw(std::ptr::from_ref(self.heap).cast_mut()));
-            let memory = Box::from_raw(std::ptr::from_ref(self.memory).cast_mut());
-            for (&start, &bytes) in memory.mapped.lock().expect("no test panicked with it").iter() {
-                SystemMemory.unmap(NonNull::new_unchecked(std::ptr::with_exposed_provenance_mut(start)), bytes);
+            drop(Box::from_raw(*self.own.0.get_mut()));
+            let memory = Box::from_raw(*self.own.1.get_mut());
+            for mapping in memory.mapped.lock().expect("no test panicked with it").values() {
+                Memory.unmap(mapping.start, mapping.bytes);
             }
         }
     }

@@ -9,6 +9,14 @@ use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
 use crate::os::thread_token;
 
+/// Operations of a thread's life, lives of a thread, and rounds of four threads: few under Miri, which looks at each
+/// access, and is run with many seeds.
+const OPERATIONS: usize = if cfg!(miri) { 40 } else { 4000 };
+const LIVES: u64 = if cfg!(miri) { 2 } else { 10 };
+const ROUNDS: u64 = if cfg!(miri) { 1 } else { 8 };
+/// Threads, each of a life that nobody ends.
+const STARTS: u64 = if cfg!(miri) { 4 } else { 300 };
+
 /// A small generator, so that a run repeats as far as threads allow.
 struct Random(u64);
 
@@ -35,7 +43,7 @@ fn live_a_life(test: &TestHeap, shared: &Mutex<Vec<Live>>, seed: u64) {
     // A few favourite classes, so that threads meet in the same pools.
     let classes: Vec<_> =
         (0..4).map(|_| SizeClass::from_number(random.below(CLASS_COUNT)).expect("in range")).collect();
-    for _ in 0..4000 {
+    for _ in 0..OPERATIONS {
         match random.below(16) {
             0..=6 => {
                 let class = classes[random.below(classes.len())];
@@ -67,7 +75,7 @@ fn live_a_life(test: &TestHeap, shared: &Mutex<Vec<Live>>, seed: u64) {
 
 #[test]
 fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
-    for round in 0..8 {
+    for round in 0..ROUNDS {
         let test = TestHeap::new();
         let shared = Mutex::new(Vec::new());
         let done = AtomicBool::new(false);
@@ -77,7 +85,7 @@ fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
                 .map(|worker| {
                     let (test, shared, lives) = (&test, &shared, &lives);
                     scope.spawn(move || {
-                        for life in 0..10 {
+                        for life in 0..LIVES {
                             live_a_life(test, shared, round << 16 | worker << 8 | life);
                             lives.fetch_add(1, Ordering::Relaxed);
                         }
@@ -100,7 +108,7 @@ fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
             workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
             done.store(true, Ordering::Relaxed);
         });
-        assert_eq!(lives.load(Ordering::Relaxed), 40);
+        assert_eq!(lives.load(Ordering::Relaxed), 4 * LIVES as usize);
         let shared = shared.into_inner().expect("no panic");
         assert_eq!(test.check().blocks_live(), shared.len());
         let cache = test.attach();
@@ -120,7 +128,7 @@ fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
             let (test, starting) = (&test, &starting);
             scope.spawn(move || {
                 // Never released: each is a new set in the register.
-                for life in 0..300 {
+                for life in 0..STARTS {
                     let cache = test.attach();
                     let class = SizeClass::from_number(worker * 7 % CLASS_COUNT).expect("in range");
                     let live: Vec<_> = (0..40).filter_map(|seed| alloc(cache, class, seed << 16 | life)).collect();
@@ -137,7 +145,7 @@ fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
         });
     });
     let stats = test.check();
-    assert_eq!((stats.caches_live, stats.blocks_live()), (900, 0));
+    assert_eq!((stats.caches_live, stats.blocks_live()), (3 * STARTS as usize, 0));
 }
 
 #[test]

@@ -367,6 +367,7 @@ fn programs_leave_the_stock_as_the_model_says() {
         ops.into_iter().for_each(|op| world.run(op));
         world.end();
     }
-    let programs = std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(2_000);
+    let usual = if cfg!(miri) { 20 } else { 2_000 };
+    let programs = std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(usual);
     QuickCheck::new().tests(programs).max_tests(programs).quickcheck(holds as fn(Bounds, Vec<Op>));
 }

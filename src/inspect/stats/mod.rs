@@ -297,8 +297,7 @@ impl ByteStats {
 
 /// Blocks of a pool that are with the program or in magazines: from its counts, not its bits.
 pub(crate) fn outside_blocks(place: PoolRef) -> usize {
-    // SAFETY: metadata is never unmapped.
-    let outstanding = unsafe { place.remote().as_ref() }.outstanding();
+    let outstanding = place.remote().outstanding();
     place.pool().used().saturating_sub(outstanding) as usize
 }
 

@@ -24,7 +24,9 @@ pub(crate) use memory::{
 pub(crate) use process::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use process::working_directory;
-pub(crate) use process::{abort, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number};
+pub(crate) use process::{
+    abort, at_end, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number,
+};
 #[cfg(feature = "trace")]
 pub(crate) use stack::is_readable;
 pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};

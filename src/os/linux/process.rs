@@ -17,6 +17,17 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// Has a function of the crate called when the program exits, by `exit` or the end of `main`: after all functions that
+/// were registered for that, and after other destructors of the same program or library.
+macro_rules! at_end {
+    ($function:ident) => {
+        #[used]
+        #[unsafe(link_section = ".fini_array.00101")]
+        static AT_END: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_end;
+
 /// Has the three functions called around every `fork` of the process.
 pub(crate) fn on_fork(
     prepare: unsafe extern "C" fn(),
