@@ -57,7 +57,7 @@ pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
 
 /// Most slots of a magazine whose depot overflowed, until its class is allocated from again.
-pub(crate) const CLOSED_SLOTS_MAX: usize = 32;
+pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
