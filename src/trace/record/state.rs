@@ -27,7 +27,10 @@ pub(in crate::trace) struct Busy {
 impl Busy {
     /// For a call of the program's to the tracer.
     pub(in crate::trace) fn enter() -> Self {
-        Self { _no_cancellation: Some(NoCancellation::new()), ..Self::enter_in_allocation() }
+        // Not by `..Self::enter_in_allocation()`: that value would be dropped here, and nobody be busy.
+        let mut busy = Self::enter_in_allocation();
+        busy._no_cancellation = Some(NoCancellation::new());
+        busy
     }
 
     /// For what the tracer does inside the allocator's calls, where it passes no cancellation point (`os::files`).
