@@ -53,7 +53,11 @@ const PLANTS: [(&str, Edit); 4] = [
     // A lock is let go, and nobody woken.
     (
         "PLANT_FORGOTTEN_SLEEPER",
-        ("protocols/lock.rs", "before != HELD && self.look_back(before)", "before & KNOCKED != 0 && self.look_back(before)"),
+        (
+            "protocols/lock.rs",
+            "before != HELD && self.look_back(before)",
+            "before & KNOCKED != 0 && self.look_back(before)",
+        ),
     ),
 ];
 
