@@ -27,6 +27,14 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
+/// Nothing is checked at the end: each run is checked as a whole.
+macro_rules! at_end {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use at_end;
+
 pub(crate) fn system_malloc() -> Option<SystemMalloc> {
     None
 }

@@ -11,6 +11,21 @@ pub(crate) const LOCK_SPINS: u32 = 1;
 
 pub(crate) use crate::os::fork::this_thread_forks;
 
+/// The name of a lock's holder: there are no signals.
+pub(crate) struct Owner;
+
+impl Owner {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn set(&self) {}
+
+    pub(crate) fn clear(&self) {}
+
+    pub(crate) fn refuse_this_thread(&self) {}
+}
+
 pub(crate) fn spin_loop() {}
 
 macro_rules! integer {
@@ -93,6 +108,10 @@ pub(crate) fn load_own(word: &AtomicUsize) -> usize {
 pub(crate) struct AtomicPtr<T>(atomic::AtomicPtr<T>);
 
 impl<T> AtomicPtr<T> {
+    pub(crate) const fn as_ptr(&self) -> *mut *mut T {
+        self.0.as_ptr()
+    }
+
     pub(crate) const fn new(value: *mut T) -> Self {
         Self(atomic::AtomicPtr::new(value))
     }
