@@ -63,7 +63,7 @@ impl ThreadCache {
         if self.depot_rests(class, door) {
             self.close(class, heap, inside);
         } else if all {
-            self.flush_depot(class, usize::MAX, inside);
+            self.flush_depot(class, inside);
         }
         let shape = self.shape(class);
         let blocks = self.blocks(class, door).len();

@@ -162,29 +162,28 @@ impl ThreadCache {
             return;
         }
         for class in SizeClass::all() {
-            self.flush_depot(class, usize::MAX, inside);
+            self.flush_depot(class, inside);
         }
     }
 
-    /// Gives the blocks of `chunks` chunks back, or of all if there are fewer.
-    pub(super) fn flush_depot(&self, class: SizeClass, chunks: usize, inside: &mut Inside<'_>) {
+    /// Gives all blocks of the depot back to their pools.
+    pub(super) fn flush_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
         let door = inside.door();
-        for _ in 0..chunks {
-            let Some(chunk) = self.pop_chunk(class, door) else { return };
+        while let Some(chunk) = self.pop_chunk(class, door) {
             // SAFETY: a chunk of the class.
             inside.give(class, unsafe { blocks_of(chunk, class, door) });
             push(&self.depot(class).unused, chunk, door);
         }
     }
 
-    /// Empties the depot, and keeps it empty until the class is allocated from. Door.
+    /// Empties the depot, and keeps it empty until the class is allocated from.
     pub(super) fn close_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
         self.depot(class).closed.set(inside.door(), true);
-        self.flush_depot(class, usize::MAX, inside);
+        self.flush_depot(class, inside);
     }
 
     /// Whether the depot held a chunk all the time since this was asked last: then the class is in a long row of frees,
-    /// or not used. Door.
+    /// or not used.
     pub(super) fn depot_rests(&self, class: SizeClass, door: Door<'_>) -> bool {
         let depot = self.depot(class);
         depot.low.replace(door, depot.chunks.get(door)) != 0

@@ -203,7 +203,7 @@ impl ThreadCache {
     }
 
     /// The class is in a long row of frees: gives home what its depot and its magazine hold, stows nothing more until the
-    /// class is allocated from, and leaves the magazine few slots. Door.
+    /// class is allocated from, and leaves the magazine few slots.
     pub(super) fn close(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
         self.close_depot(class, inside);
         let door = inside.door();
