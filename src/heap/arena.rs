@@ -52,7 +52,8 @@ pub(crate) struct Arena {
     start: Cell<*mut u8>,
     /// Whether huge pages were asked for. Heap lock.
     pub(crate) huge: Cell<bool>,
-    /// Pools whose memory came with a huge page and was not given back since. Heap lock.
+    /// Pools whose memory came as a whole, with a huge page or because it was committed, and was not given back since.
+    /// Heap lock.
     pub(crate) backed: Cell<u64>,
     /// Pools that no set owns. Heap lock.
     pub(crate) free: Cell<u64>,
@@ -204,7 +205,7 @@ impl PoolRef {
         self.index
     }
 
-    /// Whether the pool's memory came with a huge page and was not given back since. Heap lock.
+    /// Whether the pool's memory came as a whole and was not given back since. Heap lock.
     pub(crate) fn is_backed(self) -> bool {
         self.arena.backed.get() >> self.index & 1 == 1
     }

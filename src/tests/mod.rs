@@ -8,6 +8,7 @@ mod beyond;
 mod bitmaps;
 mod bound;
 mod caches;
+mod commits;
 mod counts;
 mod depots;
 mod ended_threads;

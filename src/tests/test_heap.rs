@@ -18,13 +18,19 @@ use crate::heap::set::tag_set;
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::stats::Stats;
 use crate::observe::Request;
-use crate::os::MemorySource;
+use crate::os::{MemoryRange, MemorySource};
 use crate::purge::heap::purge_heap;
-use crate::tests::memory::{Mapping, Memory};
+use crate::tests::memory::{Mapping, Memory, set_usable};
 
 /// Memory with faults on request, and an account of what is mapped.
 pub(crate) struct TestMemory {
     page_bytes: usize,
+    /// Whether arenas' memory has to be committed.
+    pub(crate) commits: bool,
+    /// Commits that still succeed.
+    pub(crate) commits_left: AtomicUsize,
+    /// OS pages of arenas that are committed, by their addresses.
+    committed: Mutex<BTreeSet<usize>>,
     /// Maps that still succeed.
     pub(crate) maps_left: AtomicUsize,
     pub(crate) maps: AtomicUsize,
@@ -47,9 +53,12 @@ pub(crate) struct TestMemory {
 }
 
 impl TestMemory {
-    fn new(page_bytes: usize) -> Self {
+    fn new(page_bytes: usize, commits: bool) -> Self {
         Self {
             page_bytes,
+            commits,
+            commits_left: AtomicUsize::new(usize::MAX),
+            committed: Mutex::new(BTreeSet::new()),
             maps_left: AtomicUsize::new(usize::MAX),
             maps: AtomicUsize::new(0),
             fail_once: AtomicUsize::new(usize::MAX),
@@ -92,6 +101,38 @@ impl TestMemory {
         mapping.bytes
     }
 
+    /// Bytes of arenas that are committed.
+    pub(crate) fn committed_bytes(&self) -> usize {
+        self.committed.lock().expect("no test panicked with it").len() * Memory.page_bytes()
+    }
+
+    fn note_committed(&self, start: NonNull<u8>, bytes: usize, committed: bool) {
+        let first = start.addr().get();
+        let mut all = self.committed.lock().expect("no test panicked with it");
+        for page in (first..first + bytes).step_by(Memory.page_bytes()).filter(|_| self.commits) {
+            if committed {
+                all.insert(page)
+            } else {
+                all.remove(&page)
+            };
+        }
+    }
+
+    /// Counts a mapping; `None` if it is to fail.
+    fn count_map(&self, bytes: usize) -> Option<()> {
+        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
+        if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        Some(())
+    }
+
+    /// Whether `purge` of so long a mapping is that of an arena, which is decommitted.
+    fn decommits(&self, mapping_bytes: usize) -> bool {
+        self.commits && mapping_bytes == ARENA_BYTES
+    }
+
     /// Counts what went back to the OS of a mapping of that length, if that is an arena.
     fn count_given_back(&self, mapping_bytes: usize, bytes: usize) {
         if mapping_bytes == ARENA_BYTES {
@@ -106,14 +147,43 @@ impl MemorySource for TestMemory {
     }
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
-        if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        self.count_map(bytes)?;
         let start = Memory.map(bytes, align.max(self.page_bytes))?;
         self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), Mapping { start, bytes });
         Some(start)
+    }
+
+    fn reserve(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        if !self.commits {
+            return self.map(bytes, align);
+        }
+        self.count_map(bytes)?;
+        let start = Memory.reserve(bytes, align.max(self.page_bytes))?;
+        // SAFETY: mapped just now.
+        unsafe { set_usable(start, bytes, false) };
+        self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), Mapping { start, bytes });
+        Some(start)
+    }
+
+    fn commits(&self) -> bool {
+        self.commits
+    }
+
+    unsafe fn commit(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        let mapped = self.mapped.lock().expect("no test panicked with it");
+        let (&first, mapping) = mapped.range(..=start.addr().get()).next_back().expect("a mapping");
+        assert!(start.addr().get() + bytes <= first + mapping.bytes, "range outside its mapping");
+        let left = self.commits_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        // SAFETY: the caller's promise is the same.
+        let committed = left.is_ok()
+            && unsafe {
+                set_usable(start, bytes, true);
+                Memory.commit(start, bytes)
+            };
+        if committed {
+            self.note_committed(start, bytes, true);
+        }
+        committed
     }
 
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
@@ -136,6 +206,7 @@ impl MemorySource for TestMemory {
         assert_eq!(removed.map(|mapping| mapping.bytes), Some(bytes), "only whole mappings are unmapped");
         // SAFETY: the caller's promise is the same.
         let unmapped = unsafe { Memory.unmap(start, bytes) };
+        self.note_committed(start, bytes, false);
         self.count_given_back(bytes, if unmapped { bytes } else { 0 });
         unmapped
     }
@@ -147,13 +218,25 @@ impl MemorySource for TestMemory {
             return false;
         }
         if each != 0 && before.is_multiple_of(each) {
+            if self.decommits(mapping_bytes) {
+                return false;
+            }
             // As Linux where all but the first OS page is locked.
             // SAFETY: the caller's promise is the same.
             unsafe { Memory.purge(start, self.page_bytes) };
             return false;
         }
         // SAFETY: the caller's promise is the same.
-        let purged = unsafe { Memory.purge(start, bytes) };
+        let purged = unsafe {
+            if self.decommits(mapping_bytes) {
+                let purged = Memory.decommit_each(&[MemoryRange { start: start.as_ptr(), bytes }]) == 1;
+                set_usable(start, bytes, !purged);
+                self.note_committed(start, bytes, !purged);
+                purged
+            } else {
+                Memory.purge(start, bytes)
+            }
+        };
         self.count_given_back(mapping_bytes, if purged { bytes } else { 0 });
         purged
     }
@@ -187,13 +270,29 @@ pub(crate) struct TestHeap {
 }
 
 impl TestHeap {
-    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large.
+    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large. Memory has to be
+    /// committed where the system wants that, or `PYMALLOC_COMMITS` is set.
     pub(crate) fn new() -> Self {
         Self::with_page_bytes(wanted_page_bytes())
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
-        let own_memory = Box::into_raw(Box::new(TestMemory::new(page_bytes)));
+        let commits = Memory.commits() || std::env::var_os("PYMALLOC_COMMITS").is_some();
+        Self::with_memory(TestMemory::new(page_bytes, commits))
+    }
+
+    /// Over memory that has not to be committed, whatever is asked for: for what is never done where it has.
+    pub(crate) fn without_commits() -> Self {
+        Self::with_memory(TestMemory::new(wanted_page_bytes(), false))
+    }
+
+    /// Over memory that has to be committed.
+    pub(crate) fn that_commits() -> Self {
+        Self::with_memory(TestMemory::new(Memory.page_bytes(), true))
+    }
+
+    fn with_memory(memory: TestMemory) -> Self {
+        let own_memory = Box::into_raw(Box::new(memory));
         // SAFETY: lives as long as the heap, which lives until `drop`.
         let memory = unsafe { &*own_memory };
         let own_heap = Box::into_raw(Box::new(Heap::with_source(memory)));
@@ -252,6 +351,10 @@ impl TestHeap {
             // it.
             let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
             for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
+                if self.memory.commits && (!place.has_memory() || pool.purged() >> part & 1 == 1) {
+                    // Not committed.
+                    continue;
+                }
                 let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);
                 let touched = if pool.purged() >> part & 1 == 1 { 0 } else { touched };
                 assert!(bytes[touched..] == zeros[touched..], "what counts as untouched or purged is not zero");
