@@ -204,6 +204,7 @@ fn a_map_that_fails_once_costs_nothing_but_that_call() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn what_is_mapped_between_guards_has_no_access_on_either_side() {
     let (bytes, guard_bytes) = (1 << 16, SystemMemory.page_bytes());
