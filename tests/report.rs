@@ -231,8 +231,9 @@ fn exit_on_a_thread_while_others_allocate_prints_and_ends() {
     let output = child("exit_on_a_thread_while_others_allocate_prints_and_ends", Some("exit".as_ref()));
     assert_eq!(output.status.code(), Some(7), "{output:?}");
     let text = String::from_utf8_lossy(&output.stderr);
-    // Windows ends the others first, as a rule inside the allocator.
-    if !cfg!(windows) || text != "pymalloc: no statistics at exit: a thread was ended inside the allocator\n" {
+    // Windows ends the others first, as a rule inside the allocator; Wine calls nothing of the program's after that.
+    let none = ["", "pymalloc: no statistics at exit: a thread was ended inside the allocator\n"];
+    if !cfg!(windows) || !none.contains(&&*text) {
         assert_reports(&text, 0, 1);
     }
 }

@@ -29,7 +29,7 @@ pub use platform::NoCancellation;
 pub(crate) use platform::random_number;
 pub(crate) use platform::thread_token;
 #[cfg(all(windows, target_pointer_width = "64"))]
-pub(crate) use platform::{Callback, PROCESS_ATTACH, PROCESS_DETACH, is_ending, when_process_ends};
+pub(crate) use platform::{Callback, PROCESS_DETACH, at_exit, is_ending, when_process_ends};
 #[cfg(feature = "__raw")]
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};

@@ -39,7 +39,9 @@ pub(crate) fn rss_bytes() -> usize {
 
 /// What this process uses up of the system's memory: its commit charge, in bytes.
 pub(crate) fn memory_bytes() -> usize {
-    counters().private
+    // The same by two names, of which old systems know one and Wine the other.
+    let counters = counters();
+    counters.pagefile.max(counters.private)
 }
 
 /// The system's number of the calling thread.

@@ -1,31 +1,35 @@
-//! What Windows calls when the process starts, a thread ends, and the process ends: TLS callbacks, a table of functions
-//! in the program's or library's file.
+//! What is called when the program is loaded, a thread ends, and the process ends.
 //!
-//! # Order
-//! The linker sorts the table by the names of its sections, from `.CRT$XLA` to `.CRT$XLZ`. std destroys thread-locals
-//! in `.CRT$XLB`, the C library its own in `.CRT$XLD`. So a thread's cache is there while they free, and is given up
-//! behind them, in `.CRT$XLW`. (Callbacks of fiber-local storage come before all of these: they would be too early.)
+//! # TLS callbacks
+//! A table of functions in the program's or library's file. Windows calls them, all at each occasion, when a thread ends
+//! and when the process does. The linker sorts the table by the names of its sections, from `.CRT$XLA` to `.CRT$XLZ`.
+//! std destroys thread-locals in `.CRT$XLB`, the C library its own in `.CRT$XLD`. So a thread's cache is there while they
+//! free, and is given up behind them. (Callbacks of fiber-local storage come before all of these: they would be too
+//! early.)
 //!
 //! | section | what |
 //! |---|---|
 //! | `.CRT$XLAP` | [`when_alone`]: before anything frees at the process's end |
-//! | `.CRT$XLC` | [`at_start`] |
-//! | `.CRT$XLW` | the thread's end; the functions of `on_exit` |
+//! | `.CRT$XLW` | the thread's end; the function of `on_exit` |
 //! | `.CRT$XLY` | [`at_end`] |
 //!
+//! # The C library's tables
+//! Functions in `.CRT$XCA` to `.CRT$XCZ` are called before `main`.
+//!
 //! # The process's end
-//! Windows ends all other threads first, wherever they are, and then calls the table in the thread that asked for the
-//! end. Nothing is called when the process is ended from outside or aborts. Unloading a library calls the table, too; the
-//! crate keeps its own library loaded (`stay_loaded`), and a call that comes all the same does nothing.
+//! Where `main` returns, or C's `exit` is called, the functions of `atexit` run first, while the other threads still do;
+//! std's `exit` passes them by. Then Windows ends all other threads, wherever they are, and calls the TLS callbacks in
+//! the thread that asked for the end. Nothing is called when the process is ended from outside or aborts. (Wine 8 calls
+//! the callbacks of libraries there, but not those of the program.) Unloading a library calls its table, too; the crate
+//! keeps its own library loaded (`stay_loaded`), and a call that comes all the same does nothing.
 
 use core::ffi::c_void;
 
 use super::{is_ending, process, threads};
 
-/// A function of the table: the module, why it is called, and nothing of use.
+/// A TLS callback: the module, why it is called, and nothing of use.
 pub(crate) type Callback = unsafe extern "system" fn(*mut c_void, u32, *mut c_void);
 
-pub(crate) const PROCESS_ATTACH: u32 = 1;
 const THREAD_DETACH: u32 = 3;
 pub(crate) const PROCESS_DETACH: u32 = 0;
 
@@ -33,24 +37,27 @@ pub(crate) const PROCESS_DETACH: u32 = 0;
 macro_rules! at_start {
     ($function:ident) => {
         const _: () = {
-            unsafe extern "system" fn call(_: *mut core::ffi::c_void, reason: u32, _: *mut core::ffi::c_void) {
-                if reason == $crate::os::PROCESS_ATTACH {
-                    $function();
-                }
-            }
             #[used]
-            #[unsafe(link_section = ".CRT$XLC")]
-            static AT_START: $crate::os::Callback = call;
+            #[unsafe(link_section = ".CRT$XCU")]
+            static AT_START: extern "C" fn() = $function;
         };
     };
 }
 pub(crate) use at_start;
 
-/// Has a function of the crate called when the process exits, behind the destructors of the last thread's
-/// thread-locals.
+/// Has a function of the crate called when the process exits, as one of the last: once or twice.
 macro_rules! at_end {
     ($function:ident) => {
         $crate::os::when_process_ends!($function, ".CRT$XLY");
+        const _: () = {
+            extern "C" fn register() {
+                $crate::os::at_exit($function);
+            }
+            // Among the first to be registered, so among the last to run.
+            #[used]
+            #[unsafe(link_section = ".CRT$XCB")]
+            static REGISTER: extern "C" fn() = register;
+        };
     };
 }
 pub(crate) use at_end;

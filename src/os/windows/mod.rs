@@ -9,7 +9,7 @@ mod sys;
 mod threads;
 mod wait;
 
-pub(crate) use callbacks::{Callback, PROCESS_ATTACH, PROCESS_DETACH, at_end, at_start, when_alone, when_process_ends};
+pub(crate) use callbacks::{Callback, PROCESS_DETACH, at_end, at_start, when_alone, when_process_ends};
 pub(crate) use memory::{
     advise_huge, commit, committed_bytes, decommit_each, map, map_guarded, page_bytes, populate, purge, reserve,
     resident_bytes, unmap,
@@ -17,7 +17,8 @@ pub(crate) use memory::{
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
 pub(crate) use process::{
-    abort, environment, is_ending, on_exit, on_fork, on_signal, process_id, report_stderr, signal_number, write_stderr,
+    abort, at_exit, environment, is_ending, on_exit, on_fork, on_signal, process_id, report_stderr, signal_number,
+    write_stderr,
 };
 pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
 pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};

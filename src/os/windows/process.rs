@@ -39,19 +39,26 @@ pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
     if length == 0 { None } else { value.get(..length) }
 }
 
-/// What [`on_exit`] registered: one function, of the reports.
+/// What [`on_exit`] registered, until it was called: one function, of the reports.
 static AT_EXIT: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Has `function` called when the process exits, behind the destructors of the last thread's thread-locals. (`atexit`
-/// would not do: std's `exit` passes it by.) `false` if one is registered already.
+/// Has `function` called once when the process exits: by `atexit`, or, since std's `exit` passes that by, behind the
+/// destructors of the last thread's thread-locals. `false` if one is registered already.
 pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
-    // Relaxed: registered before `main`, read by the last thread.
+    // Relaxed: registered before `main`, and taken by one thread.
     AT_EXIT.compare_exchange(ptr::null_mut(), function as *mut (), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        && at_exit(run_on_exit)
 }
 
-pub(super) fn run_on_exit() {
+/// Has `function` called when `main` returns, or by C's `exit`.
+pub(crate) fn at_exit(function: extern "C" fn()) -> bool {
+    // SAFETY: a function that lives as long as the program, because the library stays loaded.
+    unsafe { libc::atexit(function) == 0 }
+}
+
+pub(super) extern "C" fn run_on_exit() {
     // Relaxed: as above.
-    let function = AT_EXIT.load(Ordering::Relaxed);
+    let function = AT_EXIT.swap(ptr::null_mut(), Ordering::Relaxed);
     if !function.is_null() {
         // SAFETY: only `on_exit` writes it, a function of that type.
         let function: extern "C" fn() = unsafe { core::mem::transmute(function) };
