@@ -33,6 +33,7 @@ mod sweeps;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod system;
 pub(crate) mod test_heap;
+mod test_memory;
 mod threads;
 mod thresholds;
 mod warm;
