@@ -53,5 +53,8 @@ pub(crate) fn is_executable(address: usize) -> bool {
 pub(crate) fn is_fault(status: ExitStatus) -> bool {
     const ACCESS_VIOLATION: u32 = 0xc000_0005;
     const HEAP_CORRUPTION: u32 = 0xc000_0374;
-    matches!(status.code().map(i32::cast_unsigned), Some(ACCESS_VIOLATION | HEAP_CORRUPTION))
+    /// Wine's, of a fault for which it starts no debugger.
+    const DEBUGGER_INACTIVE: u32 = 0xc000_0354;
+    let faults = [ACCESS_VIOLATION, HEAP_CORRUPTION, DEBUGGER_INACTIVE];
+    status.code().is_some_and(|code| faults.contains(&code.cast_unsigned()))
 }
