@@ -24,7 +24,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pymalloc_core::raw::NoCancellation;
+use pymalloc_core::raw::{self, NoCancellation};
 use pymalloc_core::trace::{self, Config, Snapshot};
 
 use crate::kept::{self, File, Text};
@@ -131,6 +131,8 @@ const SAVING_MEMORY_BYTES: usize = 64 << 20;
 extern "C" fn at_exit() {
     let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
     let _no_cancellation = NoCancellation::new();
+    // First: a block that was freed twice could be handed out twice here.
+    raw::check_at_exit();
     if !has_memory() {
         return say("pymalloc: tracing: nothing was saved: the program may not have 64 MiB more\n");
     }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,6 +77,24 @@ fn threads_with_small_stacks_allocate_and_end_the_process() {
             let Some(printed) = run_compiled("small_stack.c", arguments) else { return };
             assert_eq!(printed, format!("{kib} KiB: 0\n"));
         }
+    }
+}
+
+/// The tracer allocates at the exit, and must not be handed the block twice.
+#[test]
+fn a_block_that_was_freed_twice_is_found_before_the_profile_is_made() {
+    let program = Scratch::new("double_free");
+    if compile("double_free.c", &program.0, &["-fno-builtin", "-Wno-use-after-free"]).is_none() {
+        return;
+    }
+    for bytes in ["16", "64", "128", "160"] {
+        let profile = Scratch::new("out.pb");
+        let mut command = Command::new(command_path());
+        command.args(["run", "--trace"]).arg(&profile.0).arg("--").arg(&program.0).args([bytes, "60"]);
+        let output = output_of(command.env_remove("LD_PRELOAD"));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.starts_with("pymalloc: double free: block is already free") && !said.contains("held"), "{said}");
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
     }
 }
 
