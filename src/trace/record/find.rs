@@ -84,11 +84,8 @@ pub(in crate::trace) fn begin() {
 pub(in crate::trace) unsafe fn find(address: usize) -> Found {
     // Relaxed (all): written before the session's number, whose Acquire is the caller's.
     for place in PLACES.iter().take(PLACES_KNOWN.load(Ordering::Relaxed)) {
-        let found = Found {
-            number: Number(place.number.load(Ordering::Relaxed) as u16),
-            start: place.start.load(Ordering::Relaxed),
-            end: place.end.load(Ordering::Relaxed),
-        };
+        let number = Number(place.number.load(Ordering::Relaxed) as u16);
+        let found = Found::new(number, (place.start.load(Ordering::Relaxed), place.end.load(Ordering::Relaxed)));
         if found.holds(address) {
             return found;
         }
@@ -119,5 +116,5 @@ pub(in crate::trace) unsafe fn find(address: usize) -> Found {
         // SAFETY: a loaded module's first bytes, and where it is.
         unsafe { Headers::at_start(first, link_map.base) }.map(|headers| headers.particulars())
     });
-    Found { number, start, end }
+    Found::new(number, (start, end))
 }

@@ -52,8 +52,9 @@ impl Number {
 }
 
 /// An address and its module, in one word; `None` for what is no address of a program's code.
-pub(in crate::trace) const fn word(address: usize, number: Number) -> Option<usize> {
-    if address >> ADDRESS_BITS != 0 { None } else { Some(address | (number.0 as usize) << ADDRESS_BITS) }
+#[inline(always)]
+pub(in crate::trace) const fn word(address: usize, module: &Found) -> Option<usize> {
+    if address >> ADDRESS_BITS != 0 { None } else { Some(address | module.tag) }
 }
 
 pub(in crate::trace) const fn address_of(word: usize) -> usize {
@@ -108,14 +109,25 @@ impl Particulars {
 /// A module and its place.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::trace) struct Found {
-    pub(in crate::trace) number: Number,
-    pub(in crate::trace) start: usize,
-    pub(in crate::trace) end: usize,
+    /// Its number, where a word has it.
+    tag: usize,
+    start: usize,
+    end: usize,
 }
 
 impl Found {
-    pub(in crate::trace) const NONE: Self = Self { number: Number::NONE, start: 0, end: 0 };
+    pub(in crate::trace) const NONE: Self = Self::new(Number::NONE, (0, 0));
 
+    pub(super) const fn new(number: Number, (start, end): Range) -> Self {
+        Self { tag: (number.0 as usize) << ADDRESS_BITS, start, end }
+    }
+
+    #[inline(always)]
+    pub(in crate::trace) const fn is_none(&self) -> bool {
+        self.tag == 0
+    }
+
+    #[inline(always)]
     pub(in crate::trace) fn holds(&self, address: usize) -> bool {
         (self.start..self.end).contains(&address)
     }

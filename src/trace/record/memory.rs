@@ -119,6 +119,15 @@ impl<'buffer> Filled<'buffer> {
         true
     }
 
+    /// The places that are left, for one who fills them from the first on, and says then how many he left.
+    pub(in crate::trace) fn rest(&mut self) -> &mut [usize] {
+        self.buffer.get_mut(self.len..).unwrap_or_default()
+    }
+
+    pub(in crate::trace) fn filled_but(&mut self, left: usize) {
+        self.len = self.buffer.len().saturating_sub(left);
+    }
+
     pub(in crate::trace) fn clear(&mut self) {
         self.len = 0;
     }
