@@ -119,11 +119,12 @@ impl<'buffer> Filled<'buffer> {
         true
     }
 
-    /// The places that are left, for one who fills them from the first on, and says then how many he left.
+    /// The places that are left, to be filled from the first on.
     pub(in crate::trace) fn rest(&mut self) -> &mut [usize] {
         self.buffer.get_mut(self.len..).unwrap_or_default()
     }
 
+    /// Says that all places were filled but the last `left`.
     pub(in crate::trace) fn filled_but(&mut self, left: usize) {
         self.len = self.buffer.len().saturating_sub(left);
     }
