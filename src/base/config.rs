@@ -142,6 +142,8 @@ const _: () = {
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).
     assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
+    assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);
     assert!(MAGAZINE_SLOTS_MIN >= 2);
 };
