@@ -74,7 +74,8 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/protocols/remote.rs src/protocols/lock.rs src/protocols/roll.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
+for file in src/protocols/remote.rs src/protocols/lock.rs src/protocols/roll.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs \
+    tests/loom/walks.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -207,6 +208,14 @@ break_by $idle "who starts a purge thread looks first and takes then" \
     's/let taken = self\.taken_by\.fetch_update.*?;/let by = self.taken_by.load(Ordering::Relaxed); let taken = if by == own { Err(by) } else { self.taken_by.store(own, Ordering::Relaxed); Ok(by) };/'
 break_by $idle "the limit is asked for before the lock is taken" \
     's/self\.state\.lock\(\)\.with\(\|state\| \{\s*let may = state\.mapped < state\.limit;/let may = self.state.lock().with(|state| state.mapped < state.limit); self.state.lock().with(|state| {/'
+
+walks=tests/loom/walks.rs
+break_by $walks "a module is not asked for again under the lock" \
+    's/(self\.table\.lock\(\)\.with\(\|table\| \{\s*let \(place, found\) = )self\.place_of\(key, load_own\)\?;/let asked = self.place_of(key, |known| known.load(Ordering::Acquire)); $1asked?;/'
+break_by $walks "an address is kept before its rule" \
+    's/( *self\.rules\[entry\]\.store\(rule_of.*?\n)( *self\.addresses\[entry\]\.store.*?\n)/$2$1/'
+break_by $walks "stacks are kept for a session that is over" 's/ *self\.stacks\.lock\(\)\.with\(\|stacks\| \*stacks = 0\);\n//'
+break_by $walks "a walk that finds all buffers taken does not wait" 's/unwrap_or_else\(\|\| self\.0\[0\]\.lock\(\)\)/expect("a free one")/'
 
 # Object pools: the fences are the twin's, as `Visit` and `Gate` use them.
 fences=object-pool/tests/loom/sync.rs
