@@ -23,7 +23,8 @@
 
 use super::{ThreadCache, capacity_max};
 use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, SizeClass};
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::pool_set::Inside;
@@ -31,12 +32,12 @@ use crate::pool_set::Inside;
 impl ThreadCache {
     /// Visits the next class, if one is due: at the end of a slow call of `calling`.
     #[inline]
-    pub(super) fn age(&self, calling: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    pub(super) fn age<K: Kind>(&self, calling: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
-        let calls = self.slow_calls.get(door);
+        let calls = self.calls::<K>().get(door);
         if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
             let visits = calls / SLOW_CALLS_PER_VISIT;
-            if let Some(class) = SizeClass::from_number(visits as usize & (CLASS_COUNT - 1)) {
+            if let Some(class) = Class::<K>::from_number(visits as usize & (CLASS_COUNT - 1)) {
                 let checks = (visits / CLASS_COUNT as u64 + 1).is_multiple_of(VISITS_PER_CHECK);
                 self.visit(class, checks, heap, inside);
                 // Blocks of the calling class may be on their way from the quarantine to the magazine.
@@ -49,7 +50,7 @@ impl ThreadCache {
 
     /// The thread took a block from below the floor: it uses them.
     #[inline]
-    pub(super) fn lower_floor(&self, class: SizeClass, door: Door<'_>) {
+    pub(super) fn lower_floor<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
         if self.shape(class).spare.replace(door, 0) != 0 {
             self.set_bounds(class, door);
         }
@@ -58,7 +59,7 @@ impl ThreadCache {
     /// Gives home what the class did not use since its last visit, or all that it has.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn visit(&self, class: SizeClass, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn visit<K: Kind>(&self, class: Class<K>, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         if self.depot_rests(class, door) {
             self.close(class, heap, inside);

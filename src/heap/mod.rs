@@ -13,6 +13,7 @@ pub(crate) mod metadata;
 pub(crate) mod pool;
 pub(crate) mod purge_batch;
 mod register;
+pub(crate) mod run;
 pub(crate) mod set;
 mod state;
 mod stop;
@@ -162,10 +163,7 @@ impl Heap {
             if !state.arenas.give_pools(pools, source) {
                 return;
             }
-            // Those kept while more arenas were in use are too many, too, when fewer are.
-            while let Some(arena) = state.arenas.surplus_arena()
-                && state.unmap_arena(arena, &self.map, source)
-            {}
+            state.unmap_surplus(&self.map, source);
         });
     }
 

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::cache::{ThreadCache, take_spare};
@@ -21,6 +21,9 @@ use crate::observe::Request;
 use crate::os::MemorySource;
 use crate::purge::heap::purge_heap;
 use crate::tests::memory::{Mapping, Memory};
+
+/// Bytes of a pool of small blocks that are purged together.
+pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / crate::base::config::PURGE_PARTS;
 
 /// Memory with faults on request, and an account of what is mapped.
 pub(crate) struct TestMemory {
@@ -221,7 +224,7 @@ impl TestHeap {
             if let Some(set) = tag_set(place.tag().load(Relaxed)) {
                 let (pools, bytes) = owned.entry(set.addr().get()).or_default();
                 *pools += 1;
-                *bytes += place.pool().used() as usize * place.pool().class().block_bytes();
+                *bytes += place.pool().used() as usize * place.pool().any_class().block_bytes();
             }
         };
         stopped.with_state(|state| {
