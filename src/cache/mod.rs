@@ -54,7 +54,7 @@ use count::Allocations;
 use depot::Depot;
 use magazine::{Magazine, Shape};
 use medium::PerMediumClass;
-use slow::Slow;
+pub(crate) use slow::Slow;
 use tidy::Seen;
 
 #[cfg(feature = "__raw")]

@@ -121,12 +121,19 @@ impl ThreadCache {
     }
 
     /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*).
+    #[inline(always)]
     fn send_strangers_home<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
-        let door = inside.door();
-        if !self.shape(class).allocated.replace(door, true) {
-            self.flush(class, self.blocks(class, door).len(), inside);
-            self.set_bounds(class, door);
+        if !self.shape(class).allocated.replace(inside.door(), true) {
+            self.send_all_home(class, inside);
         }
+    }
+
+    #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn send_all_home<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
+        let door = inside.door();
+        self.flush(class, self.blocks(class, door).len(), inside);
+        self.set_bounds(class, door);
     }
 
     /// Fills half of an empty magazine.

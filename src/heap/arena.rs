@@ -254,6 +254,7 @@ impl PoolRef {
     pub(crate) fn split(self, pools: usize) {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
+        first.end_run();
         // Of pools that are parts of one, each is a part that is purged.
         let is_purged = |number| pools == PURGE_PARTS && purged >> number & 1 == 1;
         for (number, part) in self.run(pools).enumerate() {

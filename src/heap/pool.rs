@@ -180,6 +180,11 @@ impl Pool {
         self.purged.set(0);
     }
 
+    /// Ends a run.
+    pub(crate) fn end_run(&self) {
+        self.used.set(0);
+    }
+
     /// Makes the pool the first of a run of so many, all in the program's hands.
     pub(crate) fn set_run(&self, pools: usize) {
         self.state.set(State::Run);
