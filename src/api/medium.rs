@@ -1,6 +1,7 @@
 //! [`Medium`]: the large allocator that serves requests of 513 bytes to 1 MiB from the arenas, too.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::ptr;
 use std::alloc::System;
 
 use crate::base::config::{POOL_BYTES, POOL_SHIFT, RUN_MAX_BYTES, SMALL_MAX_BYTES};
@@ -78,9 +79,9 @@ impl<L> Medium<L> {
     }
 }
 
-/// Where a request goes, by its layout alone.
+/// Where a request goes, by its size and alignment alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
+pub(super) enum Place {
     Class(MediumClass),
     Run(RunSize),
     /// To the next allocator.
@@ -90,20 +91,78 @@ enum Place {
 impl Place {
     #[inline(always)]
     const fn of(layout: Layout) -> Self {
-        let size = layout.size() + PAD_BYTES;
+        Self::of_size_align(layout.size() + PAD_BYTES, layout.align())
+    }
+
+    /// Of a request of so many bytes with that alignment, a power of two.
+    #[inline(always)]
+    pub(super) const fn of_size_align(size: usize, align: usize) -> Self {
         if BYPASS {
             return Self::Beyond;
         }
-        if let Some(class) = MediumClass::of_size_align(size, layout.align()) {
+        if let Some(class) = MediumClass::of_size_align(size, align) {
             return Self::Class(class);
         }
-        let last = size.wrapping_sub(1) | (layout.align() - 1);
+        let last = size.wrapping_sub(1) | (align - 1);
         // What is left is small, a run, or beyond.
         if last < SMALL_MAX_BYTES || last >= RUN_MAX_BYTES {
             return Self::Beyond;
         }
-        let align_pools = if layout.align() > POOL_BYTES { layout.align() >> POOL_SHIFT } else { 1 };
+        let align_pools = if align > POOL_BYTES { align >> POOL_SHIFT } else { 1 };
         Self::Run(RunSize { pools: (last >> POOL_SHIFT) + 1, align_pools })
+    }
+
+    /// A block, or null when there is no memory; null of none.
+    #[inline(always)]
+    pub(super) fn alloc(self, request: Request) -> *mut u8 {
+        match self {
+            Self::Class(class) => current().alloc(class, request),
+            Self::Run(size) => alloc_run(size).map_or(ptr::null_mut(), |run| run.start.as_ptr()),
+            Self::Beyond => ptr::null_mut(),
+        }
+    }
+
+    /// The same with the first `bytes` zero, which a block has.
+    #[inline(always)]
+    pub(super) fn alloc_zeroed(self, bytes: usize, request: Request) -> *mut u8 {
+        match self {
+            Self::Class(class) => current().alloc_zeroed(class, request),
+            Self::Run(size) => alloc_run(size).map_or(ptr::null_mut(), |run| {
+                if !run.zeroed {
+                    // SAFETY: a run of at least so many bytes, in our hands.
+                    unsafe { run.start.write_bytes(0, bytes) };
+                }
+                run.start.as_ptr()
+            }),
+            Self::Beyond => ptr::null_mut(),
+        }
+    }
+
+    /// Takes back a block.
+    ///
+    /// # Safety
+    /// The caller has the block, and it came from here.
+    #[inline(always)]
+    pub(super) unsafe fn free(self, block: *mut u8) {
+        match self {
+            // SAFETY: the caller's promise is the same.
+            Self::Class(class) => unsafe { current().free(class, block) },
+            Self::Run(size) => free_run(block, size),
+            Self::Beyond => {}
+        }
+    }
+
+    /// Whether a block of the caller's is one of `new` from now on, where it lies. Never from one allocator to another.
+    #[inline(always)]
+    pub(super) fn resize(self, block: *mut u8, new: Self) -> bool {
+        match (self, new) {
+            (Self::Class(old), Self::Class(new)) if old == new => {
+                hardened::check_live(current(), old, block);
+                true
+            }
+            (Self::Run(old), Self::Run(new)) => resize_run(block, old, new),
+            _ => false,
+        }
     }
 }
 
@@ -114,55 +173,33 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         match Place::of(layout) {
-            Place::Class(class) => {
-                marks::allocated(current().alloc(class, Request::of_bytes(layout.size())), layout.size())
-            }
-            Place::Run(size) => {
-                let run = alloc_run(size);
-                marks::allocated(run.map_or(core::ptr::null_mut(), |run| run.start.as_ptr()), layout.size())
-            }
             // SAFETY: the caller keeps the same contract.
             Place::Beyond => unsafe { self.large.alloc(layout) },
+            place => marks::allocated(place.alloc(Request::of_bytes(layout.size())), layout.size()),
         }
     }
 
     #[inline]
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        match Place::of(layout) {
-            Place::Class(class) => {
-                marks::freed(ptr, layout.size());
-                // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
-                unsafe { current().free(class, ptr) }
-            }
-            Place::Run(size) => {
-                marks::freed(ptr, layout.size());
-                free_run(ptr, size);
-            }
-            Place::Beyond => {
-                hardened::check_beyond(ptr);
-                // SAFETY: the caller keeps the same contract.
-                unsafe { self.large.dealloc(ptr, layout) }
-            }
+        let place = Place::of(layout);
+        if place == Place::Beyond {
+            hardened::check_beyond(ptr);
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.large.dealloc(ptr, layout) };
         }
+        marks::freed(ptr, layout.size());
+        // SAFETY: a block of the place, because `alloc` chose it by the same layout.
+        unsafe { place.free(ptr) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match Place::of(layout) {
-            Place::Beyond => {
-                // SAFETY: the caller keeps the same contract.
-                unsafe { self.large.alloc_zeroed(layout) }
-            }
+            // SAFETY: the caller keeps the same contract.
+            Place::Beyond => unsafe { self.large.alloc_zeroed(layout) },
             // SAFETY: the caller keeps the same contract.
             _ if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
-            Place::Class(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
-            Place::Run(size) => alloc_run(size).map_or(core::ptr::null_mut(), |run| {
-                if !run.zeroed {
-                    // SAFETY: a run of at least so many bytes, in our hands.
-                    unsafe { run.start.write_bytes(0, layout.size()) };
-                }
-                run.start.as_ptr()
-            }),
+            place => place.alloc_zeroed(layout.size(), Request::of_bytes(layout.size())),
         }
     }
 
@@ -171,20 +208,13 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
         let new_layout = unsafe { Layout::from_size_align_unchecked(new_size, layout.align()) };
-        let stays = match (Place::of(layout), Place::of(new_layout)) {
-            (Place::Class(old), Place::Class(new)) if old == new => {
-                hardened::check_live(current(), old, ptr);
-                true
-            }
-            (Place::Run(old), Place::Run(new)) => resize_run(ptr, old, new),
-            (Place::Beyond, Place::Beyond) => {
-                hardened::check_beyond(ptr);
-                // SAFETY: the caller keeps the same contract.
-                return unsafe { self.large.realloc(ptr, layout, new_size) };
-            }
-            _ => false,
-        };
-        if stays {
+        let (old, new) = (Place::of(layout), Place::of(new_layout));
+        if (old, new) == (Place::Beyond, Place::Beyond) {
+            hardened::check_beyond(ptr);
+            // SAFETY: the caller keeps the same contract.
+            return unsafe { self.large.realloc(ptr, layout, new_size) };
+        }
+        if old.resize(ptr, new) {
             marks::resized(ptr, layout.size(), new_size);
             return ptr;
         }

@@ -119,7 +119,7 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 /// The same where runs are used, as a share of the most pools that were in use of late.
-pub(crate) const DIRTY_PEAK_SHARE: usize = 4;
+pub(crate) const DIRTY_PEAK_SHARE: usize = 8;
 /// With each run that is freed, what was in use at that peak and is not any more counts for less, by one part in so many.
 pub(crate) const PEAK_DECAY: usize = 256;
 

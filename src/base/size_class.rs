@@ -101,16 +101,6 @@ impl<K: Kind> Class<K> {
         K::FIRST + self.number()
     }
 
-    /// The class of that number.
-    ///
-    /// # Safety
-    /// `number` is below `K::CLASSES`.
-    #[cfg(feature = "__raw")]
-    #[inline(always)]
-    pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
-        Self::new(number as u8)
-    }
-
     /// All classes, smallest blocks first.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         (0..K::CLASSES as u8).map(Self::new)

@@ -159,7 +159,7 @@ impl Inside<'_> {
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
                 let pushes = unsafe { owner.inbox::<K>().push(remote.into(), pool.home()) };
-                if pushes >= INBOX_KNOCK_POOLS {
+                if pushes >= INBOX_KNOCK_POOLS / class.pool_pools() as u32 {
                     owner.knock(self.heap);
                 }
             }

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
-use super::test_heap::{
-    Live, TestHeap, alloc, alloc_zeroed, assert_zero, fill_bytes, free_by_spare_set, verify_bytes,
-};
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, assert_zero, fill_bytes, free_by_spare_set, verify_bytes};
 use crate::base::config::{ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES, RUN_MAX_BYTES};
 use crate::base::kind::Medium;
 use crate::base::size_class::{AnyClass, Class, MediumClass, SizeClass};
@@ -97,7 +95,9 @@ impl Op {
         match u8::arbitrary(g) % 8 {
             0..=2 => Self::AllocMedium { thread, class, blocks: u8::arbitrary(g) % 24 },
             3 => Self::AllocZeroedMedium { thread, class },
-            4..=5 => Self::AllocRun { pools: u8::arbitrary(g), align_shift: u8::arbitrary(g), zeroed: bool::arbitrary(g) },
+            4..=5 => {
+                Self::AllocRun { pools: u8::arbitrary(g), align_shift: u8::arbitrary(g), zeroed: bool::arbitrary(g) }
+            }
             _ => Self::ResizeRun { place: u16::arbitrary(g), pools: u8::arbitrary(g) },
         }
     }
@@ -240,7 +240,8 @@ impl World {
 
     fn run(&mut self, op: Op) {
         let class_of = |class: u8| SizeClass::from_number(usize::from(class) % CLASS_COUNT).expect("in range");
-        let medium_of = |class: u8| MediumClass::from_number(usize::from(class) % MEDIUM_CLASS_COUNT).expect("in range");
+        let medium_of =
+            |class: u8| MediumClass::from_number(usize::from(class) % MEDIUM_CLASS_COUNT).expect("in range");
         let pools_of = |pools: u8| usize::from(pools) % (RUN_MAX_BYTES / POOL_BYTES) + 1;
         match op {
             Op::AllocMedium { thread, class, blocks } => {
@@ -249,7 +250,9 @@ impl World {
                 }
             }
             Op::AllocZeroedMedium { thread, class } => self.alloc(thread, medium_of(class), true, Block::Medium),
-            Op::AllocRun { pools, align_shift, zeroed } => self.alloc_run(pools_of(pools), 1 << (align_shift % 6), zeroed),
+            Op::AllocRun { pools, align_shift, zeroed } => {
+                self.alloc_run(pools_of(pools), 1 << (align_shift % 6), zeroed)
+            }
             Op::ResizeRun { place, pools } => self.resize_run(place, pools_of(pools)),
             Op::Alloc { thread, class, blocks } => {
                 for _ in 0..=blocks {
