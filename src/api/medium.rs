@@ -175,7 +175,10 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
         match Place::of(layout) {
             // SAFETY: the caller keeps the same contract.
             Place::Beyond => unsafe { self.large.alloc(layout) },
-            place => marks::allocated(place.alloc(Request::of_bytes(layout.size())), layout.size()),
+            place => {
+                current().forget_large(layout.size());
+                marks::allocated(place.alloc(Request::of_bytes(layout.size())), layout.size())
+            }
         }
     }
 
@@ -199,7 +202,10 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
             Place::Beyond => unsafe { self.large.alloc_zeroed(layout) },
             // SAFETY: the caller keeps the same contract.
             _ if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
-            place => place.alloc_zeroed(layout.size(), Request::of_bytes(layout.size())),
+            place => {
+                current().forget_large(layout.size());
+                place.alloc_zeroed(layout.size(), Request::of_bytes(layout.size()))
+            }
         }
     }
 

@@ -85,6 +85,10 @@ pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
+/// Bytes of large requests of a thread for each round of visits to its classes.
+pub(crate) const LARGE_BYTES_PER_ROUND: usize = 64 << 10;
+/// Classes visited in such a round.
+pub(crate) const VISITS_PER_ROUND: usize = 4;
 /// Visits to a class for each that sends all of its blocks home, where double frees are seen.
 pub(crate) const VISITS_PER_CHECK: u64 = 8;
 
@@ -173,6 +177,8 @@ const _: () = {
     // A part that is purged of a pool that is a run is one of its pools (`PoolRef::split`).
     assert!(RUN_POOLS == PURGE_PARTS);
     assert!(RUN_MAX_BYTES <= ARENA_BYTES && RUN_MAX_BYTES.is_multiple_of(POOL_BYTES));
+    // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
+    assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);
     assert!(MAGAZINE_SLOTS_MIN >= 2);
 };

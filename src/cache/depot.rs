@@ -15,7 +15,9 @@
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX, MEDIUM_CLASS_COUNT, MEDIUM_DEPOT_BYTES_MAX};
+use crate::base::config::{
+    CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, MEDIUM_DEPOT_BYTES_MAX,
+};
 use crate::base::kind::{Kind, Medium, Small};
 use crate::base::size_class::Class;
 use crate::heap::Heap;
@@ -132,6 +134,10 @@ impl ThreadCache {
         }
         if self.stock::<K>().get(door) + chunk_weight(class) > stock_max::<K>() {
             self.close_depot(class, inside);
+            return false;
+        }
+        if !K::IS_SMALL && chunk_slots(class) < MAGAZINE_SLOTS_MIN {
+            // Less than a cache line of slots: the largest blocks have no depot.
             return false;
         }
         let Some(chunk) = pop(&depot.unused, door).or_else(|| {

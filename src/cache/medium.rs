@@ -22,6 +22,8 @@ pub(super) struct PerMediumClass {
     started: DoorCell<bool>,
     /// Calls on the slow path so far.
     pub(super) slow_calls: DoorCell<u64>,
+    /// Visits to classes so far (see `age`).
+    pub(super) visits: DoorCell<u64>,
     /// Bytes of the blocks in the depots.
     pub(super) depot_bytes: DoorCell<usize>,
     pub(super) shapes: [Shape; MEDIUM_CLASS_COUNT],
@@ -35,6 +37,7 @@ impl PerMediumClass {
         Self {
             started: DoorCell::new(false),
             slow_calls: DoorCell::new(0),
+            visits: DoorCell::new(0),
             depot_bytes: DoorCell::new(0),
             shapes: [const { Shape::new() }; MEDIUM_CLASS_COUNT],
             depots: [const { Depot::new() }; MEDIUM_CLASS_COUNT],

@@ -280,6 +280,12 @@ impl ThreadCache {
         calls.set(door, calls.get(door).wrapping_add(1));
     }
 
+    /// The visits to classes of a kind (see `age`).
+    #[inline(always)]
+    pub(super) const fn visits<K: Kind>(&self) -> &DoorCell<u64> {
+        if K::IS_SMALL { &self.visits } else { &self.medium.visits }
+    }
+
     /// The calls on the slow path of a kind.
     #[inline(always)]
     pub(super) const fn calls<K: Kind>(&self) -> &DoorCell<u64> {

@@ -49,12 +49,10 @@ impl Inside<'_> {
         if class.pool_pools() > 1 {
             return self.open_run(class, wish);
         }
-        let Some((place, by_page)) = self.heap.take_pool(wish, self.is_dense()) else {
+        let needs_all = self.pools.of_class(class) >= FAULT_IN_FROM_POOLS;
+        let Some(place) = self.heap.take_pool(wish, self.is_dense(), needs_all) else {
             return false;
         };
-        if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {
-            self.heap.fault_in(place);
-        }
         self.pools.owned_count += 1;
         self.open(place, class);
         true
