@@ -8,15 +8,15 @@
 //! - *Depot's door*: everything here is behind the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
-//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` small blocks. The bound is one of blocks, not
-//!   of bytes, because each block may pin a pool, whatever its size. Of medium ones, which are a good part of a pool
-//!   themselves, they hold at most `MEDIUM_DEPOT_BYTES_MAX` bytes.
+//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` small blocks, because each block may pin a pool,
+//!   whatever its size; each holds at most `DEPOT_BYTES_MAX`. Of medium blocks, which are a good part of a pool themselves,
+//!   all depots together hold at most `MEDIUM_DEPOT_BYTES_MAX` bytes.
 
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
 use crate::base::config::{
-    CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, MEDIUM_DEPOT_BYTES_MAX,
+    CLASS_COUNT, DEPOT_BLOCKS_MAX, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, MEDIUM_DEPOT_BYTES_MAX,
 };
 use crate::base::kind::{Kind, Medium, Small};
 use crate::base::size_class::Class;
@@ -132,7 +132,10 @@ impl ThreadCache {
         if slots.len() != capacity_max(class) || !self.shape(class).allocated.get(door) || depot.closed.get(door) {
             return false;
         }
-        if self.stock::<K>().get(door) + chunk_weight(class) > stock_max::<K>() {
+        let own_blocks = (usize::from(depot.chunks.get(door)) + 1) * chunk_blocks(class);
+        if self.stock::<K>().get(door) + chunk_weight(class) > stock_max::<K>()
+            || K::IS_SMALL && own_blocks * class.block_bytes() > DEPOT_BYTES_MAX
+        {
             self.close_depot(class, inside);
             return false;
         }
