@@ -138,8 +138,10 @@ pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and how many bytes.
 pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
-/// Parts of a pool, each purged when all blocks in it are free: the bits of a byte. In a pool of the usual size, such a
-/// part is an OS page of the usual size.
+/// Bytes of a pool of the usual size that are purged together when all blocks in them are free: an OS page, of the usual
+/// size.
+pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
+/// Such parts in a pool, whatever its size: the bits of a byte.
 pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;
 
 /// Bytes of a set's pools from which on the free parts of its partial pools are purged when few blocks are left.

@@ -7,8 +7,8 @@ use core::alloc::Layout;
 use core::marker::PhantomData;
 
 use crate::base::config::{
-    CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, MEDIUM_CLASS_COUNT, MEDIUM_MAX_BYTES, POOL_BYTES, PURGE_PARTS,
-    RUN_POOLS, RUN_POOLS_ABOVE_BYTES, SMALL_MAX_BYTES, WORD_BITS,
+    CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, MEDIUM_CLASS_COUNT, MEDIUM_MAX_BYTES, POOL_BYTES,
+    PURGE_UNIT_BYTES, RUN_POOLS, RUN_POOLS_ABOVE_BYTES, SMALL_MAX_BYTES, WORD_BITS,
 };
 use crate::base::kind::{Kind, Medium, Small};
 
@@ -139,7 +139,7 @@ impl<K: Kind> Class<K> {
     /// Bytes of a pool that are purged together when all blocks in them are free.
     #[inline(always)]
     pub(crate) const fn purge_unit_bytes(self) -> usize {
-        self.pool_bytes() / PURGE_PARTS
+        self.pool_pools() * PURGE_UNIT_BYTES
     }
 
     /// Blocks in a pool.

@@ -24,8 +24,7 @@ use crate::os::MemorySource;
 use crate::purge::heap::purge_heap;
 use crate::tests::memory::{Mapping, Memory};
 
-/// Bytes of a pool of small blocks that are purged together.
-pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / crate::base::config::PURGE_PARTS;
+pub(crate) use crate::base::config::PURGE_UNIT_BYTES;
 
 /// Memory with faults on request, and an account of what is mapped.
 pub(crate) struct TestMemory {
