@@ -12,7 +12,7 @@ use crate::heap::pool::Block;
 use crate::heap::run::RunSize;
 use crate::marks::{self, PAD_BYTES};
 use crate::observe::Request;
-use crate::os::BYPASS;
+use crate::os::{BYPASS, COMMITS};
 
 /// The large allocator for programs that allocate more than small objects: pools for requests up to
 /// [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES), runs of pools for those up to [`RUN_MAX_BYTES`](crate::RUN_MAX_BYTES),
@@ -25,6 +25,8 @@ use crate::os::BYPASS;
 ///
 /// Worth its line for programs that allocate many blocks between 513 bytes and 1 MiB: buffers, messages, pages, growing
 /// vectors. A program of small objects gains nothing.
+///
+/// On Windows it passes every request on to `L`: there, it was not tried.
 ///
 /// By itself, without [`Pymalloc`](crate::Pymalloc) in front of it, it passes requests up to 512 bytes on to `L`, too.
 ///
@@ -97,7 +99,7 @@ impl Place {
     /// Of a request of so many bytes with that alignment, a power of two.
     #[inline(always)]
     pub(super) const fn of_size_align(size: usize, align: usize) -> Self {
-        if BYPASS {
+        if BYPASS || COMMITS {
             return Self::Beyond;
         }
         if let Some(class) = MediumClass::of_size_align(size, align) {

@@ -14,11 +14,13 @@
 //! the C library's `malloc`). The thread's end is learned from a pthread key, whose destructors run after those of
 //! Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
 //! first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the last two,
-//! leaves its cache behind.)
+//! leaves its cache behind.) On Windows the end is learned from a TLS callback, behind the thread-locals' destructors,
+//! too (`os/windows/callbacks.rs`).
 
 use core::ffi::c_void;
 use core::ptr;
 
+use super::abandoned::{self, is_abandoned};
 use super::slow::Slow;
 use super::{ThreadCache, count, last_resort, tls};
 use crate::base::size_class::Class;
@@ -107,6 +109,9 @@ pub(super) fn alloc_without_cache<K: Slow>(class: Class<K>, request: Request) ->
     if let Some(cache) = attach() {
         return cache.alloc(class, request);
     }
+    if is_abandoned() {
+        return abandoned::alloc(class);
+    }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
     if K::IS_SMALL {
         observe::allocated(block, class.block_bytes(), request);
@@ -119,6 +124,9 @@ pub(super) fn alloc_without_cache<K: Slow>(class: Class<K>, request: Request) ->
 pub(super) fn alloc_zeroed_without_cache<K: Slow>(class: Class<K>, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc_zeroed(class, request);
+    }
+    if is_abandoned() {
+        return abandoned::alloc(class);
     }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
     if K::IS_SMALL {
@@ -143,6 +151,9 @@ pub(crate) fn take_spare<K: Slow>(heap: &'static Heap, class: Class<K>) -> Optio
 pub(super) fn free_without_cache<K: Slow>(class: Class<K>, block: *mut u8) {
     if let Some(cache) = attach() {
         return cache.put(class, block);
+    }
+    if is_abandoned() {
+        return;
     }
     if K::IS_SMALL {
         observe::freed(block, class.block_bytes());

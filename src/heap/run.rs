@@ -11,13 +11,14 @@
 
 use core::ptr::{self, NonNull};
 
-use super::{Heap, HeapState, MapArena};
+use super::{Heap, HeapState, MapArena, commits};
 use crate::base::config::{HUGE_FROM_ARENAS, POOL_BYTES};
 use crate::base::fatal::Impossible;
 use crate::heap::arena::PoolRef;
+use crate::heap::arena_table::commit_pools;
 use crate::heap::pool::{Block, State};
 use crate::heap::set::{RUN_TAG, tag_any_class};
-use crate::os::MemorySource;
+use crate::os::{MemoryRange, MemorySource};
 use crate::sync::Ordering;
 
 /// How many pools of an arena, and at a multiple of how many: a power of two, no more than an arena has.
@@ -42,11 +43,15 @@ impl Heap {
                 Some(first) => first,
                 None if state.may_map(wish) => {
                     let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
-                    state.map_arena(&self.map, source, huge)?;
+                    state.map_arena(&self.map, source, huge && !commits(source))?;
                     state.arenas.take_run(size.pools, size.align_pools)?
                 }
                 None => return None,
             };
+            if commits(source) && !first.run(size.pools).all(|pool| has_all(&pool) || commit_pools(pool, 1, source)) {
+                state.arenas.give_run(first, size.pools, source);
+                return None;
+            }
             state.pools_taken += 1;
             first.set_up();
             first.join(size.pools);
@@ -87,10 +92,12 @@ impl Heap {
             let bytes = pools * POOL_BYTES;
             let start = NonNull::new(first.start()).filter(|_| bytes.is_multiple_of(self.source().page_bytes()));
             // SAFETY: pools that are the caller's, and hold nothing.
-            let is_purged = start.is_some_and(|start| unsafe { self.source().purge(start, bytes) });
+            let is_purged = start.is_some_and(|start| unsafe {
+                self.source().decommit_each(&[MemoryRange { start: start.as_ptr(), bytes }]) == 1
+            });
             self.with_state(|state, source| {
                 if is_purged {
-                    first.pool().set_untouched();
+                    first.pool().set_untouched(0);
                     state.arenas.note_purged_run(first, pools);
                 }
                 self.take_back(state, first, pools, source);
@@ -135,16 +142,17 @@ impl Heap {
     /// What is impossible about the run.
     pub(crate) fn resize_run(&self, start: usize, pools: usize, wanted: usize) -> Result<bool, Impossible> {
         let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
-        let is_resized = self.with_state(|state, _| {
+        let is_resized = self.with_state(|state, source| {
             check_run(first, start, Some(pools))?;
             if wanted > pools {
-                if !state.arenas.extend_run(first, pools, wanted - pools) {
+                // What has to be committed first is had elsewhere.
+                if commits(source) || !state.arenas.extend_run(first, pools, wanted - pools) {
                     return Ok(false);
                 }
                 state.pools_taken += 1;
                 let rest = PoolRef::at_index(first.arena(), first.index() + pools);
                 rest.join(wanted - pools);
-                rest.pool().set_untouched();
+                rest.pool().set_untouched(0);
             } else if wanted < pools {
                 // A run of its own, which is freed below as any other.
                 let rest = PoolRef::at_index(first.arena(), first.index() + wanted);
@@ -169,6 +177,11 @@ impl Heap {
         let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
         self.with_state(|_, _| check_run(first, start, None))
     }
+}
+
+/// Whether a free pool has all of its memory, where that has to be committed.
+fn has_all(pool: &PoolRef) -> bool {
+    pool.has_memory() && pool.pool().purged() == 0
 }
 
 /// Makes pools that are one a run: any byte of it may be other than zero from now on.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ptr::NonNull;
 
 use crate::base::bitmap::WORDS_PER_LINE;
+use crate::base::config::PURGE_UNIT_BYTES;
 use crate::base::config::{
     ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS,
 };
@@ -12,7 +13,6 @@ use crate::heap::arena::{Arena, ArenaRef, PoolRef};
 use crate::heap::arena_map::{AddressMap, Leaf, Near};
 use crate::heap::pool::Slot;
 use crate::heap::pool::parts_of;
-use crate::tests::test_heap::PURGE_UNIT_BYTES;
 
 /// A zeroed value, for ever: what metadata would be.
 fn metadata<T>() -> NonNull<T> {

@@ -9,7 +9,7 @@ use crate::base::config::CLASS_STEP_SHIFT;
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::kind::{Kind, Small};
 use crate::base::size_class::{Class, SizeClass};
-use crate::cache::{GLOBAL, ThreadCache};
+use crate::cache::{GLOBAL, ThreadCache, is_abandoned};
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::heap::pool::Slot;
@@ -240,7 +240,13 @@ pub(crate) fn freed_spare<K: Kind>(heap: &'static Heap, class: Class<K>, block: 
 #[inline(always)]
 fn check_free<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     if CHECKS {
-        let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
+        let Some(state) = state_at(heap, block.addr()) else {
+            // The system's, at the process's end.
+            if is_abandoned() {
+                return;
+            }
+            refuse(heap, class, block.addr(), NEVER)
+        };
         if let Err(before) = state.free(class.index() as u8) {
             refuse(heap, class, block.addr(), before);
         }
@@ -255,7 +261,9 @@ pub(crate) fn check_live<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *
     }
     let heap = heap_of(cache);
     let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.index() as u8));
-    if let Err(now) = found {
+    if let Err(now) = found
+        && !is_abandoned()
+    {
         refuse(heap, class, block.addr(), now);
     }
 }
