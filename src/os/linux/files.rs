@@ -148,46 +148,39 @@ impl Descriptor {
 
 /// While it lives, a write of the calling thread's that fails is an error and no more: without a reader it would send
 /// `SIGPIPE`, beyond the limit of files' sizes `SIGXFSZ`, and each would end a program that expects no write.
+///
+/// By the system calls' numbers, on the kernel's sets of signals: each function of the C library that the crate names costs
+/// every program that starts a look-up of 700 instructions.
 struct NoWriteSignals {
-    before: libc::sigset_t,
+    before: u64,
     /// Those of them that were not pending before.
-    ours: libc::sigset_t,
+    ours: u64,
 }
 
 impl NoWriteSignals {
     fn new() -> Self {
-        // SAFETY: plain data, of which zero is a valid value.
-        let (mut before, mut ours): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
-        let mut pending = before;
-        // SAFETY: sets of our own, and signals that exist.
-        unsafe {
-            libc::sigpending(&mut pending);
-            libc::sigemptyset(&mut ours);
-            for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-                if libc::sigismember(&pending, signal) != 1 {
-                    libc::sigaddset(&mut ours, signal);
-                }
-            }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &ours, &mut before);
-        }
+        const BOTH: u64 = 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1);
+        let (mut before, mut pending) = (0_u64, 0_u64);
+        // SAFETY: a set of our own, of the length that is said.
+        unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut pending, size_of::<u64>()) };
+        let ours = BOTH & !pending;
+        let (set, old) = (&raw const ours, &raw mut before);
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, set, old, size_of::<u64>()) };
         Self { before, ours }
     }
 }
 
 impl Drop for NoWriteSignals {
     fn drop(&mut self) {
-        /// Bytes of the kernel's set, with which a C library's begins.
-        const SET_BYTES: usize = size_of::<u64>();
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let nobody = core::ptr::null::<libc::siginfo_t>();
-        // SAFETY: sets of our own and a time; nobody is told what came. By the system call's number: the C library's
-        // function is a cancellation point.
-        unsafe {
-            while libc::syscall(libc::SYS_rt_sigtimedwait, &raw const self.ours, nobody, &raw const at_once, SET_BYTES)
-                > 0
-            {}
-            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, core::ptr::null_mut());
-        }
+        let (nobody, ours) = (core::ptr::null_mut::<libc::siginfo_t>(), &raw const self.ours);
+        let bytes = size_of::<u64>();
+        // SAFETY: sets of our own and a time; nobody is told what came.
+        while unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, ours, nobody, &raw const at_once, bytes) } > 0 {}
+        let (before, nothing) = (&raw const self.before, core::ptr::null_mut::<u64>());
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, before, nothing, bytes) };
     }
 }
 
