@@ -21,7 +21,8 @@ pub use platform::NoCancellation;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
 pub(crate) use platform::thread_token;
-#[cfg(feature = "__raw")]
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
@@ -31,7 +32,7 @@ pub(crate) use platform::{
     environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
 };
 #[cfg(feature = "trace")]
-pub(crate) use platform::{is_readable, working_directory};
+pub(crate) use platform::{is_readable, open_to_write, resident_set_bytes, working_directory};
 
 /// Whether the platform gives memory, locks and fork handlers at all.
 #[cfg(feature = "trace")]

@@ -72,6 +72,56 @@ pub(crate) fn is_readable(_address: usize) -> bool {
 }
 
 #[cfg(feature = "trace")]
+pub(crate) fn resident_set_bytes() -> usize {
+    0
+}
+
+/// No such file is ever opened.
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[derive(Clone, Copy, Debug)]
+#[allow(unreachable_pub, reason = "as on other platforms")]
+pub enum Descriptor {}
+
+/// Of no file.
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(unreachable_pub, reason = "as on other platforms")]
+pub enum Identity {}
+
+#[cfg(feature = "trace")]
+#[allow(unreachable_pub, reason = "as on other platforms")]
+impl Descriptor {
+    pub fn number(self) -> i32 {
+        match self {}
+    }
+
+    pub fn copy_from(self, _least: i32) -> Result<Self, i32> {
+        match self {}
+    }
+
+    pub fn is_file(self) -> bool {
+        match self {}
+    }
+
+    pub fn close(self) {
+        match self {}
+    }
+
+    pub fn write_all(self, _bytes: &[u8]) -> Result<(), i32> {
+        match self {}
+    }
+
+    pub fn identity_and_birth(self) -> Option<Identity> {
+        match self {}
+    }
+}
+
+#[cfg(feature = "trace")]
+pub(crate) fn open_to_write(_path: &core::ffi::CStr, _anew: bool) -> Result<Descriptor, i32> {
+    Err(0)
+}
+
+#[cfg(feature = "trace")]
 pub(crate) fn working_directory(_buffer: &mut [u8]) -> Option<usize> {
     None
 }

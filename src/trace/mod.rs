@@ -53,11 +53,13 @@
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
+//! | memory over time | `sums`, `encode`, `record/timeline`; the folder `timeline` |
 
 mod guard;
 mod names;
 mod read;
 pub(crate) mod record;
+mod timeline;
 mod write;
 
 pub use guard::Session;
@@ -67,6 +69,7 @@ pub use read::growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth}
 pub use read::snapshot::{NotTracing, Snapshot, Trace};
 pub use read::statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
 pub use record::config::{Config, StartError};
+pub use timeline::{Moment, Recording, RecordingError, Timeline, TimelineConfig, TimelineError};
 pub use write::pprof::LoadError;
 
 /// Starts tracing, until [`stop`] is called; see [`Session`] for one that ends by itself.

@@ -14,7 +14,8 @@ mod wait;
 
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use cancellation::NoCancellation;
-#[cfg(feature = "__raw")]
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use files::{Descriptor, Identity};
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{
@@ -23,7 +24,9 @@ pub(crate) use memory::{
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
 #[cfg(feature = "trace")]
-pub(crate) use process::working_directory;
+pub(crate) use files::open_to_write;
+#[cfg(feature = "trace")]
+pub(crate) use process::{resident_set_bytes, working_directory};
 pub(crate) use process::{
     abort, at_end, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number,
 };

@@ -26,14 +26,19 @@ impl File {
     /// The file of a module, or the one with its debug information; `None` if it is another file by now.
     pub(in crate::trace) fn of(number: Number) -> Option<Self> {
         let particulars = loaded::particulars(number)?;
-        let id = particulars.build_id();
-        let candidates = [debug_file(id), Some(PathBuf::from(modules::path_of(number)))];
+        Self::open(modules::path_of(number).into(), particulars.build_id(), particulars.base)
+    }
+
+    /// A file of this build id, or the one with its debug information, for a module whose addresses are moved by
+    /// `base`.
+    pub(in crate::trace) fn open(path: PathBuf, id: &[u8], base: usize) -> Option<Self> {
+        let candidates = [debug_file(id), Some(path)];
         let open = |path: PathBuf| {
             let loader = Loader::new(&path).ok()?;
             is_of(&path, id).then_some(loader)
         };
         let loader = candidates.into_iter().flatten().find_map(open)?;
-        Some(Self { loader, base: particulars.base })
+        Some(Self { loader, base })
     }
 
     /// The call that an address is in, after what was inlined into it, innermost first.

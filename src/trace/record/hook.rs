@@ -23,6 +23,7 @@ use super::session;
 use super::stacks::{self, StackId};
 use super::state::{Busy, INTERVAL_BYTES, SESSION};
 use super::thread;
+use super::timeline;
 use crate::observe::{Owner, Request, Tracer};
 use crate::os;
 
@@ -69,8 +70,13 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
-    if stack != StackId::TRACER && blocks::peak_is_due() {
-        session::keep_peak();
+    if stack != StackId::TRACER {
+        if blocks::peak_is_due() {
+            session::keep_peak();
+        }
+        if blocks::sample_is_due() {
+            timeline::sample_peak();
+        }
     }
     owner_of(stack)
 }

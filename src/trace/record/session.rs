@@ -1,12 +1,14 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then those of the heap, then the buffers (`capture`), then those that come last of all:
+//! `CONTROL`, then `SYMBOLS`, then `RECORDER` (`timeline`), then those of the heap, then the buffers (`capture`), then those that come last of all:
 //! `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and
 //! `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits for either; it asks for `CONTROL`
 //! (to keep a peak) outside of all locks of the heap.
 
+use core::ffi::{CStr, c_int};
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use super::memory;
 use super::rules;
 use super::stacks::{self, StackId};
 use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION, SYSTEM_UNWINDER};
+use super::timeline;
 use super::walk;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::observe::{self, TRACE};
@@ -79,10 +82,12 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
 
 /// Stops the session that runs, if there is one and `is_meant` says so of its number.
 pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
+    let busy = Busy::enter();
     CONTROL.lock().with(|control| {
         if control.config.is_none() || !is_meant(control.sessions) {
             return;
         }
+        timeline::end(None, &busy);
         control.config = None;
         symbols::clear();
         blocks::keep_peak_from(u64::MAX);
@@ -96,6 +101,17 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
         stacks::begin(0);
         rules::end();
     });
+}
+
+/// Begins a timeline of the session that runs; its number, or `None` if there is one already. The caller is [`Busy`].
+///
+/// # Errors
+/// The system's number of the error; `ESRCH` if no session runs.
+pub(in crate::trace) fn begin_timeline(path: &CStr, every: Duration, _busy: &Busy) -> Result<Option<u32>, c_int> {
+    CONTROL.lock().with(|control| {
+        let config = control.config.ok_or(libc::ESRCH)?;
+        timeline::begin(path, config, every)
+    })
 }
 
 pub(in crate::trace) fn config() -> Option<Config> {
