@@ -114,12 +114,14 @@ pub(in crate::trace) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
 /// Bytes of the program's traced blocks, or their estimate.
 static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
 static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// Most bytes since the timeline's last sample.
+/// Most bytes since the timeline's last sample, or all the time if there is none.
 static INTERVAL_PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// From so many bytes on the timeline is to have a sample; the highest number if never.
-static SAMPLE_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// From so many bytes on what is held is to be kept as the peak; the highest number if it never is.
 static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
+/// From so many bytes on the timeline is to have a sample; the highest number if never.
+static SAMPLE_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
+/// The lower of these two.
+static NEAR_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Bytes of blocks that the tracer itself allocated.
 static TRACER_BYTES: AtomicU64 = AtomicU64::new(0);
 /// Blocks that could not be recorded.
@@ -151,13 +153,19 @@ impl Hash {
 }
 
 /// What a block's coming (1) or going (-1) changes: weighted, if blocks are sampled.
-#[inline]
+#[inline(always)]
 fn change_of(block: Block, sign: i64, interval: u64) -> Change {
     if interval == 0 {
         return Change { bytes: sign * block.bytes() as i64, blocks: sign };
     }
-    let blocks = weight(block.bytes(), interval).count.round() as i64;
-    Change { bytes: sign * weighted_bytes(block.bytes(), interval) as i64, blocks: sign * blocks }
+    weighted_change(block.bytes(), sign, interval)
+}
+
+#[cold]
+#[inline(never)]
+fn weighted_change(bytes: u64, sign: i64, interval: u64) -> Change {
+    let blocks = weight(bytes, interval).count.round() as i64;
+    Change { bytes: sign * weighted_bytes(bytes, interval) as i64, blocks: sign * blocks }
 }
 
 /// Records a block of the session that the caller saw; a block that was recorded at the same address before is gone.
@@ -223,20 +231,19 @@ impl Shard {
         }
         let bytes = weighted_bytes(block.bytes(), self.interval);
         let current = CURRENT_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if current > PEAK_BYTES.load(Ordering::Relaxed) {
+        // No more than the peak of all: so one comparison does for both.
+        if current > INTERVAL_PEAK_BYTES.load(Ordering::Relaxed) {
+            INTERVAL_PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
             PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
         }
         if self.interval_now != 0 {
-            if current > INTERVAL_PEAK_BYTES.load(Ordering::Relaxed) {
-                INTERVAL_PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
-            }
             self.note(block, self.interval_now, 1);
         }
         Some(())
     }
 
     /// Notes for the timeline that a block came (1) or went (-1).
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, block: Block, birth: u16, sign: i64) {
         let change = change_of(block, sign, self.interval);
         if self.changes.add(SumKey::new(block.stack(), birth), change).is_none() {
@@ -276,8 +283,8 @@ impl Shard {
 
     fn remove(&mut self, hash: Hash, address: usize) -> Option<Block> {
         let mut hole = self.find(hash, address)?;
-        let Entry { block, .. } = self.entries[hole];
-        let birth = self.entries[hole].birth();
+        let removed = self.entries[hole];
+        let block = removed.block;
         let mask = self.entries.len() - 1;
         // Closes the hole by moving entries back that are not before their home then (Knuth's algorithm R).
         let mut place = hole;
@@ -298,7 +305,7 @@ impl Shard {
         count_in_filter(hash, -1);
         self.uncount(block);
         if self.interval_now != 0 && block.stack() != StackId::TRACER {
-            self.note(block, birth, -1);
+            self.note(block, removed.birth(), -1);
         }
         Some(block)
     }
@@ -403,26 +410,50 @@ pub(in crate::trace) fn traced_memory() -> (u64, u64) {
 
 pub(in crate::trace) fn reset_peak() {
     // Relaxed (all): as in `traced_memory`. First down, then up: who counts meanwhile is not lost.
-    PEAK_BYTES.store(0, Ordering::Relaxed);
-    PEAK_BYTES.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
+    for peak in [&INTERVAL_PEAK_BYTES, &PEAK_BYTES] {
+        peak.store(0, Ordering::Relaxed);
+        peak.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+/// Whether there may be a new peak: to be kept, or to have a sample.
+pub(in crate::trace) fn peak_is_near() -> bool {
+    // Relaxed (both): a hint; who acts on it looks again.
+    CURRENT_BYTES.load(Ordering::Relaxed) >= NEAR_BYTES.load(Ordering::Relaxed)
 }
 
 /// Whether there is a new peak to be kept.
 pub(in crate::trace) fn peak_is_due() -> bool {
-    // Relaxed (both): a hint; who keeps it looks again.
+    // Relaxed (both): as above.
     CURRENT_BYTES.load(Ordering::Relaxed) >= KEEP_BYTES.load(Ordering::Relaxed)
 }
 
 /// Whether a timeline is to have a sample of a new peak.
 pub(in crate::trace) fn sample_is_due() -> bool {
-    // Relaxed (both): as in `peak_is_due`.
+    // Relaxed (both): as above.
     CURRENT_BYTES.load(Ordering::Relaxed) >= SAMPLE_BYTES.load(Ordering::Relaxed)
+}
+
+/// Lets a peak of at least so many bytes be kept; none, if that is the highest number.
+pub(in crate::trace) fn keep_peak_from(bytes: u64) {
+    // Relaxed: as above.
+    KEEP_BYTES.store(bytes, Ordering::Relaxed);
+    settle_near();
 }
 
 /// Lets a sample be due from so many bytes on; never, if that is the highest number.
 pub(in crate::trace) fn sample_from(bytes: u64) {
     // Relaxed: as above.
     SAMPLE_BYTES.store(bytes, Ordering::Relaxed);
+    settle_near();
+}
+
+/// The lower of both. Two threads that change one each at once may leave an old one: a timeline settles it with each of
+/// its samples.
+fn settle_near() {
+    // Relaxed (all): as above.
+    let near = KEEP_BYTES.load(Ordering::Relaxed).min(SAMPLE_BYTES.load(Ordering::Relaxed));
+    NEAR_BYTES.store(near, Ordering::Relaxed);
 }
 
 /// The program's bytes now, and at most since the last call.
@@ -479,12 +510,6 @@ pub(in crate::trace) fn add_by_stack(sums: &mut Sums) -> Option<()> {
         })?;
     }
     Some(())
-}
-
-/// Has a peak of at least so many bytes kept; none, if that is the highest number.
-pub(in crate::trace) fn keep_peak_from(bytes: u64) {
-    // Relaxed: as above.
-    KEEP_BYTES.store(bytes, Ordering::Relaxed);
 }
 
 pub(in crate::trace) fn tracer_bytes() -> u64 {

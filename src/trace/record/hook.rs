@@ -70,15 +70,21 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
-    if stack != StackId::TRACER {
-        if blocks::peak_is_due() {
-            session::keep_peak();
-        }
-        if blocks::sample_is_due() {
-            timeline::sample_peak();
-        }
+    if stack != StackId::TRACER && blocks::peak_is_near() {
+        at_peak();
     }
     owner_of(stack)
+}
+
+#[cold]
+#[inline(never)]
+fn at_peak() {
+    if blocks::peak_is_due() {
+        session::keep_peak();
+    }
+    if blocks::sample_is_due() {
+        timeline::sample_peak();
+    }
 }
 
 fn owner_of(stack: StackId) -> Owner {

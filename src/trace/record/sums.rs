@@ -7,13 +7,14 @@ use super::memory::Mapped;
 use super::stacks::StackId;
 
 /// Entries of the first table.
-const FIRST_ENTRIES: usize = 256;
+const FIRST_ENTRIES: usize = 32;
 
 /// A stack and the interval of a timeline in which its blocks were allocated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::trace) struct SumKey(u64);
 
 impl SumKey {
+    #[inline(always)]
     pub(in crate::trace) fn new(stack: StackId, birth: u16) -> Self {
         // Not 0, which marks an empty entry.
         Self((u64::from(birth) << StackId::BITS | u64::from(stack.number())) + 1)
@@ -27,9 +28,11 @@ impl SumKey {
         ((self.0 - 1) >> StackId::BITS) as u16
     }
 
-    fn home(self, entries: usize) -> usize {
+    /// Where its search begins in a table whose index has `64 - shift` bits.
+    #[inline(always)]
+    fn home(self, shift: u32) -> usize {
         // Fibonacci hashing (Knuth, volume 3, 6.4).
-        (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - entries.trailing_zeros())) as usize
+        (self.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (shift & 63)) as usize
     }
 }
 
@@ -47,46 +50,66 @@ struct Entry {
     sum: Change,
 }
 
+impl Entry {
+    #[inline(always)]
+    fn add(&mut self, change: Change) {
+        self.sum.bytes = self.sum.bytes.wrapping_add(change.bytes);
+        self.sum.blocks = self.sum.blocks.wrapping_add(change.blocks);
+    }
+}
+
+/// # Invariant
+/// - *Shift*: `entries` has `2^(64 - shift)` values, or none.
 pub(in crate::trace) struct Sums {
-    /// A power of two, or none.
     entries: Mapped<Entry>,
+    shift: u32,
     used: usize,
 }
 
 impl Sums {
     pub(in crate::trace) const fn new() -> Self {
-        Self { entries: Mapped::new(), used: 0 }
+        Self { entries: Mapped::new(), shift: 0, used: 0 }
     }
 
     /// Adds to a key's sum; `None` if there is no memory for a further key.
-    #[inline]
+    #[inline(always)]
     pub(in crate::trace) fn add(&mut self, key: SumKey, change: Change) -> Option<()> {
-        // At most half full: a probe is then short.
+        // Nearly every key is known and at its home.
+        match self.entries.get_mut(key.home(self.shift)) {
+            Some(entry) if entry.key == key.0 => {
+                entry.add(change);
+                Some(())
+            }
+            _ => self.add_elsewhere(key, change),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_elsewhere(&mut self, key: SumKey, change: Change) -> Option<()> {
+        // At most half full: a search is then short.
         if self.used * 2 >= self.entries.len() {
             self.grow()?;
         }
         let mask = self.entries.len() - 1;
-        let mut place = key.home(mask + 1);
+        let mut place = key.home(self.shift);
         loop {
             let entry = &mut self.entries[place];
-            if entry.key == key.0 {
-                entry.sum.bytes = entry.sum.bytes.wrapping_add(change.bytes);
-                entry.sum.blocks = entry.sum.blocks.wrapping_add(change.blocks);
-                return Some(());
-            }
             if entry.key == 0 {
-                *entry = Entry { key: key.0, sum: change };
+                entry.key = key.0;
                 self.used += 1;
+            }
+            if entry.key == key.0 {
+                entry.add(change);
                 return Some(());
             }
             place = (place + 1) & mask;
         }
     }
 
-    #[cold]
-    #[inline(never)]
     fn grow(&mut self) -> Option<()> {
-        let entries = Mapped::zeroed((self.entries.len() * 2).max(FIRST_ENTRIES))?;
+        let entries = Mapped::<Entry>::zeroed((self.entries.len() * 2).max(FIRST_ENTRIES))?;
+        self.shift = 64 - entries.len().trailing_zeros();
         let old = core::mem::replace(&mut self.entries, entries);
         self.used = 0;
         for entry in old.iter().filter(|entry| entry.key != 0) {
@@ -104,8 +127,8 @@ impl Sums {
 
     /// Forgets all sums and keeps the memory; a large table that was hardly used shrinks.
     pub(in crate::trace) fn clear(&mut self) {
-        if self.entries.len() > 16 * FIRST_ENTRIES && self.used * 16 < self.entries.len() {
-            self.entries = Mapped::new();
+        if self.entries.len() > 128 * FIRST_ENTRIES && self.used * 16 < self.entries.len() {
+            *self = Self::new();
         }
         if self.used > 0 {
             self.entries.fill(Entry { key: 0, sum: Change { bytes: 0, blocks: 0 } });

@@ -17,6 +17,7 @@
 //! The child has no thread that samples: its recorder is closed, its tables note no changes any more.
 
 use core::ffi::{CStr, c_int};
+use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -249,23 +250,37 @@ impl Recorder {
     }
 }
 
-/// Takes a regular sample and writes it, on the sampler's thread; `false` if there is no timeline any more.
-pub(in crate::trace) fn sample(_busy: &Busy) -> bool {
+/// The sampler's thread sleeps on it while it is 0; 1 if it is called for a peak, or to end.
+pub(in crate::trace) static CALL: AtomicU32 = AtomicU32::new(0);
+
+/// Wakes the sampler's thread.
+pub(in crate::trace) fn call_sampler() {
+    // Release: pairs with the Acquire of the sampler, which looks then whether it is to end.
+    CALL.store(1, Ordering::Release);
+    os::futex_wake(&CALL);
+}
+
+/// Takes a sample and writes it, on the sampler's thread; `false` if there is no timeline any more.
+pub(in crate::trace) fn sample(kind: Kind, _busy: &Busy) -> bool {
     RECORDER.lock().with(|recorder| {
-        recorder.take(Kind::Regular);
+        recorder.take(kind);
         recorder.flush();
         recorder.open.is_some()
     })
 }
 
-/// Takes a sample of a new peak inside a call of the allocator; does nothing while another thread takes one, nor where
-/// the stack has no room for it: then it stays due.
+/// Takes a sample of a new peak inside a call of the allocator; does nothing while another thread takes one. Where the
+/// stack has no room for it, the sampler's thread is called, which comes a little later.
 #[cold]
 #[inline(never)]
 pub(in crate::trace) fn sample_peak() {
     // Handlers of a fork allocate with all locks held.
-    if fork::this_thread_forks() || !walk::has_room(SAMPLE_STACK_BYTES) {
+    if fork::this_thread_forks() {
         return;
+    }
+    if !walk::has_room(SAMPLE_STACK_BYTES) {
+        blocks::sample_from(u64::MAX);
+        return call_sampler();
     }
     let _busy = Busy::enter_in_allocation();
     let Some(mut recorder) = RECORDER.try_lock() else { return };

@@ -185,8 +185,8 @@ impl Recording {
     fn from_bytes(bytes: &[u8], progress: impl FnMut(usize, usize)) -> Result<Self, RecordingError> {
         let Some(rest) = bytes.strip_prefix(MAGIC) else {
             return Err(match bytes.strip_prefix(MAGIC_OF_ANY) {
+                _ if MAGIC.starts_with(bytes) => RecordingError::Truncated,
                 Some(_) => RecordingError::OtherVersion,
-                None if MAGIC.starts_with(bytes) => RecordingError::Truncated,
                 None => RecordingError::NotATimeline,
             });
         };
@@ -352,5 +352,117 @@ fn moment_of(sample: &Sample) -> Moment {
         bytes_resident: sample.resident as usize,
         bytes_arenas: sample.arenas as usize,
         at_peak: sample.kind == 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::record::encode::{self, Records as Encoder};
+
+    fn sample(out: &mut Encoder, time: u64, changes: &[(u64, u64, i64, i64)]) {
+        let mut record = out.begin(encode::SAMPLE);
+        for number in [0, time, 1000, 2000, 3000, 4000, 0, changes.len() as u64] {
+            record.number(number);
+        }
+        for &(stack, age, bytes, blocks) in changes {
+            record.number(stack);
+            record.number(age);
+            record.signed(bytes);
+            record.signed(blocks);
+        }
+        record.end().expect("memory");
+    }
+
+    /// A file of three stacks and four samples, and where its records end.
+    fn file() -> (Vec<u8>, Vec<usize>) {
+        let mut out = Encoder::new();
+        out.bytes.extend(MAGIC).expect("memory");
+        let mut ends = Vec::new();
+        let mut record = out.begin(encode::HEAD);
+        [7, 1_000_000_000, 100, 0, 32].into_iter().for_each(|number| record.number(number));
+        record.text(b"/bin/program");
+        record.text(b"/");
+        record.end().expect("memory");
+        ends.push(out.bytes.len());
+        for stack in 0..3 {
+            let mut record = out.begin(encode::STACK);
+            [stack, 2, 0x1000 + stack, 0x2000].into_iter().for_each(|number| record.number(number));
+            record.end().expect("memory");
+            ends.push(out.bytes.len());
+        }
+        let samples: [&[_]; 4] =
+            [&[(0, 1, 100, 1)], &[(1, 0, 301, 2), (2, 0, 8, 1)], &[(1, 1, -150, -1), (2, 0, 9, 1)], &[(2, 2, -8, -1)]];
+        for (index, changes) in samples.into_iter().enumerate() {
+            sample(&mut out, index as u64 * 1000, changes);
+            ends.push(out.bytes.len());
+        }
+        let mut record = out.begin(encode::END);
+        record.number(4000);
+        record.end().expect("memory");
+        (out.bytes.to_vec(), ends)
+    }
+
+    fn load(bytes: &[u8]) -> Result<Recording, RecordingError> {
+        Recording::from_bytes(bytes, |_, _| {})
+    }
+
+    #[test]
+    fn what_was_live_and_what_is_of_a_range_are_sums_of_changes() {
+        let recording = load(&file().0).expect("a timeline");
+        let bytes = |index| recording.live_at(index).bytes();
+        assert_eq!([0, 1, 2, 3].map(bytes), [100, 409, 268, 260]);
+        let of = |range: Range<usize>| (recording.allocated_in(range.clone()).bytes(), recording.allocated_in(range).blocks());
+        assert_eq!([of(0..1), of(0..2), of(0..3), of(1..3), of(3..3)], [(309, 3), (168, 3), (160, 2), (9, 1), (0, 0)]);
+        assert_eq!((recording.index_at(Duration::ZERO), recording.index_at(Duration::from_nanos(2500))), (0, 2));
+        assert!(!recording.is_cut());
+    }
+
+    #[test]
+    fn each_prefix_is_what_its_whole_records_say() {
+        let (bytes, ends) = file();
+        for len in 0..bytes.len() {
+            let samples = ends.iter().filter(|&&end| end <= len).count().saturating_sub(4);
+            match load(&bytes[..len]) {
+                Ok(recording) => {
+                    assert!(recording.is_cut() && recording.moments().len() == samples, "{len}");
+                    assert!(recording.to_string().contains("no end"));
+                }
+                Err(error) => assert!(samples == 0 && matches!(error, RecordingError::Truncated), "{len}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_are_refused_or_make_a_timeline_that_can_be_shown() {
+        let (bytes, _) = file();
+        let mut random = 1_u64;
+        let mut next = |below: usize| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) as usize % below
+        };
+        let mut shown = 0;
+        for _ in 0..3000 {
+            let mut hostile = bytes[MAGIC.len()..].to_vec();
+            for _ in 0..1 + next(3) {
+                let place = next(hostile.len());
+                hostile[place] = next(256) as u8;
+            }
+            // With checksums that are right: so that what is behind them is reached.
+            let (mut sealed, mut rest) = (MAGIC.to_vec(), &hostile[..]);
+            while let Some((head, after)) = rest.split_first_chunk::<{ encode::HEAD_BYTES }>() {
+                let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;
+                let Some((content, after)) = after.split_at_checked(len) else { break };
+                sealed.extend(head);
+                sealed.extend(content);
+                sealed.extend(encode::checksum(content).to_le_bytes());
+                rest = after.get(encode::CHECKSUM_BYTES..).unwrap_or_default();
+            }
+            if let Ok(recording) = load(&sealed) {
+                let _ = (recording.to_string(), recording.to_page(), recording.allocated_in(0..9).bytes());
+                shown += 1;
+            }
+        }
+        assert!((100..2900).contains(&shown), "{shown}");
     }
 }

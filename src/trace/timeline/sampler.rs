@@ -1,7 +1,7 @@
 //! The thread that has a timeline's samples taken.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 use std::fmt;
 use std::io;
@@ -10,19 +10,15 @@ use std::time::Instant;
 
 use crate::os::{self, OwnThread};
 use crate::trace::record::state::Busy;
-use crate::trace::record::timeline;
+use crate::trace::record::timeline::{self, Kind};
 
 /// After so many samples the time between them doubles.
 const SAMPLES_BEFORE_DOUBLING: u32 = 4096;
 
-const GOES_ON: u32 = 0;
-const STOPPED: u32 = 1;
-
 /// What the thread is given.
 struct Work {
     interval: Duration,
-    /// [`GOES_ON`] or [`STOPPED`]; the thread sleeps on it.
-    state: AtomicU32,
+    is_stopped: AtomicBool,
 }
 
 pub(super) struct Sampler {
@@ -39,7 +35,7 @@ impl fmt::Debug for Sampler {
 impl Sampler {
     /// The caller is [`Busy`].
     pub(super) fn start(interval: Duration) -> io::Result<Self> {
-        let work = Arc::new(Work { interval, state: AtomicU32::new(GOES_ON) });
+        let work = Arc::new(Work { interval, is_stopped: AtomicBool::new(false) });
         let for_thread = Arc::into_raw(Arc::clone(&work));
         match os::start_thread(run, for_thread.cast_mut().cast()) {
             Ok(thread) => Ok(Self { work, thread }),
@@ -53,9 +49,9 @@ impl Sampler {
 
     /// Waits until the thread has ended.
     pub(super) fn stop(self) {
-        // Relaxed: a flag alone; the futex and `join` order the rest.
-        self.work.state.store(STOPPED, Ordering::Relaxed);
-        os::futex_wake(&self.work.state);
+        // Relaxed: `call_sampler` comes after it, whose Release the thread sees.
+        self.work.is_stopped.store(true, Ordering::Relaxed);
+        timeline::call_sampler();
         self.thread.join();
     }
 }
@@ -67,18 +63,22 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
     OwnThread::name_this(c"pymalloc-time");
-    // Relaxed: as in `stop`.
-    let goes_on = || work.state.load(Ordering::Relaxed) == GOES_ON;
     let (mut interval, mut samples) = (work.interval, 0);
     let mut due = Instant::now() + interval;
-    while goes_on() {
+    loop {
+        // Acquire: pairs with the Release of `call_sampler`.
+        let is_called = timeline::CALL.swap(0, Ordering::Acquire) != 0;
+        // Relaxed: written before the call.
+        if work.is_stopped.load(Ordering::Relaxed) || (is_called && !timeline::sample(Kind::Peak, &busy)) {
+            break;
+        }
         // May wake early.
         let rest = due.saturating_duration_since(Instant::now());
         if !rest.is_zero() {
-            os::futex_wait_for(&work.state, GOES_ON, rest);
+            os::futex_wait_for(&timeline::CALL, 0, rest);
             continue;
         }
-        if !timeline::sample(&busy) {
+        if !timeline::sample(Kind::Regular, &busy) {
             break;
         }
         samples += 1;
