@@ -54,11 +54,14 @@
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 //! | memory over time | `sums`, `encode`, `record/timeline`; the folder `timeline` |
+//! | for who asks at a socket | the folder `serve` |
 
 mod guard;
 mod names;
 mod read;
 pub(crate) mod record;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+mod serve;
 mod timeline;
 mod write;
 
@@ -69,6 +72,8 @@ pub use read::growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth}
 pub use read::snapshot::{NotTracing, Snapshot, Trace};
 pub use read::statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
 pub use record::config::{Config, StartError};
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub use serve::{Look, ServeError, Server, Watch, WatchError, serve};
 pub use timeline::{Moment, Recording, RecordingError, Timeline, TimelineConfig, TimelineError};
 pub use write::pprof::LoadError;
 

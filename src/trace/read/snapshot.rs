@@ -259,6 +259,17 @@ impl Builder {
         *sum = sum.saturating_add(count);
     }
 
+    /// Adds blocks to a stack of which only the sum of their bytes is known: as if of two sizes, a byte apart, so that the
+    /// sum is exact.
+    pub(in crate::trace) fn add_sum(&mut self, stack: usize, bytes: u64, blocks: u64) {
+        let (Some(bytes_each), Some(larger)) = (bytes.checked_div(blocks), bytes.checked_rem(blocks)) else { return };
+        for (bytes, blocks) in [(bytes_each, blocks - larger), (bytes_each + 1, larger)] {
+            if blocks > 0 {
+                self.add(stack, bytes, blocks);
+            }
+        }
+    }
+
     /// The snapshot, without what is not of single blocks.
     pub(in crate::trace) fn finish(self) -> Snapshot {
         let traces = self.traces.into_iter().map(|((stack, bytes), count)| SizedBlocks { stack, bytes, count });

@@ -21,8 +21,8 @@
 //! | [`STACK`] | number, count of frames, each frame (an address, its module's number in the upper 16 bits), innermost first |
 //! | [`SAMPLE`] | its kind, nanoseconds since the start, live bytes, most live bytes since the last sample, resident bytes, bytes of arenas, lost blocks, count of changes; each change: stack, age of the blocks (in samples; see `Moment`), bytes, blocks |
 //! | [`END`] | nanoseconds since the start |
-//! | [`LIVE`] | as a sample, without ages: all that is live |
-//! | [`TEXT`], [`POOLS`] | the heap's statistics as text; its arenas, two bytes a pool |
+//! | [`LIVE`] | as a sample, without ages: all that is live; in place of the kind and the time stand the mean bytes between sampled blocks and whether there is a session |
+//! | [`TEXT`], [`POOLS`] | all of the content: the heap's statistics as text; two bytes a pool |
 
 use super::loaded::{self, Number};
 use super::memory::Mapped;
@@ -80,7 +80,8 @@ impl Records {
 }
 
 impl Record<'_> {
-    fn raw(&mut self, bytes: &[u8]) {
+    /// Bytes without their length: the rest of a record that has nothing else, or a part of such.
+    pub(in crate::trace) fn raw(&mut self, bytes: &[u8]) {
         self.whole = self.whole.and_then(|()| self.out.extend(bytes));
     }
 
@@ -145,6 +146,10 @@ impl Defined {
     /// Nothing is defined; `None` if there is no memory (2 MiB of addresses, touched as needed).
     pub(in crate::trace) fn new() -> Option<Self> {
         Some(Self { stacks: Mapped::zeroed(1 << (StackId::BITS - 6))?, modules: Mapped::zeroed((1 << 16) / 64)? })
+    }
+
+    pub(in crate::trace) fn is_empty(&self) -> bool {
+        self.stacks.is_empty()
     }
 
     /// Defines a stack and the modules of its frames, if it was not; `None` if there is no memory for it.

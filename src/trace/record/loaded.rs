@@ -44,10 +44,6 @@ impl Number {
         self.0
     }
 
-    pub(in crate::trace) const fn from_number(number: u16) -> Self {
-        Self(number)
-    }
-
     fn of_place(place: usize) -> Self {
         Self(place as u16 + 1)
     }

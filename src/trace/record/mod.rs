@@ -60,6 +60,8 @@ fn release_session() {
 fn release_session_in_child() {
     release_session();
     timeline::forget_in_child();
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+    super::serve::close_in_child();
 }
 
 fn acquire_tables() {

@@ -167,7 +167,8 @@ pub(in crate::trace) fn begin(path: &CStr, config: Config, every: Duration) -> R
     })
 }
 
-fn head(records: &mut Records, config: Config, every: Duration) -> Option<()> {
+/// Writes what begins a file: the process, and how it is traced.
+pub(in crate::trace) fn head(records: &mut Records, config: Config, every: Duration) -> Option<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let program = std::env::current_exe().unwrap_or_default();
     let folder = std::env::current_dir().unwrap_or_default();

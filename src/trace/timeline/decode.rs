@@ -144,8 +144,8 @@ impl Item {
             encode::SAMPLE => Self::Sample(sample(&mut content, true)?),
             encode::LIVE => Self::Live(sample(&mut content, false)?),
             encode::END => Self::End,
-            encode::TEXT => Self::Text(content.text()?),
-            encode::POOLS => Self::Pools(content.bytes()?.to_vec()),
+            encode::TEXT => Self::Text(String::from_utf8_lossy(content.0).into_owned()),
+            encode::POOLS => Self::Pools(content.0.to_vec()),
             _ => return None,
         })
     }

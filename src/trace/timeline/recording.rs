@@ -278,15 +278,8 @@ impl Recording {
         let mut build = Builder::default();
         for (stack, (bytes, blocks)) in sums {
             let (Ok(bytes), Ok(blocks)) = (u64::try_from(bytes), u64::try_from(blocks)) else { continue };
-            if blocks > 0 {
-                // Of two sizes that differ by one byte: so that the sum is exact.
-                let (size, larger) = (bytes / blocks, bytes % blocks);
-                build.add(stack, size, blocks - larger);
-                build.add(stack, size + 1, larger);
-            }
+            build.add_sum(stack, bytes, blocks);
         }
-        let mut snapshot = build.finish();
-        snapshot.traces.retain(|trace| trace.count > 0);
         Snapshot {
             places: self.places.clone(),
             stacks: self.stacks.clone(),
@@ -294,7 +287,7 @@ impl Recording {
             frames: self.head.frames,
             lost: self.lost,
             taken_at: self.started_at() + self.moments.get(index).map_or(Duration::ZERO, |moment| moment.time),
-            ..snapshot
+            ..build.finish()
         }
     }
 
