@@ -44,8 +44,8 @@ struct Wish {
     flame_graph: Option<File>,
     /// Its name, and itself until it ends.
     timeline: Option<(String, Mutex<Option<Timeline>>)>,
-    /// Serves as long as the process lives.
-    _server: Option<Server>,
+    /// Serves until the process exits.
+    server: Mutex<Option<Server>>,
     at_exit: bool,
     /// Whether forked children are not traced.
     this_process_only: bool,
@@ -100,7 +100,7 @@ pub(crate) fn start() {
         profile: profile.map(keep),
         flame_graph: flame_graph.map(keep),
         timeline: timeline.and_then(start_timeline),
-        _server: socket.and_then(start_server),
+        server: Mutex::new(socket.and_then(start_server)),
         at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
         this_process_only: only.is_some(),
         forks: forks(),
@@ -166,6 +166,7 @@ extern "C" fn at_exit() {
     {
         say(&format!("pymalloc: process {}: {name}: {error}\n", process()));
     }
+    drop(wish.server.lock().unwrap_or_else(PoisonError::into_inner).take());
     if wish.profile.is_none() && wish.flame_graph.is_none() {
         return;
     }

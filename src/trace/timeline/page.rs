@@ -14,6 +14,7 @@ use crate::trace::write::collapsed::from_start;
 
 const STYLE: &str = include_str!("page/page.css");
 const DATA: &str = include_str!("page/data.js");
+const FLAMES: &str = include_str!("page/flames.js");
 const SCRIPT: &str = include_str!("page/page.js");
 const BODY: &str = include_str!("page/body.html");
 const PLOT_STYLE: &str = include_str!("page/uPlot.min.css");
@@ -57,7 +58,7 @@ impl Recording {
         writeln!(out, "<script>\n/*\n{PLOT_LICENCE}\n*/\n{PLOT}</script>")?;
         out.write_str("<script>\n\"use strict\";\nconst recorded = ")?;
         self.write_data(out)?;
-        writeln!(out, ";\n{DATA}{SCRIPT}</script>\n</html>")
+        writeln!(out, ";\n{DATA}{FLAMES}{SCRIPT}</script>\n</html>")
     }
 
     fn write_data(&self, out: &mut String) -> fmt::Result {

@@ -1,7 +1,6 @@
 //! Memory over time: `run --timeline`, which waits for the program and makes the page when it has ended, however it did;
 //! and `timeline`, which shows what was recorded.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -192,9 +191,4 @@ fn print(text: &str) -> Result<(), String> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.to_string()),
         _ => Ok(()),
     }
-}
-
-/// For a function that never returns a value.
-pub(crate) fn absurd(never: Infallible) -> ExitCode {
-    match never {}
 }
