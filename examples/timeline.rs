@@ -1,6 +1,6 @@
 //! Memory over time: a program with phases, recorded, as a page for a browser.
 //!
-//! `cargo run --release --features trace --example timeline -- [FOLDER]` counts the words of this project's documents,
+//! `cargo run --release --features trace --example timeline -- [FOLDER]` counts the words of this project's documents and sources,
 //! compares all pairs of neighbours (a short peak), keeps an index, fills a cache in batches and drops it. It prints the
 //! text form, and writes `memory.timeline` and `memory.html` to the folder, by default the current one.
 
@@ -16,14 +16,14 @@ use pymalloc::trace::{Recording, Timeline, TimelineConfig};
 static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 
 /// As if it waited for a network or a disk now and then.
-const PAUSE: Duration = Duration::from_millis(12);
+const PAUSE: Duration = Duration::from_millis(4);
 
 fn documents(folder: &Path, found: &mut Vec<PathBuf>) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() {
             documents(&path, found)?;
-        } else if path.extension().is_some_and(|extension| extension == "md") {
+        } else if path.extension().is_some_and(|extension| extension == "md" || extension == "rs") {
             found.push(path);
         }
     }
@@ -83,6 +83,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let folder = std::env::args().nth(1).map_or_else(|| PathBuf::from("."), PathBuf::from);
     let mut files = Vec::new();
     documents(Path::new("docs"), &mut files)?;
+    documents(Path::new("src"), &mut files)?;
     let file = folder.join("memory.timeline");
 
     let timeline = Timeline::start(&file, TimelineConfig::new().interval(Duration::from_millis(10)))?;

@@ -4,7 +4,7 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const LINES = [["live", 1, "text", []], ["resident (RSS)", 3, "resident", [6, 4]], ["arenas, mapped", 4, "arenas", [2, 3]]];
 
 const peak = samples.reduce((best, sample, index) => (sample[1] > samples[best][1] ? index : best), 0);
-const state = { mode: 0, moment: peak, anchor: null, zoom: [] };
+const state = { mode: 0, moment: peak, anchor: null, hidden: new Set() };
 let areas = series(0, AREAS);
 let plot = null;
 
@@ -57,7 +57,8 @@ function options(width) {
     const fill = areaColour(areas[index], index);
     return { label: areas[index].name, fill, stroke: fill, width: 0, points: { show: false } };
   };
-  const line = ([label, , name, dash]) => ({ label, stroke: colour(name), width: 1.5, dash, points: { show: false } });
+  const line = ([label, , name, dash]) =>
+    ({ label, stroke: colour(name), width: 1.5, dash, points: { show: false }, show: !state.hidden.has(label) });
   return {
     width, height: 340, padding: [24, 16, null, null], legend: { show: false },
     scales: { x: { time: false }, y: { range: (u, low, high) => [0, (high || 1) * 1.04] } },
@@ -111,7 +112,6 @@ function listen(u) {
 function choose(moment, anchor) {
   state.moment = Math.min(Math.max(moment, 0), samples.length - 1);
   state.anchor = anchor === state.moment ? null : anchor;
-  state.zoom = [];
   plot.redraw(false);
   showRange();
   show();
@@ -153,8 +153,8 @@ function show() {
 }
 
 function showLegend(index) {
-  const item = (chip, name, bytes) => make("li", {}, chip, make("span", { className: "name", textContent: name, title: name }),
-    make("span", { className: "bytes", textContent: showBytes(bytes) }));
+  const item = (chip, name, bytes, ...more) => make("li", {}, make("label", {}, ...more, chip,
+    make("span", { className: "name", textContent: name, title: name })), make("span", { className: "bytes", textContent: showBytes(bytes) }));
   const ofAreas = areas.map((area, number) => {
     const chip = make("span", { className: "chip" });
     chip.style.background = areaColour(area, number);
@@ -163,7 +163,8 @@ function showLegend(index) {
   const ofLines = LINES.map(([name, column, tone, dash]) => {
     const chip = make("span", { className: "chip line" });
     chip.style.borderTop = `2px ${["solid", "dotted", "dashed"][dash.length && (dash[0] > 2 ? 2 : 1)]} ${colour(tone)}`;
-    return item(chip, name, samples[index][column]);
+    const box = make("input", { type: "checkbox", checked: !state.hidden.has(name), value: name });
+    return item(chip, name, samples[index][column], box);
   });
   element("legend").replaceChildren(...ofAreas, ...ofLines);
 }
@@ -185,12 +186,12 @@ function showSamples() {
 }
 
 function about() {
-  const parts = [recorded.program, `process ${recorded.process}`,
+  const parts = [recorded.program.split("/").at(-1), `process ${recorded.process}`,
     `begun ${new Date(recorded.started).toISOString().replace("T", " ").slice(0, 19)} UTC`, `${samples.length} samples`];
   if (recorded.sampledEvery) parts.push(`estimates: one block each ${showBytes(recorded.sampledEvery)}`);
   if (recorded.lost) parts.push(`${recorded.lost} blocks could not be recorded`);
   if (recorded.isCut) parts.push("without an end: the program was killed, or it still ran");
-  element("about").textContent = parts.join(" · ");
+  Object.assign(element("about"), { textContent: parts.join(" · "), title: recorded.program });
 }
 
 element("plot").addEventListener("keydown", (event) => {
@@ -209,6 +210,12 @@ element("modes").addEventListener("change", (event) => {
   areas = series(state.mode, AREAS);
   drawPlot();
   show();
+});
+element("legend").addEventListener("change", ({ target }) => {
+  if (target.checked) state.hidden.delete(target.value);
+  else state.hidden.add(target.value);
+  const place = LINES.findIndex(([name]) => name === target.value);
+  plot.setSeries(1 + areas.length + place, { show: target.checked });
 });
 element("to-peak").addEventListener("click", () => choose(peak, null));
 element("clear").addEventListener("click", () => choose(state.moment, null));
