@@ -61,6 +61,10 @@ pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
+/// Bytes of large requests of a thread for each round of visits to its classes.
+pub(crate) const LARGE_BYTES_PER_ROUND: usize = 64 << 10;
+/// Classes visited in such a round.
+pub(crate) const VISITS_PER_ROUND: usize = 4;
 /// Visits to a class for each that sends all of its blocks home, where double frees are seen.
 pub(crate) const VISITS_PER_CHECK: u64 = 8;
 
