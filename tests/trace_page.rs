@@ -38,8 +38,7 @@ fn folder() -> PathBuf {
 
 /// Memory that grows in steps, has a peak, and is partly freed.
 fn record(file: &Path) -> Recording {
-    let timeline =
-        Timeline::start(file, TimelineConfig::new().interval(Duration::from_millis(10))).expect("no other");
+    let timeline = Timeline::start(file, TimelineConfig::new().interval(Duration::from_millis(10))).expect("no other");
     let pause = || std::thread::sleep(Duration::from_millis(15));
     let mut all = Vec::new();
     for step in 0..20 {

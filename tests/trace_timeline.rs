@@ -209,7 +209,9 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let blocks = freed_later(500);
     timeline.stop().expect("no fault");
     let recording = Recording::load(&second.0).expect("a timeline");
-    assert!(!recording.is_cut() && of_size(&recording.live_at(recording.moments().len() - 1), "*freed_later*", 80) == 500);
+    assert!(
+        !recording.is_cut() && of_size(&recording.live_at(recording.moments().len() - 1), "*freed_later*", 80) == 500
+    );
     assert!(!Recording::load(&file.0).expect("a timeline").is_cut());
     drop(blocks);
 }
@@ -258,7 +260,9 @@ fn a_file_that_the_program_closed_is_found_again_and_another_one_is_left_alone()
     let blocks = freed_later(300);
     timeline.stop().expect("opened again");
     let recording = Recording::load(&file.0).expect("a timeline");
-    assert!(!recording.is_cut() && of_size(&recording.live_at(recording.moments().len() - 1), "*freed_later*", 80) == 300);
+    assert!(
+        !recording.is_cut() && of_size(&recording.live_at(recording.moments().len() - 1), "*freed_later*", 80) == 300
+    );
     let timeline = Timeline::start(&file.0, rarely()).expect("no other");
     close_all();
     fs::remove_file(&file.0).expect("ours");

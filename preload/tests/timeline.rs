@@ -131,7 +131,8 @@ fn a_program_that_a_signal_ends_leaves_its_timeline_and_its_status() {
     }
     let page = Scratch::new("killed.html");
     let test = "a_program_that_a_signal_ends_leaves_its_timeline_and_its_status";
-    let output = output_of(&mut run_self(test, &["--timeline", page.0.to_str().expect("UTF-8"), "--timeline-every", "5"]));
+    let output =
+        output_of(&mut run_self(test, &["--timeline", page.0.to_str().expect("UTF-8"), "--timeline-every", "5"]));
     assert_eq!(output.status.signal(), Some(libc::SIGKILL), "{output:?}");
     let text = fs::read_to_string(&page.0).expect("a page");
     assert!(text.contains("\"isCut\":true") && text.contains("::held\""));

@@ -141,7 +141,7 @@ pub struct TracedMemory {
 /// ```
 #[doc(alias = "tracemalloc.get_traced_memory")]
 pub fn traced_memory() -> TracedMemory {
-    let (live, peak) = record::blocks::traced_memory();
+    let (live, peak) = record::peaks::traced_memory();
     TracedMemory { bytes_live: live as usize, bytes_peak: peak as usize }
 }
 

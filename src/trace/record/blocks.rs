@@ -18,6 +18,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::memory::Mapped;
+use super::peaks;
 use super::sampling::{weight, weighted_bytes};
 use super::stacks::StackId;
 use super::sums::{Change, SumKey, Sums};
@@ -111,17 +112,6 @@ static FILTER: [AtomicU8; SHARDS << FILTER_BITS] = [const { AtomicU8::new(0) }; 
 
 pub(in crate::trace) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
 
-/// Bytes of the program's traced blocks, or their estimate.
-static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
-static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// Most bytes since the timeline's last sample, or all the time if there is none.
-static INTERVAL_PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// From so many bytes on what is held is to be kept as the peak; the highest number if it never is.
-static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
-/// From so many bytes on the timeline is to have a sample; the highest number if never.
-static SAMPLE_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
-/// The lower of these two.
-static NEAR_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Bytes of blocks that the tracer itself allocated.
 static TRACER_BYTES: AtomicU64 = AtomicU64::new(0);
 /// Blocks that could not be recorded.
@@ -229,13 +219,7 @@ impl Shard {
             TRACER_BYTES.fetch_add(block.bytes(), Ordering::Relaxed);
             return Some(());
         }
-        let bytes = weighted_bytes(block.bytes(), self.interval);
-        let current = CURRENT_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        // No more than the peak of all: so one comparison does for both.
-        if current > INTERVAL_PEAK_BYTES.load(Ordering::Relaxed) {
-            INTERVAL_PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
-            PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
-        }
+        peaks::add(weighted_bytes(block.bytes(), self.interval));
         if self.interval_now != 0 {
             self.note(block, self.interval_now, 1);
         }
@@ -315,7 +299,7 @@ impl Shard {
         if block.stack() == StackId::TRACER {
             TRACER_BYTES.fetch_sub(block.bytes(), Ordering::Relaxed);
         } else {
-            CURRENT_BYTES.fetch_sub(weighted_bytes(block.bytes(), self.interval), Ordering::Relaxed);
+            peaks::subtract(weighted_bytes(block.bytes(), self.interval));
         }
     }
 }
@@ -348,7 +332,7 @@ pub(in crate::trace) fn begin(session: u32, interval: u64) {
     }
     // Relaxed (both): counts.
     LOST.store(0, Ordering::Relaxed);
-    reset_peak();
+    peaks::reset();
 }
 
 /// Forgets all blocks of the program; those of the tracer stay known.
@@ -358,7 +342,7 @@ pub(in crate::trace) fn clear() {
     }
     // Relaxed: a count.
     LOST.store(0, Ordering::Relaxed);
-    reset_peak();
+    peaks::reset();
 }
 
 impl Shard {
@@ -401,68 +385,6 @@ pub(in crate::trace) fn copy() -> Vec<Block> {
     blocks
 }
 
-/// The program's bytes now and at most, or their estimates.
-pub(in crate::trace) fn traced_memory() -> (u64, u64) {
-    // Relaxed (both): a reading while others write is a snapshot.
-    let current = CURRENT_BYTES.load(Ordering::Relaxed);
-    (current, PEAK_BYTES.load(Ordering::Relaxed).max(current))
-}
-
-pub(in crate::trace) fn reset_peak() {
-    // Relaxed (all): as in `traced_memory`. First down, then up: who counts meanwhile is not lost.
-    for peak in [&INTERVAL_PEAK_BYTES, &PEAK_BYTES] {
-        peak.store(0, Ordering::Relaxed);
-        peak.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-}
-
-/// Whether there may be a new peak: to be kept, or to have a sample.
-pub(in crate::trace) fn peak_is_near() -> bool {
-    // Relaxed (both): a hint; who acts on it looks again.
-    CURRENT_BYTES.load(Ordering::Relaxed) >= NEAR_BYTES.load(Ordering::Relaxed)
-}
-
-/// Whether there is a new peak to be kept.
-pub(in crate::trace) fn peak_is_due() -> bool {
-    // Relaxed (both): as above.
-    CURRENT_BYTES.load(Ordering::Relaxed) >= KEEP_BYTES.load(Ordering::Relaxed)
-}
-
-/// Whether a timeline is to have a sample of a new peak.
-pub(in crate::trace) fn sample_is_due() -> bool {
-    // Relaxed (both): as above.
-    CURRENT_BYTES.load(Ordering::Relaxed) >= SAMPLE_BYTES.load(Ordering::Relaxed)
-}
-
-/// Lets a peak of at least so many bytes be kept; none, if that is the highest number.
-pub(in crate::trace) fn keep_peak_from(bytes: u64) {
-    // Relaxed: as above.
-    KEEP_BYTES.store(bytes, Ordering::Relaxed);
-    settle_near();
-}
-
-/// Lets a sample be due from so many bytes on; never, if that is the highest number.
-pub(in crate::trace) fn sample_from(bytes: u64) {
-    // Relaxed: as above.
-    SAMPLE_BYTES.store(bytes, Ordering::Relaxed);
-    settle_near();
-}
-
-/// The lower of both. Two threads that change one each at once may leave an old one: a timeline settles it with each of
-/// its samples.
-fn settle_near() {
-    // Relaxed (all): as above.
-    let near = KEEP_BYTES.load(Ordering::Relaxed).min(SAMPLE_BYTES.load(Ordering::Relaxed));
-    NEAR_BYTES.store(near, Ordering::Relaxed);
-}
-
-/// The program's bytes now, and at most since the last call.
-pub(in crate::trace) fn take_interval_peak() -> (u64, u64) {
-    // Relaxed (all): as in `traced_memory`.
-    let current = CURRENT_BYTES.load(Ordering::Relaxed);
-    (current, INTERVAL_PEAK_BYTES.swap(current, Ordering::Relaxed).max(current))
-}
-
 /// Begins an interval (0 for none) in each shard, and adds what has changed in the last one to `sums`, as far as there
 /// is memory for it. `spare` is empty, before and after.
 pub(in crate::trace) fn begin_interval(interval: u16, sums: &mut Sums, spare: &mut Sums) {
@@ -493,7 +415,7 @@ pub(in crate::trace) fn forget_intervals() {
             shard.changes = Sums::new();
         });
     }
-    sample_from(u64::MAX);
+    peaks::sample_from(u64::MAX);
 }
 
 /// Adds the program's blocks to `sums`, by their stacks; `None` if there is no memory for that.

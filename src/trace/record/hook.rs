@@ -19,6 +19,7 @@ use core::sync::atomic::Ordering;
 
 use super::blocks::{self, Block};
 use super::capture;
+use super::peaks;
 use super::session;
 use super::stacks::{self, StackId};
 use super::state::{Busy, INTERVAL_BYTES, SESSION};
@@ -70,7 +71,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
-    if stack != StackId::TRACER && blocks::peak_is_near() {
+    if stack != StackId::TRACER && peaks::is_near() {
         at_peak();
     }
     owner_of(stack)
@@ -79,10 +80,10 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
 #[cold]
 #[inline(never)]
 fn at_peak() {
-    if blocks::peak_is_due() {
+    if peaks::is_due() {
         session::keep_peak();
     }
-    if blocks::sample_is_due() {
+    if peaks::sample_is_due() {
         timeline::sample_peak();
     }
 }

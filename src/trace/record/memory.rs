@@ -25,6 +25,8 @@ pub(in crate::trace) struct Mapped<T: Copy> {
 
 // SAFETY: owns its memory, as a `Vec` does.
 unsafe impl<T: Copy + Send> Send for Mapped<T> {}
+// SAFETY: by a shared reference it is only read.
+unsafe impl<T: Copy + Sync> Sync for Mapped<T> {}
 
 impl<T: Copy> Mapped<T> {
     pub(in crate::trace) const fn new() -> Self {

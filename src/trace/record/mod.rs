@@ -3,14 +3,15 @@
 pub(crate) mod blocks;
 pub(crate) mod capture;
 pub(crate) mod config;
-pub(crate) mod encode;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) mod elf;
+pub(crate) mod encode;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod find;
 pub(crate) mod hook;
 pub(crate) mod loaded;
 pub(crate) mod memory;
+pub(crate) mod peaks;
 pub(crate) mod rules;
 pub(crate) mod sampling;
 pub(crate) mod session;

@@ -18,6 +18,7 @@ use super::capture::{self, FRAMES_MAX};
 use super::config::{Config, StartError};
 use super::loaded;
 use super::memory;
+use super::peaks;
 use super::rules;
 use super::stacks::{self, StackId};
 use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION, SYSTEM_UNWINDER};
@@ -70,7 +71,7 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
-        blocks::keep_peak_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
+        peaks::keep_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
         observe::want(TRACE);
         // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every
         // block, before a block is recorded.
@@ -90,7 +91,7 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
         timeline::end(None, &busy);
         control.config = None;
         symbols::clear();
-        blocks::keep_peak_from(u64::MAX);
+        peaks::keep_from(u64::MAX);
         control.peak = None;
         origins::remove();
         // Relaxed: who reads the old number is refused by the tables below.
@@ -130,7 +131,7 @@ pub(in crate::trace) fn clear() {
 
 pub(in crate::trace) fn reset_peak() {
     CONTROL.lock().with(|control| {
-        blocks::reset_peak();
+        peaks::reset();
         control.forget_peak();
     });
 }
@@ -139,7 +140,7 @@ impl Control {
     fn forget_peak(&mut self) {
         self.peak = None;
         if self.config.is_some_and(|config| config.keeps_peak) {
-            blocks::keep_peak_from(PEAK_MIN_BYTES);
+            peaks::keep_from(PEAK_MIN_BYTES);
         }
     }
 }
@@ -156,10 +157,10 @@ pub(in crate::trace) fn keep_peak() {
     let busy = Busy::enter_in_allocation();
     let Some(mut control) = CONTROL.try_lock() else { return };
     control.with(|control| {
-        if control.config.is_some_and(|config| config.keeps_peak) && blocks::peak_is_due() {
-            let (current, _) = blocks::traced_memory();
+        if control.config.is_some_and(|config| config.keeps_peak) && peaks::is_due() {
+            let (current, _) = peaks::traced_memory();
             control.peak = control.copy(&busy).map(Arc::new);
-            blocks::keep_peak_from(current + current / 8);
+            peaks::keep_from(current + current / 8);
         }
     });
 }

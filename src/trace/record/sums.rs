@@ -160,10 +160,8 @@ mod tests {
                 *sum = (sum.0 + change.bytes, sum.1 + change.blocks);
             }
             model.retain(|_, sum| *sum != (0, 0));
-            let found: HashMap<_, _> = sums
-                .iter()
-                .map(|(key, sum)| ((key.stack().number(), key.birth()), (sum.bytes, sum.blocks)))
-                .collect();
+            let found: HashMap<_, _> =
+                sums.iter().map(|(key, sum)| ((key.stack().number(), key.birth()), (sum.bytes, sum.blocks))).collect();
             assert!(!found.is_empty() && found == model, "round {round}");
             sums.clear();
             assert_eq!(sums.iter().count(), 0);

@@ -24,6 +24,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use super::blocks;
 use super::config::Config;
 use super::encode::{self, Defined, Records};
+use super::peaks;
 use super::stacks;
 use super::state::Busy;
 use super::sums::Sums;
@@ -155,11 +156,13 @@ pub(in crate::trace) fn begin(path: &CStr, config: Config, every: Duration) -> R
         records.bytes.truncate(0);
         recorder.failure = None;
         recorder.sums.clear();
+        // Relaxed: a call for an earlier timeline; this one's thread is not there yet.
+        CALL.store(0, Ordering::Relaxed);
         recorder.open = Some(Open { output, started: Instant::now(), interval: 1, peak: 0, defined, records });
         // What is live already is the first sample's.
         let Recorder { sums, spare, .. } = recorder;
         blocks::begin_interval(1, sums, spare);
-        blocks::take_interval_peak();
+        peaks::take_of_interval();
         recorder.take(Kind::Regular);
         recorder.flush();
         recorder.number = recorder.number.wrapping_add(1);
@@ -218,7 +221,7 @@ impl Recorder {
         let interval = open.interval;
         // The last number stays: what is born from then on is told apart no more.
         open.interval = if kind == Kind::Last { 0 } else { interval.saturating_add(1) };
-        let bytes = blocks::take_interval_peak();
+        let bytes = peaks::take_of_interval();
         blocks::begin_interval(open.interval, sums, spare);
         // Without a sample, all later ones would be off.
         if open.write(kind, interval, bytes, sums).is_none() {
@@ -226,7 +229,7 @@ impl Recorder {
         }
         sums.clear();
         open.peak = open.peak.max(bytes.0);
-        blocks::sample_from((open.peak + open.peak / 16).max(PEAK_MIN_BYTES));
+        peaks::sample_from((open.peak + open.peak / 16).max(PEAK_MIN_BYTES));
     }
 
     /// Writes what waits in memory to the file, and ends the timeline if that fails.
@@ -280,7 +283,7 @@ pub(in crate::trace) fn sample_peak() {
         return;
     }
     if !walk::has_room(SAMPLE_STACK_BYTES) {
-        blocks::sample_from(u64::MAX);
+        peaks::sample_from(u64::MAX);
         return call_sampler();
     }
     let _busy = Busy::enter_in_allocation();
@@ -288,8 +291,8 @@ pub(in crate::trace) fn sample_peak() {
     recorder.with(|recorder| {
         let waits = recorder.open.as_ref().is_none_or(|open| open.records.bytes.len() > WAITING_BYTES_MAX);
         if waits || recorder.failure.is_some() {
-            blocks::sample_from(u64::MAX);
-        } else if blocks::sample_is_due() {
+            peaks::sample_from(u64::MAX);
+        } else if peaks::sample_is_due() {
             recorder.take(Kind::Peak);
         }
     });

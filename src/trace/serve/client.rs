@@ -9,9 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{ASKS_HEAP, ASKS_LIVE, GREETING, peer_user};
 use crate::trace::names::recorded::Recorded;
-use crate::trace::read::snapshot::{
-    Builder, CodePlace, Snapshot, without_allocator, without_inlined_allocator,
-};
+use crate::trace::read::snapshot::{Builder, CodePlace, Snapshot, without_allocator, without_inlined_allocator};
 use crate::trace::record::encode::{CHECKSUM_BYTES, HEAD_BYTES};
 use crate::trace::record::loaded;
 use crate::trace::record::state::Busy;

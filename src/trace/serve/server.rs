@@ -23,7 +23,7 @@ use crate::trace::record::config::Config;
 use crate::trace::record::encode::{self, Defined, Record, Records};
 use crate::trace::record::state::{Busy, INTERVAL_BYTES, SESSION};
 use crate::trace::record::sums::Sums;
-use crate::trace::record::{blocks, stacks, timeline};
+use crate::trace::record::{blocks, peaks, stacks, timeline};
 
 const CLIENTS_MAX: usize = 8;
 /// A client that has not read an answer by then is dropped.
@@ -255,7 +255,7 @@ impl Client {
             self.defined.define(key.stack(), &mut self.answer)?;
             count += 1;
         }
-        let (live, most) = blocks::traced_memory();
+        let (live, most) = peaks::traced_memory();
         let arenas = GLOBAL.with_state(|state, _| state.arenas.counts().mapped);
         let mut record = self.answer.begin(encode::LIVE);
         // Relaxed: as above.

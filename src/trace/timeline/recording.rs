@@ -12,9 +12,7 @@ use super::decode::{Head, Item, Sample, Split, split};
 use crate::trace::names::modules::Module;
 use crate::trace::names::recorded::Recorded;
 use crate::trace::names::traceback::Traceback;
-use crate::trace::read::snapshot::{
-    Builder, CodePlace, Snapshot, Stack, without_allocator, without_inlined_allocator,
-};
+use crate::trace::read::snapshot::{Builder, CodePlace, Snapshot, Stack, without_allocator, without_inlined_allocator};
 use crate::trace::record::encode::{MAGIC, MAGIC_OF_ANY};
 use crate::trace::record::loaded;
 use crate::trace::record::state::Busy;
@@ -405,7 +403,9 @@ mod tests {
         let recording = load(&file().0).expect("a timeline");
         let bytes = |index| recording.live_at(index).bytes();
         assert_eq!([0, 1, 2, 3].map(bytes), [100, 409, 268, 260]);
-        let of = |range: Range<usize>| (recording.allocated_in(range.clone()).bytes(), recording.allocated_in(range).blocks());
+        let of = |range: Range<usize>| {
+            (recording.allocated_in(range.clone()).bytes(), recording.allocated_in(range).blocks())
+        };
         assert_eq!([of(0..1), of(0..2), of(0..3), of(1..3), of(3..3)], [(309, 3), (168, 3), (160, 2), (9, 1), (0, 0)]);
         assert_eq!((recording.index_at(Duration::ZERO), recording.index_at(Duration::from_nanos(2500))), (0, 2));
         assert!(!recording.is_cut());

@@ -123,9 +123,8 @@ fn draw_heap(frame: &mut Frame<'_>, area: Rect, shown: &mut Shown) {
 /// Two rows of pools as a row of characters, the upper half in one colour and the lower in another.
 fn line_of(arena: &[[u8; 2]], line: usize) -> Line<'static> {
     let pool = |row: usize, column: usize| colour(arena.get(row * ACROSS + column).copied().unwrap_or_default());
-    let half = |column: usize| {
-        Span::styled("▀", Style::new().fg(pool(2 * line, column)).bg(pool(2 * line + 1, column)))
-    };
+    let half =
+        |column: usize| Span::styled("▀", Style::new().fg(pool(2 * line, column)).bg(pool(2 * line + 1, column)));
     Line::from_iter((0..ACROSS).map(half))
 }
 
