@@ -196,11 +196,12 @@ impl Shard {
         let mut place = hash.home(mask + 1);
         loop {
             let entry = self.entries[place];
-            if entry.address() == address {
-                return Some(place);
-            }
+            // First: null is looked for, too, and is no block.
             if entry.is_empty() {
                 return None;
+            }
+            if entry.address() == address {
+                return Some(place);
             }
             place = (place + 1) & mask;
         }
@@ -512,6 +513,14 @@ mod tests {
         }
         shard.forget(|_| true);
         assert_eq!(shard.used, 0);
+    }
+
+    #[test]
+    fn null_is_no_block_of_a_table_with_room() {
+        let mut shard = shard();
+        shard.insert(Hash::of(16), 16, Block::new(1, StackId::TRACER)).expect("memory");
+        assert_eq!(shard.remove(Hash::of(0), 0), None);
+        assert_eq!(shard.used, 1);
     }
 
     #[test]
