@@ -192,7 +192,7 @@ impl Served {
         loop {
             let output = output_of(&mut self.top(&["--once"]));
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            if text.contains("::held") {
+            if text.lines().any(|line| line.contains("::held") && line.contains(" 12345 ")) {
                 return text;
             }
             assert!(begun.elapsed() < PATIENCE, "{output:?}");
@@ -246,8 +246,8 @@ fn top_shows_a_running_program_which_goes_on_when_top_has_ended() {
     }
     let mut served = Served::start("top_shows_a_running_program_which_goes_on_when_top_has_ended");
     let text = served.wait();
-    let row = text.lines().find(|line| line.contains("::held")).expect("waited for");
-    assert!(row.contains("12345") && row.trim_start().starts_with("1061 KiB"), "{text}");
+    let row = text.lines().find(|line| line.contains(" 12345 ")).expect("waited for");
+    assert!(row.trim_start().starts_with("1061 KiB"), "{text}");
     refused_in_a_line(&output_of(&mut served.top(&[])), "there is no terminal");
 
     let (mut screen, other) = terminal();

@@ -4,6 +4,7 @@ mod draw;
 
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pymalloc_core::trace::{By, Look, Watch, WatchError};
@@ -91,7 +92,8 @@ fn rows(look: &Look, by: By) -> Vec<Row> {
 impl Shown {
     fn new(watch: &mut Watch) -> Result<Self, WatchError> {
         let look = watch.look()?;
-        let program = format!("{} ({})", watch.program(), watch.process());
+        let name = Path::new(watch.program()).file_name().unwrap_or_default();
+        let program = format!("{} ({})", name.display(), watch.process());
         let heap = watch.heap()?;
         let (page, by, sort) = (Page::Table, By::Function, Sort::Own);
         let mut shown =
