@@ -55,6 +55,8 @@ pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
 /// Most blocks in a thread's depots.
 pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
+/// Most bytes in the depot of one class of a thread: fewer than that many blocks above 256 bytes.
+pub(crate) const DEPOT_BYTES_MAX: usize = 2 << 20;
 
 /// Most slots of a magazine whose depot overflowed, until its class is allocated from again.
 pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
@@ -142,6 +144,8 @@ const _: () = {
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).
     assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
+    assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);
     assert!(MAGAZINE_SLOTS_MIN >= 2);
 };

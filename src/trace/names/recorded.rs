@@ -65,7 +65,11 @@ impl Recorded {
         if module.is_allocator {
             return [Frame { function: "pymalloc::preload".into(), ..Frame::unknown() }].into();
         }
-        let open = || File::open(PathBuf::from(&module.file), &module.build_id, module.base);
+        let open = || {
+            // Opening what is no file (a pipe that got the name) may wait for ever.
+            let own = Some(PathBuf::from(&module.file)).filter(|own| own.is_file());
+            File::open(own, &module.build_id, module.base)
+        };
         let Some(file) = self.files.entry(number).or_insert_with(open) else { return [].into() };
         // One less: the call itself, not what comes after it.
         let calls = file.calls(loaded::address_of(word).wrapping_sub(1));
