@@ -2,6 +2,7 @@
 //!
 //! Needs node and a Chromium; without them it says so and does nothing (`tests/page.sh` installs them where apt can, and
 //! keeps the pictures).
+#![allow(clippy::vec_box, reason = "each block is to be an allocation of its own")]
 #![cfg(all(feature = "trace", target_os = "linux", not(pymalloc_bypass)))]
 
 use std::hint::black_box;

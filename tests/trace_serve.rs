@@ -1,6 +1,7 @@
 //! `trace::serve`: who asks is told what is live; whoever is slow, hostile or gone harms nobody.
 //!
 //! One test after the other: a program serves once.
+#![allow(clippy::vec_box, reason = "each block is to be an allocation of its own")]
 #![cfg(all(feature = "trace", target_os = "linux", not(pymalloc_bypass)))]
 
 use std::fs;

@@ -1,6 +1,7 @@
 //! Timelines: what is recorded is what was allocated and freed, to the byte; what is cut or damaged is said to be.
 //!
 //! One test after the other: a program has one timeline.
+#![allow(clippy::vec_box, reason = "each block is to be an allocation of its own")]
 #![cfg(all(feature = "trace", target_os = "linux", not(pymalloc_bypass)))]
 
 use std::fs;
