@@ -1,7 +1,7 @@
 //! Memory over time: a program with phases, recorded, as a page for a browser.
 //!
-//! `cargo run --release --features trace --example timeline -- [FOLDER]` counts the words of this project's documents and sources,
-//! compares all pairs of neighbours (a short peak), keeps an index, fills a cache in batches and drops it. It prints the
+//! `cargo run --release --features trace --example timeline -- [FOLDER]` indexes the words of this project's documents
+//! and sources, counts all pairs of neighbours (a short peak), and fills a cache of which it drops a part. It prints the
 //! text form, and writes `memory.timeline` and `memory.html` to the folder, by default the current one.
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,11 +1,10 @@
-//! `PYMALLOC_TRACE`: who held the memory at the program's peak, or holds it when the program exits; `PYMALLOC_TIMELINE`:
+//! `PYMALLOC_TRACE`: who held the memory at the peak, or holds it when the program exits; `PYMALLOC_TIMELINE`:
 //! who held it when.
 //!
 //! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what
 //! was held at the peak is saved then (most programs hold next to nothing when they exit), or what is left. A process
-//! that ends by `_exit`, `exec` or a
-//! signal saves nothing but its timeline, which then has no end. The variables are read, and the files opened, at the start
-//! (`kept`); a forked child's file, if each process has its own, when the child exits.
+//! that ends by `_exit`, `exec` or a signal saves nothing but its timeline, which then has no end. The variables are
+//! read, and the files opened, at the start (`kept`); a forked child's file, if each process has its own, when the child exits.
 //!
 //! | variable | says |
 //! |---|---|

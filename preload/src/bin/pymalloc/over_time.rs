@@ -1,5 +1,5 @@
-//! Memory over time: `run --timeline`, which waits for the program and makes the page when it has ended, however it did;
-//! and `timeline`, which shows what was recorded.
+//! Memory over time: `run --timeline`, which waits for the program and makes the page when it has ended, however it
+//! did; and `timeline`, which shows what was recorded.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;

@@ -1,4 +1,5 @@
-//! `pymalloc top`: what a running program holds, live. It asks once a second; the program goes on whatever happens here.
+//! `pymalloc top`: what a running program holds, live. It asks once a second. The program goes on, whatever happens
+//! here.
 
 mod draw;
 
