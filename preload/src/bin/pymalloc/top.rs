@@ -75,7 +75,7 @@ fn rows(look: &Look, by: By) -> Vec<Row> {
         _ => traceback.cause().to_string(),
     };
     let mut rows: HashMap<String, Row> = HashMap::new();
-    fn at<'rows>(rows: &'rows mut HashMap<String, Row>, name: String) -> &'rows mut Row {
+    fn at(rows: &mut HashMap<String, Row>, name: String) -> &mut Row {
         let new = || Row { name: name.clone(), own_bytes: 0, own_blocks: 0, total_bytes: 0 };
         rows.entry(name.clone()).or_insert_with(new)
     }
