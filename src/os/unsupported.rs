@@ -6,12 +6,28 @@ use core::sync::atomic::AtomicU32;
 use super::MemoryRange;
 
 pub(crate) const SUPPORTED: bool = false;
+#[cfg(feature = "trace")]
+pub(crate) const TRACES: bool = false;
+pub(crate) const COMMITS: bool = false;
+pub(crate) const KILLS_THREADS_AT_EXIT: bool = false;
 
 pub(crate) fn page_bytes() -> usize {
     4096
 }
 
 pub(crate) fn map(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) fn reserve(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) unsafe fn commit(_start: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
+pub(crate) fn committed_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize> {
     None
 }
 
@@ -27,7 +43,7 @@ pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
 
-pub(crate) unsafe fn purge_each(_ranges: &[MemoryRange]) -> usize {
+pub(crate) unsafe fn decommit_each(_ranges: &[MemoryRange]) -> usize {
     0
 }
 
@@ -72,54 +88,10 @@ pub(crate) fn is_readable(_address: usize) -> bool {
 }
 
 #[cfg(feature = "trace")]
-pub(crate) fn resident_set_bytes() -> usize {
-    0
-}
-
-/// No such file is ever opened.
-#[cfg(any(feature = "__raw", feature = "trace"))]
-#[derive(Clone, Copy, Debug)]
 #[allow(unreachable_pub, reason = "as on other platforms")]
-pub enum Descriptor {}
-
-/// Of no file.
-#[cfg(any(feature = "__raw", feature = "trace"))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(unreachable_pub, reason = "as on other platforms")]
-pub enum Identity {}
-
+pub use super::no_files::{Descriptor, Identity};
 #[cfg(feature = "trace")]
-#[allow(unreachable_pub, reason = "as on other platforms")]
-impl Descriptor {
-    pub fn number(self) -> i32 {
-        match self {}
-    }
-
-    pub fn copy_from(self, _least: i32) -> Result<Self, i32> {
-        match self {}
-    }
-
-    pub fn is_file(self) -> bool {
-        match self {}
-    }
-
-    pub fn close(self) {
-        match self {}
-    }
-
-    pub fn write_all(self, _bytes: &[u8]) -> Result<(), i32> {
-        match self {}
-    }
-
-    pub fn identity_and_birth(self) -> Option<Identity> {
-        match self {}
-    }
-}
-
-#[cfg(feature = "trace")]
-pub(crate) fn open_to_write(_path: &core::ffi::CStr, _anew: bool) -> Result<Descriptor, i32> {
-    Err(0)
-}
+pub(crate) use super::no_files::{open_to_write, resident_set_bytes};
 
 #[cfg(feature = "trace")]
 pub(crate) fn working_directory(_buffer: &mut [u8]) -> Option<usize> {
@@ -187,6 +159,13 @@ macro_rules! at_end {
     };
 }
 pub(crate) use at_end;
+
+macro_rules! when_alone {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use when_alone;
 
 pub(crate) fn environment(_name: &core::ffi::CStr) -> Option<&'static [u8]> {
     None
