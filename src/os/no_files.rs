@@ -5,40 +5,31 @@ pub(crate) fn resident_set_bytes() -> usize {
     0
 }
 
-/// No such file is ever opened.
+/// There is none.
 #[derive(Clone, Copy, Debug)]
-#[allow(unreachable_pub, reason = "as on other platforms")]
-pub enum Descriptor {}
+pub struct Descriptor(());
 
 /// Of no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(unreachable_pub, reason = "as on other platforms")]
-pub enum Identity {}
+pub struct Identity(());
 
-#[allow(unreachable_pub, reason = "as on other platforms")]
 impl Descriptor {
-    pub fn number(self) -> i32 {
-        match self {}
-    }
-
     pub fn copy_from(self, _least: i32) -> Result<Self, i32> {
-        match self {}
+        Err(0)
     }
 
     pub fn is_file(self) -> bool {
-        match self {}
+        false
     }
 
-    pub fn close(self) {
-        match self {}
-    }
+    pub fn close(self) {}
 
     pub fn write_all(self, _bytes: &[u8]) -> Result<(), i32> {
-        match self {}
+        Err(0)
     }
 
     pub fn identity_and_birth(self) -> Option<Identity> {
-        match self {}
+        None
     }
 }
 
