@@ -175,8 +175,8 @@ impl Watch {
     }
 
     /// Asks for the heap: its [statistics](crate::stats()) as text, and two bytes a pool, in the order of addresses, 64
-    /// of them an arena. The first is its class's [number](crate::class_number) and one (0: nobody's; 254: a part of something larger; 255: empty, kept
-    /// by a thread), the second says how many of 255 parts of its blocks are live.
+    /// of them an arena. The first is its class's [number](crate::class_number) and one (0: nobody's; 254: a part of
+    /// something larger; 255: empty, kept by a thread), the second says how many of 255 parts of its blocks are live.
     ///
     /// # Errors
     /// As for [`look`](Self::look).
