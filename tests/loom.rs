@@ -4,8 +4,8 @@
 //! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs` and `protocols/block_state.rs` are compiled here
 //! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is typed again.
 //! What lies around them in `pool_set/` and `cache/` names half the crate, so `world`, `bare`, `poison`, `publication`,
-//! `classes`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
-//! change here.
+//! `classes`, `idle`, `session`, `intervals` and `states` repeat it in small; each says what it repeats, and a change
+//! there is a change here.
 //!
 //! # How to run
 //! ```text
@@ -39,6 +39,8 @@ mod check;
 mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
+#[path = "loom/intervals.rs"]
+mod intervals;
 #[path = "loom/knock.rs"]
 mod knock;
 #[path = "loom/locks.rs"]

@@ -10,9 +10,10 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// The folders and files of `src/`, from top to bottom. Those of one line are beside each other: none imports another.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["api"],
-    &["trace", "inspect", "purge"],
+    &["trace", "purge"],
+    &["inspect"],
     &["cache"],
     &["pool_set"],
     &["heap", "debug"],

@@ -10,6 +10,8 @@ mod svg;
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA};
 use crate::base::size_class::{AnyClass, MediumClass, SizeClass};
+#[cfg(feature = "trace")]
+use crate::cache::GLOBAL;
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::State;
@@ -118,6 +120,22 @@ impl HeapMap {
         html::page(self)
     }
 
+    /// Maps the heap; `None` if there is no memory for the map.
+    #[cfg(feature = "trace")]
+    pub(crate) fn take() -> Option<Self> {
+        let mut wanted = 16;
+        loop {
+            // Before the slow paths are stopped: afterwards there is no memory to be had.
+            let mut map = Self::default();
+            map.arenas.try_reserve_exact(wanted).ok()?;
+            let gathered = map.gather(&mut GLOBAL.stop());
+            match gathered {
+                Ok(()) => return Some(map),
+                Err(count) => wanted = count + count / 8 + 4,
+            }
+        }
+    }
+
     /// Maps the heap into this map, which is empty, and counts it.
     ///
     /// # Errors
@@ -192,6 +210,19 @@ impl PoolMap {
             }
         }
         map
+    }
+
+    /// Its class's index and one (0: unused, 254: a part of something larger, 255: empty), and how many of 255 parts of
+    /// its blocks are live.
+    #[cfg(feature = "trace")]
+    pub(crate) fn in_two_bytes(&self) -> [u8; 2] {
+        let class = match self.used_for {
+            PoolUse::Unused => 0,
+            PoolUse::Empty => u8::MAX,
+            PoolUse::Blocks => self.class().map_or(0, |class| class.index() as u8 + 1),
+            PoolUse::Run | PoolUse::Behind => return [u8::MAX - 1, u8::MAX],
+        };
+        [class, (self.fullness() * 255.0).ceil() as u8]
     }
 
     /// The share of its blocks that are live, 0 to 1.

@@ -58,6 +58,22 @@ impl Descriptor {
         if number < 0 { Err(errno()) } else { Ok(Self(number as c_int)) }
     }
 
+    /// A copy of it with a number of at least `least`, closed at `exec`.
+    ///
+    /// # Errors
+    /// The system's number of the error.
+    pub fn copy_from(self, least: c_int) -> Result<Self, c_int> {
+        let _errno = KeepErrno::new();
+        // SAFETY: duplicates a descriptor; not a cancellation point.
+        let copy = unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, least) };
+        if copy < 0 { Err(errno()) } else { Ok(Self(copy)) }
+    }
+
+    /// Whether a file of bytes is behind it, rather than a pipe, a device or a folder.
+    pub fn is_file(self) -> bool {
+        self.status().is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
+    }
+
     /// Closes it.
     pub fn close(self) {
         let _errno = KeepErrno::new();
@@ -144,6 +160,17 @@ impl Descriptor {
         let flags = unsafe { libc::fcntl(self.0, libc::F_GETFL) };
         kind == libc::S_IFIFO || kind == libc::S_IFCHR || (flags >= 0 && flags & libc::O_APPEND != 0)
     }
+}
+
+/// Opens a file to write at its end; `anew`, it is made if need be, and emptied.
+///
+/// # Errors
+/// The system's number of the error.
+#[cfg(feature = "trace")]
+pub(crate) fn open_to_write(path: &CStr, anew: bool) -> Result<Descriptor, c_int> {
+    // Without waiting for the other end of a pipe.
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK;
+    Descriptor::open(path, if anew { flags | libc::O_CREAT | libc::O_TRUNC } else { flags })
 }
 
 /// While it lives, a write of the calling thread's that fails is an error and no more: without a reader it would send
