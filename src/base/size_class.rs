@@ -1,4 +1,4 @@
-//! From a [`Layout`] to its size class, and from a block's place in its pool to its number.
+//! Size classes: the class of a [`Layout`], and the number of a block from its place in its pool.
 //!
 //! All arithmetic of the allocator that depends on block sizes is here, in safe code; the tests check it over
 //! its whole domain.
@@ -7,7 +7,7 @@ use core::alloc::Layout;
 
 use crate::base::config::{CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES, WORD_BITS};
 
-/// One of the 64 size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+/// One of the 64 size classes: blocks of class 0 have 8 bytes, those of class 63 have 512.
 ///
 /// # Invariants
 /// The number is below [`CLASS_COUNT`].
@@ -76,7 +76,7 @@ impl SizeClass {
         POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
     }
 
-    /// Words of a bitmap with one bit a block.
+    /// Words of a bitmap with one bit per block.
     #[inline(always)]
     pub(crate) const fn bitmap_words(self) -> usize {
         self.pool_blocks().div_ceil(WORD_BITS)
@@ -88,7 +88,7 @@ impl SizeClass {
         if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 }
     }
 
-    /// What finds blocks of this class by their place.
+    /// The locator, which finds blocks of this class by their place.
     #[inline(always)]
     pub(crate) const fn locator(self) -> Locator {
         let block_bytes = self.block_bytes() as u32;
@@ -102,7 +102,7 @@ impl SizeClass {
     }
 }
 
-/// The numbers by which blocks of a class are found; loaded once for many blocks.
+/// The numbers that turn an offset into a block's number; loaded once for many blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Locator {
     reciprocal: u32,
@@ -129,7 +129,7 @@ impl Locator {
         WordRange { start: pool_start + skip_bytes, bytes }
     }
 
-    /// Whether two blocks are near enough to share a bitmap word: cheap, and wrong only by saying yes.
+    /// Whether two blocks are near enough to share a bitmap word. A cheap test: a "yes" may be wrong, a "no" never is.
     #[inline(always)]
     pub(crate) const fn may_share_word(self, one: usize, other: usize) -> bool {
         let word_bytes = WORD_BITS * self.block_bytes as usize;
@@ -166,7 +166,8 @@ impl Quotient {
     const INEXACT_SHIFT: u32 = 19;
     const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << Self::INEXACT_SHIFT);
 
-    /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
+    /// The quotient if it is exact, otherwise a number larger than any pool's blocks: the bits that show inexactness
+    /// are moved above the quotient.
     #[inline(always)]
     const fn number_or_more(self) -> u32 {
         ((self.0 >> Self::INEXACT_SHIFT) as u32).rotate_right(RECIPROCAL_SHIFT - Self::INEXACT_SHIFT)
@@ -218,15 +219,15 @@ static POOL_BLOCKS: [u16; CLASS_COUNT] = {
     table
 };
 
-/// Bytes of the object by which std unwinds a panic, where it has to lie at a multiple of 16 though its layout says 8;
-/// else 0.
+/// Bytes of the object with which std unwinds a panic, on targets where it needs an address divisible by 16 although
+/// its layout asks for 8; otherwise 0.
 const EXCEPTION_BYTES: usize =
     if cfg!(all(target_env = "musl", target_arch = "x86_64", panic = "unwind")) { 56 } else { 0 };
 
-/// The alignment in bytes that a block for `layout` gets: the layout's, but for one layout on one target.
+/// The alignment in bytes of a block for `layout`: the layout's own, with one exception on one target.
 ///
 /// The C++ ABI aligns an unwinder's exceptions to 16 bytes. Rust's std asks for 8 (until rust-lang/rust#161368), and
-/// Rust's musl targets have LLVM's unwinder, which stores into them by instructions that fault at other places.
+/// Rust's musl targets have LLVM's unwinder, whose stores into them fault at other addresses.
 #[inline(always)]
 pub(crate) const fn block_align(layout: Layout) -> usize {
     if EXCEPTION_BYTES != 0 && layout.size() == EXCEPTION_BYTES && layout.align() == 8 { 16 } else { layout.align() }
@@ -234,8 +235,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 
 /// The block size in bytes that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (56 bytes aligned to 8 get 64 on x86-64 with musl,
-/// where Rust's panics need an alignment that they don't ask for.)
+/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (On x86-64 with musl, 56 bytes aligned to 8 get 64:
+/// Rust's panics need an alignment there that they don't ask for.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -269,11 +270,11 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
     }
 }
 
-/// Bytes that a block for `layout` takes: its class's, or, of a large request, at least the bytes asked for.
+/// Bytes that a block for `layout` takes: those of its class; for a large request, at least the bytes asked for.
 ///
 /// The layout alone decides, so there is no pointer to pass. To *use* the bytes beyond the layout's size, ask for them:
-/// a layout of the usable size gets the same class, at the same cost. (The compiler takes `alloc` at its word, and may
-/// treat an access beyond the size that was asked for as undefined.)
+/// a layout of the usable size gets the same class, at the same cost. (The compiler relies on the size that `alloc` was
+/// asked for, and may treat an access beyond it as undefined.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -294,9 +295,8 @@ pub const fn usable_bytes(layout: Layout) -> usize {
 mod tests {
     use super::*;
 
-    /// Every size near a power of two, and every one that can make a difference: a size or an alignment above
-    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other
-    /// bits are.
+    /// Every size near a power of two, and every size that can make a difference: above `SMALL_MAX_BYTES`, `size - 1`
+    /// or `align - 1` has a bit beyond the mask of the small ones, whatever the other bits are.
     fn sizes() -> impl Iterator<Item = usize> {
         let near = (0..usize::BITS).flat_map(|shift| {
             let power = 1_usize << shift;
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_classes_are_the_same_thing() {
+    fn every_class_is_found_by_its_number() {
         for (number, class) in SizeClass::all().enumerate() {
             assert_eq!((class.number(), SizeClass::from_number(number)), (number, Some(class)));
             assert_eq!(SizeClass::of_size_align(class.block_bytes(), 1), Some(class));
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_share_a_word_may_and_far_ones_may_not() {
+    fn blocks_in_one_word_pass_the_cheap_test_and_distant_ones_fail_it() {
         for class in SizeClass::all() {
             let locator = class.locator();
             let word_bytes = WORD_BITS * class.block_bytes();
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn every_address_gives_its_bit_in_its_word_and_none_in_others() {
         let pool_start = 7 * POOL_BYTES;
-        // All addresses of three pools, or only those near the word where that would take a minute.
+        // All addresses of three pools; in debug builds, where that would take a minute, only those near the word.
         let near = if cfg!(debug_assertions) { 9 } else { POOL_BYTES };
         for class in SizeClass::all() {
             let locator = class.locator();

@@ -1,7 +1,7 @@
-//! The self-check: every invariant that can be read off the heap, checked while the slow paths are stopped.
+//! The self-check: it checks every invariant that shows in the heap's data, while the slow paths are stopped.
 //!
-//! The oracle of the property tests and the soak. It walks all arenas, pools, bitmaps, lists, inboxes and magazines,
-//! allocates nothing, and reports the first thing wrong.
+//! It is the oracle of the property tests and the soak test. It walks all arenas, pools, bitmaps, lists, inboxes and
+//! magazines, allocates nothing, and reports the first error.
 
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -18,7 +18,7 @@ use crate::heap::{Heap, Stopped};
 use crate::inspect::stats::Stats;
 use crate::sync::Ordering;
 
-/// What [`self_check`](crate::self_check) found wrong.
+/// An error in the heap's data, found by [`self_check`](crate::self_check).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Corruption {
@@ -51,7 +51,7 @@ struct Tally {
     outstanding: usize,
     owned: usize,
     used_bytes: usize,
-    /// The owner found in the register last: the next pool's is mostly the same.
+    /// The owner that was last found in the register; the next pool mostly has the same.
     owner: Option<NonNull<PoolSet>>,
 }
 
@@ -60,7 +60,7 @@ impl Tally {
         Self { of_class: [0; CLASS_COUNT], partial: 0, empty: 0, outstanding: 0, owned: 0, used_bytes: 0, owner: None };
 }
 
-/// Checks the heap, and counts it.
+/// Checks the heap, and returns its statistics.
 pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
     let heap = stopped.heap();
     let mut found = Tally::NOTHING;
@@ -113,7 +113,7 @@ fn check_pool(heap: &Heap, place: PoolRef, found: &mut Tally) -> CheckResult {
         ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
         let dirty = arena.dirty.get() & bit != 0;
         ensure(dirty == place.has_memory(), "an unused pool's memory is miscounted", start)?;
-        // One that was never used has no bitmap yet.
+        // A pool that was never used has no bitmap yet.
         return if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) };
     }
     ensure(arena.dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
@@ -127,7 +127,7 @@ fn check_pool(heap: &Heap, place: PoolRef, found: &mut Tally) -> CheckResult {
     let bits = check_bitmaps(place, pool, start)?;
     check_bits_beyond(place, pool.class().bitmap_words(), start)?;
     let blocks = pool.class().pool_blocks();
-    // Bits may have been collected before their count was added: those blocks are free, and still counted as used.
+    // Bits may have been collected before their count was added. Those blocks are free, but still counted as used.
     let (outstanding_blocks, used) = (outstanding as usize, pool.used() as usize);
     ensure(bits.free + bits.remote + used == blocks + outstanding_blocks, "a pool's blocks don't add up", start)?;
     ensure(bits.remote <= outstanding_blocks, "a pool has remote bits that no count tells of", start)?;
@@ -178,7 +178,7 @@ fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> CheckResult 
     ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
 }
 
-/// Checks which sets are parked, which of these are bare, and that a bare one has nothing.
+/// Checks which sets are parked, which of these are bare, and that a bare set holds nothing.
 fn check_parked(stopped: &mut Stopped<'_>) -> CheckResult {
     let heap = stopped.heap();
     let (mut parked, mut bare) = (0, 0);
@@ -211,7 +211,7 @@ fn check_parked(stopped: &mut Stopped<'_>) -> CheckResult {
     ensure(parked == heap.parked_count() && bare == heap.bare_count(), "parked sets are miscounted", 0)
 }
 
-/// Checks that the register and the set agree on its place, and that one in the register is not bare.
+/// Checks that the register and the set agree on the set's place, and that a set in the register is not bare.
 fn check_place(heap: &Heap, set: &PoolSet) -> CheckResult {
     let is_spare = ptr::eq(set, &raw const heap.spare);
     let is_there = set.place.get().checked_sub(1).is_some_and(|place| heap.is_at(place, set));
@@ -271,7 +271,7 @@ fn check_list(
 fn check_magazines(heap: &Heap, cache: &ThreadCache, door: Door<'_>) -> CheckResult {
     for class in SizeClass::all() {
         for block in cache.all_blocks(class, door) {
-            // A snapshot if the thread runs; every value ever stored is a block of the class.
+            // If the thread runs, this is a snapshot; still, every value in a slot is a block of the class.
             let address = block.addr();
             let Some(place) = heap.map.pool_of(address) else {
                 return Err(Corruption { message: "a cached block is in no arena", address });
