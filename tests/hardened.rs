@@ -191,7 +191,7 @@ fn the_message_names_the_block_that_was_written_into() {
 }
 
 #[test]
-fn a_freed_block_waits_for_so_many_frees_before_it_is_used_again() {
+fn a_freed_block_waits_for_a_number_of_frees_before_it_is_used_again() {
     for _ in 0..50 {
         let mut others = blocks(STAY_MIN);
         let victim = block();

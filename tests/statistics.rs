@@ -98,7 +98,7 @@ fn live_bytes_and_blocks_of_each_class_are_exact_at_rest() {
     assert_eq!(stats().bytes.live, before.bytes.live);
 }
 
-fn thread_caches_show_who_holds_what() {
+fn thread_caches_show_what_each_thread_holds() {
     static NUMBER: AtomicI64 = AtomicI64::new(0);
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
@@ -179,7 +179,7 @@ fn main() {
             "live_bytes_and_blocks_of_each_class_are_exact_at_rest",
             live_bytes_and_blocks_of_each_class_are_exact_at_rest,
         ),
-        ("thread_caches_show_who_holds_what", thread_caches_show_who_holds_what),
+        ("thread_caches_show_what_each_thread_holds", thread_caches_show_what_each_thread_holds),
         ("large_requests_show_in_the_systems_share", large_requests_show_in_the_systems_share),
         ("resident_bytes_are_those_that_the_os_knows_of", resident_bytes_are_those_that_the_os_knows_of),
         (

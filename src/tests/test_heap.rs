@@ -31,16 +31,16 @@ pub(crate) struct TestMemory {
     /// The number of the map, from 0, that fails although others succeed.
     pub(crate) fail_once: AtomicUsize,
     pub(crate) refuse_purge: AtomicBool,
-    /// Every so many purges, one is refused when its first OS page is gone; 0: none.
+    /// One purge in this many is refused after its first OS page was purged; with 0, none is.
     pub(crate) refuse_each: AtomicUsize,
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     /// Bytes of arenas that were purged or unmapped.
     given_back_bytes: AtomicUsize,
     pub(crate) populates: AtomicUsize,
-    /// What the C library's `malloc` was let keep, call by call.
+    /// The bytes that the C library's `malloc` was allowed to keep, call by call.
     pub(crate) malloc_keeps: Mutex<Vec<usize>>,
-    /// Ranges for which huge pages were asked for, and those for which they no longer are.
+    /// Ranges for which huge pages were requested, and ranges for which they were forbidden again.
     pub(crate) huge: AtomicUsize,
     pub(crate) no_longer_huge: AtomicUsize,
     mapped: Mutex<BTreeMap<usize, Mapping>>,
@@ -76,14 +76,14 @@ impl TestMemory {
         self.page_bytes.div_ceil(POOL_BYTES)
     }
 
-    /// Bytes of arenas that are resident, as the kernel says.
+    /// Resident bytes of arenas, as the kernel reports.
     pub(super) fn resident_bytes(&self) -> usize {
         let mapped = self.mapped.lock().expect("no test panicked with it");
         mapped.values().filter(|mapping| mapping.bytes == ARENA_BYTES).map(Mapping::resident_bytes).sum()
     }
 
-    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made
-    /// of whole OS pages.
+    /// The length of the mapping that the range lies in. Panics unless the range consists of whole OS pages and lies in
+    /// one live mapping.
     fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
         assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
         let mapped = self.mapped.lock().expect("no test panicked with it");
@@ -92,7 +92,7 @@ impl TestMemory {
         mapping.bytes
     }
 
-    /// Counts what went back to the OS of a mapping of that length, if that is an arena.
+    /// Counts bytes that went back to the OS, if the mapping has an arena's length.
     fn count_given_back(&self, mapping_bytes: usize, bytes: usize) {
         if mapping_bytes == ARENA_BYTES {
             self.given_back_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -147,7 +147,7 @@ impl MemorySource for TestMemory {
             return false;
         }
         if each != 0 && before.is_multiple_of(each) {
-            // As Linux where all but the first OS page is locked.
+            // As on Linux when all but the first OS page is locked.
             // SAFETY: the caller's promise is the same.
             unsafe { Memory.purge(start, self.page_bytes) };
             return false;
@@ -178,16 +178,16 @@ impl MemorySource for TestMemory {
     }
 }
 
-/// A heap with its memory; everything it mapped goes when it is dropped.
+/// A heap with its memory source. Everything that the heap mapped is unmapped when this is dropped.
 pub(crate) struct TestHeap {
     pub(crate) heap: &'static Heap,
     pub(crate) memory: &'static TestMemory,
-    /// The same two, by the pointers by which they are dropped.
+    /// The pointers by which the two are dropped.
     own: (AtomicPtr<Heap>, AtomicPtr<TestMemory>),
 }
 
 impl TestHeap {
-    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large.
+    /// A heap with the system's OS pages, or with larger ones of `PYMALLOC_OS_PAGE_BYTES`, if that is set.
     pub(crate) fn new() -> Self {
         Self::with_page_bytes(wanted_page_bytes())
     }
@@ -201,19 +201,20 @@ impl TestHeap {
         Self { heap: unsafe { &*own_heap }, memory, own: (AtomicPtr::new(own_heap), AtomicPtr::new(own_memory)) }
     }
 
-    /// A cache as a thread would have it.
+    /// Acquires a cache, as a thread does.
     pub(crate) fn attach(&self) -> &'static ThreadCache {
         ThreadCache::acquire(self.heap).expect("memory for a cache")
     }
 
-    /// The self-check, and the accounts of each set and cache; panics on what it finds.
+    /// Runs the self-check, and checks the counts of each set and cache. Panics if one is wrong.
     pub(crate) fn check(&self) -> Stats {
         let stats = self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"));
         self.check_accounts();
         stats
     }
 
-    /// Compares what each set and cache counts with what it has: the self-check, which may not allocate, adds them up.
+    /// Compares the counts of each set and cache with what it has. (The self-check, which may not allocate, checks only
+    /// the sums.)
     fn check_accounts(&self) {
         let mut stopped = self.heap.stop();
         let mut owned = BTreeMap::<usize, (usize, usize)>::new();
@@ -242,14 +243,14 @@ impl TestHeap {
         }
     }
 
-    /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as
-    /// given back was. Reads all arenas.
+    /// Compares the heap's notes on its memory with the memory itself: what it notes as zero is zero, and what it
+    /// counts as given back was given back. Reads all arenas.
     pub(super) fn check_memory(&self) {
         let zeros = [0; PURGE_UNIT_BYTES];
         let check_pool = |place: PoolRef| {
             let pool = place.pool();
-            // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to
-            // it.
+            // SAFETY: a pool's memory, which is mapped while its arena is in the table; no thread of a test writes to
+            // it now.
             let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
             for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
                 let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);
@@ -270,18 +271,18 @@ impl TestHeap {
         check(&mut self.heap.stop())
     }
 
-    /// Blocks in the depots of a cache.
+    /// Number of blocks in the depots of a cache.
     pub(super) fn depot_blocks(&self, cache: &ThreadCache) -> usize {
         cache.set.enter(self.heap, |inside| cache.depot_blocks(inside.door()).0)
     }
 
-    /// Pools that no set owns and that have memory, as far as is known.
+    /// Number of pools that no set owns and that have memory, as far as is known.
     pub(super) fn dirty_pools(&self) -> usize {
         let dirty = |arena: ArenaRef| arena.dirty.get().count_ones() as usize;
         self.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum())
     }
 
-    /// Free blocks in magazines, depots and quarantines, as the self-check counts them.
+    /// Number of free blocks in magazines, depots and quarantines, as the self-check counts them.
     pub(super) fn blocks_cached(&self) -> usize {
         self.check().classes.iter().map(|class| class.blocks_cached).sum()
     }
@@ -290,7 +291,8 @@ impl TestHeap {
         purge_heap(self.heap)
     }
 
-    /// Panics unless sweeps gave back more bytes than `least`, or none, where OS pages are larger than parts of pools.
+    /// Panics unless sweeps gave back more than `least` bytes; where OS pages are larger than parts of pools, unless
+    /// they gave back none.
     pub(super) fn assert_swept(&self, bytes: usize, least: usize) {
         if self.memory.purges_parts() {
             assert!(bytes > least, "{bytes} bytes");
@@ -300,7 +302,7 @@ impl TestHeap {
     }
 }
 
-/// Bytes of the OS pages that tests take the system's for: `PYMALLOC_OS_PAGE_BYTES`, or what they are.
+/// Bytes of an OS page for tests: `PYMALLOC_OS_PAGE_BYTES` if that is set, otherwise the system's.
 fn wanted_page_bytes() -> usize {
     let system = Memory.page_bytes();
     let wanted =
@@ -314,7 +316,8 @@ fn wanted_page_bytes() -> usize {
 
 impl Drop for TestHeap {
     fn drop(&mut self) {
-        // SAFETY: tests join their threads and drop their caches' uses before the heap; nothing refers to it now.
+        // SAFETY: tests join their threads and end all uses of their caches before they drop the heap, so nothing
+        // refers to it now.
         unsafe {
             drop(Box::from_raw(*self.own.0.get_mut()));
             let memory = Box::from_raw(*self.own.1.get_mut());
@@ -333,7 +336,7 @@ pub(crate) struct Live {
     seed: u64,
 }
 
-// SAFETY: a block in its holder's hands may be freed by any thread.
+// SAFETY: any thread may free a block that it holds.
 unsafe impl Send for Live {}
 
 impl Live {
@@ -356,7 +359,7 @@ impl Live {
         unsafe { std::slice::from_raw_parts(self.start.cast(), self.class.block_bytes() / 8) }
     }
 
-    /// Panics unless the contents are as they were left.
+    /// Panics unless the contents are unchanged.
     pub(crate) fn verify(&self) {
         for (index, &word) in self.words().iter().enumerate() {
             assert_eq!(word, self.pattern(index), "contents of a block of {} changed", self.class.block_bytes());
@@ -389,18 +392,18 @@ pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
-/// Allocates so many bytes by `cache`, in blocks of one class.
+/// Allocates `bytes` bytes by `cache`, in blocks of one class.
 pub(crate) fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
 }
 
-/// The first block in each stretch of so many bytes (a pool's, an arena's), and all others.
+/// Divides blocks into the first of each stretch of `bytes` bytes (a pool, an arena), and all others.
 pub(super) fn one_of_each(bytes: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
     let mut seen = BTreeSet::new();
     live.into_iter().partition(|block| seen.insert(block.start.addr() / bytes))
 }
 
-/// The first and then every so manyth block, and all others.
+/// Divides blocks into one in `every`, beginning with the first, and all others.
 pub(super) fn one_in(every: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
     let mut index = 0..;
     live.into_iter().partition(|_| index.next().is_some_and(|index: usize| index.is_multiple_of(every)))
@@ -416,7 +419,7 @@ pub(crate) fn slow_calls(cache: &ThreadCache) -> u64 {
     cache.set.door.lock().with(|pools| cache.slow_calls(pools.door()))
 }
 
-/// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
+/// Allocates a zeroed block by `cache`; `None` when there is no memory. Panics unless every byte is zero.
 pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
     let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
@@ -428,7 +431,7 @@ pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> 
     Some(Live::fill(start, class, seed))
 }
 
-/// The class with blocks of so many bytes.
+/// The class with blocks of `block_bytes` bytes.
 pub(crate) fn class(block_bytes: usize) -> SizeClass {
     SizeClass::of_size_align(block_bytes, 1).expect("a small size")
 }

@@ -226,7 +226,7 @@ impl Heap {
 
 /// A forked child, or who counts, may look at all of a heap into which a thread starts.
 #[test]
-fn nobody_is_behind_a_door_while_all_are_stopped_not_even_who_adopts_a_bare_set() {
+fn while_all_doors_are_stopped_no_thread_is_inside_not_even_one_that_adopts_a_bare_set() {
     check(|| {
         let heap = Heap::new(2, 0);
         heap.park(1);
@@ -297,7 +297,7 @@ fn a_knock_that_comes_late_at_a_bare_set_changes_nothing_and_keeps_nobody_out() 
 }
 
 #[test]
-fn who_waits_for_a_door_that_is_shut_meanwhile_goes_away() {
+fn a_thread_that_waits_for_a_door_gives_up_if_it_is_shut_meanwhile() {
     check_bounded(3, || {
         let heap = Heap::new(1, 0);
         let walking = [(); 2].map(|()| {
@@ -336,7 +336,7 @@ fn a_walk_finds_what_stays_on_the_roll_whoever_comes_and_goes() {
 
 /// What was written before it was entered is there for who finds it, in a row that is there.
 #[test]
-fn who_walks_the_roll_finds_whole_things() {
+fn a_walk_of_the_roll_finds_whole_things() {
     struct Thing(UnsafeCell<u32>);
     // SAFETY: loom checks each access.
     unsafe impl Sync for Thing {}

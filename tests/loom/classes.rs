@@ -83,7 +83,7 @@ impl Program {
 }
 
 #[test]
-fn who_was_passed_a_block_finds_its_class_whoever_laid_the_window() {
+fn the_receiver_of_a_block_finds_its_class_whichever_thread_laid_the_window() {
     check(|| {
         let program = Arc::new(Program { map: ClassMap::new(), passed: [AtomicUsize::new(0), AtomicUsize::new(0)] });
         let openers = [0, 1].map(|index| {
@@ -117,7 +117,7 @@ fn an_address_of_no_pool_has_no_class_while_the_window_is_laid() {
 }
 
 #[test]
-fn the_next_class_of_a_pool_is_found_by_who_gets_a_block_of_it() {
+fn the_next_class_of_a_pool_is_found_by_the_receiver_of_a_block_of_it() {
     check(|| {
         let map = Arc::new(ClassMap::new());
         map.enter(POOLS[0], 1);

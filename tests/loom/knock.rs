@@ -52,7 +52,7 @@ impl Bell {
 }
 
 #[test]
-fn a_knock_at_a_lock_is_answered_by_who_leaves_it_and_sees_what_it_is_for() {
+fn the_thread_that_leaves_a_lock_answers_a_knock_and_sees_what_it_is_for() {
     check_bounded(3, || {
         let bell = Bell::new();
         let wishing = [(); 2].map(|()| {
@@ -67,7 +67,7 @@ fn a_knock_at_a_lock_is_answered_by_who_leaves_it_and_sees_what_it_is_for() {
 
 /// The sleeper changes the word, too: it must leave a knock there.
 #[test]
-fn who_falls_asleep_on_a_lock_wipes_no_knock_and_a_knock_wakes_nobody_too_few() {
+fn a_thread_that_falls_asleep_on_a_lock_wipes_no_knock_and_a_knock_loses_no_wake_up() {
     check_bounded(4, || {
         let bell = Bell::new();
         let others = [false, true].map(|wishes| {

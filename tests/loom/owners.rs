@@ -81,7 +81,7 @@ fn a_pool_stolen_during_a_remote_free_is_in_the_inbox_of_its_owner_alone() {
 
 /// The freer may be the first arrival after the thief's `collect_count`, and then must see the thief in the tag.
 #[test]
-fn a_pool_stolen_and_emptied_is_unmapped_after_the_last_access_of_who_freed_into_it() {
+fn a_pool_stolen_and_emptied_is_unmapped_after_the_last_access_of_a_thread_that_freed_into_it() {
     check_bounded(4, || {
         let world = Arc::new(World::new(2, &[0], 3).unmapping());
         world.free(0, 0);

@@ -129,7 +129,7 @@ fn looked_at(live: impl Fn(&Magazine) + Copy + Send + Sync + 'static) {
 }
 
 #[test]
-fn who_walks_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
+fn a_walk_of_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
     looked_at(|magazine| {
         magazine.free(1);
         magazine.free(2);
@@ -137,7 +137,7 @@ fn who_walks_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
 }
 
 #[test]
-fn who_walks_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
+fn a_walk_of_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
     looked_at(|magazine| {
         magazine.free(1);
         magazine.free(2);
