@@ -48,8 +48,8 @@ unsafe extern "C" fn in_child() {
     handler(2);
 }
 
-/// Prepare handlers run in the reverse order of their registration, the others in the order:
-/// handlers from before the allocator's own run while it holds its locks for the fork.
+/// Prepare handlers run in the reverse order of their registration, the other handlers in that order: handlers
+/// registered before the allocator's own run while the allocator holds its locks for the fork.
 extern "C" fn before_main() {
     // SAFETY: the handlers are there for the whole life of the process.
     let error = unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
