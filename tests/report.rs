@@ -42,7 +42,8 @@ fn numbers(text: &str, label: &str) -> Vec<usize> {
     numbers.map(|number| number.parse().expect("digits")).collect()
 }
 
-/// Panics unless the text is `reports` whole reports, one after the other, each with correct sums.
+/// Panics unless the text consists of whole reports (`running` of them at run time, `at_exit` at exit), each with
+/// correct sums.
 fn assert_reports(text: &str, running: usize, at_exit: usize) {
     let whens = text.lines().filter_map(|line| line.strip_prefix("pymalloc: statistics of process "));
     let whens: Vec<_> = whens.map(|line| line.split_once(", ").expect("a moment").1).collect();
