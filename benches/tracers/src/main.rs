@@ -1,6 +1,7 @@
-//! What a heap profiler costs: the same work under one of them, or with it off.
+//! The cost of a heap profiler: the same work with one of them on, or off.
 //!
-//! `tracers MODE` prints nanoseconds an allocation and its free, and bytes of memory a live block beyond its own.
+//! `tracers MODE` prints nanoseconds per allocation and its free, and bytes of memory per live block beyond the block's
+//! own.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -57,7 +58,7 @@ mod profiler {
     #[global_allocator]
     static GLOBAL: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-    /// Configured by `_RJEM_MALLOC_CONF`, as jemalloc is.
+    /// jemalloc's own profiler, configured by `_RJEM_MALLOC_CONF`.
     pub fn start(_mode: &str) -> Box<dyn Fn()> {
         Box::new(|| ())
     }
@@ -103,5 +104,5 @@ fn main() {
         nanos.push(start.elapsed().as_nanos() as f64 / BLOCKS as f64);
     }
     nanos.sort_by(f64::total_cmp);
-    println!("{mode}: {:.0} ns an allocation and its free (median of {ROUNDS} rounds)", nanos[ROUNDS / 2]);
+    println!("{mode}: {:.0} ns per allocation and its free (median of {ROUNDS} rounds)", nanos[ROUNDS / 2]);
 }
