@@ -41,10 +41,10 @@
 //! program would add 64 KiB per piece to its RSS.
 //!
 //! # Where it works
-//! The allocator works on 64-bit Linux, with glibc or musl. On other platforms, under Miri, and in a program built with
-//! `RUSTFLAGS='--cfg pymalloc_bypass'` (for valgrind and the sanitizers, which then see each block), every request goes
-//! to the large allocator. Two copies of the crate in one program are two heaps. A block must be freed by the copy that
-//! allocated it; the other copy aborts.
+//! The allocator works on 64-bit Linux, with glibc or musl, and on 64-bit Windows. On other platforms, under Miri, and
+//! in a program built with `RUSTFLAGS='--cfg pymalloc_bypass'` (for valgrind and the sanitizers, which then see each
+//! block), every request goes to the large allocator. Two copies of the crate in one program are two heaps. A block
+//! must be freed by the copy that allocated it; the other copy aborts.
 
 // The crate as a whole does not compile for the model checker: it needs constants, in which the model checker's types
 // can't be made. The model checker's tests compile the files that they check themselves (`tests/loom.rs`).

@@ -1,6 +1,6 @@
 //! Caches in a forked child. The cache of its first thread is listed under the thread's new number. Each further thread
 //! gets a cache of its own, even though ended threads had left some before the fork.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 use std::hint::black_box;
 use std::panic::catch_unwind;

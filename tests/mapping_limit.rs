@@ -1,7 +1,7 @@
 //! The kernel's limit on the number of mappings is reached. `munmap` of an arena amid others fails then, because it
 //! would split one mapping in two. The range is kept and purged, and nothing is lost. It is unmapped when there is room
 //! again.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

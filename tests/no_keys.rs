@@ -1,6 +1,6 @@
 //! The process has no pthread key left: threads work without a cache, because nothing would take a cache back at their
 //! end.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! A forked child can start its own purge thread, whichever lock of std's another thread of the parent held.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

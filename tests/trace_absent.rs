@@ -1,6 +1,6 @@
 //! The tracer in a program with another allocator: it sees nothing, does no harm, and does not report that as "no
 //! leak".
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 
 use pymalloc::trace::{self, Config, GrowthError, Runs, TracedMemory, find_growth};
 

@@ -1,5 +1,5 @@
 //! How much stack traced calls of the allocator need: threads may have only 16 KiB, the least that POSIX allows.
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 
 mod common;
 

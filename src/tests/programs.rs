@@ -44,6 +44,8 @@ enum Op {
     Refuse { purge: bool, unmap: bool, each: u8 },
     /// Only this many further maps succeed.
     Maps { left: u8 },
+    /// Only this many further commits succeed, where memory is committed.
+    Commits { left: u8 },
     /// Sets the limit of arenas from now on, or lifts it.
     Limit { arenas: u8 },
     /// Runs the self-check in the middle of the program.
@@ -72,9 +74,27 @@ impl Arbitrary for Op {
             28 => Self::Purge,
             29 => Self::Refuse { purge: u8::arbitrary(g) < 64, unmap: bool::arbitrary(g), each: u8::arbitrary(g) % 8 },
             30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
+            30 if bool::arbitrary(g) => Self::Commits { left: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
             _ => Self::Check,
         }
+    }
+}
+
+/// The kind of memory under a heap.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// The system's OS pages.
+    Plain,
+    /// An OS page holds several pools.
+    LargePages,
+    /// Memory has to be committed.
+    Commits,
+}
+
+impl Arbitrary for Kind {
+    fn arbitrary(g: &mut Gen) -> Self {
+        *g.choose(&[Self::Plain, Self::LargePages, Self::Commits]).expect("not empty")
     }
 }
 
@@ -89,8 +109,12 @@ struct World {
 }
 
 impl World {
-    fn new(page_bytes: usize) -> Self {
-        let test = TestHeap::with_page_bytes(page_bytes);
+    fn new(kind: Kind) -> Self {
+        let test = match kind {
+            Kind::Plain => TestHeap::with_page_bytes(Memory.page_bytes()),
+            Kind::LargePages => TestHeap::with_page_bytes(64 << 10),
+            Kind::Commits => TestHeap::that_commits(),
+        };
         Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0, operations: 0 }
     }
 
@@ -191,6 +215,11 @@ impl World {
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
                 self.test.memory.maps_left.store(left, Ordering::Relaxed);
             }
+            Op::Commits { left } => {
+                // As above.
+                let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
+                self.test.memory.commits_left.store(left, Ordering::Relaxed);
+            }
             Op::Limit { arenas } => {
                 // Mostly none, as above.
                 let arenas = if arenas < 64 { usize::from(arenas) % 8 } else { usize::MAX };
@@ -242,9 +271,9 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a program with OS pages that hold several pools, or with the system's OS pages.
-fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
-    let mut world = World::new(if large_pages { 64 << 10 } else { Memory.page_bytes() });
+/// Runs a program on a heap with this kind of memory.
+fn run_program(kind: Kind, program: Vec<Op>) -> bool {
+    let mut world = World::new(kind);
     for op in program {
         world.run(op);
     }
@@ -267,6 +296,6 @@ fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
         .rng(Gen::new(STEPS_MAX))
         .tests(programs())
         .max_tests(programs())
-        .quickcheck(run_program as fn(bool, Vec<Op>) -> bool);
+        .quickcheck(run_program as fn(Kind, Vec<Op>) -> bool);
     println!("{} programs, {} allocations and frees", programs(), OPERATIONS.load(Ordering::Relaxed));
 }

@@ -99,6 +99,10 @@ pub struct ByteStats {
     /// always from [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched` if the OS has
     /// swapped some out.
     pub resident: Option<usize>,
+    /// Bytes of arenas that are committed, as the OS reports: they count against the system's memory, touched or not.
+    /// `None` on systems other than Windows, where memory is not committed, and from
+    /// [`self_check`](crate::self_check()).
+    pub committed: Option<usize>,
     /// Bytes mapped for the allocator's own data, apart from the arenas. It is address space, touched as needed.
     pub metadata: usize,
     /// Bytes given back to the OS since the start, unmapped or purged.
@@ -184,6 +188,7 @@ impl Stats {
             unused_pools: 0,
             untouched: 0,
             resident: None,
+            committed: None,
             metadata: 0,
             returned: 0,
         },
@@ -329,15 +334,18 @@ pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&Thread
 pub(crate) fn add_stats(stats: &mut Stats) {
     let mut stopped = GLOBAL.stop();
     stats.add(&mut stopped);
-    stats.bytes.resident = stopped.with_state(|state| resident_bytes(&state.arenas, &SystemMemory));
+    stopped.with_state(|state| {
+        stats.bytes.resident = told(&state.arenas, |start, bytes| SystemMemory.resident_bytes(start, bytes));
+        stats.bytes.committed = told(&state.arenas, |start, bytes| SystemMemory.committed_bytes(start, bytes));
+    });
     drop(stopped);
     // The system's `malloc` has a lock of its own, so it is asked while none of ours is held.
     stats.system = system_malloc();
 }
 
-/// Bytes of arenas that have memory, as the OS reports; `None` if it does not report it.
-fn resident_bytes(arenas: &ArenaTable, source: &dyn MemorySource) -> Option<usize> {
-    arenas.iter().map(|arena| source.resident_bytes(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
+/// The sum over all arenas of the bytes that the OS reports when asked; `None` if it does not report them.
+fn told(arenas: &ArenaTable, ask: impl Fn(NonNull<u8>, usize) -> Option<usize>) -> Option<usize> {
+    arenas.iter().map(|arena| ask(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
 /// Small blocks that the program has: the pools' counts of blocks outside, less the blocks in magazines.
