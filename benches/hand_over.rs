@@ -11,7 +11,7 @@ use common::{alloc, for_each_allocator, free, layout};
 use criterion::{Criterion, Throughput};
 
 const BLOCK_BYTES: usize = 64;
-/// Blocks in a batch: so many that the channel's cost does not matter.
+/// Blocks in a batch: enough that the channel's cost does not matter.
 const BATCH_BLOCKS: usize = 1_000;
 /// Batches in the channel: enough that producer and consumer seldom wait for each other, and few enough that memory is
 /// reused.

@@ -91,7 +91,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, Failu
 }
 
 fn number(arguments: &mut impl Iterator<Item = OsString>, option: &str, least: usize) -> Result<usize, Failure> {
-    // In bytes, a file of so many megabytes is still a number.
+    // A limit at which a file's length in bytes still fits into a number, even if `number` is in megabytes.
     let limit = 1_000_000_000;
     let argument = arguments.next().and_then(|argument| argument.into_string().ok());
     let number = argument.and_then(|argument| argument.parse().ok());

@@ -55,7 +55,7 @@ pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
 /// Most blocks in a thread's depots.
 pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
-/// Most bytes in the depot of one class of a thread: fewer than that many blocks above 256 bytes.
+/// Most bytes in a thread's depot of one class. Above 256 bytes per block, this is less than `DEPOT_BLOCKS_MAX` blocks.
 pub(crate) const DEPOT_BYTES_MAX: usize = 2 << 20;
 
 /// Most slots of a magazine after its depot overflowed, until a block of its class is allocated again.

@@ -55,7 +55,7 @@ pub(super) fn abort_on(misuse: Misuse, call: Call, record: &Record) -> ! {
                 Part::Leading => ("leading", "before the block's start"),
                 Part::Data | Part::Trailing => ("trailing", "beyond the block's end"),
             };
-            // SAFETY: only live and dying blocks have pads that can be bad, and they are mapped.
+            // SAFETY: only live and dying blocks can have bad pads, and they are mapped.
             let reach = unsafe { reach_bytes(record, part) };
             report.text("bad ").text(name).text(" pad byte: written up to ").bytes(reach).text(" ").text(place);
         }

@@ -71,7 +71,7 @@ pub fn measure<T>(build: impl FnOnce() -> T) -> (T, Measured) {
     (value, running.end())
 }
 
-/// A running measurement. It ends when this is dropped, also by a panic.
+/// A running measurement. It ends when this is dropped, even by a panic.
 struct Running {
     /// The measurement around this one, if there is one.
     outer: Option<Measured>,

@@ -91,7 +91,7 @@ impl RemoteHalf {
         self.count.compare_exchange(0, 1, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Blocks outstanding: exact while no thread frees into the pool, else a snapshot.
+    /// The number of blocks outstanding: exact while no thread frees into the pool, otherwise a snapshot.
     pub(crate) fn outstanding(&self) -> u32 {
         // Relaxed: a number to report; no access depends on it.
         self.count.load(Ordering::Relaxed)

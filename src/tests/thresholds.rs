@@ -145,7 +145,7 @@ fn malloc_may_keep_some_free_memory_once_more_than_a_few_pools_are_in_use() {
     assert!(keeps().is_empty());
     live.extend(fill(cache, 512, POOL_BYTES));
     assert_eq!(keeps(), [MALLOC_KEEPS_BYTES]);
-    // It is told only once: not again when more pools are in use, nor when the number is reached again.
+    // The call is made only once: not again when more pools are in use, nor when the number is reached again.
     live.extend(fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES));
     free_for_good(&test, live, cache);
     free_for_good(&test, fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES), cache);

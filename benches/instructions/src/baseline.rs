@@ -39,7 +39,7 @@ impl Baseline {
     pub fn to_text(&self) -> String {
         let mut text = String::from(
             "# Instructions of each row, the loop around it included. Renew: see benches/README.md.\n\
-             # row operations instructions, and instructions an operation for who reads the file\n",
+             # row operations instructions, and instructions per operation for human readers\n",
         );
         writeln!(text, "compiler {}\ntarget {}", self.compiler, self.target).expect("a string grows");
         for (name, count) in &self.counts {
