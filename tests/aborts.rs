@@ -170,7 +170,7 @@ fn names_the_block(test: &str, misuse: fn()) {
 /// a word has bits.
 const ONE_OF_MANY: Layout = Layout::new::<[u64; 38]>();
 
-/// A block, as a rule beyond its pool's first bitmap word. Its address was printed.
+/// Allocates a block, as a rule beyond its pool's first bitmap word, and prints its address.
 fn told_victim() -> usize {
     let blocks: [usize; 300] = std::array::from_fn(|_| block(ONE_OF_MANY));
     println!("\nvictim {:#x}", blocks[100]);

@@ -85,7 +85,8 @@ pub(crate) const DENSE_POOLS_MIN: usize = 32;
 pub(crate) const DENSE_FREE_SHARE: usize = 4;
 
 /// From this many pools of a class on, a thread's next pool of the class gets all of its memory in one call, instead of
-/// one OS page at a time. Only where there are no huge pages. On average, half a pool in this many stays unused.
+/// one OS page at a time. Only where there are no huge pages. The cost: on average half a pool stays unused, of at
+/// least this many.
 pub(crate) const FAULT_IN_FROM_POOLS: u32 = 16;
 
 /// Wholly free arenas that stay mapped: this number or the share below, whichever is larger.
@@ -114,8 +115,8 @@ pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
 /// Purge units in a pool: as many as a byte has bits.
 pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;
 
-/// From this many bytes of pools on, a set is swept (the free parts of its partial pools are purged) when few of its
-/// blocks are left.
+/// From this many bytes of pools on, a set is swept (the free parts of its partial pools are purged) when few of these
+/// bytes are still in use.
 pub(crate) const SWEEP_MIN_BYTES: usize = 32 << 20;
 /// A sweep is armed when more than one byte in this many of the set's pools is in use.
 pub(crate) const SWEEP_ARM_SHARE: usize = 4;

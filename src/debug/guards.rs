@@ -111,7 +111,7 @@ impl Record {
         [Part::Leading, Part::Trailing].into_iter().find(broken)
     }
 
-    /// The first part, if any, that was written into since the block was freed.
+    /// The first part, if any, that was written into after the block was freed.
     ///
     /// # Safety
     /// As for [`is_filled`](Self::is_filled).

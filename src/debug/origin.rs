@@ -3,7 +3,8 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Prints a captured place, given by its number: passes whole lines of text to the function that it gets.
+/// A function that prints a captured place, given by the place's number: it passes whole lines of text to its second
+/// argument.
 pub type PrintOrigin = fn(u32, &mut dyn FnMut(&str));
 
 /// How the debug hooks learn and print where a block was allocated and freed.

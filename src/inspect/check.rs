@@ -42,7 +42,7 @@ fn ensure(holds: bool, message: &'static str, address: usize) -> CheckResult {
     if holds { Ok(()) } else { Err(Corruption { message, address }) }
 }
 
-/// What the walk over the arenas found, for comparison with the walk over the sets.
+/// The counts of the walk over the arenas, to be compared with those of the walk over the sets.
 struct Tally {
     /// Partial and full pools of each class.
     of_class: [u32; CLASS_COUNT],

@@ -19,7 +19,7 @@ use crate::os::BYPASS;
 pub struct Measured {
     /// Blocks allocated.
     pub blocks_allocated: usize,
-    /// Their bytes.
+    /// Bytes of the blocks allocated.
     pub bytes_allocated: usize,
     /// The most blocks alive at one time, beyond those alive at the start.
     pub blocks_peak: usize,
@@ -28,7 +28,7 @@ pub struct Measured {
     /// Blocks left alive: those allocated less those freed. Negative if the closure freed more blocks (older ones) than
     /// it allocated.
     pub blocks_live: isize,
-    /// Their bytes.
+    /// Bytes left alive: those allocated less those freed. Negative if the closure freed more bytes than it allocated.
     pub bytes_live: isize,
 }
 

@@ -32,7 +32,7 @@ pub struct PurgeConfig {
 }
 
 impl PurgeConfig {
-    /// The defaults: a look at the heap each second, and 4 MiB of free memory kept.
+    /// The default settings: a look at the heap each second, and 4 MiB of free memory kept.
     pub const fn new() -> Self {
         Self { interval: Duration::from_secs(1), keep_bytes: 4 << 20 }
     }
@@ -62,9 +62,10 @@ impl Default for PurgeConfig {
 ///
 /// Without a purge thread, memory goes back only while threads allocate and free; what a sleeping thread has cached
 /// stays until it calls the allocator again, or until a thread calls [`purge`](crate::purge()). At each tick, the purge
-/// thread empties the caches of the threads that made no slow call since the last tick. Then, if the program took no
-/// new memory meanwhile, it gives free memory back to the OS. Magazines, the innermost part of a thread's cache, belong
-/// to the thread alone and stay: at most 32 KiB per size class.
+/// thread visits the caches of threads that made no slow call since the last tick: it flushes their depots, collects
+/// remote frees into their pools, and returns their empty pools. Then, if the program took no new memory meanwhile, it
+/// gives free memory back to the OS. Magazines, the innermost part of a thread's cache, belong to the thread alone and
+/// stay: at most 32 KiB per size class.
 ///
 /// It uses no timer and no signal handler, blocks all signals, and allocates nothing while it runs. A process has at
 /// most one.
@@ -122,7 +123,7 @@ const STOPPED: u32 = 1;
 static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
 
 impl PurgeThread {
-    /// Starts the thread.
+    /// Starts a purge thread with these settings.
     ///
     /// With `--cfg pymalloc_bypass` and on unsupported platforms there is nothing to purge: no thread is started then.
     ///

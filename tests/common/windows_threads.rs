@@ -1,4 +1,4 @@
-//! Threads of the Windows system, which allocate nothing before their function runs.
+//! Threads made by Windows itself, not by std: they allocate nothing before their function runs.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;

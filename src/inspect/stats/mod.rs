@@ -129,7 +129,7 @@ pub struct Stats {
     pub classes: [ClassStats; CLASS_COUNT],
     /// Arenas mapped now.
     pub arenas_mapped: usize,
-    /// Arenas ever mapped.
+    /// Arenas mapped since the start, those given back included.
     pub arenas_ever: usize,
     /// Most arenas mapped at one time.
     pub arenas_peak: usize,
@@ -141,7 +141,7 @@ pub struct Stats {
     pub pools_untouched: usize,
     /// Empty pools that threads keep for their next need.
     pub pools_empty: usize,
-    /// Thread caches in use by a thread.
+    /// Thread caches that running threads use.
     pub caches_live: usize,
     /// Parked thread caches: their threads ended, and they wait to be adopted.
     pub caches_parked: usize,

@@ -87,7 +87,7 @@ pub fn walk() {
     }
 }
 
-/// Seconds for 10,000 blocks allocated and freed in bulk: the best of many.
+/// Seconds to allocate and free 10,000 blocks in bulk: the best of many rounds.
 fn pairs_in_bulk() -> f64 {
     let round = |_| {
         let clock = Instant::now();
