@@ -37,6 +37,28 @@ pub const ARENA_BYTES: usize = 1 << ARENA_SHIFT;
 /// Pools in an arena.
 pub(crate) const POOLS_PER_ARENA: usize = ARENA_BYTES / POOL_BYTES;
 
+/// Bytes of the largest request, after rounding up to its alignment, that pools serve if the large allocator is
+/// [`Medium`](crate::Medium). A larger request, up to [`RUN_MAX_BYTES`], gets a run of pools.
+pub const MEDIUM_MAX_BYTES: usize = 32 << 10;
+
+/// Number of medium size classes: eight for each doubling from [`SMALL_MAX_BYTES`] to [`MEDIUM_MAX_BYTES`].
+pub const MEDIUM_CLASS_COUNT: usize = 8 * (MEDIUM_MAX_BYTES / SMALL_MAX_BYTES).trailing_zeros() as usize;
+
+/// Bytes of the largest request, after rounding up to its alignment, that arenas serve if the large allocator is
+/// [`Medium`](crate::Medium).
+pub const RUN_MAX_BYTES: usize = 1 << 20;
+
+/// Number of the arena's pools that make one pool of a larger medium class, so that a block takes at most one eighth of
+/// it.
+pub(crate) const RUN_POOLS: usize = 8;
+/// Medium blocks of more than this many bytes are in such pools.
+pub(crate) const RUN_POOLS_ABOVE_BYTES: usize = POOL_BYTES / RUN_POOLS;
+
+/// A magazine of medium blocks grows only while the blocks that fill its slots are at most this many bytes.
+pub(crate) const MEDIUM_MAGAZINE_BYTES_MAX: usize = 128 << 10;
+/// Most bytes of medium blocks in a thread's depots.
+pub(crate) const MEDIUM_DEPOT_BYTES_MAX: usize = 1 << 20;
+
 /// Bits of a bitmap word.
 pub(crate) const WORD_BITS: usize = u64::BITS as usize;
 
@@ -45,6 +67,10 @@ pub(crate) const BITMAP_WORDS_MAX: usize = POOL_BYTES / CLASS_STEP_BYTES / WORD_
 
 /// Bytes of a cache line: cores that write to different lines don't slow each other down.
 pub(crate) const CACHE_LINE_BYTES: usize = 64;
+
+/// The alignment of a pool set: larger than the number of classes of both kinds, because the low bits of a tag hold a
+/// class.
+pub(crate) const TAG_BYTES: usize = 128;
 
 /// Slots of each magazine in a new thread cache; they are stored in the cache itself.
 pub(crate) const MAGAZINE_SLOTS_MIN: usize = 8;
@@ -102,6 +128,13 @@ pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one per this many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
+/// The same where runs are used, as a share of the recent peak of pools in use.
+pub(crate) const DIRTY_PEAK_SHARE: usize = 8;
+/// Each free of a run lowers that peak towards the pools in use now, by one part of the difference in this many.
+pub(crate) const PEAK_DECAY: usize = 256;
+
+/// Most arenas that are searched for a run of free pools, before an empty or a new arena is taken.
+pub(crate) const RUN_LOOKS: usize = 32;
 
 /// (A program that only starts has fewer pools than this: one for each class that it uses.) From this many pools in use
 /// on, the C library's `malloc` may keep some of its free memory …
@@ -109,10 +142,10 @@ pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … up to this many bytes.
 pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
-/// Bytes of a purge unit: a part of a pool that is purged when all blocks in it are free. One OS page of the usual
-/// size.
+/// Bytes of a purge unit, in a pool of the usual size: a part of a pool that is purged when all blocks in it are free.
+/// One OS page of the usual size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
-/// Purge units in a pool: as many as a byte has bits.
+/// Purge units in a pool of any size: as many as a byte has bits.
 pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;
 
 /// From this many bytes of pools on, a set is swept (the free parts of its partial pools are purged) when few of these
@@ -147,7 +180,12 @@ const _: () = {
     assert!(POOLS_PER_ARENA <= WORD_BITS);
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).
-    assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    assert!(CLASS_COUNT + MEDIUM_CLASS_COUNT <= TAG_BYTES);
+    // The reciprocals' shifts are for these, and a word for the blocks of a medium pool.
+    assert!(MEDIUM_CLASS_COUNT == 48 && RUN_POOLS * RUN_POOLS_ABOVE_BYTES == POOL_BYTES);
+    // If a pool consists of several of the arena's, each purge unit is one of these (`PoolRef::split`).
+    assert!(RUN_POOLS == PURGE_PARTS);
+    assert!(RUN_MAX_BYTES <= ARENA_BYTES && RUN_MAX_BYTES.is_multiple_of(POOL_BYTES));
     // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
     assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);

@@ -65,7 +65,7 @@ impl Default for PurgeConfig {
 /// thread visits the caches of threads that made no slow call since the last tick: it flushes their depots, collects
 /// remote frees into their pools, and returns their empty pools. Then, if the program took no new memory meanwhile, it
 /// gives free memory back to the OS. Magazines, the innermost part of a thread's cache, belong to the thread alone and
-/// stay: at most 32 KiB per size class.
+/// stay: at most 32 KiB per size class; for medium classes, 128 KiB or eight blocks.
 ///
 /// It uses no timer and no signal handler, blocks all signals, and allocates nothing while it runs. A process has at
 /// most one.

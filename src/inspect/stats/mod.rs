@@ -18,8 +18,8 @@ pub(crate) mod serial;
 
 use core::ptr::NonNull;
 
-use crate::base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS};
+use crate::base::size_class::{AnyClass, MediumClass, SizeClass};
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
@@ -40,7 +40,8 @@ pub use caches::{CacheStats, CacheUse};
 pub struct ClassStats {
     /// Bytes of one block.
     pub block_bytes: usize,
-    /// Pools that hold blocks of this class.
+    /// Pools that hold blocks of this class. A pool for blocks of more than 4 KiB consists of eight of the arena's
+    /// pools.
     pub pools: usize,
     /// Blocks that the program has.
     pub blocks_live: usize,
@@ -55,6 +56,16 @@ pub struct ClassStats {
 }
 
 impl ClassStats {
+    const ZERO: Self = Self {
+        block_bytes: 0,
+        pools: 0,
+        blocks_live: 0,
+        blocks_cached: 0,
+        blocks_remote: 0,
+        blocks_free: 0,
+        blocks_uncarved: 0,
+    };
+
     /// The number of all blocks of the class's pools: the sum of the five counts.
     pub fn blocks(&self) -> usize {
         self.blocks_live + self.blocks_available()
@@ -87,6 +98,10 @@ pub struct ByteStats {
     pub uncarved: usize,
     /// Of these: ends of pools in use that are too small for a block (CPython's "quantization").
     pub tails: usize,
+    /// Of these: runs of pools. Each is one block of more than 32 KiB that the program has from the large allocator
+    /// [`Medium`](crate::Medium).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub runs: usize,
     /// Of these: empty pools that threads keep for their next need.
     pub empty_pools: usize,
     /// Of these: pools that no thread owns.
@@ -113,7 +128,7 @@ impl ByteStats {
     /// The sum of the parts of the arenas.
     pub fn sum(&self) -> usize {
         let in_blocks = self.live + self.cached + self.remote + self.free + self.uncarved;
-        in_blocks + self.tails + self.empty_pools + self.unused_pools
+        in_blocks + self.runs + self.tails + self.empty_pools + self.unused_pools
     }
 }
 
@@ -127,6 +142,13 @@ pub struct Stats {
     /// One entry per class, smallest blocks first.
     #[cfg_attr(feature = "serde", serde(with = "serial"))]
     pub classes: [ClassStats; CLASS_COUNT],
+    /// One entry per medium class, smallest blocks first; all zero without the large allocator
+    /// [`Medium`](crate::Medium).
+    #[cfg_attr(feature = "serde", serde(with = "serial"))]
+    pub medium: [ClassStats; MEDIUM_CLASS_COUNT],
+    /// Runs of pools that the program has: blocks of more than 32 KiB from the large allocator
+    /// [`Medium`](crate::Medium).
+    pub runs_live: usize,
     /// Arenas mapped now.
     pub arenas_mapped: usize,
     /// Arenas mapped since the start, those given back included.
@@ -155,18 +177,9 @@ pub struct Stats {
 impl Stats {
     /// The statistics of an empty heap: all counts are 0.
     pub(crate) const ZERO: Self = Self {
-        classes: {
-            let zero = ClassStats {
-                block_bytes: 0,
-                pools: 0,
-                blocks_live: 0,
-                blocks_cached: 0,
-                blocks_remote: 0,
-                blocks_free: 0,
-                blocks_uncarved: 0,
-            };
-            [zero; CLASS_COUNT]
-        },
+        classes: [ClassStats::ZERO; CLASS_COUNT],
+        medium: [ClassStats::ZERO; MEDIUM_CLASS_COUNT],
+        runs_live: 0,
         arenas_mapped: 0,
         arenas_ever: 0,
         arenas_peak: 0,
@@ -184,6 +197,7 @@ impl Stats {
             free: 0,
             uncarved: 0,
             tails: 0,
+            runs: 0,
             empty_pools: 0,
             unused_pools: 0,
             untouched: 0,
@@ -195,14 +209,22 @@ impl Stats {
         system: None,
     };
 
-    /// The number of small blocks that the program has, of all classes.
+    /// The number of blocks that the program has, of all classes, and of its runs.
     pub fn blocks_live(&self) -> usize {
-        self.classes.iter().map(|class| class.blocks_live).sum()
+        self.classes.iter().chain(&self.medium).map(|class| class.blocks_live).sum::<usize>() + self.runs_live
     }
 
-    /// Bytes of the small blocks that the program has, each rounded up to its class.
+    /// Bytes of the blocks that the program has, each rounded up to its class, and of its runs.
     pub fn bytes_live(&self) -> usize {
-        self.bytes.live
+        self.bytes.live + self.bytes.runs
+    }
+
+    /// The counts of a class of either kind.
+    fn of_class_mut(&mut self, class: AnyClass) -> Option<&mut ClassStats> {
+        match class.index().checked_sub(CLASS_COUNT) {
+            None => self.classes.get_mut(class.index()),
+            Some(number) => self.medium.get_mut(number),
+        }
     }
 
     /// Counts the heap, without the system's share.
@@ -230,7 +252,7 @@ impl Stats {
         });
         self.caches_parked = stopped.heap().bare_count();
         for_each_cache(stopped, |cache, door| self.count_cache(cache, door));
-        for (class, entry) in SizeClass::all().zip(&mut self.classes) {
+        for (class, entry) in AnyClass::all().zip(self.classes.iter_mut().chain(&mut self.medium)) {
             entry.settle(class);
             self.bytes.count_class(class, entry);
         }
@@ -249,8 +271,14 @@ impl Stats {
                 self.pools_untouched += usize::from(!place.has_memory());
             }
             State::Empty => self.pools_empty += 1,
+            State::Run => {
+                self.runs_live += 1;
+                self.bytes.runs += pool.used() as usize * POOL_BYTES;
+            }
+            // Counted with the first pool.
+            State::Behind => {}
             State::Partial | State::Full => {
-                let Some(entry) = self.classes.get_mut(pool.class().number()) else {
+                let Some(entry) = self.of_class_mut(pool.any_class()) else {
                     return;
                 };
                 let uncarved = pool.uncarved_blocks();
@@ -258,7 +286,7 @@ impl Stats {
                 entry.blocks_uncarved += uncarved;
                 entry.blocks_free += pool.free_blocks().saturating_sub(uncarved);
                 entry.blocks_live += outside_blocks(place);
-                entry.blocks_remote += place.remote_blocks(pool.class());
+                entry.blocks_remote += place.remote_blocks(pool.any_class());
             }
         }
     }
@@ -270,6 +298,9 @@ impl Stats {
             self.caches_live += 1;
         }
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
+            entry.blocks_cached += cache.all_blocks(class, door).count();
+        }
+        for (class, entry) in MediumClass::all().zip(&mut self.medium) {
             entry.blocks_cached += cache.all_blocks(class, door).count();
         }
     }
@@ -284,7 +315,7 @@ impl Default for Stats {
 
 impl ClassStats {
     /// Divides the blocks outside into those in magazines and those that the program has.
-    fn settle(&mut self, class: SizeClass) {
+    fn settle(&mut self, class: AnyClass) {
         self.block_bytes = class.block_bytes();
         // A block that moved from one thread's magazine to another's meanwhile may have been counted twice.
         self.blocks_cached = self.blocks_cached.min(self.blocks_live);
@@ -293,13 +324,13 @@ impl ClassStats {
 }
 
 impl ByteStats {
-    fn count_class(&mut self, class: SizeClass, entry: &ClassStats) {
+    fn count_class(&mut self, class: AnyClass, entry: &ClassStats) {
         self.live += entry.blocks_live * entry.block_bytes;
         self.cached += entry.blocks_cached * entry.block_bytes;
         self.remote += entry.blocks_remote * entry.block_bytes;
         self.free += entry.blocks_free * entry.block_bytes;
         self.uncarved += entry.blocks_uncarved * entry.block_bytes;
-        self.tails += entry.pools * (POOL_BYTES - class.pool_blocks() * class.block_bytes());
+        self.tails += entry.pools * (class.pool_bytes() - class.pool_blocks() * class.block_bytes());
     }
 }
 
@@ -310,12 +341,19 @@ pub(crate) fn outside_blocks(place: PoolRef) -> usize {
     place.pool().used().saturating_sub(outstanding) as usize
 }
 
-/// Bytes of a pool, in any state, that have had no memory since they were mapped or purged, as far as is known.
+/// Bytes of a pool, in any state, that have had no memory since they were mapped or purged, as far as is known. Several
+/// pools that make one are all counted with the first.
 pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     let pool = place.pool();
-    let touched = if place.is_backed() { PURGE_PARTS } else { pool.touched_bytes().div_ceil(PURGE_UNIT_BYTES) };
+    let pools = match pool.state() {
+        State::Run | State::Behind => return 0,
+        State::Unused => 1,
+        State::Empty | State::Partial | State::Full => pool.any_class().pool_pools(),
+    };
+    let unit_bytes = pools * POOL_BYTES / PURGE_PARTS;
+    let touched = if place.is_any_backed(pools) { PURGE_PARTS } else { pool.touched_bytes().div_ceil(unit_bytes) };
     let parts = (0..PURGE_PARTS).filter(|&part| part >= touched || pool.purged() >> part & 1 == 1);
-    parts.count() * PURGE_UNIT_BYTES
+    parts.count() * unit_bytes
 }
 
 /// Calls `body` with each thread cache, except those of bare sets, which hold nothing.
@@ -348,24 +386,27 @@ fn told(arenas: &ArenaTable, ask: impl Fn(NonNull<u8>, usize) -> Option<usize>) 
     arenas.iter().map(|arena| ask(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
-/// Small blocks that the program has: the pools' counts of blocks outside, less the blocks in magazines.
+/// The number of blocks that the program has: the pools' counts of blocks outside, less the blocks in magazines; plus
+/// the runs.
 pub(crate) fn live_blocks(stopped: &mut Stopped<'_>) -> usize {
-    let mut outside = [0_usize; CLASS_COUNT];
+    let mut outside = [0_usize; CLASS_COUNT + MEDIUM_CLASS_COUNT];
+    let mut runs = 0;
     stopped.with_state(|state| {
-        for arena in state.arenas.iter() {
-            for place in arena.pools() {
-                if let (State::Partial | State::Full, Some(count)) =
-                    (place.pool().state(), outside.get_mut(place.pool().class().number()))
-                {
-                    *count += outside_blocks(place);
-                }
+        for place in state.arenas.iter().flat_map(|arena| arena.pools()) {
+            let pool = place.pool();
+            match (pool.state(), outside.get_mut(pool.any_class().index())) {
+                (State::Partial | State::Full, Some(count)) => *count += outside_blocks(place),
+                (State::Run, _) => runs += 1,
+                _ => {}
             }
         }
     });
     for_each_cache(stopped, |cache, door| {
-        for (class, count) in SizeClass::all().zip(&mut outside) {
-            *count = count.saturating_sub(cache.all_blocks(class, door).count());
+        let small = SizeClass::all().map(|class| cache.all_blocks(class, door).count());
+        let medium = MediumClass::all().map(|class| cache.all_blocks(class, door).count());
+        for (count, cached) in outside.iter_mut().zip(small.chain(medium)) {
+            *count = count.saturating_sub(cached);
         }
     });
-    outside.iter().sum()
+    outside.iter().sum::<usize>() + runs
 }
