@@ -13,6 +13,7 @@
 //! - *Cache*: of a parked set whose `cache_is_empty`, the cache has no block in magazines, depots or quarantine.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use crate::base::config::{CACHE_LINE_BYTES, CLASS_COUNT};
@@ -64,6 +65,17 @@ pub(crate) struct Pools {
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
 unsafe impl Send for Pools {}
+
+// The layout that `docs/design/06-thread-cache.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(PoolSet, inbox) == 0 && offset_of!(PoolSet, place) == 16);
+    assert!(offset_of!(PoolSet, next_parked) == 24 && offset_of!(PoolSet, is_listed) == 32);
+    assert!(offset_of!(PoolSet, cache_is_empty) == 33 && offset_of!(PoolSet, is_stopped) == 36);
+    assert!(offset_of!(PoolSet, parked) == 40 && offset_of!(PoolSet, stealable) == 48);
+    assert!(offset_of!(PoolSet, door) == 56);
+    assert!(size_of::<PoolSet>() > 1);
+};
 
 /// The low bits of a tag.
 const TAG_CLASS: usize = CACHE_LINE_BYTES - 1;
@@ -155,3 +167,7 @@ impl Pools {
         self.used_bytes
     }
 }
+#[cfg(test)] #[test] fn zz_sizes(){ macro_rules! p{($t:ty,$($f:ident)*)=>{ $( println!("{} {} {}",stringify!($t),stringify!($f),offset_of!($t,$f)); )* println!("{} SIZE {}",stringify!($t),size_of::<$t>()); }}
+ p!(PoolSet, inbox place next_parked is_listed cache_is_empty is_stopped parked stealable door);
+ p!(Pools, partial empty empty_count of_class owned_count used_bytes sweep_below_bytes);
+ println!("lock {}", size_of::<Lock<Pools>>()); }
