@@ -25,7 +25,7 @@ mod count;
 mod depot;
 #[cfg(feature = "__raw")]
 mod direct;
-mod exit;
+pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod hardened;
 mod last_resort;

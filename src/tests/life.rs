@@ -58,5 +58,6 @@ fn a_block_of_24_bytes_lives_as_the_first_page_of_the_design_says() {
     assert_eq!((test.check().caches_parked, test.check().classes[2].blocks_cached), (1, 4));
     assert_eq!(test.purge(), ARENA_BYTES);
     let stats = test.check();
-    assert_eq!((stats.arenas_mapped, stats.arenas_returned, stats.caches_parked), (0, 1, 0));
+    assert_eq!((stats.arenas_mapped, stats.arenas_returned, stats.caches_parked), (0, 1, 1));
+    assert_eq!((test.heap.bare_count(), test.heap.set_count()), (1, 0));
 }

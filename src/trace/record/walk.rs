@@ -19,12 +19,13 @@
 //! which would take a lock of the thread.
 
 use core::cell::Cell;
+use core::slice::IterMut;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::loaded::{self, Found};
 use super::memory::Filled;
 #[cfg(target_arch = "x86_64")]
-use super::rules::{self, Rule};
+use super::rules::{self, Packed, Rule};
 use crate::os;
 
 /// No OS page is smaller.
@@ -69,7 +70,9 @@ impl Stack {
         let own_block = os::thread_token();
         let end = if own_block > start.sp { own_block } else { usize::MAX };
         let known_end = Cell::new(self.high.get().min(end));
-        walk(start, marker, filled, |address| {
+        // By themselves, not by `filled`: they stay in registers.
+        let mut places = filled.rest().iter_mut();
+        let ended = walk(start, marker, &mut places, |address| {
             if address < start.sp || !address.is_multiple_of(size_of::<usize>()) {
                 return None;
             }
@@ -80,7 +83,10 @@ impl Stack {
             // SAFETY: in an OS page above the stack pointer that can be read, as can all in between: so it is in the
             // stack that this thread runs on. Only this thread writes there.
             Some(unsafe { core::ptr::with_exposed_provenance::<usize>(address).read() })
-        })
+        });
+        let left = places.len();
+        filled.filled_but(left);
+        ended
     }
 
     /// Knows the stack from a new OS page on, which is in use: further down the one it knows, or another.
@@ -120,23 +126,30 @@ pub(super) fn has_room(bytes: usize) -> bool {
     (1..=bytes.div_ceil(PAGE_BYTES)).all(|page| os::is_readable((here - page * PAGE_BYTES) & !7))
 }
 
+/// Where the return addresses go.
+type Places<'places> = IterMut<'places, usize>;
+
 #[cfg(target_arch = "x86_64")]
-fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+#[inline(always)]
+fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut frame = start;
     let mut module = module_of(frame.pc, Found::NONE);
     loop {
-        let next = match rule_of(frame.pc, module) {
-            Rule::Caller { from_bp, end_bytes, bp_below_bytes } => {
-                let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes as usize);
-                let below = usize::from(bp_below_bytes);
-                let bp = if below == 0 { Some(frame.bp) } else { word(end.wrapping_sub(below)) };
-                let (Some(pc), Some(bp)) = (word(end.wrapping_sub(8)), bp) else { return End::Unknown };
-                Frame { pc, sp: end, bp }
+        let rule = rule_of(frame.pc, module);
+        let next = if let Some((from_bp, end_bytes, bp_below_bytes)) = rule.caller() {
+            let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes);
+            let Some(pc) = word(end.wrapping_sub(8)) else { return End::Unknown };
+            let mut bp = frame.bp;
+            if bp_below_bytes != 0 {
+                let Some(saved) = word(end.wrapping_sub(bp_below_bytes)) else { return End::Unknown };
+                bp = saved;
             }
-            rule => match leave(frame, rule, word) {
+            Frame { pc, sp: end, bp }
+        } else {
+            match leave(frame, rule.unpack(), word) {
                 Ok(next) => next,
                 Err(end) => return end,
-            },
+            }
         };
         // A frame has its return address at least: so this comes to an end.
         if next.sp <= frame.sp {
@@ -148,10 +161,9 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
         frame = next;
         module = module_of(frame.pc, module);
         if frame.sp > marker {
-            let Some(found) = loaded::word(frame.pc, module.number) else { return End::Unknown };
-            if !filled.push(found) {
-                return End::Whole;
-            }
+            let Some(found) = loaded::word(frame.pc, &module) else { return End::Unknown };
+            let Some(place) = places.next() else { return End::Whole };
+            *place = found;
         }
     }
 }
@@ -175,10 +187,10 @@ fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Res
         Rule::Other | Rule::Caller { .. } => {
             let next = by_frame_pointer().ok_or(End::Unknown)?;
             let module = module_of(next.pc, Found::NONE);
-            let holds = match rule_of(next.pc, module) {
+            let holds = match rule_of(next.pc, module).unpack() {
                 Rule::NoRoom => return Err(End::NoRoom),
                 // Code made at run time calls itself: then at least the next frame is above.
-                Rule::Other => module.number == loaded::Number::NONE && next.bp > frame.bp,
+                Rule::Other => module.is_none() && next.bp > frame.bp,
                 // SAFETY: code of a loaded module, since it has unwind information.
                 _ => unsafe { is_behind_a_call(next.pc) },
             };
@@ -203,11 +215,11 @@ fn module_of(pc: usize, last: Found) -> Found {
 /// The rule of a return address into a module.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn rule_of(pc: usize, module: Found) -> Rule {
-    match loaded::word(pc, module.number) {
+fn rule_of(pc: usize, module: Found) -> Packed {
+    match loaded::word(pc, &module) {
         // SAFETY: as above.
-        Some(word) if module.number != loaded::Number::NONE => unsafe { rules::rule(word) },
-        _ => Rule::Other,
+        Some(word) if !module.is_none() => unsafe { rules::rule(word) },
+        _ => Packed::OTHER,
     }
 }
 
@@ -227,7 +239,7 @@ unsafe fn is_behind_a_call(pc: usize) -> bool {
 
 /// A frame record is the caller's frame pointer and the return address; the frame pointer points to it.
 #[cfg(target_arch = "aarch64")]
-fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut module = Found::NONE;
     let (mut record, mut above) = (start.bp, start.sp);
     while record != 0 {
@@ -242,9 +254,8 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
         }
         if record > marker {
             module = module_of(pc, module);
-            if !loaded::word(pc, module.number).is_some_and(|found| filled.push(found)) {
-                return End::Whole;
-            }
+            let (Some(found), Some(place)) = (loaded::word(pc, &module), places.next()) else { return End::Whole };
+            *place = found;
         }
         (record, above) = (next, record + 16);
     }
@@ -253,7 +264,7 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
 
 /// Elsewhere the system's unwinder walks.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn walk(_start: Frame, _marker: usize, _filled: &mut Filled<'_>, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(_start: Frame, _marker: usize, _places: &mut Places<'_>, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     End::Unknown
 }
 
