@@ -90,6 +90,8 @@ const _: () = {
     assert!(offset_of!(Arena, remote_bits) == 45_056);
     #[cfg(not(feature = "hardened"))]
     assert!(size_of::<Arena>() == 77_824);
+    #[cfg(feature = "hardened")]
+    assert!(offset_of!(Arena, states) == 77_824);
 };
 
 /// An arena, for ever: its metadata is never unmapped. Where its memory is given back, the metadata is zeroed and waits

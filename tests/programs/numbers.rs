@@ -36,14 +36,17 @@ fn written(text: &str) -> Option<u128> {
     Some(number << shift)
 }
 
-/// The constants of a source file by their names, as far as their values are numbers, or follow from those before.
+/// The constants of a source file by their names, as far as their values are numbers, or follow from others. Of two of
+/// one name, the second is the model checker's.
 fn constants(source: &str) -> BTreeMap<String, u128> {
     let mut known = BTreeMap::new();
-    for item in syn::parse_file(source).expect("Rust").items {
+    let items = syn::parse_file(source).expect("Rust").items;
+    // Twice: some follow from those behind them.
+    for item in items.iter().chain(&items) {
         if let syn::Item::Const(item) = item
             && let Some(value) = value_of(&item.expr, &known)
         {
-            known.insert(item.ident.to_string(), value);
+            known.entry(item.ident.to_string()).or_insert(value);
         }
     }
     known
@@ -179,18 +182,21 @@ fn wrong_layouts(page: &str, asserted: &str) -> Vec<String> {
     wrong
 }
 
-/// The numbers of the models that a page claims, and that there are.
-fn models(page: &str, folder: &str) -> (Vec<String>, Vec<String>) {
-    let claimed = page
-        .lines()
-        .filter_map(cells)
-        .filter(|row| row.len() == 4)
-        .filter_map(|row| code(row[1]).next().filter(|name| name.matches('_').count() > 3).map(str::to_owned))
-        .collect();
+/// The models that the page of the models names.
+fn models_of(page: &str) -> Vec<String> {
+    let rows = page.lines().filter_map(cells).filter(|row| row.len() == 4);
+    rows.filter_map(|row| code(row[1]).next().filter(|name| name.matches('_').count() > 3).map(str::to_owned)).collect()
+}
+
+/// The models of a test binary: those of its file, and of the folder of that name.
+fn models_in(binary: &str) -> Vec<String> {
+    let mut files = vec![root().join(format!("{binary}.rs"))];
+    if let Ok(folder) = fs::read_dir(root().join(binary)) {
+        files.extend(folder.map(|entry| entry.expect("readable").path()));
+    }
     let mut there = Vec::new();
-    for entry in fs::read_dir(root().join(folder)).expect("a folder") {
-        let path = entry.expect("readable").path();
-        let text = fs::read_to_string(path).expect("a source");
+    for file in files {
+        let text = fs::read_to_string(file).expect("a source");
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
             if line.trim() == "#[test]" {
@@ -200,7 +206,7 @@ fn models(page: &str, folder: &str) -> (Vec<String>, Vec<String>) {
             }
         }
     }
-    (claimed, there)
+    there
 }
 
 #[test]
@@ -227,9 +233,9 @@ fn the_layouts_are_those_that_the_compiler_checks() {
 #[test]
 fn the_page_of_the_models_has_each_of_them() {
     let page = text_of("docs/loom.md");
-    let (claimed, mut there) = models(&page, "tests/loom");
+    let (claimed, mut there) = (models_of(&page), models_in("tests/loom"));
     let crates = there.len();
-    there.extend(models("", "object-pool/tests/loom").1);
+    there.extend(models_in("object-pool/tests/loom"));
     let pools = there.len() - crates;
     for name in &claimed {
         assert!(there.contains(name), "{name} is not a model");
