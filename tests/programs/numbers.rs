@@ -166,7 +166,8 @@ fn layouts(page: &str) -> Vec<(String, Vec<(String, String)>)> {
 /// What is wrong in the tables of layouts: each offset must be one that the source asserts.
 fn wrong_layouts(page: &str, asserted: &str) -> Vec<String> {
     // Without blanks and what separates digits.
-    let plain = |text: &str| text.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').collect::<String>();
+    let plain =
+        |text: &str| text.chars().filter(|letter| !letter.is_whitespace() && *letter != '_').collect::<String>();
     let asserted = asserted.replace("core::mem::", "");
     let source = plain(&asserted);
     let mut wrong = Vec::new();
