@@ -248,6 +248,60 @@ fn the_page_of_the_models_has_each_of_them() {
     assert!(page.contains(&says), "the page does not say {says}");
 }
 
+/// The messages of a source, which `=>` leads in.
+fn messages(source: &str) -> Vec<&str> {
+    source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Self::")?.split_once("=> \"")?.1.strip_suffix("\","))
+        .collect()
+}
+
+#[test]
+fn the_page_of_failures_has_the_message_of_every_abort() {
+    let (page, source) = (text_of("docs/design/11-failure-and-misuse.md"), text_of("src/base/fatal.rs"));
+    let messages = messages(&source);
+    assert!(messages.len() > 9, "{messages:?}");
+    for message in messages {
+        assert!(page.contains(&format!("`{message}`")), "not on the page: {message}");
+    }
+}
+
+/// What is wrong in the page of misuse: its first table counts the outcomes of its last.
+fn wrong_outcomes(page: &str) -> Vec<String> {
+    let rows: Vec<_> = page.lines().filter_map(cells).collect();
+    let patterns: Vec<_> = rows.iter().filter(|row| row.len() == 6 && row[0].starts_with('`')).collect();
+    let outcomes = ["caught", "prevented", "system's", "missed"];
+    let mut wrong = Vec::new();
+    for (column, mode) in ["plain", "hardened", "debug"].iter().enumerate() {
+        let Some(counts) = rows.iter().find(|row| row.len() == 5 && row[0] == *mode) else {
+            wrong.push(format!("{mode}: not counted"));
+            continue;
+        };
+        for (outcome, says) in outcomes.iter().zip(&counts[1..]) {
+            let count = patterns.iter().filter(|row| row[3 + column] == *outcome).count();
+            let written = if *says == "–" { Some(0) } else { says.parse().ok() };
+            if written != Some(count) {
+                wrong.push(format!("{mode}: {count} {outcome}, not {says}"));
+            }
+        }
+        let unknown = patterns.iter().filter(|row| !outcomes.contains(&row[3 + column]));
+        wrong.extend(
+            unknown.map(|row| format!("{mode}: {}: {} is no outcome that is counted", row[0], row[3 + column])),
+        );
+    }
+    wrong
+}
+
+#[test]
+fn the_outcomes_of_misuse_are_counted_right() {
+    let page = text_of("docs/misuse.md");
+    let wrong = wrong_outcomes(&page);
+    assert!(wrong.is_empty(), "{} faults:\n{}", wrong.len(), wrong.join("\n"));
+    let patterns = page.lines().filter_map(cells).filter(|row| row.len() == 6 && row[0].starts_with('`')).count();
+    assert!(text_of("docs/README.md").contains(&format!(": {patterns} patterns of misuse")), "{patterns} patterns");
+    assert!(wrong_outcomes(&page.replacen("| caught |", "| missed |", 1)).len() > 1);
+}
+
 #[test]
 fn each_kind_of_wrong_number_is_found() {
     let page = text_of("docs/design/01-strategy.md");
