@@ -20,6 +20,7 @@ mod life;
 mod limits;
 mod locks;
 mod magazines;
+mod medium;
 pub(crate) mod memory;
 mod metadata;
 mod oracle;
