@@ -47,6 +47,13 @@ pub(crate) struct RemoteHalf {
     home: AtomicPtr<u8>,
 }
 
+// The layout that `docs/design/04-pool.md` describes.
+#[cfg(all(target_pointer_width = "64", not(pymalloc_loom)))]
+const _: () = {
+    assert!(core::mem::offset_of!(RemoteHalf, count) == 0 && core::mem::offset_of!(RemoteHalf, link) == 8);
+    assert!(core::mem::offset_of!(RemoteHalf, home) == 16 && size_of::<RemoteHalf>() == 64);
+};
+
 /// The result of [`RemoteHalf::arrive`]: whether the blocks are the first outstanding ones of their pool.
 #[must_use = "the first arrival owes its pool's owner a push"]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
