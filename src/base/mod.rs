@@ -1,7 +1,8 @@
-//! What every layer above may use: tunables, size classes, bitmaps, text without allocation, last words.
+//! What every layer above may use: tunables, size classes, bitmaps, text without allocation, messages before an abort.
 
 pub(crate) mod bitmap;
 pub(crate) mod config;
 pub(crate) mod fatal;
+pub(crate) mod kind;
 pub(crate) mod size_class;
 pub(crate) mod text;

@@ -1,19 +1,30 @@
-//! From a [`Layout`] to its size class, and from a block's place in its pool to its number.
+//! Size classes: the class of a [`Layout`], and the number of a block from its place in its pool.
 //!
 //! All arithmetic of the allocator that depends on block sizes is here, in safe code; the tests check it over
 //! its whole domain.
 
 use core::alloc::Layout;
+use core::marker::PhantomData;
 
-use crate::base::config::{CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES, WORD_BITS};
+use crate::base::config::{
+    CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, MEDIUM_CLASS_COUNT, MEDIUM_MAX_BYTES, POOL_BYTES,
+    PURGE_UNIT_BYTES, RUN_POOLS, RUN_POOLS_ABOVE_BYTES, SMALL_MAX_BYTES, WORD_BITS,
+};
+use crate::base::kind::{Kind, Medium, Small};
 
-/// One of the 64 size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+/// A size class of one kind.
 ///
 /// # Invariants
-/// The number is below [`CLASS_COUNT`].
+/// The number is below `K::CLASSES`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
-pub(crate) struct SizeClass(u8);
+pub(crate) struct Class<K>(u8, PhantomData<K>);
+
+/// One of the 64 small size classes: blocks of class 0 have 8 bytes, those of class 63 have 512.
+pub(crate) type SizeClass = Class<Small>;
+
+/// One of the 48 medium size classes: blocks of class 0 have 576 bytes, those of class 47 have 32,768.
+pub(crate) type MediumClass = Class<Medium>;
 
 impl SizeClass {
     /// The class that serves `layout`, or `None` when the request is large.
@@ -29,36 +40,79 @@ impl SizeClass {
     #[inline(always)]
     pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
         let last = size.wrapping_sub(1) | (align - 1);
-        if last < SMALL_MAX_BYTES { Some(Self((last >> CLASS_STEP_SHIFT) as u8)) } else { None }
+        if last < SMALL_MAX_BYTES { Some(Self::new((last >> CLASS_STEP_SHIFT) as u8)) } else { None }
+    }
+}
+
+impl MediumClass {
+    /// The class that serves a size with an alignment (a power of two), in bytes. `None` if the request is small, or
+    /// too large.
+    ///
+    /// Each doubling has eight classes. So the class follows from the place of the highest bit in the last byte's
+    /// offset, and from the three bits behind it. A block's size is a multiple of an eighth of the power of two below
+    /// it. A size that was rounded up to a larger alignment is such a multiple already.
+    #[inline(always)]
+    pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
+        let last = size.wrapping_sub(1) | (align - 1);
+        if last < SMALL_MAX_BYTES || last >= MEDIUM_MAX_BYTES {
+            return None;
+        }
+        let top = last.ilog2();
+        let number = (top - SMALL_MAX_BYTES.ilog2()) as usize * STEPS + (last >> (top - STEPS.ilog2())) - STEPS;
+        Some(Self::new(number as u8))
+    }
+
+    /// Bytes of a block of class `number`.
+    #[inline(always)]
+    const fn bytes_of(number: usize) -> usize {
+        (STEPS + 1 + number % STEPS) << (SMALL_MAX_BYTES.ilog2() as usize - STEPS.ilog2() as usize + number / STEPS)
+    }
+}
+
+/// Medium classes of a doubling.
+const STEPS: usize = 8;
+
+impl<K: Kind> Class<K> {
+    #[inline(always)]
+    const fn new(number: u8) -> Self {
+        Self(number, PhantomData)
     }
 
     /// The class of that number, if there is one.
     pub(crate) const fn from_number(number: usize) -> Option<Self> {
-        if number < CLASS_COUNT { Some(Self(number as u8)) } else { None }
+        if number < K::CLASSES { Some(Self::new(number as u8)) } else { None }
     }
 
-    /// The class of that number.
-    ///
-    /// # Safety
-    /// `number` is below [`CLASS_COUNT`].
-    #[cfg(feature = "__raw")]
+    /// The class with that index, if this kind has it.
+    pub(crate) const fn from_index(index: usize) -> Option<Self> {
+        Self::from_number(index.wrapping_sub(K::FIRST))
+    }
+
+    /// The class, if it is a small one.
+    #[cfg(feature = "hardened")]
     #[inline(always)]
-    pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
-        Self(number as u8)
+    pub(crate) const fn small(self) -> Option<SizeClass> {
+        if K::IS_SMALL { Some(SizeClass::new(self.0)) } else { None }
+    }
+
+    /// Its index among the classes of both kinds.
+    #[inline(always)]
+    pub(crate) const fn index(self) -> usize {
+        K::FIRST + self.number()
     }
 
     /// All classes, smallest blocks first.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..CLASS_COUNT as u8).map(Self)
+        (0..K::CLASSES as u8).map(Self::new)
     }
 
     /// The class with the smallest blocks.
-    pub(crate) const SMALLEST: Self = Self(0);
+    pub(crate) const SMALLEST: Self = Self::new(0);
 
     /// The class with the largest blocks.
-    pub(crate) const LARGEST: Self = Self(CLASS_COUNT as u8 - 1);
+    pub(crate) const LARGEST: Self = Self::new(K::CLASSES as u8 - 1);
 
-    /// Its number, below [`CLASS_COUNT`].
+    /// Its number, below `K::CLASSES`.
     #[inline(always)]
     pub(crate) const fn number(self) -> usize {
         self.0 as usize
@@ -67,16 +121,38 @@ impl SizeClass {
     /// Bytes of a block.
     #[inline(always)]
     pub(crate) const fn block_bytes(self) -> usize {
-        (self.number() + 1) * CLASS_STEP_BYTES
+        if K::IS_SMALL { (self.number() + 1) * CLASS_STEP_BYTES } else { MediumClass::bytes_of(self.number()) }
+    }
+
+    /// Bytes of a pool.
+    #[inline(always)]
+    pub(crate) const fn pool_bytes(self) -> usize {
+        if K::IS_SMALL || self.block_bytes() <= RUN_POOLS_ABOVE_BYTES { POOL_BYTES } else { POOL_BYTES * RUN_POOLS }
+    }
+
+    /// Number of the arena's pools that make one pool of this class.
+    #[inline(always)]
+    pub(crate) const fn pool_pools(self) -> usize {
+        self.pool_bytes() / POOL_BYTES
+    }
+
+    /// Bytes of a pool that are purged together when all blocks in them are free.
+    #[inline(always)]
+    pub(crate) const fn purge_unit_bytes(self) -> usize {
+        self.pool_pools() * PURGE_UNIT_BYTES
     }
 
     /// Blocks in a pool.
     #[inline(always)]
     pub(crate) const fn pool_blocks(self) -> usize {
-        POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
+        if K::IS_SMALL {
+            POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
+        } else {
+            MEDIUM[self.table_index()].1 as usize
+        }
     }
 
-    /// Words of a bitmap with one bit a block.
+    /// Words of a bitmap with one bit per block.
     #[inline(always)]
     pub(crate) const fn bitmap_words(self) -> usize {
         self.pool_blocks().div_ceil(WORD_BITS)
@@ -88,12 +164,24 @@ impl SizeClass {
         if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 }
     }
 
-    /// What finds blocks of this class by their place.
+    /// The locator, which finds blocks of this class by their place.
     #[inline(always)]
-    pub(crate) const fn locator(self) -> Locator {
+    pub(crate) const fn locator(self) -> Locator<K> {
         let block_bytes = self.block_bytes() as u32;
-        let number = self.number() & (CLASS_COUNT - 1);
-        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks: POOL_BLOCKS[number] as u32 }
+        if K::IS_SMALL {
+            let number = self.number() & (CLASS_COUNT - 1);
+            let (reciprocal, blocks) = (RECIPROCALS[number], POOL_BLOCKS[number] as u32);
+            Locator { reciprocal, block_bytes, blocks, kind: PhantomData }
+        } else {
+            let (reciprocal, blocks) = MEDIUM[self.table_index()];
+            Locator { reciprocal, block_bytes, blocks, kind: PhantomData }
+        }
+    }
+
+    /// Its place in the table of medium classes.
+    #[inline(always)]
+    const fn table_index(self) -> usize {
+        if self.number() < MEDIUM_CLASS_COUNT { self.number() } else { MEDIUM_CLASS_COUNT - 1 }
     }
 
     /// [`Locator::block_at`], for one block.
@@ -102,13 +190,65 @@ impl SizeClass {
     }
 }
 
-/// The numbers by which blocks of a class are found; loaded once for many blocks.
+/// A class of either kind, for code that handles pools of both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AnyClass(u8);
+
+/// Defines functions of [`AnyClass`] that call those of its class.
+macro_rules! of_either_kind {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)+) => { $(
+        $(#[$doc])*
+        pub(crate) const fn $name(self $(, $argument: $type)*) -> $result {
+            match SizeClass::from_index(self.0 as usize) {
+                Some(class) => class.$name($($argument),*),
+                None => MediumClass::new(self.0 - CLASS_COUNT as u8).$name($($argument),*),
+            }
+        }
+    )+ };
+}
+
+impl AnyClass {
+    /// The class with that index; the largest if there is none.
+    pub(crate) const fn from_index(index: usize) -> Self {
+        Self(if index < CLASS_COUNT + MEDIUM_CLASS_COUNT { index } else { CLASS_COUNT + MEDIUM_CLASS_COUNT - 1 } as u8)
+    }
+
+    /// All classes of both kinds.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..(CLASS_COUNT + MEDIUM_CLASS_COUNT) as u8).map(Self)
+    }
+
+    /// Its index.
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    of_either_kind! {
+        /// Bytes of a block.
+        block_bytes() -> usize;
+        /// Bytes of a pool.
+        pool_bytes() -> usize;
+        /// Number of the arena's pools that make one pool of this class.
+        pool_pools() -> usize;
+        /// Blocks in a pool.
+        pool_blocks() -> usize;
+        /// Words of a bitmap with one bit per block.
+        bitmap_words() -> usize;
+        /// Word `word` of a bitmap in which all blocks of a pool are set.
+        full_word(word: usize) -> u64;
+        /// Bytes of a pool that are purged together.
+        purge_unit_bytes() -> usize;
+    }
+}
+
+/// The numbers that turn an offset into a block's number; loaded once for many blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct Locator {
+pub(crate) struct Locator<K> {
     reciprocal: u32,
     block_bytes: u32,
     /// Blocks in a pool.
     blocks: u32,
+    kind: PhantomData<K>,
 }
 
 /// The blocks of one bitmap word, as a range of addresses.
@@ -118,7 +258,7 @@ pub(crate) struct WordRange {
     bytes: usize,
 }
 
-impl Locator {
+impl<K: Kind> Locator<K> {
     /// The blocks of word `word` of the pool that starts at `pool_start`.
     #[inline(always)]
     pub(crate) const fn word_range(self, pool_start: usize, word: usize) -> WordRange {
@@ -129,7 +269,7 @@ impl Locator {
         WordRange { start: pool_start + skip_bytes, bytes }
     }
 
-    /// Whether two blocks are near enough to share a bitmap word: cheap, and wrong only by saying yes.
+    /// Whether two blocks are near enough to share a bitmap word. A cheap test: a "yes" may be wrong, a "no" never is.
     #[inline(always)]
     pub(crate) const fn may_share_word(self, one: usize, other: usize) -> bool {
         let word_bytes = WORD_BITS * self.block_bytes as usize;
@@ -138,9 +278,9 @@ impl Locator {
 
     /// The quotient of `address`'s offset in `range` by the block size; `None` if the address is outside.
     #[inline(always)]
-    pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient> {
+    pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient<K>> {
         let offset = address.wrapping_sub(range.start);
-        if offset < range.bytes { Some(Quotient(offset as u64 * self.reciprocal as u64)) } else { None }
+        if offset < range.bytes { Some(Quotient::of(offset as u64 * self.reciprocal as u64)) } else { None }
     }
 
     /// The number of the block that starts `offset` bytes into its pool; `None` if no block does.
@@ -148,40 +288,46 @@ impl Locator {
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let number = Quotient(offset as u64 * self.reciprocal as u64).number_or_more();
+        let number = Quotient::<K>::of(offset as u64 * self.reciprocal as u64).number_or_more();
         if number < self.blocks { Some(number as usize) } else { None }
     }
 }
 
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
-/// The reciprocal exceeds `2^28 / block_bytes` by less than 1, and offsets are below 2^15: so the fraction of an exact
-/// quotient is below 2^15, and that of any other at least `2^28 / 512 = 2^19`.
+/// The reciprocal exceeds `2^shift / block_bytes` by less than 1, and offsets are below a pool's bytes. So the fraction
+/// of an exact quotient is below the pool's bytes (2^15; medium: 2^18), and that of any other is at least `2^28 / 512 =
+/// 2^19` (medium: `2^40 / 32,768 = 2^25`).
 #[derive(Clone, Copy)]
-pub(crate) struct Quotient(u64);
+pub(crate) struct Quotient<K>(u64, PhantomData<K>);
 
-impl Quotient {
+impl<K: Kind> Quotient<K> {
     /// A quotient that is exact.
-    pub(crate) const EXACT: Self = Self(0);
-    const INEXACT_SHIFT: u32 = 19;
-    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << Self::INEXACT_SHIFT);
+    pub(crate) const EXACT: Self = Self::of(0);
+    const INEXACT_BITS: u64 = (1 << K::RECIPROCAL_SHIFT) - (1 << K::INEXACT_SHIFT);
 
-    /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
+    #[inline(always)]
+    const fn of(quotient: u64) -> Self {
+        Self(quotient, PhantomData)
+    }
+
+    /// The quotient if it is exact, otherwise a number larger than any pool's blocks: the bits that show inexactness
+    /// are moved above the quotient.
     #[inline(always)]
     const fn number_or_more(self) -> u32 {
-        ((self.0 >> Self::INEXACT_SHIFT) as u32).rotate_right(RECIPROCAL_SHIFT - Self::INEXACT_SHIFT)
+        ((self.0 >> K::INEXACT_SHIFT) as u32).rotate_right(K::RECIPROCAL_SHIFT - K::INEXACT_SHIFT)
     }
 
     /// The bit of the block in its word.
     #[inline(always)]
     pub(crate) const fn bit(self) -> u64 {
-        1 << ((self.0 >> RECIPROCAL_SHIFT) & (WORD_BITS as u64 - 1))
+        1 << ((self.0 >> K::RECIPROCAL_SHIFT) & (WORD_BITS as u64 - 1))
     }
 
     /// A quotient that is exact only if both are.
     #[inline(always)]
     pub(crate) const fn join(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        Self::of(self.0 | other.0)
     }
 
     /// Whether the address is a block's start.
@@ -191,16 +337,14 @@ impl Quotient {
     }
 }
 
-const RECIPROCAL_SHIFT: u32 = 28;
-
 /// `ceil(2^28 / block_bytes)`: exact for every offset below `POOL_BYTES`, which a test checks one by one.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".data.rel.ro.pymalloc"))]
 static RECIPROCALS: [u32; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;
     while number < CLASS_COUNT {
-        let bytes = SizeClass(number as u8).block_bytes() as u64;
-        table[number] = (1_u64 << RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
+        let bytes = SizeClass::new(number as u8).block_bytes() as u64;
+        table[number] = (1_u64 << Small::RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
         number += 1;
     }
     table
@@ -212,21 +356,34 @@ static POOL_BLOCKS: [u16; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;
     while number < CLASS_COUNT {
-        table[number] = (POOL_BYTES / SizeClass(number as u8).block_bytes()) as u16;
+        table[number] = (POOL_BYTES / SizeClass::new(number as u8).block_bytes()) as u16;
         number += 1;
     }
     table
 };
 
-/// Bytes of the object by which std unwinds a panic, where it has to lie at a multiple of 16 though its layout says 8;
-/// else 0.
+/// The reciprocal (`ceil(2^40 / block_bytes)`) and the blocks of a pool of each medium class.
+static MEDIUM: [(u32, u32); MEDIUM_CLASS_COUNT] = {
+    let mut table = [(0, 0); MEDIUM_CLASS_COUNT];
+    let mut number = 0;
+    while number < MEDIUM_CLASS_COUNT {
+        let class = MediumClass::new(number as u8);
+        let reciprocal = (1_u64 << Medium::RECIPROCAL_SHIFT).div_ceil(class.block_bytes() as u64);
+        table[number] = (reciprocal as u32, (class.pool_bytes() / class.block_bytes()) as u32);
+        number += 1;
+    }
+    table
+};
+
+/// Bytes of the object with which std unwinds a panic, on targets where it needs an address divisible by 16 although
+/// its layout asks for 8; otherwise 0.
 const EXCEPTION_BYTES: usize =
     if cfg!(all(target_env = "musl", target_arch = "x86_64", panic = "unwind")) { 56 } else { 0 };
 
-/// The alignment in bytes that a block for `layout` gets: the layout's, but for one layout on one target.
+/// The alignment in bytes of a block for `layout`: the layout's own, with one exception on one target.
 ///
 /// The C++ ABI aligns an unwinder's exceptions to 16 bytes. Rust's std asks for 8 (until rust-lang/rust#161368), and
-/// Rust's musl targets have LLVM's unwinder, which stores into them by instructions that fault at other places.
+/// Rust's musl targets have LLVM's unwinder, whose stores into them fault at other addresses.
 #[inline(always)]
 pub(crate) const fn block_align(layout: Layout) -> usize {
     if EXCEPTION_BYTES != 0 && layout.size() == EXCEPTION_BYTES && layout.align() == 8 { 16 } else { layout.align() }
@@ -234,8 +391,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 
 /// The block size in bytes that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (56 bytes aligned to 8 get 64 on x86-64 with musl,
-/// where Rust's panics need an alignment that they don't ask for.)
+/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (On x86-64 with musl, 56 bytes aligned to 8 get 64:
+/// Rust's panics need an alignment there that they don't ask for.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -269,11 +426,11 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
     }
 }
 
-/// Bytes that a block for `layout` takes: its class's, or, of a large request, at least the bytes asked for.
+/// Bytes that a block for `layout` takes: those of its class; for a large request, at least the bytes asked for.
 ///
 /// The layout alone decides, so there is no pointer to pass. To *use* the bytes beyond the layout's size, ask for them:
-/// a layout of the usable size gets the same class, at the same cost. (The compiler takes `alloc` at its word, and may
-/// treat an access beyond the size that was asked for as undefined.)
+/// a layout of the usable size gets the same class, at the same cost. (The compiler relies on the size that `alloc` was
+/// asked for, and may treat an access beyond it as undefined.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -294,9 +451,8 @@ pub const fn usable_bytes(layout: Layout) -> usize {
 mod tests {
     use super::*;
 
-    /// Every size near a power of two, and every one that can make a difference: a size or an alignment above
-    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other
-    /// bits are.
+    /// Every size near a power of two, and every size that can make a difference: above `SMALL_MAX_BYTES`, `size - 1`
+    /// or `align - 1` has a bit beyond the mask of the small ones, whatever the other bits are.
     fn sizes() -> impl Iterator<Item = usize> {
         let near = (0..usize::BITS).flat_map(|shift| {
             let power = 1_usize << shift;
@@ -325,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_classes_are_the_same_thing() {
+    fn every_class_is_found_by_its_number() {
         for (number, class) in SizeClass::all().enumerate() {
             assert_eq!((class.number(), SizeClass::from_number(number)), (number, Some(class)));
             assert_eq!(SizeClass::of_size_align(class.block_bytes(), 1), Some(class));
@@ -348,13 +504,13 @@ mod tests {
             let reciprocal = u64::from(class.locator().reciprocal);
             for offset in 0..POOL_BYTES {
                 let quotient = offset as u64 * reciprocal;
-                let fraction = quotient & ((1 << RECIPROCAL_SHIFT) - 1);
+                let fraction = quotient & ((1 << Small::RECIPROCAL_SHIFT) - 1);
                 if offset.is_multiple_of(class.block_bytes()) {
                     assert!(fraction < 1 << 15);
                 } else {
                     assert!(fraction >= 1 << 19);
                 }
-                assert_eq!(quotient >> RECIPROCAL_SHIFT, (offset / class.block_bytes()) as u64);
+                assert_eq!(quotient >> Small::RECIPROCAL_SHIFT, (offset / class.block_bytes()) as u64);
             }
         }
     }
@@ -377,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_share_a_word_may_and_far_ones_may_not() {
+    fn blocks_in_one_word_pass_the_cheap_test_and_distant_ones_fail_it() {
         for class in SizeClass::all() {
             let locator = class.locator();
             let word_bytes = WORD_BITS * class.block_bytes();
@@ -407,7 +563,7 @@ mod tests {
     #[test]
     fn every_address_gives_its_bit_in_its_word_and_none_in_others() {
         let pool_start = 7 * POOL_BYTES;
-        // All addresses of three pools, or only those near the word where that would take a minute.
+        // All addresses of three pools; in debug builds, where that would take a minute, only those near the word.
         let near = if cfg!(debug_assertions) { 9 } else { POOL_BYTES };
         for class in SizeClass::all() {
             let locator = class.locator();

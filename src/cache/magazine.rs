@@ -2,11 +2,13 @@
 //!
 //! The invariants are the cache's (*Owner*, *Bounds*, *Strangers*, *Poison*; see `cache`).
 
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use super::count::Filled;
-use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_MAGAZINE_BYTES_MAX};
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, SizeClass};
 use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
 use crate::sync::{AtomicPtr, Ordering};
@@ -24,6 +26,13 @@ pub(crate) struct Magazine {
     pub(super) base: AtomicPtr<Slot>,
 }
 
+// The layout that `docs/design/06-thread-cache.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(Magazine, top) == 0 && offset_of!(Magazine, floor) == 8);
+    assert!(offset_of!(Magazine, ceiling) == 16 && offset_of!(Magazine, base) == 24 && size_of::<Magazine>() == 32);
+};
+
 /// What is known of a magazine beside its hot words.
 pub(super) struct Shape {
     /// Slots of its array.
@@ -40,10 +49,18 @@ pub(super) struct Shape {
 }
 
 /// Most slots of a magazine of `class`.
-pub(crate) const fn capacity_max(class: SizeClass) -> usize {
-    let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
+pub(crate) const fn capacity_max<K: Kind>(class: Class<K>) -> usize {
+    let bytes_max = if K::IS_SMALL { MAGAZINE_BYTES_MAX } else { MEDIUM_MAGAZINE_BYTES_MAX };
+    let fitting = bytes_max / class.block_bytes();
     let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
-    if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
+    if fitting > MAGAZINE_SLOTS_MAX {
+        MAGAZINE_SLOTS_MAX
+    } else if !K::IS_SMALL && fitting < MAGAZINE_SLOTS_MIN {
+        // What the array inside the cache holds.
+        MAGAZINE_SLOTS_MIN
+    } else {
+        fitting
+    }
 }
 
 const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);

@@ -7,27 +7,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
-use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
-use crate::base::config::{ARENA_BYTES, CLASS_COUNT};
-use crate::base::size_class::SizeClass;
-use crate::cache::ThreadCache;
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, assert_zero, fill_bytes, free_by_spare_set, verify_bytes};
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES, RUN_MAX_BYTES};
+use crate::base::kind::Medium;
+use crate::base::size_class::{AnyClass, Class, MediumClass, SizeClass};
+use crate::cache::{Slow, ThreadCache, alloc_run};
 use crate::heap::ArenaLimits;
+use crate::heap::run::RunSize;
 use crate::os::MemorySource;
 use crate::tests::memory::Memory;
 
-/// Threads that a program plays.
+/// Number of threads that a program plays.
 const THREADS: usize = 4;
 
-/// One step of a program. Numbers are taken modulo what there is.
+/// One step of a program. A number is taken modulo the number of things it can mean.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    /// So many blocks of a class, by a thread.
+    /// A thread allocates a number of blocks of a class.
     Alloc { thread: u8, class: u8, blocks: u8 },
-    /// One zeroed block.
+    /// A thread allocates one zeroed block.
     AllocZeroed { thread: u8, class: u8 },
-    /// Frees the block that is so far into the live ones, by any thread.
+    /// A thread allocates a number of medium blocks of a class.
+    AllocMedium { thread: u8, class: u8, blocks: u8 },
+    /// A thread allocates one zeroed medium block.
+    AllocZeroedMedium { thread: u8, class: u8 },
+    /// Allocates a run of a number of pools, aligned to a power of two.
+    AllocRun { pools: u8, align_shift: u8, zeroed: bool },
+    /// Resizes a run in place, if that is possible; does nothing to other blocks.
+    ResizeRun { place: u16, pools: u8 },
+    /// Any thread frees the live block at this place.
     Free { thread: u8, place: u16 },
-    /// Frees so many blocks, oldest address first.
+    /// Frees a number of blocks, lowest address first.
     FreeMany { thread: u8, blocks: u16 },
     /// Moves a block to another class, as `realloc` does.
     Move { thread: u8, place: u16, class: u8 },
@@ -39,19 +49,20 @@ enum Op {
     Poison { on: bool },
     /// Gives everything free back to the OS.
     Purge,
-    /// From now on purging and unmapping fails, or works again; of purges that work, every so many fails (none, if 0).
+    /// From now on purging and unmapping fail, or work again. Of the purges that work, one in this many fails (none, if
+    /// 0).
     Refuse { purge: bool, unmap: bool, each: u8 },
-    /// So many further maps succeed.
+    /// Only this many further maps succeed.
     Maps { left: u8 },
-    /// So many further commits succeed, where there are any.
+    /// Only this many further commits succeed, where memory is committed.
     Commits { left: u8 },
-    /// At most so many arenas from now on, or as many as there is memory for.
+    /// Sets the limit of arenas from now on, or lifts it.
     Limit { arenas: u8 },
-    /// The self-check, in the middle.
+    /// Runs the self-check in the middle of the program.
     Check,
 }
 
-/// Sizes come in favourites, as in programs: few classes with many blocks.
+/// Programs have favourite sizes: a few classes with many blocks.
 fn arbitrary_class(g: &mut Gen) -> u8 {
     let favourites = [0, 1, 2, 3, 5, 7, 15, 62, 63];
     if bool::arbitrary(g) { *g.choose(&favourites).expect("not empty") } else { u8::arbitrary(g) }
@@ -61,7 +72,7 @@ impl Arbitrary for Op {
     fn arbitrary(g: &mut Gen) -> Self {
         let thread = u8::arbitrary(g);
         let class = arbitrary_class(g);
-        match u8::arbitrary(g) % 32 {
+        match u8::arbitrary(g) % 36 {
             0..=9 => Self::Alloc { thread, class, blocks: u8::arbitrary(g) },
             10..=11 => Self::AllocZeroed { thread, class },
             12..=19 => Self::Free { thread, place: u16::arbitrary(g) },
@@ -75,12 +86,62 @@ impl Arbitrary for Op {
             30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
             30 if bool::arbitrary(g) => Self::Commits { left: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
-            _ => Self::Check,
+            31 if bool::arbitrary(g) => Self::Check,
+            _ => Self::arbitrary_medium(g),
         }
     }
 }
 
-/// What a heap's memory is like.
+impl Op {
+    /// A block of the allocator `Medium`.
+    fn arbitrary_medium(g: &mut Gen) -> Self {
+        let (thread, class) = (u8::arbitrary(g), *g.choose(&[0, 5, 23, 24, 25, 40, 47]).expect("not empty"));
+        match u8::arbitrary(g) % 8 {
+            0..=2 => Self::AllocMedium { thread, class, blocks: u8::arbitrary(g) % 24 },
+            3 => Self::AllocZeroedMedium { thread, class },
+            4..=5 => {
+                Self::AllocRun { pools: u8::arbitrary(g), align_shift: u8::arbitrary(g), zeroed: bool::arbitrary(g) }
+            }
+            _ => Self::ResizeRun { place: u16::arbitrary(g), pools: u8::arbitrary(g) },
+        }
+    }
+}
+
+/// A live block of any kind.
+#[derive(Debug)]
+enum Block {
+    Small(Live),
+    Medium(Live<Medium>),
+    Run { start: *mut u8, pools: usize, seed: u64 },
+}
+
+impl Block {
+    fn start(&self) -> *mut u8 {
+        match self {
+            Self::Small(live) => live.start,
+            Self::Medium(live) => live.start,
+            Self::Run { start, .. } => *start,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Small(live) => live.class.block_bytes(),
+            Self::Medium(live) => live.class.block_bytes(),
+            Self::Run { pools, .. } => pools * POOL_BYTES,
+        }
+    }
+
+    fn verify(&self) {
+        match self {
+            Self::Small(live) => live.verify(),
+            Self::Medium(live) => live.verify(),
+            Self::Run { start, pools, seed } => verify_bytes(*start, pools * POOL_BYTES, *seed),
+        }
+    }
+}
+
+/// The kind of memory under a heap.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     /// The system's OS pages.
@@ -101,7 +162,7 @@ impl Arbitrary for Kind {
 struct World {
     test: TestHeap,
     threads: [Option<&'static ThreadCache>; THREADS],
-    live: BTreeMap<usize, Live>,
+    live: BTreeMap<usize, Block>,
     serial: u64,
     /// Allocations and frees so far.
     operations: u64,
@@ -132,31 +193,69 @@ impl World {
     }
 
     /// Enters a new block; panics if it overlaps a live one or is not aligned as its class promises.
-    fn enter(&mut self, block: Live) {
-        let (start, bytes) = (block.start.addr(), block.class.block_bytes());
-        assert!(start.is_multiple_of(1 << bytes.trailing_zeros()), "block of {bytes} at {start:#x}");
+    fn enter(&mut self, block: Block) {
+        let (start, bytes) = (block.start().addr(), block.bytes());
+        let align = (1 << bytes.trailing_zeros()).min(POOL_BYTES);
+        assert!(start.is_multiple_of(align), "block of {bytes} at {start:#x}");
         if let Some((&before, other)) = self.live.range(..start + bytes).next_back() {
-            assert!(before + other.class.block_bytes() <= start, "block at {start:#x} overlaps one at {before:#x}");
+            assert!(before + other.bytes() <= start, "block at {start:#x} overlaps one at {before:#x}");
         }
         self.live.insert(start, block);
     }
 
-    fn take(&mut self, place: u16) -> Option<Live> {
+    fn take(&mut self, place: u16) -> Option<Block> {
         let address = *self.live.keys().nth(usize::from(place) % self.live.len().max(1))?;
         self.live.remove(&address)
     }
 
-    fn alloc(&mut self, thread: u8, class: SizeClass, zeroed: bool) {
+    fn alloc<K: Slow>(&mut self, thread: u8, class: Class<K>, zeroed: bool, enter: fn(Live<K>) -> Block) {
         self.operations += 1;
         let seed = self.next_seed();
         let Some(cache) = self.thread(thread) else { return };
         if let Some(block) = (if zeroed { alloc_zeroed } else { alloc })(cache, class, seed) {
-            self.enter(block);
+            self.enter(enter(block));
         }
     }
 
-    /// Frees a block by a thread, or, if that has no cache, as a thread without one does.
-    fn free(&mut self, thread: u8, block: Live) {
+    fn alloc_run(&mut self, pools: usize, align_pools: usize, zeroed: bool) {
+        self.operations += 1;
+        let seed = self.next_seed();
+        let Some(run) = alloc_run(self.test.heap, RunSize { pools, align_pools }) else { return };
+        let (start, bytes) = (run.start.as_ptr(), pools * POOL_BYTES);
+        assert!(start.addr().is_multiple_of(align_pools * POOL_BYTES));
+        if zeroed && run.zeroed {
+            assert_zero(start, bytes);
+        }
+        fill_bytes(start, bytes, seed);
+        self.enter(Block::Run { start, pools, seed });
+    }
+
+    fn resize_run(&mut self, place: u16, wanted: usize) {
+        let Some(block) = self.take(place) else { return };
+        let Block::Run { start, pools, seed } = block else { return self.enter(block) };
+        block.verify();
+        let resized = self.test.heap.resize_run(start.addr(), pools, wanted).expect("a run");
+        assert!(resized || wanted > pools, "a run can always become shorter");
+        let pools = if resized { wanted } else { pools };
+        // A pattern for another length does not fit this one.
+        fill_bytes(start, pools * POOL_BYTES, seed);
+        self.enter(Block::Run { start, pools, seed });
+    }
+
+    /// Frees a block by a thread; if that has no cache, as a thread without one does.
+    fn free(&mut self, thread: u8, block: Block) {
+        match block {
+            Block::Small(live) => self.free_block(thread, live),
+            Block::Medium(live) => self.free_block(thread, live),
+            Block::Run { start, pools, .. } => {
+                self.operations += 1;
+                block.verify();
+                self.test.heap.free_run(start.addr(), pools).expect("a run");
+            }
+        }
+    }
+
+    fn free_block<K: Slow>(&mut self, thread: u8, block: Live<K>) {
         self.operations += 1;
         match self.thread(thread) {
             Some(cache) => block.free(cache),
@@ -166,13 +265,26 @@ impl World {
 
     fn run(&mut self, op: Op) {
         let class_of = |class: u8| SizeClass::from_number(usize::from(class) % CLASS_COUNT).expect("in range");
+        let medium_of =
+            |class: u8| MediumClass::from_number(usize::from(class) % MEDIUM_CLASS_COUNT).expect("in range");
+        let pools_of = |pools: u8| usize::from(pools) % (RUN_MAX_BYTES / POOL_BYTES) + 1;
         match op {
-            Op::Alloc { thread, class, blocks } => {
+            Op::AllocMedium { thread, class, blocks } => {
                 for _ in 0..=blocks {
-                    self.alloc(thread, class_of(class), false);
+                    self.alloc(thread, medium_of(class), false, Block::Medium);
                 }
             }
-            Op::AllocZeroed { thread, class } => self.alloc(thread, class_of(class), true),
+            Op::AllocZeroedMedium { thread, class } => self.alloc(thread, medium_of(class), true, Block::Medium),
+            Op::AllocRun { pools, align_shift, zeroed } => {
+                self.alloc_run(pools_of(pools), 1 << (align_shift % 6), zeroed)
+            }
+            Op::ResizeRun { place, pools } => self.resize_run(place, pools_of(pools)),
+            Op::Alloc { thread, class, blocks } => {
+                for _ in 0..=blocks {
+                    self.alloc(thread, class_of(class), false, Block::Small);
+                }
+            }
+            Op::AllocZeroed { thread, class } => self.alloc(thread, class_of(class), true, Block::Small),
             Op::Free { thread, place } => {
                 if let Some(block) = self.take(place) {
                     self.free(thread, block);
@@ -186,7 +298,7 @@ impl World {
             }
             Op::Move { thread, place, class } => {
                 if let Some(block) = self.take(place) {
-                    self.alloc(thread, class_of(class), false);
+                    self.alloc(thread, class_of(class), false, Block::Small);
                     self.free(thread, block);
                 }
             }
@@ -210,7 +322,7 @@ impl World {
                 self.test.memory.refuse_unmap.store(unmap, Ordering::Relaxed);
             }
             Op::Maps { left } => {
-                // Mostly plenty: else most programs would soon be out of memory for good.
+                // Mostly plenty, because otherwise most programs would soon be out of memory for good.
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
                 self.test.memory.maps_left.store(left, Ordering::Relaxed);
             }
@@ -228,26 +340,37 @@ impl World {
         }
     }
 
-    /// The heap is sound, and knows of exactly the blocks that the model knows of.
+    /// Checks that the heap is sound, and that it has exactly the live blocks that the model has.
     fn check(&self) {
         let stats = self.test.check();
         self.test.check_memory();
-        let mut live = [0; CLASS_COUNT];
+        let mut live = [0; CLASS_COUNT + MEDIUM_CLASS_COUNT];
+        let (mut live_bytes, mut runs, mut run_bytes) = (0, 0, 0);
         for block in self.live.values() {
             block.verify();
-            live[block.class.number()] += 1;
+            let index = match block {
+                Block::Small(live) => live.class.index(),
+                Block::Medium(live) => live.class.index(),
+                Block::Run { .. } => {
+                    runs += 1;
+                    run_bytes += block.bytes();
+                    continue;
+                }
+            };
+            live[index] += 1;
+            live_bytes += block.bytes();
         }
-        for (number, class) in stats.classes.iter().enumerate() {
-            assert_eq!(class.blocks_live, live[number], "live blocks of {} bytes", class.block_bytes);
-            let pool_blocks = SizeClass::from_number(number).expect("in range").pool_blocks();
+        for (index, class) in stats.classes.iter().chain(&stats.medium).enumerate() {
+            assert_eq!(class.blocks_live, live[index], "live blocks of {} bytes", class.block_bytes);
+            let pool_blocks = AnyClass::from_index(index).pool_blocks();
             assert_eq!(class.blocks(), class.pools * pool_blocks, "blocks of {} bytes", class.block_bytes);
         }
-        let live_bytes: usize = self.live.values().map(|block| block.class.block_bytes()).sum();
+        assert_eq!((stats.runs_live, stats.bytes.runs), (runs, run_bytes));
         assert_eq!(stats.bytes.live, live_bytes);
         assert_eq!(stats.bytes.sum(), stats.arenas_mapped * ARENA_BYTES, "{stats}");
     }
 
-    /// Frees everything; what is left is nothing. Returns the allocations and frees that were made.
+    /// Frees everything, and checks that nothing is left. Returns the number of allocations and frees.
     fn finish(mut self) -> u64 {
         self.check();
         self.run(Op::Refuse { purge: false, unmap: false, each: 0 });
@@ -270,7 +393,7 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a program over memory of a kind.
+/// Runs a program on a heap with this kind of memory.
 fn run_program(kind: Kind, program: Vec<Op>) -> bool {
     let mut world = World::new(kind);
     for op in program {
@@ -280,7 +403,7 @@ fn run_program(kind: Kind, program: Vec<Op>) -> bool {
     true
 }
 
-/// Steps of the longest programs.
+/// Most steps of a program.
 const STEPS_MAX: usize = if cfg!(miri) { 30 } else { 200 };
 
 /// Programs to run: a few hundred in the test command, or as many as `PYMALLOC_PROGRAMS` says.

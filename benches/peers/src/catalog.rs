@@ -1,10 +1,12 @@
 //! The workloads by name, in the order in which they run and are shown.
 
-/// What a workload is about.
+/// The theme of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theme {
     /// Allocate and free in a loop, one thread.
     Loops,
+    /// Only requests above the small ones.
+    Medium,
     /// Data structures of one kind of node.
     Structures,
     /// How much memory the heap takes.
@@ -25,6 +27,7 @@ impl Theme {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Loops => "loops",
+            Self::Medium => "medium",
             Self::Structures => "structures",
             Self::Memory => "memory",
             Self::Threads => "threads",
@@ -40,11 +43,11 @@ impl Theme {
 pub struct Entry {
     /// The name on the command line and in tables.
     pub name: &'static str,
-    /// What it is about.
+    /// Its theme.
     pub theme: Theme,
-    /// Memory it needs in MiB, with room to spare; skipped on machines that have less.
+    /// MiB of memory that it needs, with room to spare. It is skipped on machines with less.
     pub needs_mib: usize,
-    /// Left out of a quick run unless asked for by name.
+    /// Whether a quick run leaves it out unless it is asked for by name.
     pub full_only: bool,
     /// One line for people.
     pub about: &'static str,
@@ -58,15 +61,20 @@ const fn live(name: &'static str, mib: usize) -> Entry {
     Entry {
         name,
         theme: Theme::Live,
-        // The peer with the largest overhead takes about 1.6 times what is asked for, and each
-        // block has a handle of 16.
+        // The peer with the largest overhead takes about 1.6 times the bytes asked for, and each block has a handle of
+        // 16 bytes.
         needs_mib: 300 + mib * 2,
         full_only: mib > 256,
         about: "random replacement in a heap of that many bytes",
     }
 }
 
-use Theme::{Loops, Memory, Programs, Scaling, Structures, Threads};
+const fn medium_live(name: &'static str, mib: usize) -> Entry {
+    let about = "520 bytes to 32 KiB, that many bytes live, a random one replaced";
+    Entry { theme: Theme::Medium, about, ..live(name, mib) }
+}
+
+use Theme::{Loops, Medium, Memory, Programs, Scaling, Structures, Threads};
 
 /// All workloads.
 pub const WORKLOADS: &[Entry] = &[
@@ -80,6 +88,13 @@ pub const WORKLOADS: &[Entry] = &[
     entry(Loops, "replace-100k", "100,000 live, a random one replaced"),
     entry(Loops, "replace-1m", "1,000,000 live, a random one replaced"),
     entry(Loops, "large-only", "520 to 16,384 bytes, 1,000 live, a random one replaced"),
+    entry(Medium, "medium-hot", "520 bytes to 32 KiB, freed at once"),
+    entry(Medium, "medium-shuffled", "520 bytes to 32 KiB, 10,000 live, freed in random order"),
+    entry(Medium, "medium-64m", "520 bytes to 32 KiB, 64 MiB live, a random one replaced"),
+    medium_live("medium-256m", 256),
+    medium_live("medium-1g", 1 << 10),
+    entry(Medium, "medium-handed-on", "520 bytes to 32 KiB, one thread allocates, another frees"),
+    entry(Medium, "megabyte", "600 bytes to 1 MiB, 200 live, a random one replaced"),
     entry(Structures, "trees-1", "binary trees, one thread"),
     entry(Structures, "trees-4", "binary trees, four threads"),
     entry(Structures, "linked-lists", "lists of 1,000 nodes built, reversed, dropped"),

@@ -5,7 +5,7 @@
 #include <string.h>
 
 int main(void) {
-    for (size_t bytes = 513; bytes < 200000; bytes = bytes * 3 / 2) {
+    for (size_t bytes = 513; bytes < 4 << 20; bytes = bytes * 3 / 2) {
         unsigned char *block = malloc(bytes);
         assert(block);
         size_t usable = malloc_usable_size(block);

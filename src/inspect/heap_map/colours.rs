@@ -1,13 +1,15 @@
-//! The colours of the picture: one a class, and lighter the fewer blocks are live.
+//! The colours of the picture: one per class; the fewer blocks of a pool are live, the lighter it is.
 
 use core::fmt;
+
+use crate::base::config::{MEDIUM_MAX_BYTES, SMALL_MAX_BYTES};
 
 /// Red, green and blue, 0 to 255 each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Colour(pub(super) [u8; 3]);
 
-/// Of classes of 8, 16, 32, 64, 128, 256 and 512 bytes; those in between are mixed, because most programs use many
-/// small classes and few large ones.
+/// The colours of the classes of 8, 16, 32, 64, 128, 256 and 512 bytes. Classes in between get mixed colours. The
+/// anchors are powers of two because most programs use many small classes and few large ones.
 const ANCHORS: [Colour; 7] = [
     Colour([0x5b, 0x3f, 0xb0]),
     Colour([0x2b, 0x6c, 0xd4]),
@@ -18,17 +20,25 @@ const ANCHORS: [Colour; 7] = [
     Colour([0xc4, 0x2b, 0x57]),
 ];
 
+/// The colour of the class of 32,768 bytes. The other medium classes get mixtures of this and the colour of 512 bytes.
+const LARGEST: Colour = Colour([0x33, 0x2a, 0x48]);
+
 const PAPER: Colour = Colour([0xff, 0xff, 0xff]);
 
-/// Steps of fullness that are told apart: pools of one step and class are one path of the drawing.
+/// Number of steps of fullness that the colours show. Pools of one step and one class are one path of the drawing.
 pub(super) const STEPS: usize = 8;
 
-/// The share that a step of fullness keeps of its class's colour.
+/// The least share of its class's colour that a pool has.
 const WEAKEST: f64 = 0.2;
 
 impl Colour {
     /// The colour of a class.
     pub(super) fn of_class(block_bytes: usize) -> Self {
+        if block_bytes > SMALL_MAX_BYTES {
+            let doublings = (MEDIUM_MAX_BYTES as f64 / SMALL_MAX_BYTES as f64).log2();
+            let share = (block_bytes as f64 / SMALL_MAX_BYTES as f64).log2() / doublings;
+            return ANCHORS[ANCHORS.len() - 1].mixed(LARGEST, share.min(1.0));
+        }
         let place = (block_bytes.max(8) as f64 / 8.0).log2().min((ANCHORS.len() - 1) as f64);
         let below = (place as usize).min(ANCHORS.len() - 2);
         ANCHORS[below].mixed(ANCHORS[below + 1], place - below as f64)
