@@ -99,7 +99,7 @@ break_by $lock "a waiter wipes the knock" 's/fetch_or\(HELD \| AWAITED/swap(HELD
 break_by $lock "a knock that stands is not written again" \
     's/(let after = if before == FREE)/if before & KNOCKED != 0 { return None; } $1/'
 break_by $lock "a thread that waits for a lock that is shut wakes no other sleeper as it goes" \
-    's/(another sleeper, which has to go away, too\.\n *)futex_wake\(&self\.state\);/$1/'
+    's/(another sleeper, which has to give up, too\.\n *)futex_wake\(&self\.state\);/$1/'
 break_by $lock "a thread that shuts a lock wakes nobody" 's/futex_wake\(&guard\.lock\.state\);//'
 break_by $lock "a thread that waits for a lock does not see that it is shut" 's/before & SHUT != 0 && !is_patient/false/g'
 break_by $lock "a knock is left at a lock that is shut" 's/if before & SHUT != 0 \{\n *return None;\n *\}//'
