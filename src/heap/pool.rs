@@ -171,7 +171,7 @@ impl Pool {
 
     /// The OS refused to purge the pool: any byte may be other than zero.
     pub(crate) fn set_touched(&self) {
-        self.set_touched_bytes(POOL_BYTES);
+        self.touched_bytes.set(POOL_BYTES as u32);
     }
 
     /// So many bytes at the pool's start may be other than zero, and none was purged.

@@ -84,7 +84,7 @@ impl Heap {
                 // Relaxed: under the heap's lock, or of a pool of which no block is outside.
                 first.tag().store(ptr::null_mut(), Ordering::Relaxed);
             } else {
-                self.take_back(state, first, pools, source);
+                self.take_back(state, (first, pools), false, source);
             }
             Ok(is_surplus)
         })?;
@@ -100,15 +100,25 @@ impl Heap {
                     first.pool().set_untouched(0);
                     state.arenas.note_purged_run(first, pools);
                 }
-                self.take_back(state, first, pools, source);
+                // Where the OS refused, some of it may be gone: where memory has to be committed, all of it again.
+                self.take_back(state, (first, pools), !is_purged && commits(source), source);
             });
         }
         Ok(())
     }
 
-    fn take_back(&self, state: &mut HeapState, first: PoolRef, pools: usize, source: &dyn MemorySource) {
+    fn take_back(
+        &self,
+        state: &mut HeapState,
+        (first, pools): (PoolRef, usize),
+        is_in_doubt: bool,
+        source: &dyn MemorySource,
+    ) {
         first.split(pools);
         for pool in first.run(pools) {
+            if is_in_doubt {
+                pool.pool().add_purged(u8::MAX);
+            }
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
         }
