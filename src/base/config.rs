@@ -126,7 +126,8 @@ pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 /// The same where runs are used, as a share of the most pools that were in use of late.
 pub(crate) const DIRTY_PEAK_SHARE: usize = 8;
-/// With each run that is freed, what was in use at that peak and is not any more counts for less, by one part in so many.
+/// With each run that is freed, what was in use at that peak and is not any more counts for less, by one part in so
+/// many.
 pub(crate) const PEAK_DECAY: usize = 256;
 
 /// Arenas that are searched for a run of free pools, before an empty or a new one is taken.
@@ -138,8 +139,8 @@ pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and how many bytes.
 pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
-/// Bytes of a pool of the usual size that are purged together when all blocks in them are free: an OS page, of the usual
-/// size.
+/// Bytes of a pool of the usual size that are purged together when all blocks in them are free: an OS page, of the
+/// usual size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
 /// Such parts in a pool, whatever its size: the bits of a byte.
 pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;

@@ -48,9 +48,9 @@ impl MediumClass {
     /// The class that serves so many bytes with that alignment (a power of two); `None` when the request is small, or
     /// too large.
     ///
-    /// Each doubling has eight classes: so the class is the number of the highest bit of the last byte's offset, and the
-    /// three bits behind it. A block is a multiple of an eighth of the power of two below it; what was rounded up to an
-    /// alignment beyond that is such a multiple already.
+    /// Each doubling has eight classes: so the class is the number of the highest bit of the last byte's offset, and
+    /// the three bits behind it. A block is a multiple of an eighth of the power of two below it; what was rounded up
+    /// to an alignment beyond that is such a multiple already.
     #[inline(always)]
     pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
         let last = size.wrapping_sub(1) | (align - 1);
@@ -296,8 +296,8 @@ impl<K: Kind> Locator<K> {
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
 /// The reciprocal exceeds `2^shift / block_bytes` by less than 1, and offsets are below a pool's bytes. So the fraction
-/// of an exact quotient is below these (2^15; medium: 2^18), and that of any other at least `2^28 / 512 = 2^19` (medium:
-/// `2^40 / 32,768 = 2^25`).
+/// of an exact quotient is below these (2^15; medium: 2^18), and that of any other at least `2^28 / 512 = 2^19`
+/// (medium: `2^40 / 32,768 = 2^25`).
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient<K>(u64, PhantomData<K>);
 

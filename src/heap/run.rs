@@ -1,12 +1,13 @@
-//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one block
-//! of the program's.
+//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one
+//! block of the program's.
 //!
-//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in any
-//! thread's cache.
+//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in
+//! any thread's cache.
 //!
 //! # Invariants
 //! - *First*: the first pool's descriptor is for all. The others are behind it, and have no touched bytes of their own.
-//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory goes
+//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory
+//!   goes
 //!   back to the OS, that of its first pool is null. So of two frees of one run the second is found, whenever it comes.
 
 use core::ptr::{self, NonNull};
@@ -29,8 +30,8 @@ pub(crate) struct RunSize {
 }
 
 impl Heap {
-    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare` says
-    /// what they are, under the heap's lock.
+    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare`
+    /// says what they are, under the heap's lock.
     pub(crate) fn take_run(
         &self,
         wish: MapArena,
@@ -64,8 +65,8 @@ impl Heap {
         Some(first)
     }
 
-    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the OS
-    /// first, without the lock.
+    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the
+    /// OS first, without the lock.
     pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
         let _ = self.give_run_if(first, pools, || Ok(()));
     }
@@ -202,7 +203,8 @@ fn make_run(first: PoolRef, pools: usize) {
     first.run(pools).for_each(|pool| pool.tag().store(RUN_TAG, Ordering::Relaxed));
 }
 
-/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap lock.
+/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap
+/// lock.
 fn check_run(first: PoolRef, start: usize, pools: Option<usize>) -> Result<usize, Impossible> {
     // Relaxed: under the heap's lock; of a pool that is no run, only to choose the message.
     let tag = first.tag().load(Ordering::Relaxed);

@@ -241,8 +241,8 @@ fn few_medium_blocks_left_of_a_peak_keep_little_memory() {
     free_all(cache, live);
     cache.shrink();
     let resident = test.memory.resident_bytes();
-    // Of each block that stays, the rest of its eighth of a pool, too; and what may be kept for the next need, at most an
-    // eighth of the peak of 96 MiB.
+    // Of each block that stays, the rest of its eighth of a pool, too; and what may be kept for the next need, at most
+    // an eighth of the peak of 96 MiB.
     let bound = 6 * kept_bytes + (12 << 20) + DIRTY_POOLS_MIN * POOL_BYTES;
     assert!(!test.memory.purges_parts() || resident <= bound, "{resident} bytes, {bound} allowed");
     test.purge();

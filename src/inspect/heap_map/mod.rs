@@ -34,8 +34,8 @@ pub enum PoolUse {
 
 /// One pool, by [`heap_map`](crate::heap_map()).
 ///
-/// The counts of blocks are 0 but for [`PoolUse::Blocks`]; with the first of several pools are those of all. Blocks that are in none of them are free, in memory used
-/// before.
+/// The counts of blocks are 0 but for [`PoolUse::Blocks`]; with the first of several pools are those of all. Blocks
+/// that are in none of them are free, in memory used before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]

@@ -109,10 +109,11 @@ pub struct ByteStats {
     /// sum. What has memory is in `resident`.
     pub untouched: usize,
     /// Bytes of arenas that have memory now, as the OS says: it was asked. `None` where it does not tell, and from
-    /// [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched`, where the OS has swapped some out.
+    /// [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched`, where the OS has swapped some
+    /// out.
     pub resident: Option<usize>,
-    /// Bytes of arenas that are committed, as the OS says: they count against what the system has, touched or not. `None`
-    /// where memory needs no promise (other systems than Windows), and from [`self_check`](crate::self_check()).
+    /// Bytes of arenas that are committed, as the OS says: they count against what the system has, touched or not.
+    /// `None` where memory needs no promise (other systems than Windows), and from [`self_check`](crate::self_check()).
     pub committed: Option<usize>,
     /// Bytes mapped for the allocator's own data, beside the arenas: address space, touched as needed.
     pub metadata: usize,
