@@ -144,7 +144,15 @@ impl Heap {
     /// What is impossible about it.
     pub(crate) fn free_run(&self, start: usize, pools: usize) -> Result<(), Impossible> {
         let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
-        self.give_run_if(first, pools, || check_run(first, start, Some(pools)).map(|_| ()))
+        self.give_run_if(first, pools, || {
+            check_run(first, start, Some(pools))?;
+            if cfg!(feature = "hardened") {
+                // What is free is zero (*Clean*, in `cache/hardened`), whatever it serves next.
+                // SAFETY: a run that the program gave up.
+                unsafe { first.start().write_bytes(0, pools * POOL_BYTES) };
+            }
+            Ok(())
+        })
     }
 
     /// Makes a run of `pools` one of `wanted` where it lies, if the pools behind it are free, or can be given back.
