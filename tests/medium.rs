@@ -1,5 +1,6 @@
 //! `Pymalloc<Medium>`: requests above 512 bytes come from the arenas up to 1 MiB, and only those beyond do not.
-#![cfg(not(pymalloc_bypass))]
+//! (On Windows `Medium` stands aside.)
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 
