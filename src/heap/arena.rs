@@ -252,8 +252,9 @@ impl PoolRef {
         self.pool().set_touched_bytes(touched_bytes);
     }
 
-    /// The reverse of [`join`](Self::join).
-    pub(crate) fn split(self, pools: usize) {
+    /// The reverse of [`join`](Self::join). Where memory has to be committed, none of them counts as having all of it, if
+    /// parts were purged.
+    pub(crate) fn split(self, pools: usize, commits: bool) {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
         first.end_run();
@@ -262,6 +263,9 @@ impl PoolRef {
         for (number, part) in self.run(pools).enumerate() {
             let bytes = touched_bytes.saturating_sub(number * POOL_BYTES).min(POOL_BYTES);
             part.pool().set_touched_bytes(if is_purged(number) { 0 } else { bytes });
+            if commits && purged != 0 {
+                part.pool().add_purged(u8::MAX);
+            }
             part.pool().set_state(State::Unused);
         }
     }

@@ -107,7 +107,7 @@ impl Heap {
     }
 
     fn take_back(&self, state: &mut HeapState, first: PoolRef, pools: usize, source: &dyn MemorySource) {
-        first.split(pools);
+        first.split(pools, commits(source));
         for pool in first.run(pools) {
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
