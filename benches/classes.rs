@@ -1,4 +1,4 @@
-//! One block allocated and freed at once, class by class: the shortest way through the allocator.
+//! One block is allocated and freed at once, class by class: the shortest way through the allocator.
 
 mod common;
 

@@ -1,9 +1,9 @@
-//! How many bytes of RSS a byte asked for takes in a full heap of one size.
+//! Bytes of RSS per byte asked for, in a full heap of blocks of one size.
 //!
-//! `cargo bench -p pymalloc-benches --bench density [BYTES…]`: for each size a process of its own, which allocates
-//! blocks and writes them until a further arena is mapped, and looks at its RSS just before. The blocks are linked
-//! through themselves, so there is nothing else; what the process had before the first block is taken off. Sizes are
-//! rounded up to 8.
+//! `cargo bench -p pymalloc-benches --bench density [BYTES…]`: each size runs in a process of its own. It allocates
+//! blocks and writes to them until a further arena is mapped, and reads its RSS just before that. The blocks are linked
+//! through their own bytes, so there is nothing else. The RSS before the first block is subtracted. Sizes are rounded
+//! up to 8.
 
 use std::alloc::{Layout, alloc};
 use std::process::{Command, ExitCode};
@@ -15,7 +15,7 @@ use pymalloc::{Pymalloc, stats};
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const SIZES: [usize; 10] = [8, 16, 24, 32, 40, 72, 136, 264, 400, 512];
-/// Arenas of the heap when it is looked at.
+/// Arenas of the heap when its RSS is read.
 const ARENAS: usize = 64;
 /// Bytes between two looks: a pool.
 const LOOK_BYTES: usize = 32 << 10;
@@ -32,7 +32,7 @@ fn rss_bytes() -> usize {
 /// Fills the heap; returns the bytes asked for and the RSS that they took.
 fn fill(bytes: usize) -> (usize, usize) {
     let layout = Layout::from_size_align(bytes, 8).expect("a small size");
-    // Code and buffers that looking needs are there before the first look.
+    // A reading before the first one that counts, so that its code and buffers are resident.
     let _ = (rss_bytes(), stats());
     let before = rss_bytes();
     let (mut asked, mut newest, mut full) = (0, ptr::null_mut::<u8>(), (0, 0));

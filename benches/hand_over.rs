@@ -11,15 +11,16 @@ use common::{alloc, for_each_allocator, free, layout};
 use criterion::{Criterion, Throughput};
 
 const BLOCK_BYTES: usize = 64;
-/// So large that the channel does not count.
+/// Blocks in a batch: enough that the channel's cost does not matter.
 const BATCH_BLOCKS: usize = 1_000;
-/// So many that producer and consumer seldom wait for each other, so few that memory is reused.
+/// Batches in the channel: enough that producer and consumer seldom wait for each other, and few enough that memory is
+/// reused.
 const BATCHES_UNDER_WAY: usize = 4;
 
-/// A batch may go to another thread: its blocks are used by one at a time.
+/// A batch of blocks, which only one thread at a time uses.
 struct Batch([*mut u8; BATCH_BLOCKS]);
 
-// SAFETY: the consumer only frees the blocks, which any thread may.
+// SAFETY: the consumer only frees the blocks, and any thread may do that.
 unsafe impl Send for Batch {}
 
 fn produced_and_consumed(c: &mut Criterion, name: &str, allocator: &(impl GlobalAlloc + Sync)) {

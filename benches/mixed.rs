@@ -1,5 +1,4 @@
-//! Sizes as programs mix them: many small ones, few bigger ones, in a live set that is replaced at
-//! random.
+//! A mix of sizes as in programs: many small blocks and few larger ones, in a live set that is replaced at random.
 
 mod common;
 

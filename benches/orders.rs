@@ -1,4 +1,4 @@
-//! Many blocks of one size, freed last first, first first, or at random.
+//! Many blocks of one size, freed in reverse order, in order of allocation, or at random.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! Blocks that grow: a vector's doubling, and a string's few bytes more.
+//! Blocks that grow: by doubling, as vectors do, and by a few bytes, as strings do.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn grown(c: &mut Criterion, group: &str, sizes: &[usize], name: &str, allocator:
         b.iter(|| {
             let mut block = alloc(allocator, layout(sizes[0]));
             for pair in sizes.windows(2) {
-                // SAFETY: the block has the size before, and the new one is not 0.
+                // SAFETY: the block has the size of the step before, and the new size is not 0.
                 block = black_box(unsafe { allocator.realloc(block, layout(pair[0]), pair[1]) });
                 assert!(!block.is_null());
             }

@@ -1,4 +1,4 @@
-//! Threads that start, allocate a little, and end: what a thread costs its allocator.
+//! Threads that start, allocate a little, and end: the cost of a thread for its allocator.
 
 mod common;
 

@@ -2,7 +2,7 @@
 //!
 //! The workload is an index of the phrases of this project's documents and sources: each phrase a `String`, with the
 //! list of places where it occurs. Three threads build a part each. Then every phrase that occurs only once is dropped,
-//! which leaves the others scattered over the whole heap; then memory is given back.
+//! which leaves the others scattered over the whole heap. At last, free memory is given back.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -25,14 +25,14 @@ usage: heap_picture [FOLDER]
 Writes before.svg, after.svg and purged.svg, and a page of each (.html), to FOLDER (default: target/heap-picture).
 ";
 
-/// Words of the longest phrases.
+/// Most words of a phrase.
 const PHRASE_WORDS: usize = 5;
 const THREADS: usize = 3;
 
-/// One line for the user, who can do something about it.
+/// An error that the user can mend, in one line.
 type Failure = String;
 
-/// Phrases, and where they begin: the file's number and the word's.
+/// Phrases, and where each begins: the number of the file and that of the word.
 type Index = HashMap<String, Vec<(u32, u32)>>;
 
 fn find_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
@@ -49,7 +49,7 @@ fn find_files(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A number with a comma after each three digits.
+/// A number with commas between groups of three digits.
 fn commas(number: usize) -> String {
     let digits = number.to_string();
     let parts: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|part| str::from_utf8(part).ok()).collect();

@@ -1,4 +1,4 @@
-//! Who holds the memory: a small program under the tracer.
+//! Which functions hold the memory: a small program under the tracer.
 //!
 //! `cargo run --features flamegraph --example trace -- [FOLDER]` builds an index of this project's documents, drops a
 //! part of it, and prints the largest holders and the largest changes. It writes `heap.pb.gz` (for `go tool pprof`),
@@ -76,7 +76,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in &files {
         index.add_document(&std::fs::read_to_string(file)?);
     }
-    // Before the tracer looks names up, which leaves its own marks in the heap.
+    // Drawn before the tracer looks up names, because that changes the heap.
     std::fs::write(folder.join("heap-map.svg"), pymalloc::heap_map().to_svg())?;
     trace::reset_peak();
     let full = trace::take_snapshot_with(|done, total| {

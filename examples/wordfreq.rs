@@ -1,7 +1,7 @@
 //! Counts the words of files and folders in several threads.
 //!
 //! Every word is a `String` of its own until it is counted, and every thread has a map of its own:
-//! a program as programs are, that leaves speed to its allocator.
+//! a typical program, which leaves speed to its allocator.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -20,7 +20,7 @@ use pymalloc::Pymalloc;
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const MEGABYTE: u64 = 1_000_000;
-/// What a thread reads at a time. A larger file is counted by several threads.
+/// Bytes that a thread reads at a time. Several threads count a larger file.
 const PIECE_BYTES: u64 = 4 * MEGABYTE;
 
 const HELP: &str = "\
@@ -37,7 +37,7 @@ Without a file or folder, the docs/ and src/ of this project are counted.
 ";
 
 type Counts = HashMap<String, u64>;
-/// One line for the user, who can do something about it.
+/// An error that the user can mend, in one line.
 type Failure = String;
 
 struct Options {
@@ -91,7 +91,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Command, Failu
 }
 
 fn number(arguments: &mut impl Iterator<Item = OsString>, option: &str, least: usize) -> Result<usize, Failure> {
-    // In bytes, a file of so many megabytes is still a number.
+    // A limit at which a file's length in bytes still fits into a number, even if `number` is in megabytes.
     let limit = 1_000_000_000;
     let argument = arguments.next().and_then(|argument| argument.into_string().ok());
     let number = argument.and_then(|argument| argument.parse().ok());
@@ -100,7 +100,7 @@ fn number(arguments: &mut impl Iterator<Item = OsString>, option: &str, least: u
         .ok_or_else(|| format!("{option} needs a whole number from {least} to {limit}"))
 }
 
-/// A line on the terminal for what takes longer than a few seconds.
+/// A progress line on the terminal, for work that takes longer than a few seconds.
 struct Progress {
     started: Instant,
     printed: Option<Instant>,
@@ -128,7 +128,7 @@ impl Drop for Progress {
     }
 }
 
-/// xorshift64: numbers that look random, the same at each run.
+/// xorshift64: pseudorandom numbers, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -162,7 +162,7 @@ fn made_up_word(rank: u64, random: &mut Random) -> String {
         .collect()
 }
 
-/// Writes made-up text: as in real text, the word of rank n comes up with a frequency like 1/n.
+/// Writes made-up text. As in real text, the word of rank n occurs with a frequency proportional to 1/n.
 fn generate(megabytes: u64, path: &Path) -> Result<(), Failure> {
     let failed = |error: io::Error| format!("cannot write {}: {error}", path.display());
     let mut random = Random(0x5EED);
@@ -172,7 +172,7 @@ fn generate(megabytes: u64, path: &Path) -> Result<(), Failure> {
     for written in 0..megabytes {
         let mut text = String::new();
         while text.len() < MEGABYTE as usize {
-            // With a uniform logarithm, the rank has a density like 1/n.
+            // With a uniform logarithm, the rank's density is proportional to 1/n.
             let rank = (vocabulary.len() as f64).powf(random.fraction()) as usize - 1;
             let word = &vocabulary[rank];
             if text.len() + word.len() < MEGABYTE as usize {
@@ -186,7 +186,7 @@ fn generate(megabytes: u64, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A part of a file. To it belong the words that begin in it.
+/// A part of a file. The words that begin in the part belong to it.
 struct Piece<'a> {
     path: &'a Path,
     start: u64,
@@ -228,10 +228,10 @@ fn cut<'a>(path: &'a Path, bytes: u64) -> impl Iterator<Item = Piece<'a>> {
 }
 
 impl Piece<'_> {
-    /// Its words and what is between them.
+    /// Reads the piece: its words and the text between them.
     fn read(&self) -> io::Result<Vec<u8>> {
         let mut file = BufReader::new(File::open(self.path)?);
-        // The byte before tells whether a word begins at the start.
+        // The byte before shows whether a word begins at the start.
         let from = self.start.saturating_sub(1);
         file.seek(SeekFrom::Start(from))?;
         let mut bytes = Vec::new();
@@ -271,7 +271,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     fn take(&self) -> Option<&Piece<'_>> {
-        // Relaxed, as nothing but the number is handed over.
+        // Relaxed, because only the number is handed over.
         self.pieces.get(self.next.fetch_add(1, Ordering::Relaxed))
     }
 
@@ -368,7 +368,7 @@ fn run(options: &Options) -> Result<(), Failure> {
 fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // Whoever reads has read enough.
+        // The reader has closed the pipe: it has read enough.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| format!("cannot write the result: {error}")),
     }

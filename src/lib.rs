@@ -9,47 +9,47 @@
 //!
 //! Memory comes from the OS in *arenas* of 2 MiB, arenas are cut into *pools* of 32 KiB, and a pool into *blocks* of
 //! one of 64 *size classes*: 8, 16, 24 … 512 bytes. Larger requests go to the *large allocator*, by default the
-//! system's `malloc`. Each thread has a cache with a *magazine* of free blocks a class; what it does not hold is in the
-//! bitmaps of the pools that the thread owns.
+//! system's `malloc`. Each thread has a cache with one *magazine* of free blocks per class. The bitmaps of the pools
+//! that a thread owns hold its other free blocks.
 //!
 //! # Layers
-//! A folder imports only from those below it, and not from its neighbours; `tests/programs/layers.rs` reads the source
-//! and fails otherwise. `ARCHITECTURE.md` says where to find what.
+//! A folder imports only from the folders below it, and not from its neighbours; the test `tests/programs/layers.rs`
+//! checks that. `ARCHITECTURE.md` says where to find what.
 //!
 //! | layer, top to bottom | what |
 //! |---|---|
 //! | `api/` | [`Pymalloc`], where it sends each request, the functions that control the heap |
 //! | `trace/`, `inspect/`, `purge/` | the tracer; counts, checks, reports, pictures; memory return on request |
 //! | `cache/` | one thread's magazines and depots, its start and end; what the feature `hardened` adds |
-//! | `pool_set/` | what is done to one thread's pools |
+//! | `pool_set/` | operations on one thread's set of pools |
 //! | `heap/`, `debug/` | what all threads share: arenas, pools, metadata, address map; the debug hooks |
-//! | `protocols/` | what the model checker compiles: the lock, remote frees, the states of blocks |
-//! | `sync` | the atomics that the protocols are written on |
-//! | `base/` | tunables, size classes, bitmaps, text without allocation, last words |
-//! | `observe/` | the seam by which cold paths tell observers of blocks |
-//! | `os/`, `marks/` | the operating system; what valgrind and sanitizers are told |
+//! | `protocols/` | the protocols that the model checker compiles: the lock, remote frees, the states of blocks |
+//! | `sync` | the atomics that the protocols use |
+//! | `base/` | tunables, size classes, bitmaps, text without allocation, messages before an abort |
+//! | `observe/` | the hooks through which cold paths report blocks to observers |
+//! | `os/`, `marks/` | the operating system; marks for valgrind and sanitizers |
 //!
 //! # Object pools
-//! The layer above is a crate of its own, `pymalloc-object-pool`, which needs nothing of this one. The feature
-//! `object-pool` shows it as `pymalloc::object_pool`.
+//! Pools of a program's own objects are a crate of their own, `pymalloc-object-pool`, which works with any allocator.
+//! The feature `object-pool` exports it as `pymalloc::object_pool`.
 //!
-//! # Together
-//! What any program runs of this crate (a thread's first allocation, refills, flushes, a thread's end; not failures,
-//! forks and reports) lies in a section of its own, `.text_pymalloc`, which linkers put behind the program's code, next
-//! to what every start runs; the tables of `size_class` lie with the data that a start writes. Linux maps a program's
-//! file 16 OS pages at a time around a fault, so that what is spread over the program counts as 64 KiB a piece in its
-//! RSS.
+//! # Code placement
+//! The code of this crate that every program runs lies in a section of its own, `.text_pymalloc`: a thread's first
+//! allocation, refills, flushes, a thread's end; not failures, forks and reports. Linkers put this section behind the
+//! program's code, next to the code that every start runs. The tables of `size_class` lie with the data that a start
+//! writes. The reason: around a fault, Linux maps 16 OS pages of a program's file at once, so code spread over the
+//! program would add 64 KiB per piece to its RSS.
 //!
 //! # Where it works
-//! On 64-bit Linux, with glibc or musl, and on 64-bit Windows. Elsewhere, under Miri, and in a program built with `RUSTFLAGS='--cfg
-//! pymalloc_bypass'` (for valgrind and the sanitizers, which then see each block), every request goes to the large
-//! allocator. Two copies of the crate in one program are two heaps: a block must go back to the copy it came from, or
-//! the other one aborts.
+//! The allocator works on 64-bit Linux, with glibc or musl, and on 64-bit Windows. On other platforms, under Miri, and
+//! in a program built with `RUSTFLAGS='--cfg pymalloc_bypass'` (for valgrind and the sanitizers, which then see each
+//! block), every request goes to the large allocator. Two copies of the crate in one program are two heaps. A block
+//! must be freed by the copy that allocated it; the other copy aborts.
 
-// The model checker's tests compile the files they check themselves (`tests/loom.rs`); its types can't be made in the
-// constants that the crate as a whole needs.
+// The crate as a whole does not compile for the model checker: it needs constants, in which the model checker's types
+// can't be made. The model checker's tests compile the files that they check themselves (`tests/loom.rs`).
 #![cfg(not(pymalloc_loom))]
-// The documentation's site builds with a nightly compiler, and says which feature an item needs.
+// docs.rs builds with a nightly compiler, and shows which feature an item needs.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(docsrs, doc(auto_cfg(hide(pymalloc_loom))))]
 
@@ -91,19 +91,19 @@ pub use purge::{PurgeConfig, PurgeThread};
 #[doc(inline)]
 pub use pymalloc_object_pool as object_pool;
 
-/// What [`stats()`], [`thread_caches()`] and [`self_check()`] return.
+/// Statistics of the heap: the types that [`stats()`], [`thread_caches()`] and [`self_check()`] return.
 pub mod stats {
     pub use crate::inspect::check::Corruption;
     pub use crate::inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
     pub use crate::os::SystemMalloc;
 }
 
-/// What [`heap_map()`] returns: every pool of the heap as data, and pictures of it.
+/// Maps of the heap: the types that [`heap_map()`] returns, every pool as data, and pictures of it.
 pub mod heap_map {
     pub use crate::inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 }
 
-/// What [`measure()`] returns.
+/// Measurements of a closure: the type that [`measure()`] returns.
 pub mod measure {
     pub use crate::inspect::measure::Measured;
 }

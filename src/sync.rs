@@ -1,7 +1,7 @@
-//! The atomics, the cell and the waiting that the protocols are written on.
+//! The atomics, the cell and the waiting functions that the protocols use.
 //!
-//! `protocols/lock.rs` and `protocols/remote.rs` name nothing but this module, so that the model checker's tests
-//! compile the very same files against a twin of it made of `loom`'s types (`tests/loom.rs`).
+//! `protocols/lock.rs` and `protocols/remote.rs` name nothing but this module. So the model checker's tests can compile
+//! the very same files against a twin of this module that is made of `loom`'s types (`tests/loom.rs`).
 
 pub(crate) use core::hint::spin_loop;
 #[cfg(any(feature = "hardened", feature = "__raw"))]
@@ -15,7 +15,7 @@ pub(crate) use crate::os::{futex_wait, futex_wake};
 use crate::base::fatal::reentered;
 use crate::os::thread_token;
 
-/// The name of a lock's holder; 0 when there is none. (The model checker's does nothing.)
+/// The name of a lock's holder; 0 when there is none. (The model checker's twin does nothing.)
 pub(crate) struct Owner(AtomicUsize);
 
 impl Owner {
@@ -23,14 +23,15 @@ impl Owner {
         Self(AtomicUsize::new(0))
     }
 
-    /// Writes the calling thread's name. It holds the lock.
+    /// Writes the calling thread's name. The thread holds the lock.
     #[inline]
     pub(crate) fn set(&self) {
-        // Relaxed: only its own thread tells anything by it, and a signal handler there sees it in order.
+        // Relaxed: only the thread of that name acts on it, and a signal handler on that thread sees its stores in
+        // order.
         self.0.store(thread_token(), Ordering::Relaxed);
     }
 
-    /// Takes the calling thread's name away. It holds the lock.
+    /// Clears the calling thread's name. The thread still holds the lock.
     #[inline]
     pub(crate) fn clear(&self) {
         // Relaxed: as in `set`.
@@ -46,13 +47,13 @@ impl Owner {
     }
 }
 
-/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+/// Loads a word as its only writer, or under the lock that all writers hold: only one value is possible.
 pub(crate) fn load_own(word: &AtomicUsize) -> usize {
     // Relaxed: the caller's own store, or one that the lock orders.
     word.load(Ordering::Relaxed)
 }
 
-/// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
+/// `core`'s `UnsafeCell`, accessed by closure as the model checker's is.
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 

@@ -1,4 +1,4 @@
-//! Misuse that a flush can see ends the process, with one line that says what it was.
+//! Misuse that a flush can find ends the process, with one line that says what it was.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -13,12 +13,12 @@ use pymalloc::{POOL_BYTES, Pymalloc, flush_thread_cache, purge};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Nothing else in these programs has blocks of these sizes: a thread's start allocates too, and might be given the
-/// block that is to be freed again.
+/// Nothing else in these programs has blocks of these sizes. (A thread's start allocates, too, and might get the block
+/// that is to be freed again.)
 const VICTIM: Layout = Layout::new::<[u64; 50]>();
 const OTHER_CLASS: Layout = Layout::new::<[u64; 58]>();
 
-/// Runs `misuse` in a process of its own, which must abort with `message` and nothing else.
+/// Runs `misuse` in a process of its own, which must abort, with `message` as its only output.
 fn aborts(test: &str, message: &str, misuse: fn()) {
     let printed = abort_of(test, misuse);
     assert_eq!(printed.matches('\n').count(), 1, "one line: {printed:?}");
@@ -27,7 +27,7 @@ fn aborts(test: &str, message: &str, misuse: fn()) {
     assert!(printed.contains(message), "{printed:?} does not say {message:?}");
 }
 
-/// A test whose child does the misuse of the body. `$message` is a part of the line it dies with.
+/// A test whose child does the misuse of the body. `$message` is a part of its last line.
 macro_rules! misuses {
     ($($name:ident: $message:literal => $body:block)+) => { $(
         #[test]
@@ -37,17 +37,17 @@ macro_rules! misuses {
     )+ };
 }
 
-/// The address of a block, as a number: so it can go to other threads.
+/// The address of a block, as a number, so that it can be sent to other threads.
 fn block(layout: Layout) -> usize {
     // SAFETY: the size is not 0.
     black_box(unsafe { alloc(layout) }).expose_provenance()
 }
 
-/// Frees what may not be freed.
+/// Frees a block that may not be freed.
 fn free(address: usize, layout: Layout) {
     let start = std::ptr::with_exposed_provenance_mut(address);
-    // SAFETY: none in most cases. The misuse is the test: the allocator has to stop the process
-    // at the next flush, and this process has nothing else to lose.
+    // SAFETY: none in most cases. The misuse is the test: the allocator has to stop the process at the next flush, and
+    // this process has nothing to lose.
     unsafe { dealloc(black_box(start), layout) };
 }
 
@@ -60,8 +60,8 @@ fn free_and_flush_elsewhere(address: usize, layout: Layout) {
     thread::spawn(move || free_and_flush(address, layout)).join().expect("it does not panic");
 }
 
-/// A block that may be misused. Another one of its pool stays live, so that the pool stays its
-/// class's whatever happens to this one.
+/// A block for misuse. Another block of its pool stays live, so that the pool keeps its class whatever happens to this
+/// block.
 fn victim(layout: Layout) -> usize {
     block(layout);
     block(layout)
@@ -94,7 +94,7 @@ misuses! {
         let address = victim(VICTIM);
         free_and_flush(address, VICTIM);
         free_and_flush_elsewhere(address, VICTIM);
-        // Seen at the latest when the owner collects what others freed.
+        // Found at the latest when the owner collects remote frees.
         purge();
     }
 
@@ -156,7 +156,7 @@ misuses! {
     }
 }
 
-/// Frees a block of many in a pool twice by `free`, and checks that the message has its address.
+/// Frees a block twice by `free`, with many others in its pool, and checks that the message has its address.
 fn names_the_block(test: &str, misuse: fn()) {
     let output = output_of_abort(test, misuse);
     let (told, message) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -166,11 +166,11 @@ fn names_the_block(test: &str, misuse: fn()) {
     assert_eq!(message, expected);
 }
 
-/// Of a class that nothing else in these programs has blocks of, as `VICTIM`; a pool has more of them than a word has
-/// bits.
+/// A layout of a class that nothing else in these programs uses, as for `VICTIM`. A pool has more of these blocks than
+/// a word has bits.
 const ONE_OF_MANY: Layout = Layout::new::<[u64; 38]>();
 
-/// A block beyond its pool's first bitmap word, as a rule, whose address was printed.
+/// Allocates a block, as a rule beyond its pool's first bitmap word, and prints its address.
 fn told_victim() -> usize {
     let blocks: [usize; 300] = std::array::from_fn(|_| block(ONE_OF_MANY));
     println!("\nvictim {:#x}", blocks[100]);

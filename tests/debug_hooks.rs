@@ -1,5 +1,5 @@
-//! The debug hooks: every misuse that they are said to find ends a process of its own with the dump and the line that
-//! the documentation promises; and programs without misuse run on them as on the allocator inside.
+//! The debug hooks. Each misuse that they should find ends a process of its own, with the dump and the line that the
+//! documentation promises. Programs without misuse run on them as on the wrapped allocator.
 
 mod common;
 
@@ -15,15 +15,15 @@ use common::{Block, Rng, abort_of, thread_number};
 use pymalloc::Pymalloc;
 use pymalloc::debug::{CLEAN_BYTE, DEAD_BYTE, DebugAlloc, FORBIDDEN_BYTE, Origins, set_origins};
 
-/// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it
-/// waits for the test, and allocates for that at a moment of its own.
+/// The kernel's number of the thread that may not allocate from its misuse on; 0 for none. libtest's own thread may: it
+/// waits for the test, and allocates for that at any moment.
 static FORBIDDEN: AtomicI64 = AtomicI64::new(0);
 
 fn forbid() {
     FORBIDDEN.store(thread_number(), Ordering::Relaxed);
 }
 
-/// `Pymalloc`, but a call of the thread to which it is forbidden ends the process in another way than the misuse does.
+/// `Pymalloc`, except that a call of the forbidden thread ends the process, in another way than the misuse does.
 struct Watched(Pymalloc);
 
 fn forbidden() {
@@ -66,23 +66,23 @@ fn block(layout: Layout) -> *mut u8 {
 }
 
 fn free(start: *mut u8, layout: Layout) {
-    // SAFETY: none in most cases: the misuse is the test, and this process has nothing else to lose.
+    // SAFETY: none in most cases: the misuse is the test, and this process has nothing to lose.
     unsafe { dealloc(black_box(start), layout) };
 }
 
-/// Frees what must be found, by a call that allocates nothing.
+/// Frees a block that must be found, by a call that allocates nothing.
 fn last_free(start: *mut u8, layout: Layout) {
     forbid();
     free(start, layout);
 }
 
-/// Writes where the program has no right to.
+/// Writes where the program may not write.
 fn scribble(start: *mut u8, offset: isize, bytes: &[u8]) {
     // SAFETY: the misuse is the test; the pads or a quarantined block lie there.
     unsafe { start.offset(offset).copy_from(black_box(bytes.as_ptr()), bytes.len()) };
 }
 
-/// A test whose child does the misuse of the body; every text is a part of what it prints, in that order.
+/// A test whose child does the misuse of the body. Its output must contain all texts, in that order.
 macro_rules! misuses {
     ($($name:ident: [$($text:expr),+] => $body:block)+) => { $(
         #[test]
@@ -165,7 +165,7 @@ misuses! {
         let start = block(BYTES_16);
         scribble(start, 16, b"x");
         forbid();
-        // SAFETY: apart from the overflow, a right call.
+        // SAFETY: a correct call, apart from the overflow.
         let _ = unsafe { realloc(start, BYTES_16, 32) };
     }
 
@@ -261,7 +261,7 @@ misuses! {
 
     use_after_realloc: ["at p+0: 0x75 *** OUCH", "use after free: a freed block was written into"] => {
         let stale = block(BYTES_64);
-        // SAFETY: a right call.
+        // SAFETY: a correct call.
         black_box(unsafe { realloc(stale, BYTES_64, 60) });
         scribble(stale, 0, b"u");
         forbid();
@@ -345,7 +345,7 @@ fn serves_every_layout<A: GlobalAlloc>(inner: A) {
     for align_shift in 0..=13 {
         for bytes in [1, 2, 7, 8, 9, 15, 16, 17, 100, 480, 481, 512, 513, 5000] {
             let layout = Layout::from_size_align(bytes, 1 << align_shift).expect("valid");
-            // SAFETY: right calls of an allocator; pads lie on both sides of a block.
+            // SAFETY: correct calls of an allocator; pads lie on both sides of a block.
             unsafe {
                 let start = debug.alloc(layout);
                 assert!(!start.is_null() && start.addr().is_multiple_of(layout.align()));
@@ -385,7 +385,7 @@ fn every_layout_is_served_whatever_the_inner_allocator() {
     serves_every_layout(DebugAlloc::new(System));
 }
 
-/// Counts what is outstanding, and refuses on request.
+/// An allocator that counts its live blocks, and refuses on request.
 #[derive(Default)]
 struct Counting {
     live: AtomicUsize,
@@ -416,7 +416,7 @@ unsafe impl GlobalAlloc for &Counting {
 fn without_memory_the_quarantine_is_emptied_then_null_comes_and_nothing_is_lost() {
     let counting = Counting::default();
     let debug = DebugAlloc::new(&counting);
-    // SAFETY: right calls of an allocator.
+    // SAFETY: correct calls of an allocator.
     unsafe {
         let kept = debug.alloc(BYTES_64);
         kept.write_bytes(5, 64);
@@ -428,14 +428,14 @@ fn without_memory_the_quarantine_is_emptied_then_null_comes_and_nothing_is_lost(
         counting.left.store(counting.live.load(Ordering::Relaxed), Ordering::Relaxed);
         counting.refuse.store(true, Ordering::Relaxed);
         let served = debug.alloc(LARGE);
-        assert!(!served.is_null(), "out of the quarantine's memory");
+        assert!(!served.is_null(), "from the quarantine's memory");
         assert_eq!(debug.check_all().blocks_quarantined, 0);
         counting.left.store(0, Ordering::Relaxed);
         assert!(debug.alloc(BYTES_64).is_null());
         assert!(debug.alloc_zeroed(BYTES_64).is_null());
         assert!(debug.realloc(kept, BYTES_64, 65).is_null());
         assert_eq!(bytes_at(kept, 64), [5; 64]);
-        // More than an allocation may be, with the pads.
+        // Too large for an allocation, with the pads.
         let most = Layout::from_size_align(isize::MAX as usize - 7, 8).expect("valid");
         assert!(debug.alloc(most).is_null());
         debug.dealloc(kept, BYTES_64);
@@ -450,7 +450,7 @@ fn without_memory_the_quarantine_is_emptied_then_null_comes_and_nothing_is_lost(
 fn a_quarantine_of_nothing_gives_back_at_once() {
     let counting = Counting::default();
     let debug = DebugAlloc::with_quarantine(&counting, 0);
-    // SAFETY: right calls of an allocator.
+    // SAFETY: correct calls of an allocator.
     unsafe { debug.dealloc(debug.alloc(BYTES_64), BYTES_64) };
     assert_eq!(counting.live.load(Ordering::Relaxed), 0);
 }
@@ -460,7 +460,7 @@ fn records_of_old_frees_are_forgotten_and_their_addresses_used_again() {
     let debug = DebugAlloc::with_quarantine(Pymalloc::new(), 0);
     let layout = Layout::new::<[u64; 3]>();
     for _ in 0..3 {
-        // SAFETY: right calls of an allocator.
+        // SAFETY: correct calls of an allocator.
         unsafe {
             let live: Vec<_> = (0..100_000).map(|_| debug.alloc(layout)).collect();
             assert_eq!(debug.check_all().blocks_live, live.len());
@@ -527,7 +527,7 @@ fn a_forked_child_of_a_busy_program_allocates_frees_and_checks() {
             let child = unsafe { libc::fork() };
             assert_ne!(child, -1);
             if child == 0 {
-                // SAFETY: sets a timer, so that a child that hangs ends.
+                // SAFETY: sets a timer, which ends a child that hangs.
                 unsafe { libc::alarm(60) };
                 or_exit(|| {
                     inherited.check();
@@ -551,7 +551,7 @@ fn a_forked_child_of_a_busy_program_allocates_frees_and_checks() {
 #[test]
 fn zeroed_memory_is_zero_also_when_it_was_used_before() {
     for round in 0..100 {
-        // SAFETY: right calls of an allocator.
+        // SAFETY: correct calls of an allocator.
         unsafe {
             let start = alloc_zeroed(BYTES_64);
             assert_eq!(bytes_at(start, 64), [0; 64]);

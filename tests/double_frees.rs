@@ -1,7 +1,7 @@
-//! Simple programs that free a block twice and look no further: none of them ends as if nothing were wrong.
+//! Simple programs that free a block twice and do nothing about it: none of them ends as if nothing were wrong.
 //!
-//! No program flushes or purges. What is not seen at the call is seen when its class's cache ages, when its thread
-//! ends, or when the process exits.
+//! No program flushes or purges. A double free that is not found at the call is found when the cache of its class ages,
+//! when its thread ends, or when the process exits.
 #![cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 
 mod common;
@@ -13,7 +13,7 @@ use std::thread;
 use common::abort_of;
 use pymalloc::Pymalloc;
 
-/// Not the program's own: the heap holds the test's blocks only, and nothing else flushes.
+/// Not the global allocator: so the heap holds only the test's blocks, and nothing else flushes.
 static HEAP: Pymalloc = Pymalloc::new();
 
 const BLOCK: Layout = Layout::new::<[u64; 6]>();
@@ -25,7 +25,7 @@ fn block() -> *mut u8 {
 }
 
 fn free(start: *mut u8) {
-    // SAFETY: none where a block is freed twice: that is the test, and its process has nothing else to lose.
+    // SAFETY: none where a block is freed twice: that is the test, and its process has nothing to lose.
     unsafe { HEAP.dealloc(black_box(start), BLOCK) };
 }
 
@@ -35,10 +35,10 @@ fn allocate_and_free(count: usize) -> Vec<*mut u8> {
     blocks
 }
 
-/// Runs the program in a process of its own. Its end is an exit with status 0, unless it is stopped.
+/// Runs the program in a process of its own, which exits with status 0 unless the allocator stops it.
 fn is_stopped(test: &str, program: fn()) {
     let message = abort_of(test, program);
-    // A block's pool may be no pool of the class any more.
+    // A block's pool may not belong to the class any more.
     let lines = [
         "pymalloc: double free: block is already free (",
         "pymalloc: free of an address in a pool that holds no blocks (",
@@ -57,7 +57,7 @@ macro_rules! programs {
     )+ };
 }
 
-/// Frees a block, another one, and the first again.
+/// Frees a block, then another, then the first again.
 fn free_again() {
     let blocks = [block(), block()];
     blocks.into_iter().chain([blocks[0]]).for_each(free);
@@ -107,7 +107,7 @@ programs! {
     }
 }
 
-/// Not at the call and not at the end: this program ends without the exit's check.
+/// Found neither at the call nor at the end: this program ends without the check at exit.
 #[test]
 fn twice_in_a_class_that_is_always_in_use() {
     const OTHER: Layout = Layout::new::<[u64; 64]>();

@@ -1,4 +1,4 @@
-//! Ended threads and a fork, in `unix/ended_threads.rs`: nothing where there is no `fork`.
+//! Ended threads and a fork: the test is in `unix/ended_threads.rs`. On systems without `fork` this does nothing.
 
 #[cfg(unix)]
 #[path = "unix/ended_threads.rs"]

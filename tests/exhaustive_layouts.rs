@@ -48,7 +48,7 @@ fn free(start: *mut u8, layout: Layout) {
 #[test]
 fn class_is_the_size_rounded_up_to_the_alignment() {
     for layout in every_layout() {
-        // The rule of the documentation, written the slow way.
+        // The rule of the documentation, computed in a simple, slow way.
         let rounded = match (layout.size(), layout.align()) {
             (56, 8) if cfg!(all(target_env = "musl", target_arch = "x86_64")) => 64,
             (size, align) => size.next_multiple_of(align.max(8)),
@@ -92,7 +92,7 @@ fn realloc_to_a_neighbour_keeps_the_contents() {
             assert!(!moved.is_null(), "{layout:?} to {new_bytes}");
             assert!(moved.addr().is_multiple_of(layout.align()), "{layout:?} to {new_bytes}");
             assert!(holds(moved, bytes.min(new_bytes), 0x5A), "{layout:?} to {new_bytes}");
-            // All of the new size can be used.
+            // The program may use all of the new size.
             // SAFETY: the block is that long, and ours.
             unsafe { moved.write_bytes(0xC3, new_bytes) };
             free(moved, new);

@@ -1,4 +1,4 @@
-//! Forks, in `unix/fork.rs`: nothing where there is no `fork`.
+//! Forks: the test is in `unix/fork.rs`. On systems without `fork` this does nothing.
 
 #[cfg(unix)]
 #[path = "unix/fork.rs"]

@@ -1,5 +1,5 @@
-//! Caches in a forked child: its first thread's is known by the new number, and each further thread gets one of its
-//! own, although ended threads had left some before the fork.
+//! Caches in a forked child. The cache of its first thread is listed under the thread's new number. Each further thread
+//! gets a cache of its own, even though ended threads had left some before the fork.
 #![cfg(all(unix, not(pymalloc_bypass)))]
 
 use std::hint::black_box;
@@ -13,7 +13,7 @@ use pymalloc::{Pymalloc, stats, thread_caches};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Runs so many threads that allocate, all at once; returns how many threads have a cache while they run.
+/// Runs `threads` threads at once, all of which allocate. Returns the number of threads with a cache while they run.
 fn caches_while_running(threads: usize) -> usize {
     let (begun, looked) = (Barrier::new(threads + 1), Barrier::new(threads + 1));
     thread::scope(|scope| {
@@ -41,14 +41,14 @@ fn is_listed() -> bool {
 
 #[test]
 fn threads_of_a_child_have_caches_of_their_own() {
-    // The caches of these threads are left; libtest's main thread has one, and this thread.
+    // The caches of these threads are left. libtest's main thread has one, and so has this thread.
     assert_eq!(caches_while_running(2), 4);
-    // SAFETY: the child allocates, starts threads and exits; it does not come back to libtest.
+    // SAFETY: the child allocates, starts threads and exits; it does not return to libtest.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "no child");
     if child == 0 {
         let is_listed = catch_unwind(is_listed).unwrap_or(false);
-        // Three of them get those of the two threads and of libtest's, one gets a new one.
+        // Three of the threads adopt the caches of the two ended threads and of libtest's; one gets a new cache.
         let has_own = catch_unwind(|| caches_while_running(4)).is_ok_and(|caches| caches == 5);
         // SAFETY: ends the child at once.
         unsafe { libc::_exit(i32::from(!is_listed) | i32::from(!has_own) << 1) };

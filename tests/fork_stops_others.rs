@@ -1,4 +1,4 @@
-//! What a fork stops, in `unix/fork_stops_others.rs`: nothing where there is no `fork`.
+//! A fork stops other threads: the test is in `unix/fork_stops_others.rs`. On systems without `fork` this does nothing.
 
 #[cfg(unix)]
 #[path = "unix/fork_stops_others.rs"]

@@ -1,5 +1,5 @@
-//! The feature `hardened`: frees are checked at the call, wherever the block is by then; blocks wait before they are
-//! used again; which is next can't be foretold; freed blocks are zero, and must stay so.
+//! The feature `hardened`: a free is checked at the call, wherever the block is by then. Freed blocks wait before they
+//! are used again. Nobody can predict which block is next. Freed blocks are zero, and must stay so.
 #![cfg(all(feature = "hardened", not(pymalloc_bypass)))]
 
 mod common;
@@ -19,7 +19,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 /// Nothing else in these programs has blocks of this size.
 const LAYOUT: Layout = Layout::new::<[u64; 50]>();
 const BYTES: usize = LAYOUT.size();
-/// Frees that a freed block waits for, at least.
+/// The least number of frees that a freed block waits for.
 const STAY_MIN: usize = 32;
 
 fn block() -> usize {
@@ -32,7 +32,7 @@ fn place(address: usize) -> *mut u8 {
 }
 
 fn free(address: usize) {
-    // SAFETY: none in the tests of misuse: the process is to end, and has nothing else to lose.
+    // SAFETY: none in the tests of misuse: the process must end, and has nothing to lose.
     unsafe { dealloc(place(address), LAYOUT) };
 }
 
@@ -40,7 +40,7 @@ fn blocks(count: usize) -> Vec<usize> {
     (0..count).map(|_| block()).collect()
 }
 
-/// Pairs of allocations and frees, until whatever waits has left.
+/// Allocates and frees until every waiting block has left the quarantine.
 fn churn(pairs: usize) {
     for _ in 0..pairs {
         free(block());
@@ -51,7 +51,7 @@ fn elsewhere(body: impl FnOnce() + Send + 'static) {
     thread::spawn(body).join().expect("it does not panic");
 }
 
-/// A test whose child does the misuse of the body and nothing more: only a check at the call can end it with a message.
+/// A test whose child does only the misuse of the body, so that only a check at the call can end it with a message.
 macro_rules! ends_at_the_call {
     ($($name:ident: $message:literal => $body:block)+) => { $(
         #[test]
@@ -122,7 +122,7 @@ ends_at_the_call! {
 
     freed_though_never_allocated: "never allocated" => {
         let near: BTreeSet<_> = blocks(8).into_iter().collect();
-        // Pools hold more than are handed out; the one that holds these has others.
+        // A pool holds more blocks than are handed out; the pool of these has free ones.
         let other = near.first().map(|first| first / pymalloc::POOL_BYTES * pymalloc::POOL_BYTES);
         let starts = (0..pymalloc::POOL_BYTES / BYTES).rev().map(|number| other.expect("a block") + number * BYTES);
         free(starts.into_iter().find(|start| !near.contains(start)).expect("one that is not in use"));
@@ -191,7 +191,7 @@ fn the_message_names_the_block_that_was_written_into() {
 }
 
 #[test]
-fn a_freed_block_waits_for_so_many_frees_before_it_is_used_again() {
+fn a_freed_block_waits_for_a_number_of_frees_before_it_is_used_again() {
     for _ in 0..50 {
         let mut others = blocks(STAY_MIN);
         let victim = block();
@@ -210,7 +210,8 @@ fn a_freed_block_waits_for_so_many_frees_before_it_is_used_again() {
 fn every_freed_block_comes_out_of_quarantine_again() {
     let waiting: BTreeSet<_> = blocks(2 * STAY_MIN).into_iter().inspect(|&block| free(block)).collect();
     let mut seen = BTreeSet::new();
-    // Each free lets one out; after a thousand times as many as fit, hardly any has not come out at least once.
+    // Each free lets one block out. After a thousand times as many frees as blocks fit in, every block has left at
+    // least once, almost certainly.
     for _ in 0..1_000 * waiting.len() {
         let next = block();
         seen.insert(next);
@@ -219,7 +220,7 @@ fn every_freed_block_comes_out_of_quarantine_again() {
     assert!(waiting.is_subset(&seen), "{} of {}", waiting.intersection(&seen).count(), waiting.len());
 }
 
-/// Of blocks that one thread takes in a row, how many follow each other in memory: nearly all without the feature.
+/// How many of the blocks that one thread takes in a row follow each other in memory: nearly all without the feature.
 #[test]
 fn fresh_blocks_come_in_no_order() {
     elsewhere(|| {
@@ -230,7 +231,7 @@ fn fresh_blocks_come_in_no_order() {
     });
 }
 
-/// Two threads that do the same don't get the same: their choices differ.
+/// Two threads that do the same get different blocks, because their random choices differ.
 #[test]
 fn threads_choose_differently() {
     let offsets = || {
@@ -307,7 +308,7 @@ fn the_heap_is_sound_whenever_it_is_looked_at_while_blocks_leave_the_quarantine(
 #[test]
 fn a_freed_block_is_zero_and_so_is_every_new_one() {
     let is_zero = |address: usize| {
-        // SAFETY: mapped memory, in this thread's hands or (volatile) in nobody's.
+        // SAFETY: mapped memory, which this thread holds, or (volatile) which no thread holds.
         (0..BYTES).all(|index| unsafe { place(address).add(index).read_volatile() } == 0)
     };
     for round in 0..200 {
@@ -335,7 +336,7 @@ fn what_waits_counts_as_cached_and_goes_home_with_the_cache() {
         let after = cached();
         assert!(after >= before + 2 * STAY_MIN, "{before} → {after}");
         flush_thread_cache();
-        // The list itself was allocated.
+        // The list itself is a block, too.
         let left = cached();
         assert!(left < STAY_MIN, "{left}");
         purge();

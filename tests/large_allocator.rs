@@ -1,4 +1,4 @@
-//! `Pymalloc::with_large`: what does not fit a class goes there, and nothing else does.
+//! `Pymalloc::with_large`: requests that fit no class go to the large allocator, and no others do.
 #![cfg(not(pymalloc_bypass))]
 
 use std::alloc::{GlobalAlloc, Layout, System, alloc, alloc_zeroed, dealloc, realloc};
@@ -23,7 +23,7 @@ struct Calls {
 const NONE: Calls = Calls { alloc: 0, alloc_zeroed: 0, realloc: 0, dealloc: 0, last: None };
 
 thread_local! {
-    // Of the thread, so that the test harness and the other tests do not count.
+    // Counted per thread, so that the test harness and the other tests do not count.
     static CALLS: Cell<Calls> = const { Cell::new(NONE) };
 }
 
@@ -63,7 +63,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What reached the large allocator while `work` ran.
+/// The calls that reached the large allocator while `work` ran.
 fn calls_of<T>(work: impl FnOnce() -> T) -> (T, Calls) {
     CALLS.set(NONE);
     let result = work();
@@ -90,7 +90,7 @@ fn only_what_fits_no_class_reaches_it() {
                 continue;
             }
             large += 1;
-            // The layout arrives as it was asked for, not rounded.
+            // The layout arrives as requested, not rounded.
             let freed = Calls { dealloc: 1, last: Some(wanted), ..NONE };
             assert_eq!(calls, Calls { alloc: 1, ..freed }, "{wanted:?}");
             assert_eq!(zeroed, Calls { alloc_zeroed: 1, ..freed }, "{wanted:?}");
@@ -104,7 +104,7 @@ fn only_what_fits_no_class_reaches_it() {
 #[test]
 fn realloc_across_the_border_uses_both() {
     let (small, large, larger) = (layout(SMALL_MAX_BYTES, 8), layout(600, 8), layout(6000, 8));
-    // SAFETY: no size is 0; each step reallocates what the step before gave, with its layout.
+    // SAFETY: no size is 0; each step reallocates the block of the step before, with that block's layout.
     unsafe {
         let (start, calls) = calls_of(|| black_box(alloc(small)));
         assert_eq!(calls, NONE);
@@ -132,7 +132,7 @@ fn it_can_be_asked_for() {
     // SAFETY: the size is not 0; the block is freed by the allocator that gave it.
     let ((), calls) = calls_of(|| unsafe { GLOBAL.large().dealloc(black_box(GLOBAL.large().alloc(large)), one) });
     assert_eq!(calls, Calls { alloc: 1, dealloc: 1, last: Some(large), ..NONE });
-    // Made at run time, too.
+    // A `Pymalloc` that is made at run time works, too.
     assert_eq!(*Pymalloc::with_large(black_box(7)).large(), 7);
 }
 

@@ -1,4 +1,4 @@
-//! Large blocks are glibc's: beside small ones in arenas, about as much of them stays as on glibc alone.
+//! glibc serves large blocks: beside small blocks in arenas, about as much of their memory stays as with glibc alone.
 
 #![cfg(all(target_os = "linux", target_env = "gnu", not(pymalloc_bypass), not(feature = "__raw")))]
 
@@ -9,13 +9,13 @@ use std::thread;
 static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 
 const KIB: usize = 1 << 10;
-/// What the crate lets glibc keep beyond its own, and what glibc keeps in each thread's heap.
+/// Bytes that the crate lets glibc keep beyond its default, and bytes that glibc keeps in each thread's heap.
 const KEPT_BYTES: usize = 1536 * KIB;
 const KEPT_BYTES_EACH: usize = 256 * KIB;
-/// Stacks, page tables, the reading of the figure.
+/// For stacks, page tables, and the reading of the figure.
 const MARGIN_BYTES: usize = 1024 * KIB;
 
-/// Anonymous memory that is resident.
+/// Bytes of anonymous memory that are resident.
 fn resident_bytes() -> usize {
     let text = std::fs::read_to_string("/proc/self/status").expect("Linux shows every process its status");
     let field = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a field of that file");
@@ -26,7 +26,7 @@ fn burst() -> Vec<Vec<u8>> {
     (0..1_500).map(|_| vec![1; 20_000]).collect()
 }
 
-/// In one test: another at the same time would be in the figures.
+/// All in one test: another test at the same time would change the figures.
 #[test]
 fn large_blocks_go_back() {
     let index: Vec<Box<[u8; 64]>> = (0..256 * KIB).map(|_| Box::new([1; 64])).collect();
@@ -46,9 +46,9 @@ fn large_blocks_go_back() {
     let more = resident_bytes().saturating_sub(before);
     assert!(more < KEPT_BYTES + 8 * KEPT_BYTES_EACH + MARGIN_BYTES, "{} KiB more", more / KIB);
 
-    // Blocks below one that is in use: only `malloc_trim` gives them back, which `purge` calls.
+    // Free blocks below a block in use: only `malloc_trim`, which `purge` calls, gives them back.
     let blocks = burst();
-    // The black box, or else the compiler would leave the block out.
+    // Without the black box, the compiler would leave the block out.
     // SAFETY: freed below.
     let on_top = std::hint::black_box(unsafe { libc::malloc(20_000) });
     drop(blocks);

@@ -1,23 +1,24 @@
-//! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
+//! Loom models of the protocols. They explore every interleaving (up to a bound), and every value that a load may
+//! return under weak memory ordering.
 //!
 //! # What runs
 //! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs` and `protocols/block_state.rs` are compiled here
-//! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is typed again.
-//! What lies around them in `pool_set/` and `cache/` names half the crate, so `world`, `bare`, `poison`, `publication`,
-//! `classes`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
-//! change here.
+//! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is copied. The code
+//! around them in `pool_set/` and `cache/` depends on half the crate, so `world`, `bare`, `poison`, `publication`,
+//! `classes`, `idle`, `session`, `intervals` and `states` repeat it in simplified form. Each says what it repeats; a change there
+//! must be made here, too.
 //!
 //! # How to run
 //! ```text
 //! RUSTFLAGS="--cfg pymalloc_loom" cargo test --release --test loom --target-dir target/loom
 //! ```
-//! `LOOM_LOG=trace LOOM_LOCATION=1` and the name of a test print the failing execution. `tests/loom_mutations.sh`
-//! shows that the models can fail; `docs/loom.md` says which model stands for which part of a protocol.
+//! `LOOM_LOG=trace LOOM_LOCATION=1` and the name of a test print the failing execution. `tests/loom_mutations.sh` shows
+//! that the models can fail; `docs/loom.md` says which model tests which part of a protocol.
 //!
 //! # How to read a model
-//! One question a test; its name is the answer. [`check`] explores all interleavings, [`check_bounded`] those with at
-//! most so many preemptions (a thread that blocks or ends is no preemption). Object pools have models of their own:
-//! `object-pool/tests/loom.rs`.
+//! Each test asks one question, and its name is the answer. [`check`] explores all interleavings, [`check_bounded`]
+//! those with at most a given number of preemptions (a thread that blocks or ends is no preemption). Object pools have
+//! models of their own: `object-pool/tests/loom.rs`.
 #![cfg(pymalloc_loom)]
 
 #[path = "../src/protocols/block_state.rs"]
@@ -39,6 +40,8 @@ mod check;
 mod classes;
 #[path = "loom/idle.rs"]
 mod idle;
+#[path = "loom/intervals.rs"]
+mod intervals;
 #[path = "loom/knock.rs"]
 mod knock;
 #[path = "loom/locks.rs"]

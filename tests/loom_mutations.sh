@@ -92,15 +92,15 @@ break_by $lock "release wakes nobody" 's/(fn look_back.*?)futex_wake\(&self\.sta
 break_by $lock "release wakes only from HELD" 's/(fn look_back.*?)if before & AWAITED != 0/$1if before == HELD/s'
 break_by $lock "a waiter marks the lock HELD, not AWAITED" 's/fetch_or\(HELD \| AWAITED/fetch_or(HELD/'
 break_by $lock "try_lock always succeeds" 's/\(before & SHUT == 0 && this_thread_forks\(\)\)/(before \& SHUT == 0)/'
-break_by $lock "who finds the lock held leaves no knock" 's/before \| KNOCKED \}/before }/'
-break_by $lock "who leaves the lock does not look for a knock" 's/before & KNOCKED != 0\n    \}/false\n    }/'
+break_by $lock "a thread that finds the lock held leaves no knock" 's/before \| KNOCKED \}/before }/'
+break_by $lock "a thread that leaves the lock does not look for a knock" 's/before & KNOCKED != 0\n    \}/false\n    }/'
 break_by $lock "a waiter wipes the knock" 's/fetch_or\(HELD \| AWAITED/swap(HELD | AWAITED/'
 break_by $lock "a knock that stands is not written again" \
     's/(let after = if before == FREE)/if before & KNOCKED != 0 { return None; } $1/'
-break_by $lock "who waits for a lock that is shut wakes no other sleeper as it goes" \
+break_by $lock "a thread that waits for a lock that is shut wakes no other sleeper as it goes" \
     's/(another sleeper, which has to go away, too\.\n *)futex_wake\(&self\.state\);/$1/'
-break_by $lock "who shuts a lock wakes nobody" 's/futex_wake\(&guard\.lock\.state\);//'
-break_by $lock "who waits for a lock does not see that it is shut" 's/before & SHUT != 0 && !is_patient/false/g'
+break_by $lock "a thread that shuts a lock wakes nobody" 's/futex_wake\(&guard\.lock\.state\);//'
+break_by $lock "a thread that waits for a lock does not see that it is shut" 's/before & SHUT != 0 && !is_patient/false/g'
 break_by $lock "a knock is left at a lock that is shut" 's/if before & SHUT != 0 \{\n *return None;\n *\}//'
 
 roll=src/protocols/roll.rs
@@ -123,8 +123,8 @@ break_by $remote "pushes are uncounted after the take" \
 
 # The order of the calls, which pool_set/ has like the models.
 world=tests/loom/world.rs
-break_by $world "who answers a knock does not look for the next" 's/if !guard\.leave\(\) \{\n                return;/let _ = guard.leave(); {\n                return;/'
-break_by $world "who lets all doors go answers no knock" 's/if knocked \{/if knocked \&\& false {/'
+break_by $world "a thread that answers a knock does not look for the next" 's/if !guard\.leave\(\) \{\n                return;/let _ = guard.leave(); {\n                return;/'
+break_by $world "a thread that lets all doors go answers no knock" 's/if knocked \{/if knocked \&\& false {/'
 break_by $world "the owner is read before the arrival" \
     's/(match pool\.touch\(\|pool\| pool\.remote\.arrive)/let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed)); $1/; s/\n *\/\/ Relaxed: as in the product\.\n *let owner = pool\.touch\(\|pool\| pool\.tag\.load\(Ordering::Relaxed\)\);//'
 break_by $world "the count arrives before the bits are set" \
@@ -155,7 +155,7 @@ break_by $poison "the poison is announced after the walk" \
     's/(self\.state\.lock\(\)\.with\(\|\(\)\| self\.poisons\.store.*?\n)(\s*for cache in self\.sets\.walk\(\) \{.*?\n        \}\n)/$2$1/s'
 
 bare=tests/loom/bare.rs
-break_by $bare "who stops all doors does not look for newcomers" 's/if self\.walk\(\)\.iter\(\)\.all.*?\{/if true {/'
+break_by $bare "a thread that stops all doors does not look for newcomers" 's/if self\.walk\(\)\.iter\(\)\.all.*?\{/if true {/'
 break_by $bare "a bare set's door is opened before the set is in the register" \
     's/( *self\.register\(set, state\);\n)(.*?unsafe \{ this\.door\.open\(\) \};\n)/$2$1/s'
 break_by $bare "a bare set's door is opened after the heap's lock is let go" \
@@ -170,18 +170,22 @@ break_by $session "the session is announced before the tracer is wanted" 's/(sel
 break_by $session "the session is announced without Release" 's/self\.session\.store\(session, Ordering::Release\)/self.session.store(session, Ordering::Relaxed)/'
 break_by $session "an allocation reads the session without Acquire" 's/self\.session\.load\(Ordering::Acquire\)/self.session.load(Ordering::Relaxed)/'
 break_by $session "the table does not ask for the session" 's/if table\.session == session/if table.session == session || true/'
+intervals=tests/loom/intervals.rs
+break_by $intervals "a free is told under the interval that it is in" 's/shard\.changes\[birth\] -= 1/shard.changes[shard.interval_now] -= 1/'
+break_by $intervals "a sample leaves what it has told" 's/core::mem::take\(&mut shard\.changes\)/shard.changes/'
+break_by $intervals "the sampler is woken before it is called" 's/( *call\.store\(1.*?\n)( *futex_wake\(call\);\n)/$2$1/'
 # The rest of what is looked up without a lock, and what the purge thread does.
 publication=tests/loom/publication.rs
 break_by $publication "an arena is in the map before its metadata is there" \
     's/( *self\.metadata\.with_mut.*?\n)( *self\.leaf\.store.*?\n)/$2$1/'
 break_by $publication "a free raises the top before it fills the slot" \
     's/( *self\.slots\[top\]\.store.*?\n)( *self\.top\.store\(top \+ 1.*?\n)/$2$1/'
-break_by $publication "who loses the race to make it keeps its own" 's/map_or_else\(\|first\| first,/map_or_else(|_| thread,/'
+break_by $publication "a thread that loses the race to make it keeps its own" 's/map_or_else\(\|first\| first,/map_or_else(|_| thread,/'
 break_by $publication "a report that finds another printing is forgotten" \
     's/self\.wanted\.fetch_or\(REPORT, Ordering::Relaxed\);(\s*\}\s*\})/$1/'
 break_by $publication "two threads print at once" 's/if self\.printing\.compare_exchange.*?\{/if self.printing.compare_exchange(NONE, PRINTS, success, Ordering::Relaxed).is_err() \&\& false {/'
 classes=tests/loom/classes.rs
-break_by $classes "the window is moved by who enters the next pool" \
+break_by $classes "the thread that enters the next pool moves the window" \
     's/let _ = self\.last\.compare_exchange.*?;/self.last.store(last, Ordering::Relaxed);/'
 break_by $classes "a block is handed out before its pool is in the map" \
     's/( *self\.map\.enter.*?\n)( *self\.passed\[index\]\.store.*?\n)/$2$1/'
@@ -193,7 +197,7 @@ break_by $remote "neither bits nor counts order anything" 's/Ordering::(AcqRel|A
 state=src/protocols/block_state.rs
 break_by $state "a free leaves the block live" 's/        self\.0\.store\(FREED, Ordering::Relaxed\);\n//'
 break_by $state "a free does not look" 's/self\.check\(class\)\?;//'
-break_by $state "who hands a block out does not say so" 's/        self\.0\.store\(LIVE \| class, Ordering::Relaxed\);\n//'
+break_by $state "a thread that hands a block out does not say so" 's/        self\.0\.store\(LIVE \| class, Ordering::Relaxed\);\n//'
 states=tests/loom/states.rs
 break_by $states "a block goes home before it is marked" 's/( *assert!\(other\.free\(\).*?\n)( *other\.go_home\(\);\n)/$2$1/'
 break_by $states "a shelf is emptied after the top is raised" 's/( *self\.shelf\.iter\(\)\.for_each.*?\n)( *self\.top\.store\(2.*?\n)/$2$1/'
@@ -203,7 +207,7 @@ break_by $idle "a tick empties the magazine, too" \
     's/(cold\.home \+= core::mem::take\(&mut cold\.stowed\);)/$1 cold.home += self.top.swap(0, Ordering::AcqRel);/'
 break_by $idle "a tick does not take the door" \
     's/(fn tick\(&self\) \{\s*)self\.door\.lock\(\)\.with\(\|cold\| \{(.*?)\n        \}\);\n    \}\n\}/$1unsafe { self.door.with_held(|cold: &mut Cold| {$2\n        }) };\n    }\n}/s'
-break_by $idle "who starts a purge thread looks first and takes then" \
+break_by $idle "a thread that starts a purge thread looks first and takes then" \
     's/let taken = self\.taken_by\.fetch_update.*?;/let by = self.taken_by.load(Ordering::Relaxed); let taken = if by == own { Err(by) } else { self.taken_by.store(own, Ordering::Relaxed); Ok(by) };/'
 break_by $idle "the limit is asked for before the lock is taken" \
     's/self\.state\.lock\(\)\.with\(\|state\| \{\s*let may = state\.mapped < state\.limit;/let may = self.state.lock().with(|state| state.mapped < state.limit); self.state.lock().with(|state| {/'
@@ -213,17 +217,17 @@ fences=object-pool/tests/loom/sync.rs
 break_by $fences "the light fence orders nothing" 's/(fn light_fence\(\) \{).*?\}/$1}/s'
 break_by $fences "the heavy fence orders nothing" 's/(fn heavy_fence\(\) \{).*?\}/$1}/s'
 magazine=object-pool/src/magazine.rs
-break_by $magazine "who stops an owner does not wait for its visit to end" 's/while self\.busy\.load/if false \&\& self.busy.load/'
+break_by $magazine "a thread that stops an owner does not wait for its visit to end" 's/while self\.busy\.load/if false \&\& self.busy.load/'
 break_by $magazine "an owner does not look at the gate before it pops" 's/if !gate\.is_open\(\) \{/if !gate.is_open() \&\& false {/'
 break_by $magazine "an owner does not look at the gate before it pushes" 's/if gate\.is_open\(\) \{ visit/if gate.is_open() || true { visit/'
 stock=object-pool/src/stock/mod.rs
 moves=object-pool/src/stock/moves.rs
-break_by $stock "who is about to wait does not stop the owners" 's/(must pass the lock\.\n *)self\.stop\(&mut state\);/$1/'
+break_by $stock "a thread that is about to wait does not stop the owners" 's/(must pass the lock\.\n *)self\.stop\(&mut state\);/$1/'
 break_by $moves "the gate opens while somebody waits" 's/if state\.waiters\.is_empty\(\) \{ state\.quiet \+ 1 \}/if true { state.quiet + 1 }/'
-break_by $stock "who gives up keeps what was granted" 's/Some\(Grant::Idle\(item\)\) => self\.put\(None, item\),/Some(Grant::Idle(_)) => None,/'
+break_by $stock "a thread that gives up keeps what was granted" 's/Some\(Grant::Idle\(item\)\) => self\.put\(None, item\),/Some(Grant::Idle(_)) => None,/'
 break_by $stock "a loss lets nobody create" 's/match state\.waiters\.grant\(Grant::Create\) \{/match Err::<Waker, ()>(()) {/'
-break_by $stock "who ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
-break_by $moves "who never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
+break_by $stock "a thread that ends a pool leaves the magazines alone" 's/self\.stop\(&mut state\);\n( *state\.closed = true;)/$1/'
+break_by $moves "a thread that never creates looks only into the stock" 's/if state\.idle\.is_empty\(\) && !create/if false \&\& !create/'
 break_by $moves "reservations are not taken back" 's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& false/'
 break_by $moves "reservations are taken back if a magazine looks as if it had room" \
     's/(if self\.room\(state\) == 0) && state\.reserved > 0/$1 \&\& state.magazines.iter().any(|magazine| magazine.slack() > 0)/'

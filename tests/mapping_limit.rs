@@ -1,5 +1,6 @@
-//! The kernel's limit on the number of mappings is reached: `munmap` of an arena amid others refuses, because it would
-//! make two mappings of one. The range is kept and purged, nothing is lost, and it goes back when there is room again.
+//! The kernel's limit on the number of mappings is reached. `munmap` of an arena amid others fails then, because it
+//! would split one mapping in two. The range is kept and purged, and nothing is lost. It is unmapped when there is room
+//! again.
 #![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
@@ -14,7 +15,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 
 const SLACK_BLOCKS: usize = 32;
 
-/// Mappings in numbers, by protections that alternate from OS page to OS page.
+/// Many mappings, made by protections that alternate from OS page to OS page.
 struct Mappings {
     start: *mut u8,
     bytes: usize,
@@ -24,7 +25,7 @@ impl Mappings {
     /// Makes mappings until the kernel refuses one more; `None` if it never does.
     fn until_refused() -> Option<Self> {
         let os_page_bytes = os_page_bytes();
-        // Each second OS page is its own mapping, and so is what lies between.
+        // Every second OS page is a mapping of its own, and so is each page in between.
         let bytes = (limit() + 2) * os_page_bytes;
         // SAFETY: a new mapping disturbs nothing.
         let start =
@@ -48,17 +49,18 @@ impl Mappings {
 
 impl Drop for Mappings {
     fn drop(&mut self) {
-        // SAFETY: mapped by `until_refused`, used by nobody. Whole mappings go, so the limit is no hindrance.
+        // SAFETY: mapped by `until_refused`, and unused. Whole mappings are unmapped, so the limit does not matter.
         assert_eq!(unsafe { libc::munmap(self.start.cast(), self.bytes) }, 0);
     }
 }
 
-/// Whether `munmap` of the arena at `start` would leave mapped memory on both sides: then the kernel must split.
+/// Whether `munmap` of the arena at `start` would leave mapped memory on both sides, so that the kernel would have to
+/// split a mapping.
 fn is_amid_others(arena: usize, all: &[usize]) -> bool {
     all.contains(&(arena + ARENA_BYTES)) && all.contains(&(arena - ARENA_BYTES))
 }
 
-/// Kernels may be set to a limit that takes too long to reach.
+/// Some kernels are configured with a limit that takes too long to reach.
 const LIMIT_MAX: usize = 1 << 21;
 
 fn limit() -> usize {
@@ -75,14 +77,14 @@ fn refuse_and_recover() {
     let layout = std::alloc::Layout::new::<[u64; 64]>();
     let fill = |count| (0..count).map(|serial| Block::new(serial, layout)).collect::<Vec<_>>();
     let address = |block: &Block| block.start().addr();
-    // Hardened, the arenas' metadata is larger, and lies between them more often.
+    // With `hardened`, the arenas' metadata is larger and lies between arenas more often.
     let wanted = if cfg!(feature = "hardened") { 96 } else { 24 };
     let mut live = fill(wanted * (ARENA_BYTES / 512) as u64);
     let mut arenas: Vec<_> = live.iter().map(|block| address(block) / ARENA_BYTES * ARENA_BYTES).collect();
     arenas.sort_unstable();
     arenas.dedup();
     let amid: Vec<_> = arenas.iter().copied().filter(|&arena| is_amid_others(arena, &arenas)).collect();
-    // Every second of them: their neighbours stay mapped, and full.
+    // Every second arena is emptied; its neighbours stay mapped and full.
     let emptied: Vec<_> = amid.into_iter().step_by(2).collect();
     assert!(emptied.len() >= 6, "the kernel places arenas side by side: {arenas:x?}");
 
@@ -99,7 +101,7 @@ fn refuse_and_recover() {
     assert!(purged >= (emptied.len() - 1) * ARENA_BYTES, "{purged} bytes of {} arenas", emptied.len());
     live.iter().for_each(Block::check);
     assert_live_near(before + live.len(), SLACK_BLOCKS);
-    // What was kept is served again, without a new mapping.
+    // The kept memory is served again, without a new mapping.
     let more = fill((emptied.len() * ARENA_BYTES / 512 / 2) as u64);
     assert_eq!(assert_sound().arenas_mapped, mapped);
     drop(more);
@@ -108,7 +110,7 @@ fn refuse_and_recover() {
     pymalloc::purge();
     assert_eq!(assert_sound().arenas_mapped, mapped - emptied.len());
     live.iter().for_each(Block::check);
-    // Of other classes, in other places.
+    // Blocks of other classes, at other addresses.
     let mut rng = Rng::new(5);
     live.extend((0..100_000).map(|serial| Block::random(serial, &mut rng)));
     drop(live);

@@ -1,4 +1,4 @@
-//! `measure` against programs whose allocations are known exactly.
+//! `measure`, tested on programs whose allocations are known exactly.
 
 mod common;
 
@@ -18,7 +18,7 @@ use pymalloc::{Pymalloc, measure, usable_bytes};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Bytes of a block for so many: by its class, or, when every request is large, as asked.
+/// Bytes that count for a block of `bytes`: those of its class, or, if every request is large, the bytes asked for.
 fn block(bytes: usize) -> usize {
     if cfg!(pymalloc_bypass) { bytes } else { usable_bytes(Layout::array::<u8>(bytes).expect("small")) }
 }
@@ -110,7 +110,7 @@ fn a_block_that_is_reallocated_counts_by_the_way_it_goes() {
     assert_eq!(measured.bytes_peak, 50_000);
 }
 
-/// What a model of the allocator counts.
+/// The counts of a model of the allocator.
 #[derive(Default)]
 struct Model {
     measured: Measured,
@@ -141,7 +141,7 @@ impl Model {
 fn programs_of_operations_are_counted_as_a_model_counts_them() {
     for seed in 0..20 {
         let mut rng = Rng::new(seed);
-        // Some from before, which the program frees, too.
+        // Some blocks from before the measurement, which the program frees, too.
         let mut blocks: Vec<Block> = Vec::with_capacity(4000);
         blocks.extend((0..100).map(|serial| Block::random(serial, &mut rng)));
         let mut model = Model::default();
@@ -157,7 +157,7 @@ fn programs_of_operations_are_counted_as_a_model_counts_them() {
                     drop(block);
                 }
                 if cfg!(not(pymalloc_bypass)) && rng.below(500) == 0 {
-                    // Neither changes what the program holds.
+                    // Neither call changes what the program holds.
                     pymalloc::flush_thread_cache();
                     pymalloc::purge();
                 }
@@ -213,7 +213,7 @@ fn a_panic_ends_the_measurement_and_the_one_around_it_goes_on() {
         assert!(caught.is_err());
         drop(black_box(Box::new([0_u8; 64])));
     });
-    // Both arrays and the payload; its box has a size of its own.
+    // Both arrays and the panic's payload, whose box has a size of its own.
     assert!(outer.blocks_allocated >= 3, "{outer:?}");
     assert_eq!(live(outer).0, 0);
     let (kept, after) = measure(|| black_box(Box::new(1_u64)));
@@ -224,14 +224,14 @@ fn a_panic_ends_the_measurement_and_the_one_around_it_goes_on() {
 #[test]
 fn a_map_is_as_large_as_its_nodes_and_strings() {
     let (map, measured) = measure(|| (0..1000).map(|n| (n, n.to_string())).collect::<BTreeMap<u32, String>>());
-    // Nodes hold entries of 4 + 24 bytes; how full they are is the map's business.
+    // Nodes hold entries of 4 + 24 bytes; how full they are depends on the map.
     let strings: usize = map.values().map(|text| block(text.capacity())).sum();
     let bytes = live(measured).1 - strings;
     assert!((1000 * 28..1000 * 60).contains(&bytes), "{bytes}");
     drop(map);
 }
 
-/// A thread that the C library starts has no cache yet, and gets one in order to be measured.
+/// A thread that the C library started has no cache yet; `measure` gives it one.
 #[cfg(all(target_os = "linux", not(pymalloc_bypass)))]
 #[test]
 fn a_thread_whose_first_block_is_measured_leaves_none_behind() {

@@ -1,4 +1,4 @@
-//! `Pymalloc<Medium>`: requests above 512 bytes come from the arenas up to 1 MiB, and only those beyond do not.
+//! `Pymalloc<Medium>`: arenas serve requests above 512 bytes, too, up to 1 MiB; only larger ones go elsewhere.
 //! (On Windows `Medium` stands aside.)
 #![cfg(all(unix, not(pymalloc_bypass)))]
 
@@ -16,7 +16,7 @@ use pymalloc::{Medium, POOL_BYTES, Pymalloc, RUN_MAX_BYTES, flush_thread_cache, 
 #[global_allocator]
 static GLOBAL: Pymalloc<Medium<Counting>> = Pymalloc::with_large(Medium::with_large(Counting));
 
-/// Requests that came to the next allocator, and the smallest of them.
+/// The number of requests that came to the next allocator, and the size of the smallest.
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 static SMALLEST: AtomicUsize = AtomicUsize::new(usize::MAX);
 
@@ -151,7 +151,7 @@ fn what_was_freed_goes_back_to_the_os() {
 #[test]
 fn at_the_limit_null_comes_and_below_it_memory() {
     alone("at_the_limit_null_comes_and_below_it_memory", || {
-        // Never grows: what a failed growth prints would need memory, too.
+        // The list must not grow: the message of a failed growth would need memory, too.
         let mut found = Vec::with_capacity(1 << 15);
         pymalloc::set_limit(Some(8 << 20));
         for bytes in [1 << 20, 20 << 10, 600] {
@@ -195,7 +195,7 @@ fn a_forked_child_goes_on_with_medium_blocks() {
     });
 }
 
-/// A test whose child does the misuse of the body. `$message` is a part of the line it dies with.
+/// A test whose child does the misuse of the body. `$message` is a part of its last line.
 macro_rules! misuses {
     ($($name:ident: $message:literal => $body:block)+) => { $(
         #[test]
@@ -209,7 +209,7 @@ macro_rules! misuses {
 const MEDIUM: Layout = Layout::new::<[u64; 900]>();
 const RUN: Layout = Layout::new::<[u64; 10_000]>();
 
-/// A block that may be misused: another one of its pool stays live.
+/// A block for misuse. Another block of its pool stays live.
 fn victim(layout: Layout) -> *mut u8 {
     // SAFETY: the size is not 0.
     unsafe {
@@ -218,7 +218,7 @@ fn victim(layout: Layout) -> *mut u8 {
     }
 }
 
-/// Frees what may not be freed.
+/// Frees a block that may not be freed.
 fn free(start: *mut u8, layout: Layout) {
     // SAFETY: none: the misuse is the test.
     unsafe { dealloc(black_box(start), layout) };

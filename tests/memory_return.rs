@@ -1,4 +1,4 @@
-//! After a peak, memory goes back, and the next peak needs no more than the last.
+//! After a peak, memory goes back to the OS, and the next peak needs no more than the last.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -27,8 +27,8 @@ fn grow() -> Vec<Block> {
     blocks
 }
 
-/// Runs rounds of `drop_all`, which gets the live set at its peak, and checks that each ends with
-/// the arenas it began with, and that no round peaks higher than the first.
+/// Runs rounds of `drop_all`, which gets the live set at its peak. Checks that each round ends with the arenas that it
+/// began with, and that no round peaks higher than the first.
 fn rounds(drop_all: impl Fn(Vec<Block>, usize)) {
     let floor = arenas_at_floor();
     let before = stats().blocks_live();
@@ -57,9 +57,9 @@ fn a_peak_leaves_nothing_behind() {
     });
 }
 
-/// Keeps a hundredth, uses the free space between, and frees the rest.
+/// Keeps one block in a hundred, uses the free space between them, and frees the rest.
 fn drop_by_way_of_scattered_survivors(mut blocks: Vec<Block>, before: usize) {
-    // Shuffled, so what is left of them is everywhere.
+    // Shuffled, so that the remaining blocks are scattered everywhere.
     blocks.truncate(blocks.len() / 100);
     pymalloc::flush_thread_cache();
     pymalloc::purge();
@@ -110,8 +110,8 @@ fn the_peak_does_not_creep() {
     });
 }
 
-/// Frees all but a hundredth of a peak, less where OS pages are larger, and returns by what share that made the RSS
-/// smaller, or the commit charge.
+/// Frees all but a hundredth of a peak (a smaller part where OS pages are larger). Returns the share by which that
+/// lowered the RSS, or the commit charge.
 #[cfg(any(target_os = "linux", windows))]
 fn share_given_back() -> f64 {
     let mut blocks: Vec<Box<[u8; 256]>> = (0..400_000).map(|_| Box::new([1; 256])).collect();
@@ -132,7 +132,7 @@ fn share_given_back() -> f64 {
 #[cfg(target_os = "linux")]
 fn memory_goes_back_with_and_without_the_call_for_many_ranges() {
     alone("memory_goes_back_with_and_without_the_call_for_many_ranges", || {
-        // Linux before 6.14 has no such call, or not for this; then both are without it.
+        // Linux before 6.14 lacks the call, or does not allow this use of it; then both runs are without it.
         let with = share_given_back();
         refuse_system_call(libc::SYS_process_madvise, libc::EPERM);
         let without = share_given_back();

@@ -1,8 +1,8 @@
-//! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate: each runs in
-//! a process of its own, on the plain allocator and on the debug hooks, and what became of it must be what the table in
-//! `docs/misuse.md` says; with the feature `hardened`, what its column says.
+//! The patterns of hardened_malloc's and mimalloc-bench's security programs, written anew for this crate. Each pattern
+//! runs in a process of its own, on the plain allocator and on the debug hooks. Its outcome must be the one in the
+//! table of `docs/misuse.md`; with the feature `hardened`, the one in that column.
 //!
-//! The program's own allocations go to the system, so that the heap holds a pattern's blocks only.
+//! The program's own allocations go to the system, so that the heap holds only the pattern's blocks.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -25,7 +25,7 @@ static DEBUG: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
 
 const PATTERN: &str = "PYMALLOC_PATTERN";
 const ALLOCATOR: &str = "PYMALLOC_PATTERN_ALLOCATOR";
-/// The child's exit code when the pattern found that its aim is out of reach.
+/// The child's exit code when the pattern could not reach its aim.
 const PREVENTED: i32 = 10;
 
 /// The allocator under test.
@@ -41,7 +41,7 @@ impl Heap {
     }
 
     fn free(self, start: *mut u8, layout: Layout) {
-        // SAFETY: none in most cases: the misuse is the test, and this process has nothing else to lose.
+        // SAFETY: none in most cases: the misuse is the test, and this process has nothing to lose.
         unsafe { self.0.dealloc(black_box(start), layout) };
     }
 
@@ -70,23 +70,24 @@ const fn layout(bytes: usize, align: usize) -> Layout {
     }
 }
 
-/// Of a class that std has no blocks of: a thread's start allocates too, and might be given what was freed once.
+/// A layout of a class that std does not use. (A thread's start allocates, too, and might get a block that was freed
+/// once.)
 const SMALL: Layout = layout(400, 8);
 const LARGE: Layout = layout(64 << 10, 16);
 
-/// Fills `bytes` from `start + offset` on.
+/// Fills `bytes` bytes from `start + offset` on.
 fn write(start: *mut u8, offset: isize, bytes: usize) {
     // SAFETY: the misuse is the test.
     unsafe { black_box(start).offset(offset).write_bytes(0x41, bytes) };
 }
 
-/// Whether any of `bytes` from `start` on is what `write` writes.
+/// Whether any of the `bytes` bytes from `start` on has the value that `write` writes.
 fn shows(start: *const u8, bytes: usize) -> bool {
-    // SAFETY: the misuse is the test; volatile, because the block may be anybody's.
+    // SAFETY: the misuse is the test; volatile, because the block may belong to any thread.
     (0..bytes).any(|index| unsafe { black_box(start).add(index).read_volatile() } == 0x41)
 }
 
-/// What a pattern returns when it gets to its end: whether its aim was out of reach.
+/// The result of a pattern that gets to its end: whether its aim was out of reach.
 type Pattern = fn(Heap) -> bool;
 
 fn double_free(heap: Heap, layout: Layout, between: impl FnOnce()) -> bool {
@@ -118,7 +119,7 @@ fn write_after_free(heap: Heap, layout: Layout) -> bool {
     false
 }
 
-/// The next block of that size would be the same one.
+/// Whether the next block of that size would be the same one.
 fn write_after_reuse(heap: Heap, layout: Layout) -> bool {
     let victim = heap.victim(layout);
     heap.free(victim, layout);
@@ -287,7 +288,7 @@ const PATTERNS: &[(&str, Pattern)] = &[
     }),
 ];
 
-/// What became of a pattern, in the table's words.
+/// The outcome of a pattern, in the table's words.
 fn outcome(output: &Output) -> &'static str {
     let printed = String::from_utf8_lossy(&output.stderr);
     let last = printed.lines().next_back().unwrap_or_default();
@@ -300,7 +301,7 @@ fn outcome(output: &Output) -> &'static str {
     }
 }
 
-/// Runs a pattern in this process, and then all that finds misuse late.
+/// Runs a pattern in this process, and then everything that finds misuse late.
 fn run_here(pattern: Pattern, is_debug: bool) -> ! {
     common::prepare_to_abort();
     let prevented = pattern(Heap(if is_debug { &DEBUG } else { &PLAIN }));
@@ -336,7 +337,7 @@ fn every_pattern_ends_as_the_table_says() {
     let table = table();
     let mut wrong = Vec::new();
     for (name, _) in PATTERNS {
-        // Without the debug hooks, the allocator is what the feature makes of it.
+        // Without the debug hooks, the feature decides which column applies.
         let own = if cfg!(feature = "hardened") { (1, "hardened") } else { (0, "plain") };
         for (column, allocator) in [own, (2, "debug")] {
             let mut output = Command::new(env::current_exe().expect("an executable"))
@@ -351,7 +352,7 @@ fn every_pattern_ends_as_the_table_says() {
             if cfg!(windows) && *name == "overflow_small_1_mib" && found == "crash" {
                 continue;
             }
-            // What the system's malloc does with a large block is not ours to say.
+            // What the system's malloc does with a large block is not specified here.
             if found != said && !(said == "system's" && matches!(found, "crash" | "missed" | "prevented")) {
                 wrong.push(format!("{name} on {allocator}: {found}, but the table says {said:?}"));
             }

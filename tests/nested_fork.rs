@@ -1,4 +1,4 @@
-//! A fork in a fork handler, in `unix/nested_fork.rs`: nothing where there is no `fork`.
+//! A fork in a fork handler: the test is in `unix/nested_fork.rs`. On systems without `fork` this does nothing.
 
 #[cfg(unix)]
 #[path = "unix/nested_fork.rs"]

@@ -1,4 +1,5 @@
-//! The process has no pthread key left: threads do without a cache, which nobody would take back when they end.
+//! The process has no pthread key left: threads work without a cache, because nothing would take a cache back at their
+//! end.
 #![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
@@ -17,7 +18,7 @@ const KEYS_OF_STD: usize = 4;
 
 static KEYS: Mutex<(usize, [libc::pthread_key_t; 2048])> = Mutex::new((0, [0; 2048]));
 
-/// Before the allocator's first use, which would take a key.
+/// Runs before the allocator's first use, which would take a key.
 extern "C" fn take_all_keys() {
     let mut keys = KEYS.lock().expect("nobody panicked");
     let (count, keys) = &mut *keys;
@@ -25,9 +26,9 @@ extern "C" fn take_all_keys() {
     while *count < keys.len() && unsafe { libc::pthread_key_create(&raw mut keys[*count], None) } == 0 {
         *count += 1;
     }
-    // The allocator asks once.
+    // The allocator asks for a key only once.
     drop(std::hint::black_box(Box::new(1)));
-    // std can't do without the ones that it needs itself.
+    // std needs some keys itself, and can't work without them.
     for key in &keys[*count - KEYS_OF_STD..*count] {
         // SAFETY: created above.
         assert_eq!(unsafe { libc::pthread_key_delete(*key) }, 0);
@@ -64,7 +65,7 @@ fn without_keys_threads_allocate_and_free_without_a_cache() {
     let after = assert_sound();
     assert_eq!(after.caches_live, 0);
     assert_live_near(before.blocks_live(), SLACK_BLOCKS);
-    // A whole program's worth of the rest: zeroed and moved blocks.
+    // The other operations of a program: zeroed and moved blocks.
     let mut zeroed = vec![0_u8; 100];
     zeroed.resize(400, 1);
     assert_eq!(zeroed.iter().map(|&byte| usize::from(byte)).sum::<usize>(), 300);

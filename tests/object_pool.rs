@@ -1,4 +1,5 @@
-//! The feature `object-pool`: the layer above under the allocator's name. Its own tests are in `object-pool/`.
+//! The feature `object-pool`, which exports object pools under the allocator's name. Their own tests are in
+//! `object-pool/`.
 
 use pymalloc::Pymalloc;
 use pymalloc::object_pool::{LocalPool, ObjectPool, PoolConfigError, Pooled};

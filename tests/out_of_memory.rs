@@ -1,4 +1,4 @@
-//! Memory runs out: null comes, frees go on working, and the memory can be had again.
+//! Memory runs out: requests get null, frees still work, and the freed memory can be allocated again.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -17,7 +17,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 const SLACK_BLOCKS: usize = 32;
 const FILL: u8 = 0xEE;
 
-/// Blocks of one size, linked through themselves: the test must not need memory of its own.
+/// Blocks of one size, linked through their own bytes, because the test must not need further memory.
 struct Chain {
     layout: Layout,
     newest: *mut u8,
@@ -59,7 +59,7 @@ impl Chain {
         Some(start)
     }
 
-    /// Allocates until null comes, at most `most` blocks.
+    /// Allocates until a request gets null, at most `most` blocks.
     fn grow(&mut self, most: usize) {
         for _ in 0..most {
             // SAFETY: the size is not 0.
@@ -72,7 +72,7 @@ impl Chain {
     }
 
     fn free(&self, start: *mut u8) {
-        // SAFETY: `pop` gave it, so it is a block of this layout that nobody else has.
+        // SAFETY: it is from `pop`, so it is a block of this layout that no other code has.
         unsafe { dealloc(start, self.layout) };
     }
 
@@ -96,7 +96,7 @@ impl Chain {
     }
 }
 
-/// Unlike the system's limits, this one is the heap's own: large requests go on.
+/// This limit is the heap's own, not the system's: large requests still succeed.
 fn exhaust_and_recover_below_a_limit_of_the_heap() {
     let arenas = 6;
     let before = assert_sound().blocks_live();
@@ -105,7 +105,7 @@ fn exhaust_and_recover_below_a_limit_of_the_heap() {
     assert_eq!(pymalloc::limit(), Some(arenas * pymalloc::ARENA_BYTES));
     pymalloc::set_soft_limit(Some(3 * pymalloc::ARENA_BYTES));
     assert_eq!(pymalloc::soft_limit(), Some(3 * pymalloc::ARENA_BYTES));
-    assert_eq!(pymalloc::limit(), Some(arenas * pymalloc::ARENA_BYTES), "only the other one is set");
+    assert_eq!(pymalloc::limit(), Some(arenas * pymalloc::ARENA_BYTES), "only the other limit is set");
     let mut chain = Chain::new(64);
     for _ in 0..3 {
         chain.grow(usize::MAX);
@@ -120,7 +120,7 @@ fn exhaust_and_recover_below_a_limit_of_the_heap() {
         }
         chain.free_half();
     }
-    // A limit below what is in use gives back what is free, and takes nothing away.
+    // A limit below the memory in use gives back free memory, and takes nothing from the program.
     let mapped = assert_sound().arenas_mapped;
     pymalloc::set_limit(Some(0));
     let most = chain.blocks;
@@ -153,17 +153,17 @@ mod system {
     use crate::common::{self, alone, assert_live_near, assert_sound};
     use crate::{Chain, SLACK_BLOCKS};
 
-    /// What the process may map beyond what it has.
+    /// Bytes that the process may map beyond those that it has.
     const HEADROOM_BYTES: usize = 32 << 20;
 
-    /// The limit on all that is mapped, or on what is private and writable.
+    /// A limit on all mapped memory, or on private writable memory.
     #[derive(Clone, Copy)]
     enum Limit {
         AddressSpace,
         Data,
     }
 
-    /// What `setrlimit` takes, which each C library calls by a name of its own.
+    /// The type of `setrlimit`'s argument, which has another name in each C library.
     #[cfg(target_env = "gnu")]
     type Resource = libc::__rlimit_resource_t;
     #[cfg(not(target_env = "gnu"))]
@@ -177,7 +177,7 @@ mod system {
             }
         }
 
-        /// What counts against it now; stacks are counted in, which the kernel does not.
+        /// The bytes that count against it now. This includes stacks, which the kernel does not count.
         fn used_bytes(self) -> usize {
             match self {
                 Self::AddressSpace => common::mapped_bytes(),
@@ -196,7 +196,8 @@ mod system {
         }
     }
 
-    /// What the thread that has never allocated frees: it takes the address when there is one.
+    /// The block that is to be freed by a thread that has never allocated: the thread takes the address when there is
+    /// one.
     static TO_FREE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
     static FREED: AtomicUsize = AtomicUsize::new(0);
     const FREED_THERE: Layout = Layout::new::<[u64; 8]>();
@@ -212,7 +213,7 @@ mod system {
                 }
                 std::thread::yield_now();
             };
-            // SAFETY: the block has this layout, and the sender has let go of it.
+            // SAFETY: the block has this layout, and the sender gave it up.
             unsafe { dealloc(start, FREED_THERE) };
             // Release pairs with the sender's wait.
             FREED.store(freed, Ordering::Release);
@@ -234,9 +235,9 @@ mod system {
         // SAFETY: `thread` is a place for the handle; the argument is not used.
         let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), null(), free_what_comes, null_mut()) };
         assert_eq!(error, 0);
-        // SAFETY: the thread was made, so its handle was written.
+        // SAFETY: the thread was created, so its handle was written.
         let thread: libc::pthread_t = unsafe { thread.assume_init() };
-        // As many bytes as that must be had whatever the size was before: memory that one class has
+        // It must be possible to allocate this many bytes, whatever the size was before: memory that one class has
         // freed serves the others.
         let enough_bytes = HEADROOM_BYTES / 2;
         let before = assert_sound().blocks_live();
@@ -255,13 +256,13 @@ mod system {
             chain.free_half();
             let half = chain.blocks;
             chain.grow(usize::MAX);
-            // A few may be held in the cache of the thread that freed one.
+            // The cache of the thread that freed one may hold a few.
             assert!(chain.blocks - half >= (most - half) * 9 / 10, "{half} of {most}, then {}", chain.blocks);
             chain.free_all();
         }
 
         let (mut small, mut largest) = (Chain::new(8), Chain::new(512));
-        // A small block first: when the large ones have taken every pool, there may be none for it.
+        // A small block first: after the other blocks have taken every pool, there may be none for it.
         small.grow(1);
         largest.grow(usize::MAX);
         small.grow(usize::MAX);

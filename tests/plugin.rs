@@ -1,5 +1,5 @@
-//! A library with an allocator of its own is opened, used by threads, and closed while they are there: their ends still
-//! call into it.
+//! A library with an allocator of its own is opened, used by threads, and closed while they run. When the threads end,
+//! they still call into it.
 #![cfg(all(
     target_os = "linux",
     target_env = "gnu",
@@ -18,7 +18,7 @@ use std::thread;
 
 const COUNT: u64 = 10_000;
 
-/// Builds the library, for the target of this program, beside what cargo built for it.
+/// Builds the library for the target of this program, next to this program's own files.
 fn library() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/plugin/Cargo.toml");
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin");
@@ -29,7 +29,7 @@ fn library() -> PathBuf {
         .arg(manifest)
         .arg("--target-dir")
         .arg(&folder)
-        // What this program was built with (a tool's, maybe) is not for a library in it.
+        // The flags that this program was built with (those of a tool, perhaps) are not meant for a library.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
@@ -38,7 +38,7 @@ fn library() -> PathBuf {
     folder.join(target).join("debug/libplugin.so")
 }
 
-/// So many copies of a library, each a library of its own.
+/// A number of copies of a library, each of which is a library of its own.
 fn copies(library: &Path, count: usize) -> Vec<CString> {
     let copy = |number| {
         let path = library.with_file_name(format!("libplugin-{number}.so"));
@@ -58,7 +58,7 @@ unsafe impl Send for Opened {}
 unsafe impl Sync for Opened {}
 
 impl Opened {
-    /// `None` if the library is not there; with `RTLD_NOLOAD`, if it is not loaded.
+    /// Opens a library; `None` if it does not exist, or, with `RTLD_NOLOAD`, if it is not loaded.
     fn open(path: &CStr, flags: libc::c_int) -> Option<Self> {
         // SAFETY: the library runs nothing but the allocator's registrations.
         NonNull::new(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | flags) }).map(Self)
@@ -70,12 +70,12 @@ impl Opened {
     }
 
     fn sum(self, count: u64) -> u64 {
-        // SAFETY: the type that the function has.
+        // SAFETY: the function has this type.
         unsafe { transmute::<NonNull<c_void>, extern "C" fn(u64) -> u64>(self.function(c"plugin_sum"))(count) }
     }
 
     fn blocks(self) -> usize {
-        // SAFETY: the type that the function has.
+        // SAFETY: the function has this type.
         unsafe { transmute::<NonNull<c_void>, extern "C" fn() -> usize>(self.function(c"plugin_blocks"))() }
     }
 
@@ -97,14 +97,14 @@ fn a_library_that_allocated_stays_until_its_last_thread_has_ended_and_is_found_a
                 used.wait();
                 closed.wait();
                 assert_eq!(sum, COUNT * (COUNT + 1) / 2);
-                // Its end calls the key's destructor, in the library.
+                // The thread's end calls the key's destructor, which is in the library.
             });
         }
         used.wait();
         opened.close();
         let found = Opened::open(&path, libc::RTLD_NOLOAD);
         closed.wait();
-        found.expect("it is loaded while threads are left that used it").close();
+        found.expect("it is loaded while threads that used it still run").close();
     });
     let again = Opened::open(&path, libc::RTLD_NOLOAD).expect("it is loaded still");
     let before = again.blocks();
@@ -113,14 +113,14 @@ fn a_library_that_allocated_stays_until_its_last_thread_has_ended_and_is_found_a
     again.close();
 }
 
-/// As with the system's allocator: nothing makes the library's thread-locals *static* ones.
+/// As with the system's allocator, nothing makes the library's thread-locals *static*.
 #[test]
 fn many_libraries_with_large_thread_locals_are_opened_while_threads_run() {
     const COPIES: usize = 16;
     let started = Barrier::new(2);
     let library = library();
     let (libraries, used) = thread::scope(|scope| {
-        // It runs already when they are opened, and uses them all.
+        // This thread runs already when the libraries are opened, and uses them all.
         let (to, from) = mpsc::channel();
         let started = &started;
         let early = scope.spawn(move || {

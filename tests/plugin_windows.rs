@@ -1,5 +1,5 @@
-//! A library with an allocator of its own, on Windows: opened, closed while its threads run, and there when the process
-//! ends, at which Windows ends all other threads first, wherever they are.
+//! A library with an allocator of its own, on Windows. It is opened, closed while its threads run, and still there when
+//! the process ends, at which Windows first ends all other threads, wherever they are.
 #![cfg(all(windows, target_arch = "x86_64", not(pymalloc_bypass)))]
 
 use std::env;
@@ -23,7 +23,7 @@ unsafe extern "system" {
     fn FreeLibrary(module: *mut c_void) -> i32;
 }
 
-/// The library: where `PYMALLOC_PLUGIN` says, or built beside what cargo built for this program.
+/// The path of the library: that in `PYMALLOC_PLUGIN`, or that of one built next to this program's own files.
 fn library() -> PathBuf {
     if let Some(built) = env::var_os("PYMALLOC_PLUGIN") {
         return built.into();
@@ -71,17 +71,17 @@ impl Opened {
     }
 
     fn sum(self, count: u64) -> u64 {
-        // SAFETY: the type that the function has.
+        // SAFETY: the function has this type.
         unsafe { transmute::<*mut c_void, extern "C" fn(u64) -> u64>(self.function(c"plugin_sum"))(count) }
     }
 
     fn hold(self, count: u64) {
-        // SAFETY: the type that the function has.
+        // SAFETY: the function has this type.
         unsafe { transmute::<*mut c_void, extern "C" fn(u64)>(self.function(c"plugin_hold"))(count) }
     }
 
     fn blocks(self) -> usize {
-        // SAFETY: the type that the function has.
+        // SAFETY: the function has this type.
         unsafe { transmute::<*mut c_void, extern "C" fn() -> usize>(self.function(c"plugin_blocks"))() }
     }
 
@@ -108,14 +108,14 @@ fn a_library_that_allocated_stays_although_it_is_closed() {
                 used.wait();
                 closed.wait();
                 assert_eq!(sum, COUNT * (COUNT + 1) / 2);
-                // Its end calls the library's TLS callbacks.
+                // The thread's end calls the library's TLS callbacks.
             });
         }
         used.wait();
         opened.close();
         let found = is_loaded(&path);
         closed.wait();
-        assert!(found, "it is to stay while threads are left that used it");
+        assert!(found, "it must stay while threads that used it still run");
     });
     assert!(is_loaded(&path));
     let again = Opened::open(&path);
@@ -133,7 +133,7 @@ fn what_a_library_frees_at_the_process_end_does_not_wait_for_threads_that_are_go
         let opened = Opened::open(&path);
         opened.hold(COUNT);
         for _ in 0..3 {
-            // Many blocks at once: the slow paths are gone through.
+            // Many blocks at once, so that frees take the slow path.
             thread::spawn(move || while opened.sum(COUNT) != 0 {});
         }
         thread::sleep(Duration::from_millis(50));

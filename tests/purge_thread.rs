@@ -1,9 +1,9 @@
-//! The purge thread: while a program's own threads sleep, its memory goes back.
+//! The purge thread gives memory back to the OS while the program's own threads sleep.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
 #[path = "../src/base/config.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the crate's own file, of which the tests need some constants")]
+#[allow(dead_code, unreachable_pub, reason = "the crate's own file; the tests need some of its constants")]
 mod config;
 
 use std::io::ErrorKind;
@@ -31,7 +31,7 @@ const fn often() -> PurgeConfig {
     PurgeConfig::new().interval(Duration::from_millis(5)).keep_bytes(0)
 }
 
-/// Waits for `done`, without a call of the allocator.
+/// Waits for `done` without calling the allocator.
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
@@ -40,7 +40,7 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// A thread that does `work`, says so, and sleeps without a further call until its sender goes.
+/// A thread that does `work`, reports that, and sleeps without a further call until its sender is dropped.
 fn sleeper<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> (Receiver<R>, Sender<()>, JoinHandle<()>) {
     let (say, said) = channel();
     let (wake, sleep) = channel::<()>();
@@ -61,9 +61,9 @@ fn boxes<T: Copy>(value: T, rng: &mut Rng) -> Vec<Box<T>> {
 fn what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call() {
     alone("what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call", || {
         let _purging = PurgeThread::start(often()).expect("a thread");
-        // The threads' own stacks, and what std keeps.
+        // The threads' stacks, and the memory that std keeps.
         let floor_bytes = memory_bytes();
-        // One that frees what it allocated, and one pair that hands everything on.
+        // One thread frees what it allocated; in a pair of threads, one hands all blocks to the other.
         let (own, wake_own, thread_own) = sleeper(|| {
             let boxes = boxes::<Small>([1; 8], &mut Rng::new(1));
             let bytes = memory_bytes();
@@ -78,9 +78,9 @@ fn what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call() {
         freed.recv().expect("it says so");
         assert!(own_peak_bytes - floor_bytes >= BYTES_EACH && peak_bytes - floor_bytes >= BYTES_EACH);
 
-        // Each of three threads may hold a magazine of one class. A block of it keeps the OS pages that it reaches
-        // into, and each arena left some OS pages of metadata; the rest is stacks and the vectors, which are the
-        // system's.
+        // Each of three threads may hold a magazine of one class. Each block in it keeps the OS pages that it lies in.
+        // Each arena leaves some OS pages of metadata. The rest is stacks and the vectors, which the system's malloc
+        // serves.
         let in_magazines_bytes = 3 * MAGAZINE_SLOTS_MAX * 2 * PURGE_UNIT_BYTES;
         let bound_bytes = floor_bytes + in_magazines_bytes + (4 << 20);
         assert!(bound_bytes < peak_bytes / 2, "the bound says something");
@@ -144,7 +144,7 @@ fn busy_threads_and_a_busy_purge_thread_leave_a_sound_heap() {
                         let theirs = blocks.split_off(1500);
                         give.send(theirs).expect("it takes all");
                         if round % 20 == 0 {
-                            // Long enough to be found idle, as a rule.
+                            // Long enough that the purge thread finds it idle, as a rule.
                             thread::sleep(Duration::from_millis(1));
                         }
                     }
@@ -178,19 +178,19 @@ fn a_forked_child_has_none_and_may_start_its_own() {
             assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
             assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "status {status}");
         }
-        // The parent's is there still.
+        // The parent's purge thread still runs.
         assert!(PurgeThread::start(often()).is_err());
         purging.stop();
         PurgeThread::start(often()).expect("the place is free").stop();
     });
 }
 
-/// What the child does with its parent's guard; its exit code.
+/// The child's work with its parent's guard; returns the exit code.
 #[cfg(unix)]
 fn in_child(of_parent: PurgeThread) -> libc::c_int {
-    // SAFETY: `alarm` has no preconditions; a child that hangs dies of it.
+    // SAFETY: `alarm` has no preconditions; it ends a child that hangs.
     unsafe { libc::alarm(60) };
-    // It can't be joined here: does nothing.
+    // The thread can't be joined in the child, so this does nothing.
     drop(of_parent);
     let Ok(purging) = PurgeThread::start(often()) else { return 1 };
     let before = memory_bytes();

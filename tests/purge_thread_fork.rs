@@ -1,4 +1,4 @@
-//! A forked child starts its own purge thread, whatever lock of std's another thread of the parent held.
+//! A forked child can start its own purge thread, whichever lock of std's another thread of the parent held.
 #![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
@@ -14,18 +14,19 @@ use common::{alone, or_exit};
 use pymalloc::Pymalloc;
 use pymalloc::purge::{PurgeConfig, PurgeThread};
 
-/// Stops a thread in its own start or end, at one of its calls of the allocator: there std holds what locks it takes.
+/// An allocator that stops a thread in its start or end, at one of its calls of the allocator, where std may hold its
+/// locks.
 struct Stopping(Pymalloc);
 
 #[global_allocator]
 static GLOBAL: Stopping = Stopping(Pymalloc::new());
 
 thread_local! {
-    /// Whether the thread is never stopped.
+    /// Whether the calling thread may never be stopped.
     static IS_EXEMPT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// The calls until a thread is stopped; 0 for never.
+/// The number of calls until a thread is stopped; 0 for never.
 static CALLS_LEFT: AtomicUsize = AtomicUsize::new(0);
 static STOPPED: AtomicBool = AtomicBool::new(false);
 static GOES_ON: AtomicBool = AtomicBool::new(false);
@@ -61,7 +62,7 @@ fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").expect("Linux").count()
 }
 
-/// In the child: its exit code.
+/// The child's work; returns the exit code.
 fn starts_a_purge_thread() -> libc::c_int {
     CALLS_LEFT.store(0, Ordering::Relaxed);
     // SAFETY: no preconditions; a child that hangs dies of it.
@@ -71,14 +72,15 @@ fn starts_a_purge_thread() -> libc::c_int {
     0
 }
 
-/// Stops a new thread at its call of that number, and forks meanwhile; `false` if the thread makes fewer calls.
+/// Stops a new thread at its `call`th call of the allocator, and forks meanwhile. Returns `false` if the thread makes
+/// fewer calls.
 fn forks_amid_call(call: usize) -> bool {
     STOPPED.store(false, Ordering::Relaxed);
     GOES_ON.store(false, Ordering::Relaxed);
     let before = threads();
     CALLS_LEFT.store(call, Ordering::Relaxed);
     let thread = thread::spawn(|| ());
-    // Its end includes what std does after the closure.
+    // The thread's end includes what std does after the closure.
     while !STOPPED.load(Ordering::Relaxed) && threads() > before {
         thread::sleep(Duration::from_micros(200));
     }
@@ -106,7 +108,8 @@ fn forks_amid_call(call: usize) -> bool {
 fn a_child_starts_its_own_whatever_a_thread_that_is_gone_was_doing() {
     alone("a_child_starts_its_own_whatever_a_thread_that_is_gone_was_doing", || {
         IS_EXEMPT.set(true);
-        // Std keeps a list of threads: with more of them, other calls of the allocator are made with its lock held.
+        // std keeps a list of threads. With more threads, std makes other calls of the allocator while it holds the
+        // list's lock.
         let mut sleepers = Vec::new();
         for _ in 0..14 {
             let mut call = 1;

@@ -1,4 +1,4 @@
-//! What a realloc keeps: the address within a class, the contents always.
+//! A realloc keeps the address within a class, and always keeps the contents.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -16,7 +16,7 @@ fn layout(bytes: usize, align: usize) -> Layout {
     Layout::from_size_align(bytes, align).expect("valid")
 }
 
-/// Reallocates a block full of distinct bytes, checks the contents, and says whether it moved.
+/// Reallocates a block full of distinct bytes, and checks the contents. Returns whether the block moved.
 fn moves(old: Layout, new_bytes: usize) -> bool {
     let contents: Vec<u8> = (0..old.size()).map(|at| (at * 7 + at / 256) as u8).collect();
     // SAFETY: no size here is 0, writes and reads stay within the smaller size, and the block is
@@ -38,7 +38,7 @@ fn address_stays_if_and_only_if_the_class_does() {
     for align in [1, 8, 16, 64, 512] {
         for old_bytes in 1..=SMALL_MAX_BYTES {
             let old = layout(old_bytes, align);
-            // Each size of the class and of both its neighbours, and some far ones.
+            // Each size of the class and of both neighbouring classes, and some distant sizes.
             let near = old_bytes.saturating_sub(2 * align.max(8)).max(1)..=old_bytes + 16;
             for new_bytes in near.chain([1, 100, SMALL_MAX_BYTES]) {
                 let same_class = class_bytes(old) == class_bytes(layout(new_bytes, align));

@@ -34,14 +34,15 @@ fn printed(test: &str, value: &str) -> String {
     text
 }
 
-/// The numbers in the lines with this label, one a report.
+/// The numbers in the lines with this label, one per report.
 fn numbers(text: &str, label: &str) -> Vec<usize> {
     let lines = text.lines().filter(|line| line.starts_with(label));
     let numbers = lines.map(|line| line.rsplit('=').next().expect("a number").trim().replace(',', ""));
     numbers.map(|number| number.parse().expect("digits")).collect()
 }
 
-/// Panics unless the text is so many whole reports, one after the other, each with sums that are right.
+/// Panics unless the text consists of whole reports (`running` of them at run time, `at_exit` at exit), each with
+/// correct sums.
 fn assert_reports(text: &str, running: usize, at_exit: usize) {
     let whens = text.lines().filter_map(|line| line.strip_prefix("pymalloc: statistics of process "));
     let whens: Vec<_> = whens.map(|line| line.split_once(", ").expect("a moment").1).collect();
@@ -124,7 +125,7 @@ fn the_program_asks_for_a_report() {
     if is_child() {
         pymalloc::request_report();
         drop(grow(1 << 20));
-        // A large request will do, too.
+        // A large request prints, too.
         pymalloc::request_report();
         drop(black_box(vec![1_u8; 5000]));
         return;
@@ -173,7 +174,7 @@ fn reports_of_several_threads_do_not_mix() {
     }
     let text = printed("reports_of_several_threads_do_not_mix", "arenas,exit");
     let running = text.matches("while running").count();
-    // Requests that come while a report is being printed make one together.
+    // Requests that come while a report is being printed lead to one report together.
     assert!(running >= 4, "{running} reports");
     assert_reports(&text, running, 1);
 }
@@ -260,7 +261,7 @@ fn a_forked_child_prints_its_own_report() {
     let text = printed("a_forked_child_prints_its_own_report", "exit");
     assert_reports(&text, 0, 2);
     let live = numbers(&text, "# bytes in allocated blocks");
-    // The child is first.
+    // The child prints first.
     assert!(live[0] + (1 << 19) < live[1], "{live:?}");
     let processes: Vec<_> = text.lines().filter(|line| line.contains("of process")).collect();
     assert_ne!(processes[0], processes[1]);

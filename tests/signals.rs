@@ -1,6 +1,7 @@
-//! A signal handler that allocates while its thread is inside the allocator is told so, and does not wait for ever.
+//! A signal handler that allocates while its thread is inside the allocator ends the process with a message, instead of
+//! waiting for ever.
 //!
-//! Not with the feature `hardened`, which refuses a double free at the call, in front of the door.
+//! Not with the feature `hardened`, which refuses a double free at the call, before the door is taken.
 #![cfg(all(target_os = "linux", not(any(pymalloc_bypass, feature = "hardened"))))]
 
 mod common;
@@ -24,7 +25,7 @@ extern "C" fn allocates(_signal: libc::c_int) {
     black_box(unsafe { HEAP.alloc(OTHER) });
 }
 
-/// Has `allocates` called by the next SIGABRT, and not by one that comes from there.
+/// Installs `allocates` as the handler of the next SIGABRT, but not of one that the handler causes.
 fn handle_abort() {
     // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
     unsafe {
@@ -35,12 +36,12 @@ fn handle_abort() {
     }
 }
 
-/// A double free is refused, and so the handler called, behind the door of the thread's pools.
+/// A double free is refused while the thread holds the door of its set, so the handler runs there.
 #[test]
 fn a_handler_that_allocates_inside_the_allocator_ends_the_process_with_a_line() {
     let printed = abort_of("a_handler_that_allocates_inside_the_allocator_ends_the_process_with_a_line", || {
         handle_abort();
-        // SAFETY: the second free is the test; this process has nothing else to lose.
+        // SAFETY: the second free is the test; this process has nothing to lose.
         unsafe {
             let start = black_box(HEAP.alloc(BLOCK));
             HEAP.dealloc(start, BLOCK);

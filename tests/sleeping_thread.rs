@@ -1,4 +1,4 @@
-//! Memory of a thread that sleeps is not stranded: others free it, and it goes back to the OS.
+//! The memory of a sleeping thread is not stranded: other threads free it, and it goes back to the OS.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -29,7 +29,7 @@ fn blocks_of_a_sleeping_thread_go_back_to_the_os() {
             .map(|serial| Box::new([serial as u64; size_of::<Bigger>() / 8]))
             .collect();
         to_main.send((small, bigger)).expect("main waits");
-        // Until main hangs up: no call of the allocator that could collect anything.
+        // Sleeps until main hangs up, without a call of the allocator that could collect anything.
         sleep.recv().expect_err("nothing is ever sent");
     });
 

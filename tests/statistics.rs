@@ -1,5 +1,5 @@
-//! What the statistics say of the program's heap, against the program's own count. Without a test harness, which has
-//! threads and blocks of its own: so every count is exact.
+//! The statistics of the program's heap, compared with the program's own counts. This test runs without a test harness,
+//! which would have threads and blocks of its own, so every count is exact.
 
 mod common;
 
@@ -24,7 +24,7 @@ fn assert_identity(stats: &Stats) {
     assert_eq!(stats.bytes.live, live);
 }
 
-/// Allocates, frees, and frees what others allocated.
+/// Allocates, and frees blocks of its own and of other threads.
 fn churn(seed: u64, shared: &Mutex<Vec<Block>>) {
     let mut rng = Rng::new(seed);
     let mut own = Vec::new();
@@ -52,7 +52,7 @@ fn the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads() {
             .collect();
         let watcher = scope.spawn(|| {
             let mut looks = 0;
-            // Relaxed: a flag alone.
+            // Relaxed: a flag, which orders nothing else.
             while !done.load(Ordering::Relaxed) {
                 assert_identity(&stats());
                 looks += 1;
@@ -64,7 +64,7 @@ fn the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads() {
         looks = watcher.join().expect("its checks passed");
     });
     assert!(looks > 0);
-    // At rest: what the blocks' owner counts.
+    // At rest: the counts of the blocks' owner.
     let blocks = shared.into_inner().expect("no panic");
     let small = blocks.iter().filter(|block| block.is_small()).count();
     let with = (assert_sound(), allocated_blocks());
@@ -79,13 +79,13 @@ fn the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads() {
 fn live_bytes_and_blocks_of_each_class_are_exact_at_rest() {
     let before = stats();
     let layouts: Vec<Layout> = (1..=512).step_by(3).map(|bytes| Layout::array::<u8>(bytes).expect("small")).collect();
-    // The list of blocks is large, so not in the count.
+    // The list of blocks is a large block, so it does not count.
     let mut blocks = Vec::with_capacity(layouts.len() * 5);
     for (serial, &layout) in layouts.iter().cycle().take(layouts.len() * 5).enumerate() {
         blocks.push(Block::new(serial as u64, layout));
     }
     let after = stats();
-    // Besides `layouts`, which is large, too.
+    // `layouts` does not count either: it is a large block, too.
     let mut expected = [0; pymalloc::CLASS_COUNT];
     for layout in &layouts {
         expected[class_number(*layout).expect("small")] += 5;
@@ -100,7 +100,7 @@ fn live_bytes_and_blocks_of_each_class_are_exact_at_rest() {
     assert_eq!(stats().bytes.live, before.bytes.live);
 }
 
-fn thread_caches_show_who_holds_what() {
+fn thread_caches_show_what_each_thread_holds() {
     static NUMBER: AtomicI64 = AtomicI64::new(0);
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
@@ -157,7 +157,7 @@ fn large_requests_show_in_the_systems_share() {
     assert_eq!(stats().system, None);
 }
 
-/// What the OS says follows what is written, and what is purged.
+/// The OS's figure follows writes and purges.
 fn resident_bytes_are_those_that_the_os_knows_of() {
     const BYTES: usize = 24 << 20;
     let resident = || pymalloc::stats().bytes.resident.expect("the system tells");
@@ -183,7 +183,7 @@ fn main() {
             "live_bytes_and_blocks_of_each_class_are_exact_at_rest",
             live_bytes_and_blocks_of_each_class_are_exact_at_rest,
         ),
-        ("thread_caches_show_who_holds_what", thread_caches_show_who_holds_what),
+        ("thread_caches_show_what_each_thread_holds", thread_caches_show_what_each_thread_holds),
         ("large_requests_show_in_the_systems_share", large_requests_show_in_the_systems_share),
         ("resident_bytes_are_those_that_the_os_knows_of", resident_bytes_are_those_that_the_os_knows_of),
         (
@@ -191,7 +191,7 @@ fn main() {
             the_bytes_of_the_arenas_add_up_at_every_moment_of_four_threads,
         ),
     ];
-    // What asks for a list of tests gets one; what is to be left out is.
+    // A tool that asks for a list of tests gets one, and tests that it skips are skipped.
     let arguments: Vec<String> = std::env::args().collect();
     let list = arguments.iter().any(|argument| argument == "--list");
     let is_skipped = |name: &str| arguments.windows(2).any(|pair| pair[0] == "--skip" && name.contains(&pair[1]));

@@ -1,4 +1,4 @@
-//! Free blocks in the partly used pools of ended threads serve the threads that live on.
+//! Free blocks in the partly used pools of ended threads serve the living threads.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -27,8 +27,8 @@ fn check(blocks: &[Block]) {
     }
 }
 
-/// Allocates and frees a random half. The others are waited for, so that no thread takes over what
-/// another has left.
+/// Allocates blocks and frees a random half of them. Each thread waits for the others, so that none adopts what another
+/// left.
 fn leave_a_random_half(number: u64, all_have_allocated: &Barrier) -> Vec<Block> {
     let first = number * BLOCKS_PER_THREAD;
     let mut blocks: Vec<Block> = (first..first + BLOCKS_PER_THREAD).map(block).collect();
@@ -51,7 +51,7 @@ fn the_living_use_what_ended_threads_have_freed() {
         threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect();
 
     let freed = THREADS * BLOCKS_PER_THREAD / 2;
-    // Written now, so that the list itself is resident already.
+    // Written now, so that the list itself is resident before the measurement.
     let mut replaced: Vec<Option<Block>> = (0..freed).map(|_| None).collect();
     let (arenas, resident_bytes) = (assert_sound().arenas_mapped, memory_bytes());
     assert!(arenas >= freed as usize * 2 * size_of::<[u64; 8]>() / ARENA_BYTES);

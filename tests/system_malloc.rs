@@ -1,4 +1,4 @@
-//! What glibc's `malloc` keeps, in `unix/system_malloc.rs`: nothing where there is none.
+//! The memory that glibc's `malloc` keeps: the test is in `unix/system_malloc.rs`. On other systems this does nothing.
 
 #[cfg(unix)]
 #[path = "unix/system_malloc.rs"]

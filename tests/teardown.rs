@@ -1,5 +1,5 @@
-//! The ends of threads: destructors that free and allocate when the thread's cache may be gone
-//! already, and threads that know the allocator from one free only.
+//! The ends of threads: destructors that free and allocate when the thread's cache may be gone already, and threads
+//! whose only call of the allocator is a free.
 
 mod common;
 
@@ -96,7 +96,8 @@ fn thread_locals_are_destroyed_while_their_thread_has_its_cache() {
     assert_eq!(DROPS_WITH_CACHE.load(Ordering::Relaxed), THREADS);
 }
 
-/// Runs `main` once for each block, on threads of the system's: Rust's own allocate before they run anything.
+/// Runs `main` once for each block, on threads of the system, because Rust's own threads allocate before they run
+/// anything.
 #[cfg(unix)]
 fn run_and_join<const COUNT: usize>(
     main: extern "C-unwind" fn(*mut c_void) -> *mut c_void,
@@ -154,7 +155,7 @@ fn ten_thousand_threads_start_and_end_and_leave_nothing() {
     let after = assert_sound();
     assert_live_near(before.blocks_live(), SLACK_BLOCKS);
     if !cfg!(pymalloc_bypass) {
-        // What ended threads left serves those that start later.
+        // Threads that start later use what ended threads left.
         let caches = |stats: &pymalloc::stats::Stats| stats.caches_live + stats.caches_parked;
         assert!(caches(&after) <= caches(&before) + AT_ONCE + 1, "{after}");
         assert!(after.arenas_mapped <= before.arenas_mapped + 2, "{after}");

@@ -21,10 +21,10 @@ const THREADS_AT_ONCE: usize = 8;
 const STEPS: u64 = 300;
 const SLACK_BLOCKS: usize = 64;
 
-/// Where threads that may never meet hand blocks over.
+/// The place where threads hand blocks to each other, even if they never run at the same time.
 struct Exchange {
     receiver: Mutex<Receiver<Block>>,
-    /// Sums of the serial numbers handed in and taken out: equal if none is lost or doubled.
+    /// Sums of the serial numbers handed in and taken out. They are equal if no block is lost or doubled.
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -57,7 +57,7 @@ fn live_and_end(number: u64, exchange: &Exchange, sender: &Sender<Block>) {
             _ => mine.extend(exchange.receive()),
         }
     }
-    // Some threads tidy up before they end, most do not.
+    // Some threads empty their caches before they end, most do not.
     match number % 64 {
         0 => drop(purge()),
         1..8 => flush_thread_cache(),
@@ -85,7 +85,7 @@ fn blocks_survive_a_storm_of_threads() {
         let (exchange, sender) = (Arc::clone(&exchange), sender.clone());
         running.push_back(thread::spawn(move || live_and_end(number, &exchange, &sender)));
         if number % 50 == 0 {
-            // In the middle of the storm, on purpose.
+            // The self-check runs in the middle of the storm, on purpose.
             assert_sound();
         }
     }

@@ -1,8 +1,8 @@
-//! The flags `pymalloc_valgrind` and `pymalloc_asan`: the tool sees misuse of small blocks, and nothing in a program
-//! without any.
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: the tool reports misuse of small blocks, and reports nothing in a
+//! program without misuse.
 //!
-//! Memcheck runs this binary again. AddressSanitizer must be in the binary: `tests/sanitizers.sh` builds it so, and
-//! says it by `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
+//! Memcheck runs this binary again. AddressSanitizer must be built into the binary: `tests/sanitizers.sh` does that,
+//! and sets `PYMALLOC_ASAN`. Where the tool is missing, each test says so and passes.
 #![cfg(any(pymalloc_valgrind, pymalloc_asan))]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -33,7 +33,7 @@ fn victim() -> *mut u8 {
 fn read(block: *const u8, offset: isize) {
     // SAFETY: the misuse is the test; the memory is mapped.
     let byte = unsafe { black_box(block).offset(offset).read_volatile() };
-    // Memcheck reports the use of what is undefined, and the access at once.
+    // Memcheck reports the access at once, and the use of undefined bytes where they are used.
     black_box(byte);
 }
 
@@ -42,7 +42,7 @@ fn free(block: *mut u8) {
     unsafe { GLOBAL.dealloc(black_box(block), LAYOUT) };
 }
 
-/// Everything a program may do.
+/// All kinds of correct use of the allocator.
 fn no_misuse() {
     let text: Vec<String> = (0..3_000).map(|number| format!("{number:0>width$}", width = number % 700)).collect();
     assert!(text.iter().enumerate().all(|(number, text)| text.parse::<usize>().unwrap_or(0) == number));
@@ -61,7 +61,7 @@ fn no_misuse() {
         (0..50).map(|size| (0..size).map(|key| (key, Box::new([1; 40]))).collect()).collect();
     drop(maps);
     pymalloc::purge();
-    // Parts of many pools go back.
+    // Parts of many pools go back to the OS.
     let mut scattered: Vec<Box<[u8; 200]>> = (0..10_000).map(|_| Box::new([1; 200])).collect();
     let mut index = 0..;
     scattered.retain(|_| index.next().is_some_and(|index: usize| index.is_multiple_of(100)));
@@ -69,10 +69,10 @@ fn no_misuse() {
     assert!(scattered.iter().all(|block| **block == [1; 200]));
 }
 
-/// What the tools call an access to closed bytes: AddressSanitizer, memcheck.
+/// The tools' words for an access to closed bytes: AddressSanitizer's, memcheck's.
 const CLOSED: [&str; 2] = ["use-after-poison", "Invalid read of size 1"];
 
-/// A name, what is done, and whether a tool must report it.
+/// A name, the action, and whether a tool must report it.
 type Bug = (&'static str, fn(), bool);
 
 const BUGS: &[Bug] = &[
@@ -99,7 +99,7 @@ const BUGS: &[Bug] = &[
     ("no_misuse", no_misuse, false),
 ];
 
-/// The binary on the tool, doing `bug`; `None` if there is no tool.
+/// Runs the binary under the tool, with `bug`; `None` if there is no tool.
 fn on_tool(bug: &str) -> Option<Output> {
     let own = env::current_exe().expect("an executable");
     let mut command = if cfg!(pymalloc_valgrind) {

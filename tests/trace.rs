@@ -1,4 +1,4 @@
-//! The tracer against programs whose every allocation is known.
+//! The tracer, tested on programs in which every allocation is known.
 #![cfg(all(feature = "trace", not(windows)))]
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
@@ -18,7 +18,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 
 const THIS_FILE: &str = "tests/trace.rs";
 
-/// Stops at its end, also when the test fails.
+/// A session that stops at its end, even if the test fails.
 struct Session {
     _ends: trace::Session,
 }
@@ -28,14 +28,14 @@ impl Session {
         Self { _ends: trace::Session::start(config).expect("not tracing, and the configuration is in range") }
     }
 
-    /// What this file's code holds; the test harness allocates, too.
+    /// The blocks of this file's code only, since the test harness allocates, too.
     fn own(&self) -> Snapshot {
         let own = Filter::include().file(THIS_FILE).expect("a pattern");
         trace::take_snapshot().expect("tracing").filter(&[own])
     }
 }
 
-/// A line's row.
+/// The row of a line.
 fn at(snapshot: &Snapshot, line: u32) -> Statistic {
     let rows = snapshot.statistics(By::Line);
     rows.iter()
@@ -44,7 +44,7 @@ fn at(snapshot: &Snapshot, line: u32) -> Statistic {
         .clone()
 }
 
-/// Blocks of every kind, each kind on a line of its own.
+/// Blocks of every kind, each allocated on a line of its own.
 struct Known {
     boxes: Vec<Box<[u64; 3]>>,
     large: Vec<u8>,
@@ -91,7 +91,7 @@ fn a_snapshot_has_the_size_and_count_of_every_line_and_nothing_of_what_was_freed
     line(BOXES_LINE + 3, 300, 1);
     line(BOXES_LINE + 4, 70_000, 1);
     line(BOXES_LINE + 5, 256, 1);
-    // Moved from class to class, to the large allocator and within it: the last request is what is left.
+    // This block moves from class to class, to the large allocator, and within that: only its last request is left.
     line(BOXES_LINE + 9, 50_000, 1);
     assert_eq!(snapshot.blocks(), 1006);
     assert_eq!(snapshot.bytes(), 8000 + 24_000 + 100_000 + 300 + 70_000 + 256 + 50_000);
@@ -134,7 +134,7 @@ fn statistics_by_file_function_and_traceback_sum_the_same_blocks() {
         );
         assert_eq!(row.traceback.cause(), &frames[known]);
     }
-    // Cumulative: everybody on the stack is charged, once.
+    // Cumulative: each function on the stack is charged once.
     let all = snapshot.cumulative_statistics(By::Function);
     let caller = all.iter().find(|row| row.traceback.frames()[0].function().ends_with("sum_the_same_blocks"));
     assert_eq!(caller.map(|row| (row.bytes, row.blocks)), Some((snapshot.bytes(), 1006)));
@@ -224,7 +224,7 @@ fn deep(depth: usize) -> Box<u64> {
 #[test]
 fn a_trace_has_as_many_frames_as_were_asked_for() {
     let _one = one_at_a_time();
-    // Inlined calls come on top, so frames are counted by the calls of a function that is never inlined.
+    // Inlined calls add frames, so the test counts frames of a function that is never inlined.
     for frames in [1, 2, 5, 30, 64, 256] {
         let session = Session::start(Config::new().frames(frames));
         let block = black_box(deep(300));
@@ -237,7 +237,7 @@ fn a_trace_has_as_many_frames_as_were_asked_for() {
     }
 }
 
-/// Goes down `path`: each step is a function with another kind of frame. At the end it allocates.
+/// Goes down `path` and allocates at the end. Each step is a function with another kind of frame.
 fn descend(path: &[u8]) -> Box<u64> {
     match path.split_first() {
         None => Box::new(1),
@@ -257,7 +257,7 @@ fn plain(rest: &[u8]) -> Box<u64> {
 #[repr(align(64))]
 struct To64([u8; 64]);
 
-/// The size of a frame with such a local depends on where the caller's ends.
+/// The size of a frame with such a local depends on where the caller's frame ends.
 #[inline(never)]
 fn aligned_to_64(rest: &[u8]) -> Box<u64> {
     let local = black_box(To64([rest.len() as u8; 64]));
@@ -333,7 +333,7 @@ fn a_difference_has_what_came_and_what_went() {
     let new = session.own();
     let diff = new.compare_to(&old, By::Line);
     assert_eq!(diff.len(), 2, "{diff}");
-    // The vector is of the same line as its boxes.
+    // The vector is allocated on the same line as its boxes.
     let (came, went) = (&diff[0], &diff[1]);
     assert_eq!(came.traceback.frames()[0].line(), second_line);
     assert_eq!((came.bytes, came.bytes_diff, came.blocks, came.blocks_diff), (6240, 6240, 31, 31));
@@ -358,7 +358,7 @@ fn a_difference_has_what_came_and_what_went() {
     drop(second);
 }
 
-/// Refuses to move, or to give, large blocks when told to.
+/// A large allocator that refuses to move or to allocate blocks when told to.
 struct Refusing;
 
 static REFUSES: AtomicBool = AtomicBool::new(false);
@@ -433,7 +433,7 @@ fn a_sample_estimates_sizes_and_counts_within_its_stated_error() {
             rows.iter().map(|row| row.blocks_error.powi(2)).sum::<f64>().sqrt(),
         ),
     ] {
-        // Once in two million runs by chance: the error is one standard deviation.
+        // The stated error is one standard deviation, so this fails by chance once in two million runs.
         assert!((estimate - truth).abs() < 5.0 * error, "{name}: {estimate} ± {error} of {truth}");
         assert!(error < truth * 0.1, "{name}: {error} of {truth}");
     }

@@ -1,4 +1,5 @@
-//! The tracer in a program that has another allocator: it sees nothing, does no harm, and does not call that "no leak".
+//! The tracer in a program with another allocator: it sees nothing, does no harm, and does not report that as "no
+//! leak".
 #![cfg(all(feature = "trace", not(windows)))]
 
 use pymalloc::trace::{self, Config, GrowthError, Runs, TracedMemory, find_growth};

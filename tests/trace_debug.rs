@@ -24,7 +24,7 @@ fn allocates_here() -> *mut u8 {
 
 #[inline(never)]
 fn frees_here(block: *mut u8) {
-    // SAFETY: none the second time: that is the test.
+    // SAFETY: none for the second free: that is the test.
     unsafe { dealloc(black_box(block), LAYOUT) };
     black_box(());
 }
@@ -47,7 +47,7 @@ fn a_double_free_is_shown_with_both_stacks_by_place() {
     });
     let program = std::env::current_exe().expect("a path");
     let program = program.to_string_lossy();
-    // Nobody knows the file of an address in a static program: there is no loader.
+    // In a static program there is no loader, so the file of an address is unknown.
     let file = if cfg!(target_feature = "crt-static") { "\"?" } else { &*program };
     for what in ["allocated", "freed"] {
         let lines: Vec<&str> = part(&dump, what).lines().collect();

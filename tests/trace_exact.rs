@@ -1,4 +1,4 @@
-//! What the tracer counts is exact to the byte. Without libtest, so that no other thread allocates.
+//! The tracer's counts are exact to the byte. This test runs without libtest, so that no other thread allocates.
 
 #[cfg(not(feature = "trace"))]
 fn main() {}
@@ -41,7 +41,7 @@ fn main() {
     assert_eq!(trace::traced_memory(), TracedMemory::default());
     assert_eq!(trace::overhead_bytes(), 0, "the tracer gives all of its memory back");
 
-    // What the tracer allocates is overhead, and not traced.
+    // The tracer's own blocks are overhead, and not traced.
     trace::start(Config::new()).expect("starts");
     let known = black_box((vec![1_u8; 3000], String::from("known")));
     let (traced, overhead) = (trace::traced_memory(), trace::overhead_bytes());

@@ -1,4 +1,4 @@
-//! The leak helper: finds what grows, and only that.
+//! The leak helper finds memory that grows, and only that.
 #![cfg(all(feature = "trace", not(windows)))]
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
@@ -35,7 +35,7 @@ fn message(panics: impl FnOnce()) -> String {
 fn what_grows_with_each_run_is_named_with_its_line_and_numbers() {
     let _one = one_at_a_time();
     let growth = find_growth(Runs::new().warm_up(1).counted(3), || leaks(5)).expect("looked");
-    // The vector that holds them grows, too, but not with each run, and it is one block all the time.
+    // The vector that holds the blocks grows, too, but not with each run, and it is always one block.
     assert_eq!(growth.len(), 1, "{growth:?}");
     assert_eq!((&growth[0].blocks[..], growth[0].bytes), (&[5, 5, 5][..], 15 * 32));
     assert_eq!(growth[0].traceback.cause().function(), "trace_growth::leaks");
@@ -101,7 +101,7 @@ fn a_search_inside_of_a_search_is_an_error_and_the_outer_one_goes_on() {
     assert_eq!(inner, vec![Err(GrowthError::Nested); 2]);
     let outer = outer.expect("looked");
     assert!(outer.iter().any(|growth| growth.traceback.cause().function() == "trace_growth::leaks"), "{outer:?}");
-    // A search that ended by an error or a panic leaves none behind.
+    // A search that ended by an error or a panic leaves no session behind.
     let _ = message(|| assert_no_growth(|| panic!("in a run")));
     assert_eq!(find_growth(Runs::new().warm_up(0).counted(0), || ()), Err(GrowthError::NoRuns));
     assert_no_growth(|| ());

@@ -1,4 +1,4 @@
-//! Libraries that a program loads and unloads while it is traced: their frames bear their own names.
+//! A traced program loads and unloads libraries: their frames get the right names.
 #![cfg(all(feature = "trace", target_os = "linux", target_env = "gnu"))]
 
 mod common;
@@ -59,7 +59,7 @@ fn functions_of_last() -> Vec<String> {
     })
 }
 
-/// Libraries of this kind differ in the name of the function inside alone.
+/// These libraries differ only in the name of the function inside.
 fn compile(folder: &Path, name: &str) -> Option<CString> {
     let source = folder.join(format!("{name}.c"));
     let text = format!(
@@ -86,7 +86,7 @@ fn names_are_those_of_the_library_that_was_there_when_the_block_was_allocated() 
     let Some(first) = compile(&folder, "inside_one") else { return };
     let second = compile(&folder, "inside_two").expect("compiled the first");
     trace::start(Config::new()).expect("starts");
-    // Names are looked up before either is loaded.
+    // Names are looked up before either library is loaded.
     allocate();
     assert!(functions_of_last().iter().any(|name| name.ends_with("::allocate")));
 
@@ -94,13 +94,13 @@ fn names_are_those_of_the_library_that_was_there_when_the_block_was_allocated() 
         let functions = functions_of_last();
         assert!(functions.iter().any(|function| function == name), "{functions:?}");
         assert!(functions.iter().all(|function| function != other), "{functions:?}");
-        // The walk went through the library and on.
+        // The walk up the stack went through the library and on to its caller.
         assert!(functions.iter().any(|function| function.contains("names_are_those_of")), "{functions:?}");
     };
     let library = Library::open(&first);
     let place = library.function() as usize;
     library.function()(allocate);
-    // Not looked up before the library is gone.
+    // These names are looked up only after the library is gone.
     library.close();
     let library = Library::open(&second);
     if library.function() as usize != place {

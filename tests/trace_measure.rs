@@ -1,5 +1,5 @@
-//! The tracer and `measure` at once: neither changes what the other sees. Compares counts of the whole process, so it
-//! is not run by libtest, whose threads allocate.
+//! The tracer and `measure` at the same time: neither changes what the other sees. The test compares counts of the
+//! whole process, so it runs without libtest, whose threads allocate.
 
 use std::alloc::Layout;
 use std::hint::black_box;
@@ -9,7 +9,7 @@ use pymalloc::{Pymalloc, measure, trace};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Small, zeroed, large and reallocated blocks; what stays alive is returned.
+/// Allocates small, zeroed, large and reallocated blocks; returns those that stay alive.
 fn work() -> Vec<Vec<u8>> {
     let mut kept = Vec::new();
     for size in (1..3000).step_by(37) {
@@ -35,7 +35,7 @@ fn a_measurement_has_the_same_counts_whether_or_not_tracing_is_on() {
     let (kept, plain) = measure(work);
     drop(kept);
     trace::start(trace::Config::new()).expect("not tracing yet");
-    // Rules and names are learnt inside: what the tracer allocates for that is not the closure's.
+    // The tracer learns rules and names inside the closure; the blocks that it allocates for that must not count.
     let (kept, traced) = measure(|| {
         let kept = traced_work();
         let snapshot = trace::take_snapshot().expect("tracing");
@@ -55,7 +55,7 @@ fn tracing_that_starts_and_stops_while_a_thread_measures_leaves_its_counts_and_i
     let (_, around) = measure(|| {
         trace::start(trace::Config::new()).expect("not tracing yet");
         trace::stop();
-        // The caches' common reason is gone; this thread's own must still send each call to the slow path.
+        // The poison of all caches is gone; this thread's own poison must still send each call to the slow path.
         drop(work());
     });
     assert_eq!(around.blocks_allocated, plain.blocks_allocated + overhead_of_a_session());
@@ -70,7 +70,7 @@ fn tracing_that_starts_and_stops_while_a_thread_measures_leaves_its_counts_and_i
     trace::stop();
 }
 
-/// Blocks that a start and a stop allocate outside of the session, as a measurement sees them.
+/// The number of blocks that a start and a stop allocate outside of the session, as `measure` counts them.
 fn overhead_of_a_session() -> usize {
     let (_, session) = measure(|| {
         trace::start(trace::Config::new()).expect("not tracing yet");
@@ -84,7 +84,7 @@ fn a_large_block_that_moves_is_counted_once_by_both() {
     let before = trace::traced_memory().bytes_live;
     let layout = Layout::from_size_align(4000, 8).expect("a layout");
     let (block, measured) = measure(|| {
-        // SAFETY: sizes above 0; the block is passed with the layout that it has.
+        // SAFETY: sizes above 0; the block is passed with its own layout.
         unsafe {
             let block = std::alloc::alloc(layout);
             black_box(std::alloc::realloc(block, layout, 1 << 20))
@@ -94,7 +94,7 @@ fn a_large_block_that_moves_is_counted_once_by_both() {
     assert_eq!((measured.blocks_allocated, measured.blocks_live, measured.bytes_live), (2, 1, 1 << 20));
     assert_eq!(trace::traced_memory().bytes_live - before, 1 << 20);
     assert!(trace::traceback_of(block.cast_const()).is_some());
-    // SAFETY: the layout that it has by now.
+    // SAFETY: the block's present layout.
     unsafe { std::alloc::dealloc(block, Layout::from_size_align(1 << 20, 8).expect("a layout")) };
     assert_eq!(trace::traced_memory().bytes_live, before);
     trace::stop();

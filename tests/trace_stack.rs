@@ -1,4 +1,4 @@
-//! How much stack the calls of the allocator need, traced: threads may have 16 KiB, the least that POSIX allows.
+//! How much stack traced calls of the allocator need: threads may have only 16 KiB, the least that POSIX allows.
 #![cfg(all(feature = "trace", not(windows)))]
 
 mod common;
@@ -14,15 +14,16 @@ use pymalloc::trace::{self, Config};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// What docs/tracing.md says a traced call takes at most.
+/// The most bytes of stack that a traced call takes, according to docs/tracing.md.
 const CALL_BYTES: usize = if cfg!(debug_assertions) { 8 << 10 } else { 2 << 10 };
-/// And where there is room for it, because it looks up a rule of a frame or keeps the peak: less than is asked for.
+/// The same where there is room for a look-up of a frame's rule or for noting the peak: less than the tracer checks
+/// for.
 const RARE_BYTES: usize = if cfg!(debug_assertions) { 20 << 10 } else { 6 << 10 };
-/// What `stats()` and `heap_map()` say that they take.
+/// The bytes of stack that `stats()` and `heap_map()` take, according to their documentation.
 const STATS_BYTES: usize = 16 << 10;
 const HEAP_MAP_BYTES: usize = 28 << 10;
 
-/// Every way through the allocator, each from places in the code of its own.
+/// Goes every way through the allocator, each from places of its own in the code.
 #[inline(never)]
 fn allocate_and_free() {
     let layout = |bytes| Layout::from_size_align(bytes, 8).expect("a layout");
@@ -64,7 +65,7 @@ fn threads_with_the_smallest_stack_are_traced() {
         for _ in 0..10 {
             with_stack(16 << 10, allocate_and_free);
         }
-        // Where there was no room to look a frame up, the block is known all the same.
+        // A block is recorded even where there was no room to look up a frame.
         with_stack(16 << 10, || {
             let kept = black_box(GLOBAL.alloc_one());
             assert!(config != Config::new() || trace::traced_memory().bytes_live > 0);

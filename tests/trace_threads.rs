@@ -20,7 +20,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 
 const THREADS: u64 = 4;
 
-/// What `churn` holds, whatever the test harness and the standard library do.
+/// The blocks of `churn` only, without those of the test harness and the standard library.
 fn churned(snapshot: &Snapshot) -> Snapshot {
     let churn = Filter::include().function("trace_threads::churn*").expect("a pattern");
     snapshot.filter(&[churn.all_frames()])
@@ -73,7 +73,8 @@ impl Churn {
         Self { threads: threads.collect(), stop, rounds }
     }
 
-    /// Waits until every thread has done something, as a rule: the sum of their rounds has grown by so many.
+    /// Waits until the sum of all threads' rounds has grown by `rounds`: as a rule, every thread has then done
+    /// something.
     fn wait(&self, rounds: u64) {
         let goal = self.rounds.load(Ordering::Relaxed) + rounds;
         while self.rounds.load(Ordering::Relaxed) < goal {

@@ -1,4 +1,4 @@
-//! On Windows the tracer says that it is not there, by its typed error.
+//! On Windows the tracer is not available, and returns its typed error.
 #![cfg(all(feature = "trace", windows))]
 
 use pymalloc::Pymalloc;

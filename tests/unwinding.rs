@@ -1,4 +1,4 @@
-//! Panics: the allocator serves the objects by which they unwind.
+//! Panics: the allocator serves the exception objects with which they unwind.
 
 mod common;
 

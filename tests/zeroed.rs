@@ -1,4 +1,4 @@
-//! `alloc_zeroed`: zero whatever was there before, and no work where the OS has zeroed already.
+//! `alloc_zeroed`: memory is zero whatever it was used for before, and is not cleared again if the OS just zeroed it.
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
@@ -58,7 +58,7 @@ fn leave_dirt(layout: Layout, count: usize) {
 fn dirty_blocks_come_back_zero() {
     let _one = one_at_a_time();
     for bytes in (1..=CLASS_COUNT).map(|eighth| 8 * eighth) {
-        // The last byte of a class, and the first that its neighbour does not serve.
+        // The largest size of a class, and the next size, which the neighbouring class serves.
         for layout in [layout(bytes), layout(bytes - 7)] {
             let count = (1 << 20) / bytes;
             leave_dirt(layout, count);
@@ -96,7 +96,7 @@ fn memory_fresh_from_the_os_is_not_touched() {
     blocks.fill_with(|| zeroed(layout));
     let grown_bytes = rss_bytes().saturating_sub(before_bytes);
     assert!(grown_bytes < TOTAL_BYTES * 3 / 10, "{grown_bytes} of {TOTAL_BYTES} bytes are resident");
-    // Blocks that were written would be resident: the reading is to be trusted.
+    // Written blocks would be resident, so the reading can be trusted.
     for &start in &blocks {
         assert!(is_zero(start, SMALL_MAX_BYTES));
         // SAFETY: the block is ours and longer than a byte.
@@ -106,7 +106,7 @@ fn memory_fresh_from_the_os_is_not_touched() {
     free_all(&blocks, layout);
 }
 
-/// What a thread does that has no runtime: its first request of all is for zeros.
+/// The work of a thread without Rust's runtime: its very first request is for zeroed memory.
 extern "C-unwind" fn request_zeros(_: *mut c_void) -> *mut c_void {
     let layout = layout(72);
     let start = zeroed(layout);
@@ -120,7 +120,7 @@ extern "C-unwind" fn request_zeros(_: *mut c_void) -> *mut c_void {
 #[test]
 fn a_threads_first_request_may_be_for_zeros() {
     let _one = one_at_a_time();
-    // What it gets was in use.
+    // The block that it gets was used before.
     leave_dirt(layout(72), (4 << 20) / 72);
     pymalloc::flush_thread_cache();
     for _ in 0..10 {
@@ -139,7 +139,7 @@ fn on_a_new_thread(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> *m
         ) -> libc::c_int;
     }
     let (mut thread, mut result) = (std::mem::MaybeUninit::uninit(), null_mut());
-    // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was made.
+    // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written if it was created.
     unsafe {
         assert_eq!(pthread_create(thread.as_mut_ptr(), std::ptr::null(), main, null_mut()), 0);
         assert_eq!(libc::pthread_join(thread.assume_init(), &raw mut result), 0);

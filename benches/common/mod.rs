@@ -1,5 +1,5 @@
-//! What the benchmarks share. Each runs on this crate and on the system's allocator in the same
-//! run, called directly: criterion's own memory comes from the system.
+//! What the benchmarks share. Each benchmark calls this crate and the system's allocator directly, in the same run;
+//! criterion's own memory comes from the system.
 #![allow(
     dead_code,
     unused_macros,
@@ -39,7 +39,7 @@ pub(crate) fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("valid")
 }
 
-/// A block that was touched, as those of programs are.
+/// Allocates a block and touches it, as programs do.
 pub(crate) fn alloc(allocator: &impl GlobalAlloc, layout: Layout) -> *mut u8 {
     // SAFETY: the benchmarks ask for sizes that are not 0.
     let start = black_box(unsafe { allocator.alloc(layout) });
@@ -54,7 +54,7 @@ pub(crate) fn free(allocator: &impl GlobalAlloc, start: *mut u8, layout: Layout)
     unsafe { allocator.dealloc(black_box(start), layout) };
 }
 
-/// A number that is the same at each run.
+/// A pseudorandom number; the sequence is the same in each run.
 pub(crate) fn random(state: &mut u64) -> usize {
     // xorshift64
     *state ^= *state << 13;

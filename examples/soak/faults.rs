@@ -1,8 +1,8 @@
-//! An operating system that refuses at random what the allocator asks of it.
+//! An operating system that refuses the allocator's requests at random.
 //!
 //! The four calls by which the allocator gets and gives back memory are defined here, so the linker takes these and not
-//! the C library's. They refuse only inside [`amid`]: what std asks for, a new thread's stack for instance, is never
-//! refused. The C library's own `malloc` does not come by here.
+//! the C library's. They refuse only inside [`amid`]: requests of std's, for instance for a new thread's stack, are
+//! never refused. The C library's own `malloc` does not use these functions.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long, c_void};
@@ -13,7 +13,7 @@ use pymalloc::ARENA_BYTES;
 
 use super::common::Rng;
 
-/// Of so many calls amid faults, one is refused.
+/// One call in this many is refused, inside [`amid`].
 const REFUSED_ONE_IN: usize = 4;
 
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ pub(crate) fn seed(seed: u64) {
     RNG.set(seed);
 }
 
-/// Runs `body`, while which the OS may refuse this thread anything. It must bear that small requests get null.
+/// Runs `body`. Meanwhile the OS may refuse this thread anything, so `body` must cope with null for small requests.
 pub(crate) fn amid<R>(body: impl FnOnce() -> R) -> R {
     AMID.set(true);
     let result = body();
@@ -61,7 +61,7 @@ fn refuses(call: Call) -> bool {
     refused
 }
 
-/// How often what was refused so far.
+/// How often each call was refused so far.
 pub(crate) struct Refused;
 
 impl fmt::Display for Refused {
@@ -93,7 +93,8 @@ unsafe extern "C" fn mmap(
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn munmap(start: *mut c_void, bytes: usize) -> c_int {
-    // Whole arenas alone: the rests that are cut off a mapping which was too wide are given up when that is refused.
+    // Only whole arenas: the allocator also cuts the ends off mappings that were too wide, and it would leak these if
+    // that were refused.
     let arenas = start.addr().is_multiple_of(ARENA_BYTES) && bytes.is_multiple_of(ARENA_BYTES);
     if arenas && refuses(Call::Unmap) {
         return -1;

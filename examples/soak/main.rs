@@ -25,7 +25,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 
 const USAGE: &str = "usage: soak [--minutes M] [--threads N] [--seed S]";
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
-/// Small blocks that the runtime and the threads themselves may hold: not the program's.
+/// Most small blocks of the runtime and the threads themselves, which are not the program's.
 const SLACK_BLOCKS: usize = 100;
 
 struct Options {
@@ -51,7 +51,7 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
         };
         known.ok_or_else(|| format!("{option} needs a number; {USAGE}"))?;
     }
-    // Up to a year: what a `Duration` can hold, and a terminal.
+    // Up to a year, which fits into a `Duration` and onto a terminal's line.
     if !(options.minutes > 0.0 && options.minutes <= 525_600.0) {
         return Err(format!("--minutes needs a number above 0; {USAGE}"));
     }
@@ -63,9 +63,9 @@ fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String>
 
 /// How often a worker rests in a cycle.
 const RESTS: usize = 4;
-/// After which of them the limit, if any, is set; at the next one it is lifted.
+/// The rest after which the limit, if any, is set; at the next rest it is lifted.
 const LIMITED: usize = 0;
-/// Of so many cycles, one is under a limit; and of so many others, one sees a fork.
+/// One cycle in this many runs under a limit; and one in this many has a fork.
 const LIMITED_ONE_IN: usize = 4;
 const FORKED_ONE_IN: usize = 4;
 
@@ -153,7 +153,7 @@ impl Soak {
             }
             let limited = self.rng.below(LIMITED_ONE_IN) == 0;
             for rest in 0..RESTS {
-                // Under a limit, printing might get no memory.
+                // Under a limit, printing might fail for lack of memory.
                 if !limited || rest != LIMITED + 1 {
                     self.wait_at_gate(&shared);
                 }
@@ -173,13 +173,13 @@ impl Soak {
                 }
                 shared.gate.open();
             }
-            // Joined by hand: a scope does not wait for the thread-locals.
+            // Joined explicitly: a scope does not wait for the destructors of thread-locals.
             for thread in threads {
                 thread.join().expect("a panic has ended the process");
             }
         });
         drop(senders);
-        // What the OS does not take back now, it takes at the next time.
+        // What the OS refuses to take back now, it gets the next time.
         faults::amid(pymalloc::purge);
         let arenas = common::arenas_after_purge();
         assert!(arenas <= self.floor, "{arenas} arenas stay mapped, {} did before", self.floor);
@@ -190,7 +190,7 @@ impl Soak {
         self.counts.visitors += shared.visitors.into_inner();
     }
 
-    /// Forks in the middle of whatever the others do; the child uses its copy of the heap, checks it, and ends.
+    /// Forks while the other threads work. The child uses its copy of the heap, checks it, and ends.
     fn fork(&mut self) {
         let mut rng = Rng::new(self.rng.next());
         // SAFETY: the child allocates and frees, checks the heap and exits; it knows nothing of the other threads.

@@ -1,4 +1,4 @@
-//! A thread of the soak: its live set grows, peaks, drops to a scattered hundredth and goes away.
+//! A thread of the soak test: its live set grows, peaks, drops to a scattered hundredth and goes away.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
@@ -10,8 +10,8 @@ use super::faults;
 
 const PEAK_BLOCKS_PER_THREAD: usize = 100_000;
 
-/// Where the threads wait until all have come, the main thread has looked at the heap at rest, and
-/// opens. (A `Barrier` would not let it print meanwhile.)
+/// A gate at which threads wait until all have come and the main thread, which has looked at the heap at rest, opens
+/// it. (With a `Barrier`, the main thread could not print meanwhile.)
 #[derive(Default)]
 pub(crate) struct Gate {
     arrived: AtomicUsize,
@@ -21,8 +21,7 @@ pub(crate) struct Gate {
 impl Gate {
     fn pass(&self) {
         let opened = self.opened.load(Ordering::Acquire);
-        // AcqRel and Acquire here, Release in `open`: what one thread did before the gate, all
-        // others see behind it.
+        // AcqRel and Acquire here, Release in `open`: all threads behind the gate see what each thread did before it.
         self.arrived.fetch_add(1, Ordering::AcqRel);
         while self.opened.load(Ordering::Acquire) == opened {
             thread::sleep(Duration::from_millis(1));
@@ -42,16 +41,16 @@ impl Gate {
     }
 }
 
-/// What the threads of a cycle and the main thread know of each other.
+/// The data that the threads of a cycle and the main thread share.
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) gate: Gate,
-    /// Small blocks that the threads hold; right when all are at the gate.
+    /// Number of small blocks that the threads hold; exact when all threads are at the gate.
     pub(crate) live: AtomicUsize,
     pub(crate) allocated: AtomicU64,
     /// Requests that got null.
     pub(crate) nulls: AtomicU64,
-    /// Threads that the threads started.
+    /// Number of threads that these threads started.
     pub(crate) visitors: AtomicU64,
 }
 
@@ -64,14 +63,14 @@ pub(crate) struct Worker<'a> {
     pub(crate) serial: u64,
 }
 
-/// A new block, or `None` where the OS or the limit refuses one.
+/// A new block; `None` if the OS or the limit refuses one.
 fn request(serial: u64, rng: &mut Rng) -> Option<Block> {
     let (layout, how, bytes) = (rng.layout(), rng.below(16), 1 + rng.below(600));
     faults::amid(|| match how {
         0 => Block::try_zeroed(serial, layout),
         1 => {
             let mut block = Block::try_new(serial, layout)?;
-            // A refused one keeps its size.
+            // If this is refused, the block keeps its size.
             block.try_resize(bytes);
             Some(block)
         }
@@ -105,13 +104,13 @@ impl Worker<'_> {
         self.neighbour.send(given).expect("it ends when we do");
     }
 
-    /// What the others have given. (A receive that blocks would allocate something that stays
-    /// until the thread ends.)
+    /// Takes the blocks that others gave. (A receive that blocks would allocate memory that stays until the thread
+    /// ends.)
     fn taken(&self) -> Vec<Block> {
         self.inbox.try_iter().flatten().collect()
     }
 
-    /// A thread of a short life: what it leaves was allocated by a thread that is gone.
+    /// Runs a short-lived thread, and takes its blocks, which were thus allocated by a thread that is gone.
     fn visitor(&mut self) {
         let seed = self.rng.next();
         let visit = move || {
@@ -162,8 +161,8 @@ impl Worker<'_> {
         faults::amid(|| drop(dropped));
     }
 
-    /// Waits for all at one gate, behind which nobody gives any more, so that what is taken is
-    /// all; then at another, where the main thread looks at the heap at rest.
+    /// Waits for all threads at two gates. Behind the first, no thread gives blocks any more, so each can take all that
+    /// it was given. At the second, the main thread looks at the heap at rest.
     fn rest(&mut self, keep: bool) {
         self.shared.gate.pass();
         let taken = self.taken();
@@ -183,7 +182,7 @@ impl Worker<'_> {
         faults::seed(self.rng.next());
         self.grow();
         self.rest(true);
-        // The main thread may have set a limit; so nothing here but the blocks is allocated.
+        // The main thread may have set a limit, so nothing except the blocks is allocated here.
         self.replace(PEAK_BLOCKS_PER_THREAD / 2);
         self.rest(true);
         self.drop_most();

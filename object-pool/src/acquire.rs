@@ -1,6 +1,6 @@
 //! Waiting for an object of a bounded pool: as a task, as a thread, and with a deadline.
 //!
-//! There is one way to wait, the future; a thread polls it and parks in between.
+//! There is one way to wait: the future. A thread that waits polls it, and parks in between.
 
 use core::future::Future;
 use core::pin::{Pin, pin};
@@ -16,8 +16,8 @@ use super::objects::{Core, discard};
 use super::pooled::Pooled;
 use super::waiters::Ticket;
 
-/// The future of [`ObjectPool::acquire_async`](super::ObjectPool::acquire_async). Polled again when it was ready, it
-/// acquires another object.
+/// A future that waits for an object of a pool, from [`ObjectPool::acquire_async`](super::ObjectPool::acquire_async).
+/// If it is polled again after it was ready, it acquires another object.
 #[must_use = "futures do nothing unless polled"]
 pub struct Acquire<'pool, T: Send + 'static> {
     core: &'pool Arc<Core<T>>,
@@ -40,7 +40,7 @@ impl<T: Send + 'static> Future for Acquire<'_, T> {
                 if let Some(item) = core.take_fast().or_else(|| core.take_slow(true)) {
                     return Poll::Ready(Pooled::new(item));
                 }
-                // Cloned before the lock is taken: wakers are user's code.
+                // Cloned before the lock is taken: a waker is the user's code.
                 match core.stock.take_or_wait(context.waker().clone()) {
                     Ok(grant) => grant,
                     Err(ticket) => {
@@ -73,7 +73,8 @@ impl<T: Send + 'static> fmt::Debug for Acquire<'_, T> {
     }
 }
 
-/// All objects of a bounded pool stayed in use for the whole time given.
+/// The error of [`ObjectPool::acquire_timeout`](super::ObjectPool::acquire_timeout): all objects of the pool stayed in
+/// use for the whole time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AcquireTimeout;
 
@@ -103,7 +104,7 @@ fn new_waker() -> Waker {
 }
 
 thread_local! {
-    /// Made once a thread, so that waiting does not allocate.
+    /// Made once per thread, so that waiting does not allocate.
     static WAKER: Waker = new_waker();
 }
 

@@ -1,5 +1,5 @@
-//! A pair of fences of which one is free: what one thread does all the time costs nothing, what another does seldom
-//! costs a system call.
+//! A pair of fences. The light one costs nothing, for what a thread does all the time; the heavy one costs a system
+//! call, for what a thread does seldom.
 //!
 //! On Linux the light fence only binds the compiler, and the heavy one makes the kernel run a full fence on every
 //! processor that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is that
@@ -8,14 +8,14 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-/// Whether the light fence leans on the heavy one's system call.
+/// Whether the light fence relies on the system call of the heavy one.
 const BY_KERNEL: bool = cfg!(any(target_os = "linux", windows)) && !cfg!(miri);
 
-/// The fence of the side that comes often.
+/// The fence of the frequent side.
 ///
 /// # Memory ordering
-/// Of a light fence in one thread and a heavy one in another, one comes first, as with two SeqCst fences: what was
-/// written before it is seen by what is read after the other.
+/// As with two SeqCst fences, either the light fence of one thread or the heavy fence of another comes first. Reads
+/// after the later fence see the writes before the earlier one.
 #[inline(always)]
 pub(super) fn light_fence() {
     if BY_KERNEL {
@@ -25,7 +25,7 @@ pub(super) fn light_fence() {
     }
 }
 
-/// Prepares for [`heavy_fence`]; `false` if the kernel offers none, and then light fences order nothing.
+/// Prepares for [`heavy_fence`]. Returns `false` if the kernel offers no heavy fence; light fences then order nothing.
 pub(super) fn fences_work() -> bool {
     #[cfg(all(target_os = "linux", not(miri)))]
     return kernel::membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED);
@@ -33,16 +33,16 @@ pub(super) fn fences_work() -> bool {
     true
 }
 
-/// The fence of the side that comes seldom: a microsecond or so. Call only after [`fences_work`] said so.
+/// The fence of the rare side: a microsecond or so. Call it only after [`fences_work`] returned `true`.
 ///
-/// Aborts if the kernel has begun to refuse, which only a sandbox that was entered in between can bring about: nothing
-/// that is right could be done then.
+/// Aborts if the kernel refuses the fence by now. Only a sandbox that was entered in between can cause that, and there
+/// is no correct way to go on.
 pub(super) fn heavy_fence() {
     fence(Ordering::SeqCst);
     #[cfg(all(target_os = "linux", not(miri)))]
     {
         let fenced = || kernel::membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED);
-        // A second try, in case this is a forked child to which the first preparation does not count.
+        // The second try is for a forked child, in which the parent's preparation does not count.
         let fenced = fenced() || (fences_work() && fenced());
         if !fenced {
             let message = b"pymalloc-object-pool: the kernel no longer allows membarrier, which pools began to use\n";
@@ -83,14 +83,14 @@ mod tests {
     use std::hint::spin_loop;
     use std::thread;
 
-    /// On a line of its own.
+    /// A word on a cache line of its own.
     #[repr(align(128))]
     struct Word(AtomicUsize);
 
-    /// Two threads that write and then read what the other wrote, at the same moment: without fences both miss it now
-    /// and then, because a processor's write waits while it reads on.
+    /// At the same moment, two threads each write a word and then read the other's. Without fences, both miss the
+    /// other's write now and then, because a processor goes on to read while its write waits.
     #[test]
-    fn of_two_threads_that_write_and_then_read_one_sees_what_the_other_wrote() {
+    fn when_two_threads_write_and_then_read_at_least_one_sees_the_others_write() {
         const ROUNDS: usize = if cfg!(miri) { 300 } else { 30_000 };
         assert!(fences_work(), "a kernel that offers the fence");
         let words = [const { Word(AtomicUsize::new(0)) }; 2];
@@ -102,7 +102,7 @@ mod tests {
                     if arrived.0.load(Ordering::Relaxed) >= 2 * round {
                         break;
                     }
-                    // The other one may wait for this processor.
+                    // The other thread may be waiting for this processor.
                     if looks % 1000 == 0 { thread::yield_now() } else { spin_loop() }
                 }
                 words[own].0.store(round, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! How pools are described before they are built.
+//! The builder of pools, and its errors.
 
 use std::error::Error;
 use std::fmt;
@@ -9,7 +9,7 @@ use super::pool::ObjectPool;
 use super::stock::Limits;
 use super::sync::MAGAZINE_MAX;
 
-/// Describes an [`ObjectPool`]; made by [`ObjectPool::builder`].
+/// A builder of an [`ObjectPool`], from [`ObjectPool::builder`].
 #[must_use = "a builder builds nothing by itself"]
 pub struct PoolBuilder<T: Send + 'static> {
     factory: Box<dyn Fn() -> T + Send + Sync>,
@@ -24,35 +24,35 @@ impl<T: Send + 'static> PoolBuilder<T> {
         Self { factory, reset: None, limits, prefill: 0 }
     }
 
-    /// Runs on each object that is released, before it is idle.
+    /// Sets a function that runs on each released object before it becomes idle.
     pub fn reset(mut self, reset: impl Fn(&mut T) + Send + Sync + 'static) -> Self {
         self.reset = Some(Box::new(reset));
         self
     }
 
-    /// At most `objects` are idle, those in the threads' magazines included; more are dropped. By default there
-    /// is no limit. With 0, no object is kept.
+    /// Limits the idle objects, those in threads' magazines included, to `objects`; further ones are dropped. By
+    /// default there is no limit. With 0, no object is kept.
     pub fn max_idle(mut self, objects: usize) -> Self {
         self.limits.max_idle = objects;
         self
     }
 
-    /// At most `objects` exist, idle and in use; when all are in use, [`ObjectPool::acquire`] waits. By default
-    /// there is no limit, and nobody ever waits.
+    /// Limits all objects, idle and in use, to `objects`. When all are in use, [`ObjectPool::acquire`] waits. By
+    /// default there is no limit, and no thread ever waits.
     pub fn max_total(mut self, objects: usize) -> Self {
         self.limits.max_total = objects;
         self
     }
 
-    /// Creates this number of objects when the pool is built.
+    /// Makes the pool start with this number of objects.
     pub fn prefill(mut self, objects: usize) -> Self {
         self.prefill = objects;
         self
     }
 
-    /// Each thread keeps at most `objects` idle ones for itself, where others get at them only at need. By default 64,
-    /// the most there can be; it begins with 8 and grows with use. With 0 all are in the shared stock: slower, and no
-    /// object is created while another is idle.
+    /// Limits the idle objects in each thread's magazine to `objects`. Other threads take those only if they must. The
+    /// default is 64, which is also the maximum; a magazine begins with room for 8 and grows with use. With 0, all idle
+    /// objects are in the shared stock: that is slower, but no object is created while another is idle.
     pub fn magazine(mut self, objects: usize) -> Self {
         self.limits.magazine = objects;
         self
@@ -61,7 +61,7 @@ impl<T: Send + 'static> PoolBuilder<T> {
     /// Builds the pool.
     ///
     /// # Errors
-    /// If the numbers contradict each other.
+    /// If the limits contradict each other.
     ///
     /// ```
     /// # use pymalloc_object_pool::{ObjectPool, PoolConfigError};
@@ -99,24 +99,24 @@ impl<T: Send + 'static> fmt::Debug for PoolBuilder<T> {
     }
 }
 
-/// Why a pool can't be built.
+/// The error of building a pool: its limits contradict each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum PoolConfigError {
     /// `max_total` is 0: every acquisition would wait for ever.
     NoObjects,
-    /// More objects to start with than may be idle, or exist.
+    /// `prefill` is larger than `max_idle` or `max_total`.
     PrefillTooLarge {
         /// Objects to start with.
         prefill: usize,
         /// The smaller of `max_idle` and `max_total`.
         limit: usize,
     },
-    /// More objects a magazine than one can hold.
+    /// `magazine` is larger than the maximum.
     MagazineTooLarge {
         /// Objects asked for.
         magazine: usize,
-        /// Objects that a magazine can hold.
+        /// The most objects that a magazine can hold.
         limit: usize,
     },
 }

@@ -10,9 +10,10 @@ use std::rc::Rc;
 use super::builder::{PoolConfigError, check_prefill};
 use super::stats::PoolStats;
 
-/// A pool of objects for one thread. It is neither `Send` nor `Sync`, and holds what need not be `Send` or `'static`.
+/// A pool of objects for one thread. It is neither `Send` nor `Sync`; its objects need not be `Send` or `'static`.
 ///
-/// As [`ObjectPool`](super::ObjectPool), but for waiting, which one thread can't; see there for panics.
+/// It works as [`ObjectPool`](super::ObjectPool) does, except that nothing waits, since one thread can't wait for
+/// itself. For panics, see there.
 ///
 /// ```
 /// use pymalloc_object_pool::LocalPool;
@@ -37,7 +38,8 @@ struct Core<'f, T> {
     counts: Cell<PoolStats>,
 }
 
-/// An object and where it belongs; the reference is made with the object, so that acquiring counts none.
+/// An object, and a reference to the core of its pool. The reference is made with the object, so that acquiring does
+/// not count references.
 struct Node<'f, T> {
     core: Rc<Core<'f, T>>,
     value: T,
@@ -46,14 +48,14 @@ struct Node<'f, T> {
 /// A stack of idle objects.
 ///
 /// # Invariants
-/// *limit*: `limit` is at most the stack's capacity and at most `max`; so one comparison tells that an object may be
-/// pushed and needs no memory.
+/// *limit*: `limit` is at most the stack's capacity and at most `max`. So one comparison shows that an object may be
+/// pushed and that pushing it needs no memory.
 struct Idle<I> {
     stack: UnsafeCell<Vec<I>>,
     limit: Cell<usize>,
-    /// Acquisitions served from here.
+    /// Acquisitions that this stack served.
     reused: Cell<u64>,
-    /// 0 once the pool was dropped.
+    /// Most idle objects; 0 after the pool was dropped.
     max: Cell<usize>,
 }
 
@@ -66,7 +68,7 @@ impl<I> Idle<I> {
 
     #[inline(always)]
     fn pop(&self) -> Option<I> {
-        // SAFETY: the type is not `Sync`, and no user's code runs while the reference lives.
+        // SAFETY: the type is not `Sync`, and none of the user's code runs while the reference lives.
         let item = unsafe { &mut *self.stack.get() }.pop()?;
         self.reused.set(self.reused.get() + 1);
         Some(item)
@@ -90,7 +92,7 @@ impl<I> Idle<I> {
     #[cold]
     #[inline(never)]
     fn push_slow(&self, item: I) -> Result<(), I> {
-        // SAFETY: as in `pop`; an allocator that grows the stack must not use this pool.
+        // SAFETY: as in `pop`; the allocator that grows the stack must not use this pool.
         let stack = unsafe { &mut *self.stack.get() };
         if stack.len() >= self.max.get() {
             return Err(item);
@@ -105,7 +107,7 @@ impl<I> Idle<I> {
         unsafe { &*self.stack.get() }.len()
     }
 
-    /// Ends the pool: all objects, and no more are taken.
+    /// Ends the pool: returns all objects, and accepts no more.
     fn close(&self) -> Vec<I> {
         self.max.set(0);
         self.limit.set(0);
@@ -115,32 +117,32 @@ impl<I> Idle<I> {
 }
 
 impl<'f, T> LocalPool<'f, T> {
-    /// A pool without limits, without a reset, and without objects so far.
+    /// Makes an empty pool without limits and without a reset.
     pub fn new(factory: impl Fn() -> T + 'f) -> Self {
         Self::builder(factory).build().expect("the defaults are valid")
     }
 
-    /// Builds a pool with a reset, a limit, or objects to start with.
+    /// Starts to build a pool with a reset, a limit, or objects to start with.
     pub fn builder(factory: impl Fn() -> T + 'f) -> LocalPoolBuilder<'f, T> {
         LocalPoolBuilder { factory: Box::new(factory), reset: None, max_idle: usize::MAX, prefill: 0 }
     }
 
-    /// An idle object, or a new one.
+    /// Takes an idle object, or creates one.
     #[inline]
     pub fn acquire(&self) -> LocalPooled<'f, T> {
         LocalPooled::new(self.core.idle.pop().unwrap_or_else(|| self.core.create()))
     }
 
-    /// An idle object, if there is one; never creates one.
+    /// Takes an idle object, if there is one; never creates one.
     #[inline]
     pub fn try_acquire(&self) -> Option<LocalPooled<'f, T>> {
         self.core.idle.pop().map(LocalPooled::new)
     }
 
-    /// Puts an object into the pool that did not come from it, or was detached. The reset runs on it first.
+    /// Puts an object into the pool that did not come from it, or that was detached. The reset runs on it first.
     ///
     /// # Errors
-    /// The object (after its reset), if `max_idle` objects are idle.
+    /// Returns the object (after its reset) if `max_idle` objects are idle.
     pub fn release(&self, mut object: T) -> Result<(), T> {
         let core = &self.core;
         if let Some(reset) = &core.reset {
@@ -152,7 +154,7 @@ impl<'f, T> LocalPool<'f, T> {
         Ok(())
     }
 
-    /// Counts of this pool.
+    /// The statistics of this pool.
     pub fn stats(&self) -> PoolStats {
         self.core.stats()
     }
@@ -204,11 +206,11 @@ impl<T> fmt::Debug for LocalPool<'_, T> {
     }
 }
 
-// A panic in user's code finds the pool as it was before or after.
+// If the user's code panics, the pool is as it was before the call or as it is after it.
 impl<T> UnwindSafe for LocalPool<'_, T> {}
 impl<T> RefUnwindSafe for LocalPool<'_, T> {}
 
-/// Describes a [`LocalPool`]; made by [`LocalPool::builder`].
+/// A builder of a [`LocalPool`], from [`LocalPool::builder`].
 #[must_use = "a builder builds nothing by itself"]
 pub struct LocalPoolBuilder<'f, T> {
     factory: Factory<'f, T>,
@@ -218,19 +220,19 @@ pub struct LocalPoolBuilder<'f, T> {
 }
 
 impl<'f, T> LocalPoolBuilder<'f, T> {
-    /// Runs on each object that is released, before it is idle.
+    /// Sets a function that runs on each released object before it becomes idle.
     pub fn reset(mut self, reset: impl Fn(&mut T) + 'f) -> Self {
         self.reset = Some(Box::new(reset));
         self
     }
 
-    /// At most `objects` are idle; more are dropped. By default there is no limit.
+    /// Limits the idle objects to `objects`; further ones are dropped. By default there is no limit.
     pub fn max_idle(mut self, objects: usize) -> Self {
         self.max_idle = objects;
         self
     }
 
-    /// Creates this number of objects when the pool is built.
+    /// Makes the pool start with this number of objects.
     pub fn prefill(mut self, objects: usize) -> Self {
         self.prefill = objects;
         self
@@ -239,7 +241,7 @@ impl<'f, T> LocalPoolBuilder<'f, T> {
     /// Builds the pool.
     ///
     /// # Errors
-    /// If there are to be more objects to start with than may be idle.
+    /// If `prefill` exceeds `max_idle`.
     pub fn build(self) -> Result<LocalPool<'f, T>, PoolConfigError> {
         check_prefill(self.prefill, self.max_idle)?;
         let idle = Idle::new(self.max_idle, self.prefill);
@@ -262,7 +264,8 @@ impl<T> fmt::Debug for LocalPoolBuilder<'_, T> {
     }
 }
 
-/// An object of a [`LocalPool`] in use; goes back to the pool when dropped. It may outlive the pool.
+/// A guard of an object in use, from a [`LocalPool`]. The object goes back to the pool when the guard is dropped. The
+/// guard may outlive the pool.
 pub struct LocalPooled<'f, T> {
     item: ManuallyDrop<Box<Node<'f, T>>>,
 }
@@ -275,10 +278,10 @@ impl<'f, T> LocalPooled<'f, T> {
 
     /// Takes the object out of the pool for good.
     ///
-    /// An associated function, so that it hides no method of `T`.
+    /// This is an associated function, so that it hides no method of `T`.
     pub fn detach(this: Self) -> T {
         let mut this = ManuallyDrop::new(this);
-        // SAFETY: the guard is not used again, nor dropped.
+        // SAFETY: the guard is neither used again nor dropped.
         let Node { core, value } = *unsafe { ManuallyDrop::take(&mut this.item) };
         core.count(|counts| counts.detached += 1);
         value
@@ -292,14 +295,14 @@ impl<T> Drop for LocalPooled<'_, T> {
         let item = unsafe { ManuallyDrop::take(&mut self.item) };
         let item = if item.core.reset.is_some() { reset(item) } else { item };
         let core: *const Core<'_, T> = Rc::as_ptr(&item.core);
-        // SAFETY: the object keeps the core, also while it is pushed onto the core's stack.
+        // SAFETY: the object keeps the core alive, even while it is pushed onto the core's stack.
         if let Err(item) = unsafe { (*core).idle.push(item) } {
             discard(item);
         }
     }
 }
 
-/// Resets an object that comes back. If that panics, the object is dropped.
+/// Resets a returned object. If the reset panics, the object is dropped.
 fn reset<'f, T>(item: Box<Node<'f, T>>) -> Box<Node<'f, T>> {
     struct Spoilt<'f, T>(Option<Box<Node<'f, T>>>);
     impl<T> Drop for Spoilt<'_, T> {

@@ -1,16 +1,17 @@
-//! A thread's own stack of idle objects of one object pool, and the gate that lets others at it.
+//! A magazine: a thread's own stack of idle objects of one object pool; and the gate, which keeps owners out so that
+//! another thread can empty the magazines.
 //!
 //! # Protocol
-//! The owner's way in is a biased lock: it announces itself in `busy`, passes a light fence, and looks at the gate.
-//! A thread that stops the owners (under the stock's lock) shuts the gate, passes a heavy fence, and waits until nobody
-//! is busy; soon it sleeps between its looks, as an owner of lower priority may wait for its processor. Of the two
-//! fences one comes first, so either the owner sees the gate shut, or the other one sees it busy.
+//! The owner enters by a biased lock: it announces itself in `busy`, passes a light fence, and looks at the gate. A
+//! thread that stops the owners (under the stock's lock) shuts the gate, passes a heavy fence, and waits until no owner
+//! is busy. It soon sleeps between its looks, because an owner of lower priority may be waiting for its processor. One
+//! of the two fences comes first, so either the owner sees the gate shut, or the stopping thread sees the owner busy.
 //!
 //! # Invariants
 //! *exclusive*: the slots, the count and the capacity are touched only by
 //! 1. the owner, while it is busy and has seen the gate open;
 //! 2. the owner, while it holds the stock's lock;
-//! 3. the holder of the stock's lock, while the gate is shut and since then `busy` was once seen false.
+//! 3. the holder of the stock's lock, while the gate is shut and once it has seen `busy` false since the shutting.
 //!
 //! 1 excludes 3 by the fences, 2 excludes 3 by the lock, and 1 and 2 are one thread.
 //!
@@ -23,7 +24,7 @@ use super::sync::{
     AtomicBool, AtomicU64, AtomicUsize, MAGAZINE_MAX, Ordering, UnsafeCell, heavy_fence, light_fence, pause,
 };
 
-/// Whether owners may use their magazines; one a pool.
+/// Whether owners may use their magazines. There is one gate per pool.
 pub(super) struct Gate {
     open: AtomicBool,
 }
@@ -39,13 +40,14 @@ impl Gate {
         self.open.load(Ordering::Acquire)
     }
 
-    /// Lets the owners in again. The caller holds the stock's lock.
+    /// Lets owners in again. The caller holds the stock's lock.
     pub(super) fn open(&self) {
         // Release: pairs with the Acquire of `is_open`.
         self.open.store(true, Ordering::Release);
     }
 
-    /// Keeps owners out from now on; one that is inside may still be. The caller holds the stock's lock.
+    /// Keeps owners out from now on. An owner that is inside already may stay until its visit ends. The caller holds
+    /// the stock's lock.
     pub(super) fn shut(&self) {
         // Relaxed: the heavy fence orders it before the looks at `busy`.
         self.open.store(false, Ordering::Relaxed);
@@ -53,7 +55,7 @@ impl Gate {
     }
 }
 
-/// A thread's stack of idle objects. Aligned, so that no two threads write to one pair of cache lines.
+/// A thread's stack of idle objects. Aligned so that no two threads write to the same pair of cache lines.
 #[repr(align(128))]
 pub(super) struct Magazine<I> {
     busy: AtomicBool,
@@ -102,9 +104,10 @@ impl<I> Magazine<I> {
         Inside { magazine: self }
     }
 
-    /// Objects inside: exact for the owner, and for the holder of the stock's lock if the owner does nothing meanwhile.
+    /// Number of objects inside. It is exact for the owner, and for the holder of the stock's lock if the owner does
+    /// nothing meanwhile.
     pub(super) fn count(&self) -> usize {
-        // Relaxed: a number; a caller that acts on it looks again with the right to.
+        // Relaxed: a number. A caller that acts on it looks again when it has the right to the slots.
         self.count.load(Ordering::Relaxed)
     }
 
@@ -141,7 +144,7 @@ impl<I> Clone for Own<'_, I> {
 impl<I> Copy for Own<'_, I> {}
 
 impl<'magazine, I> Own<'magazine, I> {
-    /// Takes the object that came last; `None` if there is none, or the gate is shut.
+    /// Takes the object that came last; `None` if there is none or the gate is shut.
     #[inline(always)]
     pub(super) fn pop(self, gate: &Gate) -> Option<I> {
         let visit = self.enter();
@@ -153,7 +156,7 @@ impl<'magazine, I> Own<'magazine, I> {
         Some(item)
     }
 
-    /// Puts an object in; gives it back if there is no room, or the gate is shut.
+    /// Puts an object in; gives it back if there is no room or the gate is shut.
     #[inline(always)]
     pub(super) fn push(self, gate: &Gate, item: I) -> Result<(), I> {
         let visit = self.enter();
@@ -177,7 +180,8 @@ impl<'magazine, I> Own<'magazine, I> {
     }
 }
 
-/// An owner that has announced itself. It ends by itself: no user's code runs meanwhile, and nothing panics.
+/// The visit of an owner that has announced itself. It is short: none of the user's code runs during it, and nothing
+/// panics.
 pub(super) struct Visit<'magazine, I> {
     inside: Inside<'magazine, I>,
 }
@@ -218,7 +222,7 @@ impl<I> Inside<'_, I> {
         Ok(())
     }
 
-    /// All objects, and no more capacity.
+    /// Takes all objects and all capacity out.
     pub(super) fn drain(&self) -> impl Iterator<Item = I> {
         self.set_capacity(0);
         core::iter::from_fn(|| self.pop())
@@ -236,17 +240,17 @@ impl<I> Inside<'_, I> {
     /// If `capacity` is more than a magazine has slots.
     pub(super) fn set_capacity(&self, capacity: usize) {
         assert!(capacity <= MAGAZINE_MAX);
-        // Relaxed: written from inside only; the others read it as a hint.
+        // Relaxed: only a thread inside writes it; others read it as a hint.
         self.magazine.capacity.store(capacity, Ordering::Relaxed);
     }
 
-    /// Relaxed: as the capacity.
+    /// Relaxed: as for the capacity.
     #[inline(always)]
     fn set_count(&self, count: usize) {
         self.magazine.count.store(count, Ordering::Relaxed);
     }
 
-    /// Relaxed, and no read-modify-write: only written from inside.
+    /// Relaxed, and no read-modify-write: only a thread inside writes it.
     #[inline(always)]
     fn count_reused(&self) {
         self.magazine.reused.store(self.magazine.reused() + 1, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! What a pool and its objects share: the stock, the factory and the reset.
+//! The core of a pool, which its objects share: the stock, the factory and the reset.
 //!
-//! # Who keeps whom
-//! Each object lives in a node of its own, with a reference to the core: made when the object is created, not when it
-//! is acquired, so that acquiring and releasing count no references. Idle nodes and the core hold each other; dropping
-//! the pool closes the stock, which breaks the circle. Guards that are still out keep the core, and the last one frees
-//! it.
+//! # Ownership
+//! Each object lives in a node of its own, together with a reference to the core. The reference is made when the object
+//! is created, not when it is acquired, so acquiring and releasing count no references. Idle nodes and the core hold
+//! each other; dropping the pool closes the stock, which breaks the cycle. Guards that still exist keep the core alive,
+//! and the last one frees it.
 
 use core::ptr::NonNull;
 use std::sync::{Arc, Weak};
@@ -14,7 +14,7 @@ use super::slots::{self, Home, PoolId};
 use super::stock::{Limits, Loss, Stock, Taken};
 use super::waiters::Grant;
 
-/// An object and where it belongs.
+/// An object, and a reference to the core of its pool.
 pub(super) struct Node<T: Send + 'static> {
     pub(super) core: Arc<Core<T>>,
     pub(super) value: T,
@@ -41,11 +41,12 @@ impl<T: Send + 'static> Core<T> {
     #[inline(always)]
     fn own(&self) -> Option<Own<'_, Item<T>>> {
         let magazine: NonNull<Magazine<Item<T>>> = slots::find(&self.id)?.cast();
-        // SAFETY: found under this pool's key, so it lives as long as the pool, is of its type, and is this thread's.
+        // SAFETY: found under this pool's key, so the magazine lives as long as the pool, has the pool's type, and
+        // belongs to this thread.
         Some(unsafe { magazine.as_ref().own() })
     }
 
-    /// The calling thread's magazine, made now if there is none.
+    /// The calling thread's magazine; made now if the thread has none.
     fn own_or_join(self: &Arc<Self>) -> Option<Own<'_, Item<T>>> {
         if let Some(own) = self.own() {
             return Some(own);
@@ -67,7 +68,7 @@ impl<T: Send + 'static> Core<T> {
         self.own()?.pop(self.stock.gate())
     }
 
-    /// Takes an idle object, or, if `create`, makes one; `None` if neither can be.
+    /// Takes an idle object, or creates one if `create` allows it; `None` if neither is possible.
     #[cold]
     #[inline(never)]
     pub(super) fn take_slow(self: &Arc<Self>, create: bool) -> Option<Item<T>> {
@@ -77,7 +78,7 @@ impl<T: Send + 'static> Core<T> {
         }
     }
 
-    /// The object that was granted: the idle one, or a new one.
+    /// Turns a grant into an object: the idle one, or a new one.
     pub(super) fn redeem(self: &Arc<Self>, grant: Grant<Item<T>>) -> Item<T> {
         match grant {
             Grant::Idle(item) => item,
@@ -99,7 +100,7 @@ impl<T: Send + 'static> Core<T> {
         item
     }
 
-    /// Creates an object that is idle at once; there is room for it, as was checked.
+    /// Creates an object that is idle at once. The builder checked that there is room for it.
     pub(super) fn prefill(self: &Arc<Self>) {
         if self.stock.reserve() {
             self.stock.put(None, self.create()).into_iter().for_each(discard);
@@ -118,8 +119,8 @@ impl<T: Send + 'static> Core<T> {
 pub(super) fn give_back<T: Send + 'static>(item: Item<T>) {
     let item = if item.core.reset.is_some() { reset(item) } else { item };
     let core = Arc::as_ptr(&item.core);
-    // SAFETY: the object keeps the core while it is here. The magazine's last access ends the visit, and only after
-    // that may another thread take the object and, with it, free the core.
+    // SAFETY: the object keeps the core alive while it is here. The last access to the magazine ends the visit. Only
+    // after that may another thread take the object and, with it, free the core.
     let pushed = unsafe {
         match (*core).own() {
             Some(own) => own.push((*core).stock.gate(), item),
@@ -131,7 +132,7 @@ pub(super) fn give_back<T: Send + 'static>(item: Item<T>) {
     }
 }
 
-/// Resets an object that comes back. If that panics, the object is dropped.
+/// Resets a returned object. If the reset panics, the object is dropped.
 fn reset<T: Send + 'static>(item: Item<T>) -> Item<T> {
     struct Spoilt<T: Send + 'static>(Option<Item<T>>);
     impl<T: Send + 'static> Drop for Spoilt<T> {
@@ -150,14 +151,14 @@ fn reset<T: Send + 'static>(item: Item<T>) -> Item<T> {
 #[cold]
 #[inline(never)]
 fn put<T: Send + 'static>(item: Item<T>) {
-    // The object may be taken by another thread before the stock's lock is free again.
+    // The core must stay alive: another thread may take the object before the stock's lock is free again.
     let core = item.core.clone();
     if let Some(item) = core.stock.put(core.own_or_join(), item) {
         discard(item);
     }
 }
 
-/// Drops an object of the pool, and then gives up its place, whether or not the drop panics.
+/// Drops an object of the pool, and then frees its place, even if the drop panics.
 pub(super) fn discard<T: Send + 'static>(item: Item<T>) {
     struct Place<T: Send + 'static>(Arc<Core<T>>);
     impl<T: Send + 'static> Drop for Place<T> {
@@ -172,8 +173,8 @@ pub(super) fn discard<T: Send + 'static>(item: Item<T>) {
 impl<T: Send + 'static> Home for Core<T> {
     unsafe fn take_back(&self, magazine: NonNull<()>) {
         let magazine: NonNull<Magazine<Item<T>>> = magazine.cast();
-        // SAFETY: the address is one that `own_or_join` noted: of a magazine in an `Arc` that the stock holds. The
-        // calling thread owns it, and gives it up here.
+        // SAFETY: `own_or_join` noted the address: it is that of a magazine in an `Arc` that the stock holds. The
+        // calling thread owns the magazine, and gives it up here.
         unsafe {
             Arc::increment_strong_count(magazine.as_ptr());
             self.stock.leave(Arc::from_raw(magazine.as_ptr()), magazine.as_ref().own());

@@ -1,4 +1,4 @@
-//! The object pool that threads share.
+//! The object pool for many threads.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -11,28 +11,29 @@ use super::objects::{Core, Node};
 use super::pooled::Pooled;
 use super::stats::PoolStats;
 
-/// A pool of objects that are used again instead of being made anew.
+/// A pool that keeps released objects and hands them out again, so that fewer have to be created.
 ///
 /// The pool is `Sync`: share it by reference, in an [`Arc`], or in a `static` [`LazyLock`](std::sync::LazyLock).
 /// Objects come out as [`Pooled`] guards, which return them. Guards don't borrow the pool: they may outlive it, and be
 /// held across an `await` point or sent to other threads.
 ///
 /// # Limits
-/// At any time at most `max_idle` objects are idle, wherever they lie, and a returning object is dropped only if so
-/// many are idle. At any time at most `max_total` objects exist, objects that are just being created included.
-/// [`acquire`](Self::acquire) creates an object when neither the calling thread's magazine nor the stock has one,
-/// though other threads' magazines may (at most 64 each): set `max_total` where each object counts.
+/// At any time at most `max_idle` objects are idle, wherever they lie. A returned object is dropped only if `max_idle`
+/// objects are idle. At any time at most `max_total` objects exist, those that are just being created included.
+/// [`acquire`](Self::acquire) creates an object if neither the calling thread's magazine nor the stock has one, even if
+/// other threads' magazines have some (at most 64 each). Set `max_total` if each object counts.
 ///
 /// # Panics
 /// If the factory panics, nothing was created, and the panic reaches the caller of `acquire`. If the reset panics, the
 /// object is dropped, and the panic reaches the thread that dropped the guard. A guard that is dropped while its thread
-/// panics returns its object like any other; [`Pooled::detach`] an object that should not be trusted after that.
+/// panics returns its object like any other. Use [`Pooled::detach`] for an object that should not be trusted after a
+/// panic.
 pub struct ObjectPool<T: Send + 'static> {
     core: Arc<Core<T>>,
 }
 
 impl<T: Send + 'static> ObjectPool<T> {
-    /// A pool without limits, without a reset, and without objects so far.
+    /// Makes an empty pool without limits and without a reset.
     ///
     /// ```
     /// let pool = pymalloc_object_pool::ObjectPool::new(|| vec![0_u8; 4096]);
@@ -42,7 +43,7 @@ impl<T: Send + 'static> ObjectPool<T> {
         Self::builder(factory).build().expect("the defaults are valid")
     }
 
-    /// Builds a pool with a reset, limits, or objects to start with.
+    /// Starts to build a pool with a reset, limits, or objects to start with.
     pub fn builder(factory: impl Fn() -> T + Send + Sync + 'static) -> PoolBuilder<T> {
         PoolBuilder::new(Box::new(factory))
     }
@@ -51,8 +52,8 @@ impl<T: Send + 'static> ObjectPool<T> {
         Self { core }
     }
 
-    /// An idle object, or a new one. Waits only if the pool has a `max_total` and all of them are in use; those that
-    /// wait are served in turn.
+    /// Takes an idle object, or creates one. Waits only if `max_total` objects exist and all are in use. Waiting
+    /// threads are served in turn.
     ///
     /// A thread that holds an object and waits for another one of the same pool may wait for ever.
     #[inline]
@@ -72,14 +73,14 @@ impl<T: Send + 'static> ObjectPool<T> {
         }
     }
 
-    /// An idle object, if there is one anywhere in the pool; never creates one, never waits for one. While other
-    /// threads acquire and release, it may miss one that came to a magazine it had looked at already.
+    /// Takes an idle object, if there is one anywhere in the pool; never creates one, and never waits for one. While
+    /// other threads acquire and release, it may miss an object that came to a magazine after it had looked there.
     #[inline]
     pub fn try_acquire(&self) -> Option<Pooled<T>> {
         self.core.take_fast().or_else(|| self.core.take_slow(false)).map(Pooled::new)
     }
 
-    /// As [`acquire`](Self::acquire), but waits at most so long.
+    /// Takes an idle object, or creates one, as [`acquire`](Self::acquire) does, but waits at most for `timeout`.
     ///
     /// # Errors
     /// [`AcquireTimeout`] if all objects stayed in use. The time that the factory takes is not limited.
@@ -97,37 +98,36 @@ impl<T: Send + 'static> ObjectPool<T> {
         if let Some(item) = self.core.take_fast() {
             return Ok(Pooled::new(item));
         }
-        // A deadline beyond the clock's range is none.
+        // A deadline beyond the clock's range counts as no deadline.
         wait(self.acquire_async(), Instant::now().checked_add(timeout)).ok_or(AcquireTimeout)
     }
 
-    /// As [`acquire`](Self::acquire), for tasks: a future that needs no particular runtime.
+    /// Returns a future that does what [`acquire`](Self::acquire) does, for tasks of any runtime.
     ///
-    /// It queues up when it is first polled. Dropping it gives the place up, and whatever was granted to it goes to
-    /// the next. Leaking it (`mem::forget`) while it waits may leak an object.
+    /// The future joins the queue when it is first polled. If it is dropped, it leaves the queue, and an object that
+    /// was granted to it goes to the next waiter. If it is leaked (`mem::forget`) while it waits, an object may leak.
     pub fn acquire_async(&self) -> Acquire<'_, T> {
         Acquire::new(&self.core)
     }
 
-    /// Puts an object into the pool that did not come from it, or was detached. The reset runs on it first.
+    /// Puts an object into the pool that did not come from it, or that was detached. The reset runs on it first.
     ///
     /// # Errors
-    /// The object (after its reset), if `max_idle` objects are idle or `max_total` exist.
+    /// Returns the object (after its reset) if `max_idle` objects are idle or `max_total` exist.
     pub fn release(&self, mut object: T) -> Result<(), T> {
         self.core.reset(&mut object);
         let node = Box::new(Node { core: self.core.clone(), value: object });
         self.core.stock.adopt(node).map_err(|node| node.value)
     }
 
-    /// Counts of this pool; exact if no other thread uses it meanwhile.
+    /// The statistics of this pool, which are exact if no other thread uses the pool meanwhile.
     pub fn stats(&self) -> PoolStats {
         self.core.stock.counts().into()
     }
 }
 
 impl<T: Send + 'static> Drop for ObjectPool<T> {
-    /// Drops every idle object, also those in other threads' magazines. Objects in use are dropped when they are
-    /// released.
+    /// Drops every idle object, even in other threads' magazines. Objects in use are dropped when they are released.
     fn drop(&mut self) {
         drop(self.core.stock.close());
     }
@@ -139,6 +139,6 @@ impl<T: Send + 'static> fmt::Debug for ObjectPool<T> {
     }
 }
 
-// A panic in user's code finds the pool as it was before or after: see "Panics".
+// If the user's code panics, the pool is as it was before the call or as it is after it: see "Panics".
 impl<T: Send + 'static> UnwindSafe for ObjectPool<T> {}
 impl<T: Send + 'static> RefUnwindSafe for ObjectPool<T> {}

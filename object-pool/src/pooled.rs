@@ -9,9 +9,11 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use super::objects::{Node, give_back};
 use super::stock::Loss;
 
-/// An object of an [`ObjectPool`](super::ObjectPool) in use; goes back to the pool when dropped.
+/// A guard of an object in use, from an [`ObjectPool`](super::ObjectPool). The object goes back to the pool when the
+/// guard is dropped.
 ///
-/// `Send` and `Sync` as `T` is. As large as a pointer. It may outlive the pool; the object is dropped then.
+/// The guard is `Send` or `Sync` if `T` is. It has the size of a pointer. It may outlive the pool; the object is
+/// dropped then.
 pub struct Pooled<T: Send + 'static> {
     item: ManuallyDrop<Box<Node<T>>>,
 }
@@ -22,9 +24,9 @@ impl<T: Send + 'static> Pooled<T> {
         Self { item: ManuallyDrop::new(item) }
     }
 
-    /// Takes the object out of the pool for good; a bounded pool may create another one in its place.
+    /// Takes the object out of the pool for good. A bounded pool may create another one in its place.
     ///
-    /// An associated function, so that it hides no method of `T`.
+    /// This is an associated function, so that it hides no method of `T`.
     ///
     /// ```
     /// # use pymalloc_object_pool::{ObjectPool, Pooled};
@@ -35,7 +37,7 @@ impl<T: Send + 'static> Pooled<T> {
     /// ```
     pub fn detach(this: Self) -> T {
         let mut this = ManuallyDrop::new(this);
-        // SAFETY: the guard is not used again, nor dropped.
+        // SAFETY: the guard is neither used again nor dropped.
         let item = unsafe { ManuallyDrop::take(&mut this.item) };
         let Node { core, value } = *item;
         core.stock.lose(Loss::Detached);
@@ -103,6 +105,6 @@ impl<T: Send + fmt::Display + 'static> fmt::Display for Pooled<T> {
     }
 }
 
-// The guard is as good as the object.
+// The guard has no state of its own beside the object's.
 impl<T: Send + UnwindSafe + 'static> UnwindSafe for Pooled<T> {}
 impl<T: Send + RefUnwindSafe + 'static> RefUnwindSafe for Pooled<T> {}

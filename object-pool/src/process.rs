@@ -1,11 +1,12 @@
-//! Which process this is, for data that `fork` may have copied.
+//! The identity of the calling process, for data that `fork` may have copied.
 //!
-//! A process's number alone does not tell: a child that is the first process of a new namespace has the number 1, as
-//! its parent may have. Nor does a handler of `pthread_atfork`: a raw `clone`, by which containers are started, runs
-//! none. What tells on Linux is a word in an OS page that the kernel clears in every child (`MADV_WIPEONFORK`, since
-//! 4.14, as `membarrier`). Where there is none, or an emulator only says so, the process's number must do.
+//! A process ID is not enough: a child that is the first process of a new namespace has the ID 1, and its parent may
+//! have that, too. A handler of `pthread_atfork` is not enough either: containers are started by a raw `clone`, which
+//! runs no handlers. On Linux, a word in an OS page that the kernel clears in every child shows the difference
+//! (`MADV_WIPEONFORK`, since Linux 4.14, as is `membarrier`). Where the kernel has no such pages, or an emulator only
+//! pretends to, the process ID is used alone.
 
-/// A process, as it and its forked descendants tell it from others: differs from each ancestor that asked.
+/// The identity of a process. It differs from that of each ancestor that asked for its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Process {
     id: u32,
@@ -14,7 +15,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn this() -> Self {
-        // Not all systems without `fork` have numbers.
+        // Some systems without `fork` have no process IDs.
         Self { id: if cfg!(unix) { std::process::id() } else { 0 }, generation: wiped::generation() }
     }
 }
@@ -31,13 +32,13 @@ mod wiped {
     use core::ptr;
     use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-    /// The word; null before the first look, and [`NONE`] if there is none to be got.
+    /// The address of the word: null before the first look, and that of [`NONE`] if the kernel offers no such word.
     static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
     static NONE: AtomicU64 = AtomicU64::new(0);
-    /// The last generation there was, of this process and its ancestors. Not cleared.
+    /// The last generation of this process or an ancestor. The kernel does not clear it.
     static LAST: AtomicU64 = AtomicU64::new(0);
 
-    /// The word that the kernel clears. No lock is taken, which a forked child might find held.
+    /// The word that the kernel clears. This takes no lock, because a forked child might find it held.
     fn word() -> Option<&'static AtomicU64> {
         let none = (&raw const NONE).cast_mut();
         // Acquire: pairs with the Release below.
@@ -60,7 +61,7 @@ mod wiped {
         (word != none).then(|| unsafe { &*word })
     }
 
-    /// An OS page (the kernel rounds up) of zeroes that are zeroes again in each child.
+    /// Maps an OS page of zeroes that the kernel clears in each child. (The kernel rounds the length up to a page.)
     fn map() -> Option<*mut AtomicU64> {
         let bytes = size_of::<AtomicU64>();
         let access = libc::PROT_READ | libc::PROT_WRITE;
@@ -70,7 +71,7 @@ mod wiped {
         if start == libc::MAP_FAILED {
             return None;
         }
-        // SAFETY: the mapping from just above, which nobody else knows.
+        // SAFETY: the mapping from just above, which no other thread knows.
         unsafe {
             if libc::madvise(start, bytes, libc::MADV_WIPEONFORK) == 0 {
                 return Some(start.cast());
@@ -80,11 +81,10 @@ mod wiped {
         None
     }
 
-    /// A number that each process has to itself among its ancestors; 0 if the kernel has no such OS pages.
+    /// A number that differs from those of all ancestors of the process; 0 if the kernel has no such OS pages.
     pub(super) fn generation() -> u64 {
         let Some(word) = word() else { return 0 };
-        // Relaxed (all): a number that is the same for all threads of a process, whoever of them is the first to write
-        // it.
+        // Relaxed (all): the number is the same for all threads of a process, whichever of them writes it first.
         let known = word.load(Ordering::Relaxed);
         if known != 0 {
             return known;
@@ -98,7 +98,7 @@ mod wiped {
 mod tests {
     use super::wiped::generation;
 
-    /// Runs `body` in a child that no handler of `pthread_atfork` is told of, and returns whether it said yes.
+    /// Runs `body` in a child that is made without handlers of `pthread_atfork`; returns what `body` returned.
     fn in_cloned_child(body: impl FnOnce() -> bool) -> bool {
         let (flags, none) = (libc::c_long::from(libc::SIGCHLD), 0 as libc::c_long);
         // SAFETY: a copy of this process on a copy of this stack; its only thread takes no lock.

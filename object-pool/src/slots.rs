@@ -1,14 +1,13 @@
-//! How a thread finds its magazine of a pool: a table per thread, indexed by a number that each pool has to itself.
+//! How a thread finds its magazine of a pool: by a table per thread, indexed by a number that no other living pool has.
 //!
 //! # Invariants
-//! *key*: an entry's magazine lives and belongs to this thread if and only if the entry's key is that of a pool that
-//! lives. Keys are never used twice; so a thread that holds a pool, and finds its key, may use the magazine. Indexes
-//! are used again, lowest first, which keeps the tables short; an entry whose pool is gone has a key that nobody asks
-//! for.
+//! *key*: an entry's magazine lives and belongs to this thread if and only if the entry's key is that of a living pool.
+//! Keys are never reused. So a thread that holds a pool and finds the pool's key may use the magazine. Indexes are
+//! reused, lowest first, which keeps the tables short. An entry whose pool is gone has a key that no thread looks for.
 //!
-//! The table is a thread-local without a destructor and with a constant initial value, so that a look-up is three loads
-//! and a comparison. A second one, used when a pool is met for the first time, has the destructor that gives the
-//! magazines back.
+//! The table is a thread-local variable without a destructor and with a constant initial value, so a look-up is three
+//! loads and a comparison. A second thread-local, used when a thread meets a pool for the first time, has the
+//! destructor that gives the magazines back.
 
 use core::cell::{Cell, RefCell};
 use core::ptr::{self, NonNull};
@@ -17,14 +16,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::process::Process;
 
-/// A pool's place in every thread's table.
+/// A pool's index in every thread's table, and its key.
 pub(super) struct PoolId {
     index: usize,
     /// Never 0, which is the key of empty entries.
     key: u64,
 }
 
-/// Indexes that were used before, of one process.
+/// The indexes of one process that can be reused.
 struct FreeIndexes {
     process: Process,
     list: Mutex<Vec<usize>>,
@@ -35,8 +34,8 @@ static INDEXES: AtomicUsize = AtomicUsize::new(0);
 static LAST_KEY: AtomicU64 = AtomicU64::new(0);
 
 impl FreeIndexes {
-    /// The calling process's list. A forked child begins an empty one: in its parent, another thread may have held the
-    /// lock.
+    /// Locks the calling process's list. A forked child starts a new, empty list: in its parent, another thread may
+    /// have held the lock.
     fn lock() -> MutexGuard<'static, Vec<usize>> {
         let process = Process::this();
         loop {
@@ -62,7 +61,7 @@ impl PoolId {
     pub(super) fn new() -> Self {
         let mut free = FreeIndexes::lock();
         let lowest = (0..free.len()).min_by_key(|&place| free[place]);
-        // Relaxed (both): numbers that are only to differ.
+        // Relaxed (both): the numbers need only differ.
         let index = match lowest {
             Some(place) => free.swap_remove(place),
             None => INDEXES.fetch_add(1, Ordering::Relaxed),
@@ -82,7 +81,7 @@ pub(super) trait Home: Send + Sync {
     /// Takes back the magazine of the calling thread.
     ///
     /// # Safety
-    /// The thread owns the magazine at this address, which is one of this pool, and never uses it again.
+    /// The magazine at this address belongs to this pool and to the calling thread, which never uses it again.
     unsafe fn take_back(&self, magazine: NonNull<()>);
 }
 
@@ -92,12 +91,12 @@ struct Entry {
     magazine: *const (),
 }
 
-// SAFETY: of all entries only `EMPTY` is ever shared, and its null pointer is not followed.
+// SAFETY: `EMPTY` is the only entry that is shared, and its null pointer is not followed.
 unsafe impl Sync for Entry {}
 
 static EMPTY: Entry = Entry { key: 0, magazine: ptr::null() };
 
-/// The calling thread's entries: a power of two of them, and that number less one.
+/// The calling thread's entries. Their number is a power of two; `mask` is that number less one.
 #[derive(Clone, Copy)]
 struct Table {
     entries: *const Entry,
@@ -113,7 +112,7 @@ thread_local! {
     static REGISTER: RefCell<Register> = const { RefCell::new(Register { entries: Vec::new(), homes: Vec::new() }) };
 }
 
-/// What the table points to, and where the magazines belong.
+/// The memory that the table points to, and the pools of the magazines.
 struct Register {
     entries: Vec<Entry>,
     homes: Vec<Option<Noted>>,
@@ -121,7 +120,7 @@ struct Register {
 
 struct Noted {
     home: Weak<dyn Home>,
-    /// In which the thread got the magazine.
+    /// The process in which the thread got the magazine.
     process: Process,
 }
 
@@ -134,8 +133,8 @@ pub(super) fn find(id: &PoolId) -> Option<NonNull<()>> {
     if entry.key == id.key { NonNull::new(entry.magazine.cast_mut()) } else { None }
 }
 
-/// Notes the calling thread's magazine of a pool; `false` if the thread is so near its end that it could not give the
-/// magazine back.
+/// Notes the calling thread's magazine of a pool. Returns `false` if the thread is so near its end that it could not
+/// give the magazine back.
 pub(super) fn note(id: &PoolId, magazine: NonNull<()>, home: Weak<dyn Home>) -> bool {
     REGISTER.try_with(|register| register.borrow_mut().note(id, magazine, home)).is_ok()
 }
@@ -146,7 +145,7 @@ impl Register {
         self.entries.resize(length, EMPTY);
         self.homes.resize_with(length, || None);
         self.entries[id.index] = Entry { key: id.key, magazine: magazine.as_ptr() };
-        // The home noted here before, if any, is gone: its index is free.
+        // A home that was noted here before is gone, because its index was free.
         self.homes[id.index] = Some(Noted { home, process: Process::this() });
         TABLE.set(Table { entries: self.entries.as_ptr(), mask: length - 1 });
     }
@@ -154,17 +153,17 @@ impl Register {
 
 impl Drop for Register {
     fn drop(&mut self) {
-        // First of all: objects that later destructors of this thread release go to the stock.
+        // This comes first: objects that this thread's later destructors release go to the stock.
         TABLE.set(Table::NONE);
         let process = Process::this();
         for (entry, noted) in self.entries.iter().zip(&mut self.homes) {
-            // A forked child that just exits comes here, too, and must not wait for the lock of a pool of its parent,
-            // which a thread may hold that does not exist here. The magazine stays that pool's, as it is.
+            // A forked child that just exits comes here, too. It must not wait for the lock of its parent's pool: a
+            // thread that does not exist in the child may hold it. The magazine stays with that pool, unchanged.
             let noted = noted.take().filter(|noted| noted.process == process);
             if let (Some(magazine), Some(home)) =
                 (NonNull::new(entry.magazine.cast_mut()), noted.and_then(|noted| noted.home.upgrade()))
             {
-                // SAFETY: the home lives, so the entry is its own (*key*), and nothing finds the entry any more.
+                // SAFETY: the home lives, so the entry belongs to it (*key*), and no look-up finds the entry any more.
                 unsafe { home.take_back(magazine) };
             }
         }

@@ -1,38 +1,38 @@
-//! What a pool counts.
+//! The counts of a pool.
 
 use std::fmt;
 
 use super::stock::Counts;
 
-/// Counts of an object pool since it was built, in objects.
+/// Statistics of an object pool, counted in objects since it was built.
 ///
-/// `created + adopted = idle + in_use + dropped + detached` at any time. In use are also objects that are just being
-/// created, or handed to a waiter that has not picked them up yet.
+/// `created + adopted = idle + in_use + dropped + detached` at any time. Objects that are just being created count as
+/// in use, and so do objects handed to a waiter that has not picked them up yet.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// Made by the factory.
+    /// Objects made by the factory.
     pub created: u64,
-    /// Put in from outside, by `release`.
+    /// Objects put in from outside, by `release`.
     pub adopted: u64,
-    /// Acquisitions that got an object that existed already.
+    /// Acquisitions that got an existing object.
     pub reused: u64,
-    /// Dropped by the pool: over `max_idle`, or because their reset panicked.
+    /// Objects that the pool dropped: `max_idle` objects were idle, or their reset panicked.
     pub dropped: u64,
-    /// Taken out for good, by `detach`.
+    /// Objects taken out for good, by `detach`.
     pub detached: u64,
-    /// Idle now.
+    /// Objects that are idle now.
     pub idle: usize,
-    /// In use now.
+    /// Objects that are in use now.
     pub in_use: usize,
-    /// The most that existed at once, idle and in use.
+    /// The most objects that existed at one time, idle and in use.
     pub high_water: usize,
 }
 
 impl From<Counts> for PoolStats {
     fn from(counts: Counts) -> Self {
         let Counts { created, adopted, reused, dropped, detached, idle, total, high_water } = counts;
-        // An object that moved from one magazine to another meanwhile may have been seen in both.
+        // An object that moved from one magazine to another meanwhile may have been counted in both.
         let idle = idle.min(total);
         Self { created, adopted, reused, dropped, detached, idle, in_use: total - idle, high_water }
     }

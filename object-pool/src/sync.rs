@@ -1,7 +1,7 @@
-//! The atomics, the cell, the lock, the fences and the waiting that the shared parts are written on.
+//! The atomics, the cell, the lock, the fences and the waiting function that the shared parts use.
 //!
-//! `magazine.rs`, `stock/` and `waiters.rs` name nothing but this module and each other, so that the model checker's
-//! tests compile the very same files against a twin of it (`tests/loom/sync.rs`).
+//! `magazine.rs`, `stock/` and `waiters.rs` name nothing but this module and each other. So the model checker's tests
+//! can compile the very same files against a twin of this module (`tests/loom/sync.rs`).
 
 use core::time::Duration;
 use std::thread::sleep;
@@ -11,23 +11,23 @@ pub(super) use std::sync::{Mutex, MutexGuard};
 
 pub(super) use super::barrier::{fences_work, heavy_fence, light_fence};
 
-/// Objects that a magazine can hold at most.
+/// Most objects that a magazine can hold.
 pub(super) const MAGAZINE_MAX: usize = 64;
-/// Objects that a magazine can hold at first; doubled each time that it turns out too small.
+/// Objects that a new magazine can hold; doubled each time that this turns out too small.
 pub(super) const MAGAZINE_START: usize = 8;
-/// Slow calls with nobody waiting after which a shut gate is opened again.
+/// A shut gate is opened again after this many slow calls during which no thread waited.
 pub(super) const REOPEN_AFTER: u32 = 64;
 
-/// Looks without a sleep in between: some hundred nanoseconds, which is more than a visit takes whose thread runs.
+/// Looks without a sleep in between: a few hundred nanoseconds, which is longer than the visit of a running thread.
 const SPINS: u32 = 100;
 const FIRST_SLEEP: Duration = Duration::from_micros(50);
 /// The last sleep is 2 to this power times as long as the first.
 const DOUBLINGS: u32 = 4;
 
-/// Waits between two looks for another thread's next few instructions; `looks`: how many there were.
+/// Waits a little between two looks at another thread's progress; `looks` is the number of looks so far.
 ///
-/// Soon it sleeps, because the other thread may be waiting for this processor with a lower priority: spinning, or
-/// `yield_now`, would then keep from it what it needs to go on.
+/// It soon sleeps, because the other thread may have a lower priority and be waiting for this processor. Spinning, or
+/// `yield_now`, would then keep the processor from it.
 pub(super) fn pause(looks: u32) {
     match looks.checked_sub(SPINS) {
         None => core::hint::spin_loop(),
@@ -35,7 +35,7 @@ pub(super) fn pause(looks: u32) {
     }
 }
 
-/// `core`'s `UnsafeCell` with the access by closure that the model checker's has.
+/// `core`'s `UnsafeCell`, accessed by closure as the model checker's is.
 #[repr(transparent)]
 pub(super) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 

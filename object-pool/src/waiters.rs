@@ -1,8 +1,8 @@
 //! The queue for an object of a bounded pool, first come, first served.
 //!
-//! An object that comes back is handed to the first waiter itself: it never lies in the stock, where a newcomer could
-//! take it. The waiter finds it under its ticket. One that gives up returns its ticket, and what lies under it goes on
-//! to the next.
+//! A returned object is handed directly to the first waiter: it never lies in the stock, where a newcomer could take
+//! it. The waiter finds the object under its ticket. A waiter that gives up returns its ticket, and what lies under it
+//! goes to the next waiter.
 
 use std::collections::VecDeque;
 use std::task::Waker;
@@ -23,7 +23,8 @@ pub(super) enum Grant<I> {
 /// The queue.
 ///
 /// # Invariants
-/// A ticket given out is in exactly one of `waiting` and `granted`, until collected or returned; `waiting` is in order.
+/// A ticket that was given out is in exactly one of `waiting` and `granted` until it is collected or returned.
+/// `waiting` is in order of arrival.
 pub(super) struct Waiters<I> {
     waiting: VecDeque<(Ticket, Waker)>,
     granted: Vec<(Ticket, Grant<I>)>,
@@ -35,7 +36,7 @@ impl<I> Waiters<I> {
         Self { waiting: VecDeque::new(), granted: Vec::new(), next: Ticket(0) }
     }
 
-    /// Whether nobody waits; a ticket with a grant to collect does not.
+    /// Whether no ticket waits. (A ticket with a grant to collect does not wait.)
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -58,13 +59,13 @@ impl<I> Waiters<I> {
         }
     }
 
-    /// What lies under the ticket, which is then used up.
+    /// Takes the grant that lies under the ticket, and ends the ticket.
     pub(super) fn collect(&mut self, ticket: Ticket) -> Option<Grant<I>> {
         let place = self.granted.iter().position(|(granted, _)| *granted == ticket)?;
         Some(self.granted.swap_remove(place).1)
     }
 
-    /// Has another waker called for the ticket; returns the one to drop outside of the lock.
+    /// Replaces the ticket's waker; returns the old one, to be dropped outside of the lock.
     pub(super) fn replace_waker(&mut self, ticket: Ticket, waker: Waker) -> Option<Waker> {
         let place = self.place(ticket)?;
         Some(core::mem::replace(&mut self.waiting[place].1, waker))

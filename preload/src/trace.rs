@@ -1,15 +1,18 @@
-//! `PYMALLOC_TRACE`: who held the memory at the program's peak, or holds it when the program exits.
+//! `PYMALLOC_TRACE`: who held the memory at the peak, or holds it when the program exits; `PYMALLOC_TIMELINE`:
+//! who held it when.
 //!
 //! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what
 //! was held at the peak is saved then (most programs hold next to nothing when they exit), or what is left. A process
-//! that ends by `_exit`, `exec` or a
-//! signal saves nothing. The variables are read, and the files opened, at the start
-//! (`kept`); a forked child's file, if each process has its own, when the child exits.
+//! that ends by `_exit`, `exec` or a signal saves nothing but its timeline, which then has no end. The variables are
+//! read, and the files opened, at the start (`kept`); a forked child's file, if each process has its own, when the child exits.
 //!
 //! | variable | says |
 //! |---|---|
 //! | `PYMALLOC_TRACE` | the file for the pprof profile; `%p` stands for the process's number |
 //! | `PYMALLOC_TRACE_FLAME_GRAPH` | a file for a flame graph, likewise |
+//! | `PYMALLOC_TIMELINE` | the file for what is live over time, likewise; written as the program runs |
+//! | `PYMALLOC_TIMELINE_EVERY` | milliseconds between its samples |
+//! | `PYMALLOC_SERVE` | a socket's path, likewise: who asks there is told what is live (`pymalloc top`) |
 //! | `PYMALLOC_TRACE_AT` | `exit`: what is alive then, rather than the peak |
 //! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every one is |
 //! | `PYMALLOC_TRACE_FRAMES` | frames a trace |
@@ -21,11 +24,11 @@ use core::fmt::Write;
 use std::io::IsTerminal;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use pymalloc_core::raw::{self, NoCancellation};
-use pymalloc_core::trace::{self, Config, Snapshot};
+use pymalloc_core::trace::{self, Config, Server, Snapshot, Timeline, TimelineConfig};
 
 use crate::kept::{self, File, Text};
 use crate::start::{forks, variable};
@@ -39,6 +42,10 @@ pub(crate) static PYMALLOC_CAN_TRACE: u8 = 1;
 struct Wish {
     profile: Option<File>,
     flame_graph: Option<File>,
+    /// Its name, and itself until it ends.
+    timeline: Option<(String, Mutex<Option<Timeline>>)>,
+    /// Serves until the process exits.
+    server: Mutex<Option<Server>>,
     at_exit: bool,
     /// Whether forked children are not traced.
     this_process_only: bool,
@@ -67,13 +74,15 @@ fn named(name: &CStr) -> Option<&'static CStr> {
 
 pub(crate) fn start() {
     let (profile, flame_graph) = (named(c"PYMALLOC_TRACE"), named(c"PYMALLOC_TRACE_FLAME_GRAPH"));
+    let (timeline, socket) = (named(c"PYMALLOC_TIMELINE"), named(c"PYMALLOC_SERVE"));
     let only = variable(c"PYMALLOC_TRACE_PROCESS");
     let is_meant = only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes());
-    if (profile.is_none() && flame_graph.is_none()) || !is_meant {
+    if [profile, flame_graph, timeline, socket].iter().all(Option::is_none) || !is_meant {
         return;
     }
     kept::keep_stderr();
-    let mut config = Config::new().keep_peak();
+    let saves = profile.is_some() || flame_graph.is_some();
+    let mut config = if saves { Config::new().keep_peak() } else { Config::new() };
     if let Some(frames) = number(c"PYMALLOC_TRACE_FRAMES") {
         config = config.frames(frames);
     }
@@ -90,10 +99,35 @@ pub(crate) fn start() {
     WISH.get_or_init(|| Wish {
         profile: profile.map(keep),
         flame_graph: flame_graph.map(keep),
+        timeline: timeline.and_then(start_timeline),
+        server: Mutex::new(socket.and_then(start_server)),
         at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
         this_process_only: only.is_some(),
         forks: forks(),
     });
+}
+
+/// A file's name with the process's number in it.
+fn numbered(name: &CStr) -> String {
+    name.to_string_lossy().replace("%p", &process().to_string())
+}
+
+fn start_timeline(name: &CStr) -> Option<(String, Mutex<Option<Timeline>>)> {
+    let name = numbered(name);
+    let every = number(c"PYMALLOC_TIMELINE_EVERY").map(|milliseconds| Duration::from_millis(milliseconds as u64));
+    let config = every.map_or(TimelineConfig::new(), |every| TimelineConfig::new().interval(every));
+    match Timeline::start(&name, config) {
+        Ok(timeline) => Some((name, Mutex::new(Some(timeline)))),
+        Err(error) => {
+            say(&format!("pymalloc: {name}: {error}\n"));
+            None
+        }
+    }
+}
+
+fn start_server(name: &CStr) -> Option<Server> {
+    let name = numbered(name);
+    trace::serve(&name).inspect_err(|error| say(&format!("pymalloc: {name}: {error}\n"))).ok()
 }
 
 fn say(text: &str) {
@@ -133,6 +167,16 @@ extern "C" fn at_exit() {
     let _no_cancellation = NoCancellation::new();
     // First: a block that was freed twice could be handed out twice here.
     raw::check_at_exit();
+    if let Some((name, timeline)) = &wish.timeline
+        && let Some(timeline) = timeline.lock().unwrap_or_else(PoisonError::into_inner).take()
+        && let Err(error) = timeline.stop()
+    {
+        say(&format!("pymalloc: process {}: {name}: {error}\n", process()));
+    }
+    drop(wish.server.lock().unwrap_or_else(PoisonError::into_inner).take());
+    if wish.profile.is_none() && wish.flame_graph.is_none() {
+        return;
+    }
     if !has_memory() {
         return say("pymalloc: tracing: nothing was saved: the program may not have 64 MiB more\n");
     }

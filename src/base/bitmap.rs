@@ -1,14 +1,14 @@
-//! How the bitmaps of an arena's pools lie in its metadata.
+//! The layout of the bitmaps of an arena's pools in the arena's metadata.
 //!
-//! The class of 8 bytes needs a bitmap of 8 cache lines a pool, most classes need one. So the first lines of all
-//! pools lie side by side, then all second lines, and so on. A row of lines fills an OS page: rows that no class in the
-//! arena needs are never touched, and no two pools share a cache line.
+//! A pool of 8-byte blocks needs a bitmap of 8 cache lines; a pool of most other classes needs one line. So the first
+//! lines of all pools lie side by side, then all second lines, and so on. A row of lines fills an OS page. Rows that no
+//! class in the arena needs are never touched, and no two pools share a cache line.
 
 use crate::base::config::{BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOLS_PER_ARENA};
 
 /// Words of a cache line.
 pub(crate) const WORDS_PER_LINE: usize = CACHE_LINE_BYTES / size_of::<u64>();
-/// Rows of bitmap lines: what the class of the smallest blocks needs.
+/// Rows of bitmap lines: as many as the class with the smallest blocks needs.
 const LINE_ROWS: usize = BITMAP_WORDS_MAX / WORDS_PER_LINE;
 
 /// A cache line of a bitmap.
@@ -25,7 +25,7 @@ pub(crate) type Bitmaps<W> = [[Line<W>; POOLS_PER_ARENA]; LINE_ROWS];
 pub(crate) const fn word_offset_bytes(word: usize) -> usize {
     const ROW_BYTES: u32 = size_of::<[Line<u64>; POOLS_PER_ARENA]>() as u32;
     const LINE: u32 = WORDS_PER_LINE as u32;
-    // Half a register each: shorter masks.
+    // 32-bit numbers: their masks encode shorter.
     let word = word as u32;
     (word / LINE * ROW_BYTES + word % LINE * size_of::<u64>() as u32) as usize
 }

@@ -1,15 +1,15 @@
-//! The last words before an abort: one line on stderr, written without allocating.
+//! The message before an abort: one line on stderr, written without allocating.
 
 use crate::base::text::Text;
 use crate::os;
 
-/// What was found impossible: the caller's pointer, or the allocator's own state.
+/// What is impossible about a block: the caller's pointer is wrong, or the allocator's own state is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(feature = "hardened"), allow(dead_code, reason = "some is seen by the feature only"))]
+#[cfg_attr(not(feature = "hardened"), allow(dead_code, reason = "some are found only with the feature"))]
 pub(crate) enum Impossible {
     /// No arena holds the address.
     NoArena,
-    /// The address lies in an arena, in a pool that holds no blocks.
+    /// The address lies in an arena, but its pool holds no blocks.
     NoPool,
     /// The address lies in a pool of another class.
     OtherClass,
@@ -17,13 +17,13 @@ pub(crate) enum Impossible {
     NoBlockStart,
     /// The block is free.
     AlreadyFree,
-    /// A block could start there, and none was ever handed out.
+    /// A block could start there, but none was ever handed out.
     NeverAllocated,
-    /// A block in an arena, with the layout of a large one.
+    /// A block in an arena was freed with the layout of a large one.
     SmallAsLarge,
     /// A free block is not zero any more.
     WrittenAfterFree,
-    /// A block that is to be handed out is with the program.
+    /// A block that is to be handed out is in use by the program.
     HandedOutTwice,
     /// A pool of the caller's set is in no arena.
     PoolWithoutArena,
@@ -63,7 +63,7 @@ pub(crate) fn impossible(what: Impossible, address: usize, block_bytes: usize) -
     os::abort()
 }
 
-/// Says that the calling thread is inside the allocator already, where it would wait for itself, and aborts.
+/// Says that the calling thread is inside the allocator already and would wait for itself; aborts.
 #[cold]
 #[inline(never)]
 pub(crate) fn reentered() -> ! {
@@ -73,8 +73,8 @@ pub(crate) fn reentered() -> ! {
     os::abort()
 }
 
-/// Says that nobody knows the block at `address`, and aborts: for a library that hands what it does not know to another
-/// allocator.
+/// Says that no allocator knows the block at `address`, and aborts. For a library that passes unknown blocks on to
+/// another allocator.
 #[cfg(feature = "__raw")]
 #[cold]
 #[inline(never)]

@@ -1,5 +1,5 @@
-//! The two kinds of size classes, and what differs between them: all that is done to blocks and pools is written once,
-//! for a kind.
+//! The two kinds of size classes, and their differences. The code for blocks and pools is written once, generic over
+//! the kind.
 //!
 //! | | [`Small`] | [`Medium`] |
 //! |---|---|---|
@@ -7,7 +7,8 @@
 //! | pool | one of the arena's | one, or from 4,608 bytes on eight side by side |
 //! | blocks of a pool | 64 … 4,096 | 8 … 56 |
 //!
-//! The classes of both have an *index*, small ones first: what a word keeps that may name either.
+//! The classes of both kinds together are numbered by an *index*, small ones first, for words that may name a class of
+//! either kind.
 
 use core::fmt::Debug;
 
@@ -15,15 +16,15 @@ use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT};
 
 /// A kind of size classes.
 pub(crate) trait Kind: Copy + Eq + Debug + 'static {
-    /// Its classes: one of two, so that a test of it is none at run time.
+    /// Which of the two kinds it is. It is a constant, so that tests of it cost nothing at run time.
     const IS_SMALL: bool;
-    /// How many.
+    /// Number of its classes.
     const CLASSES: usize = if Self::IS_SMALL { CLASS_COUNT } else { MEDIUM_CLASS_COUNT };
-    /// The index of the first.
+    /// The index of its first class.
     const FIRST: usize = if Self::IS_SMALL { 0 } else { CLASS_COUNT };
     /// Bits of a quotient's fraction (see `size_class`).
     const RECIPROCAL_SHIFT: u32 = if Self::IS_SMALL { 28 } else { 40 };
-    /// Bits of them that an exact quotient may have set, from the lowest.
+    /// The number of these bits, from the lowest, that an exact quotient may have set.
     const INEXACT_SHIFT: u32 = if Self::IS_SMALL { 19 } else { 20 };
 }
 
@@ -35,7 +36,7 @@ impl Kind for Small {
     const IS_SMALL: bool = true;
 }
 
-/// Those of requests above, up to 32 KiB, if the program asks for them.
+/// The classes of larger requests, up to 32 KiB, if the program asks for them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Medium {}
 

@@ -1,4 +1,4 @@
-//! What every layer above may use: tunables, size classes, bitmaps, text without allocation, last words.
+//! What every layer above may use: tunables, size classes, bitmaps, text without allocation, messages before an abort.
 
 pub(crate) mod bitmap;
 pub(crate) mod config;

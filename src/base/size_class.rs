@@ -1,4 +1,4 @@
-//! From a [`Layout`] to its size class, and from a block's place in its pool to its number.
+//! Size classes: the class of a [`Layout`], and the number of a block from its place in its pool.
 //!
 //! All arithmetic of the allocator that depends on block sizes is here, in safe code; the tests check it over
 //! its whole domain.
@@ -12,7 +12,7 @@ use crate::base::config::{
 };
 use crate::base::kind::{Kind, Medium, Small};
 
-/// A size class of a kind.
+/// A size class of one kind.
 ///
 /// # Invariants
 /// The number is below `K::CLASSES`.
@@ -20,10 +20,10 @@ use crate::base::kind::{Kind, Medium, Small};
 #[repr(transparent)]
 pub(crate) struct Class<K>(u8, PhantomData<K>);
 
-/// One of the 64 small size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+/// One of the 64 small size classes: blocks of class 0 have 8 bytes, those of class 63 have 512.
 pub(crate) type SizeClass = Class<Small>;
 
-/// One of the 48 medium size classes: class 0 has blocks of 576 bytes, class 47 of 32,768.
+/// One of the 48 medium size classes: blocks of class 0 have 576 bytes, those of class 47 have 32,768.
 pub(crate) type MediumClass = Class<Medium>;
 
 impl SizeClass {
@@ -45,12 +45,12 @@ impl SizeClass {
 }
 
 impl MediumClass {
-    /// The class that serves so many bytes with that alignment (a power of two); `None` when the request is small, or
+    /// The class that serves a size with an alignment (a power of two), in bytes. `None` if the request is small, or
     /// too large.
     ///
-    /// Each doubling has eight classes: so the class is the number of the highest bit of the last byte's offset, and the
-    /// three bits behind it. A block is a multiple of an eighth of the power of two below it; what was rounded up to an
-    /// alignment beyond that is such a multiple already.
+    /// Each doubling has eight classes. So the class follows from the place of the highest bit in the last byte's
+    /// offset, and from the three bits behind it. A block's size is a multiple of an eighth of the power of two below
+    /// it. A size that was rounded up to a larger alignment is such a multiple already.
     #[inline(always)]
     pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
         let last = size.wrapping_sub(1) | (align - 1);
@@ -130,7 +130,7 @@ impl<K: Kind> Class<K> {
         if K::IS_SMALL || self.block_bytes() <= RUN_POOLS_ABOVE_BYTES { POOL_BYTES } else { POOL_BYTES * RUN_POOLS }
     }
 
-    /// Pools of the arena that make one of this class.
+    /// Number of the arena's pools that make one pool of this class.
     #[inline(always)]
     pub(crate) const fn pool_pools(self) -> usize {
         self.pool_bytes() / POOL_BYTES
@@ -152,7 +152,7 @@ impl<K: Kind> Class<K> {
         }
     }
 
-    /// Words of a bitmap with one bit a block.
+    /// Words of a bitmap with one bit per block.
     #[inline(always)]
     pub(crate) const fn bitmap_words(self) -> usize {
         self.pool_blocks().div_ceil(WORD_BITS)
@@ -164,7 +164,7 @@ impl<K: Kind> Class<K> {
         if bits >= WORD_BITS { u64::MAX } else { (1 << bits) - 1 }
     }
 
-    /// What finds blocks of this class by their place.
+    /// The locator, which finds blocks of this class by their place.
     #[inline(always)]
     pub(crate) const fn locator(self) -> Locator<K> {
         let block_bytes = self.block_bytes() as u32;
@@ -190,11 +190,11 @@ impl<K: Kind> Class<K> {
     }
 }
 
-/// A class of either kind, for who looks at pools whatever they hold.
+/// A class of either kind, for code that handles pools of both.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AnyClass(u8);
 
-/// Defines functions of [`AnyClass`] as those of its class.
+/// Defines functions of [`AnyClass`] that call those of its class.
 macro_rules! of_either_kind {
     ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)+) => { $(
         $(#[$doc])*
@@ -228,11 +228,11 @@ impl AnyClass {
         block_bytes() -> usize;
         /// Bytes of a pool.
         pool_bytes() -> usize;
-        /// Pools of the arena that make one of this class.
+        /// Number of the arena's pools that make one pool of this class.
         pool_pools() -> usize;
         /// Blocks in a pool.
         pool_blocks() -> usize;
-        /// Words of a bitmap with one bit a block.
+        /// Words of a bitmap with one bit per block.
         bitmap_words() -> usize;
         /// Word `word` of a bitmap in which all blocks of a pool are set.
         full_word(word: usize) -> u64;
@@ -241,7 +241,7 @@ impl AnyClass {
     }
 }
 
-/// The numbers by which blocks of a class are found; loaded once for many blocks.
+/// The numbers that turn an offset into a block's number; loaded once for many blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Locator<K> {
     reciprocal: u32,
@@ -269,7 +269,7 @@ impl<K: Kind> Locator<K> {
         WordRange { start: pool_start + skip_bytes, bytes }
     }
 
-    /// Whether two blocks are near enough to share a bitmap word: cheap, and wrong only by saying yes.
+    /// Whether two blocks are near enough to share a bitmap word. A cheap test: a "yes" may be wrong, a "no" never is.
     #[inline(always)]
     pub(crate) const fn may_share_word(self, one: usize, other: usize) -> bool {
         let word_bytes = WORD_BITS * self.block_bytes as usize;
@@ -296,8 +296,8 @@ impl<K: Kind> Locator<K> {
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
 /// The reciprocal exceeds `2^shift / block_bytes` by less than 1, and offsets are below a pool's bytes. So the fraction
-/// of an exact quotient is below these (2^15; medium: 2^18), and that of any other at least `2^28 / 512 = 2^19` (medium:
-/// `2^40 / 32,768 = 2^25`).
+/// of an exact quotient is below the pool's bytes (2^15; medium: 2^18), and that of any other is at least `2^28 / 512 =
+/// 2^19` (medium: `2^40 / 32,768 = 2^25`).
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient<K>(u64, PhantomData<K>);
 
@@ -311,7 +311,8 @@ impl<K: Kind> Quotient<K> {
         Self(quotient, PhantomData)
     }
 
-    /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
+    /// The quotient if it is exact, otherwise a number larger than any pool's blocks: the bits that show inexactness
+    /// are moved above the quotient.
     #[inline(always)]
     const fn number_or_more(self) -> u32 {
         ((self.0 >> K::INEXACT_SHIFT) as u32).rotate_right(K::RECIPROCAL_SHIFT - K::INEXACT_SHIFT)
@@ -374,15 +375,15 @@ static MEDIUM: [(u32, u32); MEDIUM_CLASS_COUNT] = {
     table
 };
 
-/// Bytes of the object by which std unwinds a panic, where it has to lie at a multiple of 16 though its layout says 8;
-/// else 0.
+/// Bytes of the object with which std unwinds a panic, on targets where it needs an address divisible by 16 although
+/// its layout asks for 8; otherwise 0.
 const EXCEPTION_BYTES: usize =
     if cfg!(all(target_env = "musl", target_arch = "x86_64", panic = "unwind")) { 56 } else { 0 };
 
-/// The alignment in bytes that a block for `layout` gets: the layout's, but for one layout on one target.
+/// The alignment in bytes of a block for `layout`: the layout's own, with one exception on one target.
 ///
 /// The C++ ABI aligns an unwinder's exceptions to 16 bytes. Rust's std asks for 8 (until rust-lang/rust#161368), and
-/// Rust's musl targets have LLVM's unwinder, which stores into them by instructions that fault at other places.
+/// Rust's musl targets have LLVM's unwinder, whose stores into them fault at other addresses.
 #[inline(always)]
 pub(crate) const fn block_align(layout: Layout) -> usize {
     if EXCEPTION_BYTES != 0 && layout.size() == EXCEPTION_BYTES && layout.align() == 8 { 16 } else { layout.align() }
@@ -390,8 +391,8 @@ pub(crate) const fn block_align(layout: Layout) -> usize {
 
 /// The block size in bytes that serves `layout`, or `None` when `layout` goes to the large allocator.
 ///
-/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (56 bytes aligned to 8 get 64 on x86-64 with musl,
-/// where Rust's panics need an alignment that they don't ask for.)
+/// Sizes are rounded up to the layout's alignment, then to 8 bytes. (On x86-64 with musl, 56 bytes aligned to 8 get 64:
+/// Rust's panics need an alignment there that they don't ask for.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -425,11 +426,11 @@ pub const fn class_number(layout: Layout) -> Option<usize> {
     }
 }
 
-/// Bytes that a block for `layout` takes: its class's, or, of a large request, at least the bytes asked for.
+/// Bytes that a block for `layout` takes: those of its class; for a large request, at least the bytes asked for.
 ///
 /// The layout alone decides, so there is no pointer to pass. To *use* the bytes beyond the layout's size, ask for them:
-/// a layout of the usable size gets the same class, at the same cost. (The compiler takes `alloc` at its word, and may
-/// treat an access beyond the size that was asked for as undefined.)
+/// a layout of the usable size gets the same class, at the same cost. (The compiler relies on the size that `alloc` was
+/// asked for, and may treat an access beyond it as undefined.)
 ///
 /// ```
 /// use std::alloc::Layout;
@@ -450,9 +451,8 @@ pub const fn usable_bytes(layout: Layout) -> usize {
 mod tests {
     use super::*;
 
-    /// Every size near a power of two, and every one that can make a difference: a size or an alignment above
-    /// `SMALL_MAX_BYTES` has a bit beyond the mask of the small ones in `size - 1` or `align - 1`, whatever the other
-    /// bits are.
+    /// Every size near a power of two, and every size that can make a difference: above `SMALL_MAX_BYTES`, `size - 1`
+    /// or `align - 1` has a bit beyond the mask of the small ones, whatever the other bits are.
     fn sizes() -> impl Iterator<Item = usize> {
         let near = (0..usize::BITS).flat_map(|shift| {
             let power = 1_usize << shift;
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_classes_are_the_same_thing() {
+    fn every_class_is_found_by_its_number() {
         for (number, class) in SizeClass::all().enumerate() {
             assert_eq!((class.number(), SizeClass::from_number(number)), (number, Some(class)));
             assert_eq!(SizeClass::of_size_align(class.block_bytes(), 1), Some(class));
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_share_a_word_may_and_far_ones_may_not() {
+    fn blocks_in_one_word_pass_the_cheap_test_and_distant_ones_fail_it() {
         for class in SizeClass::all() {
             let locator = class.locator();
             let word_bytes = WORD_BITS * class.block_bytes();
@@ -563,7 +563,7 @@ mod tests {
     #[test]
     fn every_address_gives_its_bit_in_its_word_and_none_in_others() {
         let pool_start = 7 * POOL_BYTES;
-        // All addresses of three pools, or only those near the word where that would take a minute.
+        // All addresses of three pools; in debug builds, where that would take a minute, only those near the word.
         let near = if cfg!(debug_assertions) { 9 } else { POOL_BYTES };
         for class in SizeClass::all() {
             let locator = class.locator();

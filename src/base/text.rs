@@ -1,6 +1,6 @@
 //! Text built on the stack, for messages that must not allocate.
 
-/// At most `MAX` bytes of text; what does not fit is cut.
+/// At most `MAX` bytes of text; the rest is cut off.
 pub(crate) struct Text<const MAX: usize> {
     bytes: [u8; MAX],
     used: usize,

@@ -2,6 +2,7 @@
 //!
 //! The invariants are the cache's (*Owner*, *Bounds*, *Strangers*, *Poison*; see `cache`).
 
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use super::count::Filled;
@@ -24,6 +25,13 @@ pub(crate) struct Magazine {
     /// The first slot. In front of it is one that holds null for ever. Door.
     pub(super) base: AtomicPtr<Slot>,
 }
+
+// The layout that `docs/design/06-thread-cache.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(Magazine, top) == 0 && offset_of!(Magazine, floor) == 8);
+    assert!(offset_of!(Magazine, ceiling) == 16 && offset_of!(Magazine, base) == 24 && size_of::<Magazine>() == 32);
+};
 
 /// What is known of a magazine beside its hot words.
 pub(super) struct Shape {

@@ -105,6 +105,10 @@ pub(crate) struct ThreadCache {
     medium: PerMediumClass,
 }
 
+// What `docs/design/` says of it.
+#[cfg(all(target_pointer_width = "64", not(any(feature = "__raw", feature = "hardened"))))]
+const _: () = assert!(size_of::<ThreadCache>() == 17_792 && size_of::<Shape>() == 8 && size_of::<Depot>() == 24);
+
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
 

@@ -1,5 +1,5 @@
-//! The dump of a block before an abort, in the manner of CPython's `_PyObject_DebugDumpAddress`; written to stderr
-//! without allocating.
+//! The dump of a block before an abort, in the format of CPython's `_PyObject_DebugDumpAddress`. It is written to
+//! stderr without allocating.
 
 use super::guards::{DEAD_BYTE, FORBIDDEN_BYTE, PAD_BYTES, Part};
 use super::origin;
@@ -7,12 +7,12 @@ use super::table::{Record, RecordState};
 use crate::base::text::Text;
 use crate::os;
 
-/// Damaged bytes that are shown one by one; of the others, their number.
+/// Most damaged bytes that are shown one by one; the others are counted.
 const DAMAGED_SHOWN: usize = 16;
 /// Bytes of the data shown at each end.
 const DATA_SHOWN: usize = 8;
 
-/// Text that goes to stderr in few writes.
+/// Text for stderr, collected so that few writes are needed.
 pub(super) struct Report(Text<1024>);
 
 impl Report {
@@ -36,7 +36,7 @@ impl Report {
         self
     }
 
-    /// An address.
+    /// Adds an address in hexadecimal.
     pub(super) fn address(&mut self, address: usize) -> &mut Self {
         self.text("0x");
         if self.0.room() < 20 {
@@ -54,7 +54,7 @@ impl Report {
         self
     }
 
-    /// "1 byte", "2 bytes".
+    /// Adds a number of bytes with its unit: "1 byte", "2 bytes".
     pub(super) fn bytes(&mut self, bytes: usize) -> &mut Self {
         self.number(bytes).text(if bytes == 1 { " byte" } else { " bytes" })
     }
@@ -161,7 +161,7 @@ unsafe fn dump_part(report: &mut Report, record: &Record, part: Part, expected: 
         return;
     }
     report.text(" are not all ").text(name).text(" (0x").byte(expected).text("):\n");
-    // Small pads are shown whole, as CPython does; else only what is damaged.
+    // Small pads are shown whole, as in CPython; of larger parts, only the damaged bytes.
     let whole = bytes.len() <= PAD_BYTES;
     let mut shown = 0;
     for (index, &byte) in bytes.iter().enumerate() {
@@ -193,7 +193,7 @@ unsafe fn dump_data(report: &mut Report, record: &Record) {
             report.text(" ...");
         }
         if index < DATA_SHOWN || index + DATA_SHOWN >= record.bytes {
-            // Volatile: the program may not have initialised it all; what is there is shown.
+            // Volatile: the program may not have initialised all bytes; the dump shows whatever is there.
             // SAFETY: inside the block.
             let byte = unsafe { record.start.as_ptr().wrapping_add(index).read_volatile() };
             report.text(" ").byte(byte);

@@ -1,4 +1,4 @@
-//! The bytes that the debug hooks fill and look for, CPython's, and where they lie around a block.
+//! The bytes that the debug hooks write and check (CPython's values), and where they lie around a block.
 //!
 //! ```text
 //! ┌──────────────────────────────┬───────────────────┬──────────────┐
@@ -14,20 +14,20 @@ use core::ptr::NonNull;
 use super::table::Record;
 use crate::base::size_class::block_align;
 
-/// Fills memory that was just allocated. (CPython's `PYMEM_CLEANBYTE`.)
+/// The byte that fills memory when it is allocated (CPython's `PYMEM_CLEANBYTE`).
 #[doc(alias = "CLEANBYTE")]
 #[doc(alias = "PYMEM_CLEANBYTE")]
 pub const CLEAN_BYTE: u8 = 0xCD;
-/// Fills memory that was just freed. (CPython's `PYMEM_DEADBYTE`.)
+/// The byte that fills memory when it is freed (CPython's `PYMEM_DEADBYTE`).
 #[doc(alias = "DEADBYTE")]
 #[doc(alias = "PYMEM_DEADBYTE")]
 pub const DEAD_BYTE: u8 = 0xDD;
-/// Fills the pads on both sides of a block. (CPython's `PYMEM_FORBIDDENBYTE`.)
+/// The byte that fills the pads on both sides of a block (CPython's `PYMEM_FORBIDDENBYTE`).
 #[doc(alias = "FORBIDDENBYTE")]
 #[doc(alias = "PYMEM_FORBIDDENBYTE")]
 pub const FORBIDDEN_BYTE: u8 = 0xFD;
 
-/// Bytes of the trailing pad, and least of the leading one.
+/// Bytes of the trailing pad; also the least bytes of the leading pad.
 pub(super) const PAD_BYTES: usize = 16;
 
 /// Bytes of the leading pad: a multiple of the alignment, so that the start is aligned.
@@ -54,18 +54,18 @@ impl Record {
         1 << self.align_shift
     }
 
-    /// What the program asked for.
+    /// The layout that the program asked for.
     pub(super) fn layout(&self) -> Layout {
         // SAFETY: both were taken from a layout.
         unsafe { Layout::from_size_align_unchecked(self.bytes, self.align()) }
     }
 
-    /// First byte that the inner allocator gave.
+    /// The first byte of the inner allocator's block.
     pub(super) fn raw(&self) -> *mut u8 {
         self.start.as_ptr().wrapping_sub(leading_bytes(self.align()))
     }
 
-    /// Bytes that the inner allocator gave.
+    /// Bytes of the inner allocator's block.
     pub(super) const fn extent_bytes(&self) -> usize {
         leading_bytes(self.align()) + self.bytes + PAD_BYTES
     }
@@ -92,7 +92,7 @@ impl Record {
     /// Whether every byte of a part is `expected`.
     ///
     /// # Safety
-    /// The block is mapped, and nobody writes into the part but by mistake.
+    /// The block is mapped, and no thread writes into the part, except by mistake.
     pub(super) unsafe fn is_filled(&self, part: Part, expected: u8) -> bool {
         let (start, bytes) = self.part(part);
         // SAFETY: inside the block. The inner allocator's bytes are initialised: the hooks wrote them all.
@@ -101,7 +101,7 @@ impl Record {
         bytes.chunks(pattern.len()).all(|chunk| *chunk == pattern[..chunk.len()])
     }
 
-    /// The first part, if any, that is not what it must be while the block is with the program.
+    /// The first pad, if any, that is damaged. For live and dying blocks.
     ///
     /// # Safety
     /// As for [`is_filled`](Self::is_filled).
@@ -111,7 +111,7 @@ impl Record {
         [Part::Leading, Part::Trailing].into_iter().find(broken)
     }
 
-    /// The first part, if any, that was written into since the block was freed.
+    /// The first part, if any, that was written into after the block was freed.
     ///
     /// # Safety
     /// As for [`is_filled`](Self::is_filled).
@@ -122,7 +122,7 @@ impl Record {
     }
 }
 
-/// The start of the program's part of a block that the inner allocator gave.
+/// The start of the program's part of the inner allocator's block at `raw`.
 pub(super) fn start_of(raw: *mut u8, layout: Layout) -> Option<NonNull<u8>> {
     NonNull::new(raw.wrapping_add(leading_bytes(layout.align())))
 }

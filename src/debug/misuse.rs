@@ -1,4 +1,4 @@
-//! The last line after a dump: what was done wrong, and by which call it was found.
+//! The last line after a dump: what was done wrong, and which call found it.
 
 use core::alloc::Layout;
 
@@ -7,7 +7,7 @@ use super::guards::Part;
 use super::table::{Record, RecordState};
 use crate::os;
 
-/// What finds misuse.
+/// The call that found the misuse.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Call {
     Free,
@@ -35,7 +35,7 @@ pub(super) enum Misuse {
     BadPad(Part),
     /// Passed to `free` or `realloc` after it was freed.
     Freed,
-    /// Passed with this layout, not its own.
+    /// Passed with this layout, which is not its own.
     OtherLayout(Layout),
     /// Written after it was freed.
     UseAfterFree,
@@ -55,7 +55,7 @@ pub(super) fn abort_on(misuse: Misuse, call: Call, record: &Record) -> ! {
                 Part::Leading => ("leading", "before the block's start"),
                 Part::Data | Part::Trailing => ("trailing", "beyond the block's end"),
             };
-            // SAFETY: only live and dying blocks have pads to break.
+            // SAFETY: only live and dying blocks can have bad pads, and they are mapped.
             let reach = unsafe { reach_bytes(record, part) };
             report.text("bad ").text(name).text(" pad byte: written up to ").bytes(reach).text(" ").text(place);
         }
@@ -76,7 +76,7 @@ pub(super) fn abort_on(misuse: Misuse, call: Call, record: &Record) -> ! {
     finish(&mut report, record.start.addr().get(), Some(record.serial))
 }
 
-/// Says that no block starts at `address`, dumps the one around it, and aborts.
+/// Dumps the block around `address`, if there is one, says that no block starts there, and aborts.
 #[cold]
 #[inline(never)]
 pub(super) fn abort_on_unknown(address: usize, call: Call, around: Option<&Record>) -> ! {

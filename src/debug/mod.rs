@@ -3,16 +3,16 @@
 //! A block gets pads of [`FORBIDDEN_BYTE`] on both sides; new memory is filled with [`CLEAN_BYTE`], freed memory with
 //! [`DEAD_BYTE`]. Its size, layout and serial number are in a table beside the heap, so an overflow can't reach them,
 //! and no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner
-//! allocator gets them back, so that a write into one is seen.
+//! allocator gets them back, so that writes into them are found.
 //!
 //! # Files
 //! | file | what |
 //! |---|---|
-//! | `guards` | the bytes, and where they lie |
+//! | `guards` | the bytes that fill memory, and where they lie |
 //! | `table`, `quarantine`, `system_array` | the records, in the system's memory |
-//! | `register` | who may touch what, and fork |
-//! | `dump`, `misuse` | the last words |
-//! | `origin` | the seam for a tracer |
+//! | `register` | which thread may touch a block, and fork |
+//! | `dump`, `misuse` | the messages before an abort |
+//! | `origin` | the hooks for a tracer |
 
 mod dump;
 mod guards;
@@ -38,31 +38,32 @@ use misuse::{Call, Misuse, abort_on};
 use register::{Found, Register};
 use table::{Record, RecordState};
 
-/// Bytes that freed blocks may hold in quarantine, unless said otherwise.
+/// Default for the most bytes of freed blocks in quarantine.
 const QUARANTINE_BYTES: usize = 4 << 20;
 
-/// An allocator with debug hooks: checks each block of `A` when it is freed or reallocated, and all of them on request.
+/// An allocator with debug hooks: it checks each block of `A` when it is freed or reallocated, and all blocks on
+/// request.
 ///
-/// For tests and for hunting a bug; a block costs 32 bytes more (or 16 and its alignment), 50 to 110 in the table,
-/// and each call takes a lock of the whole allocator. Technique: CPython's `_PyMem_DebugMalloc`, with the records moved
-/// out of band and a quarantine added.
+/// It is meant for tests and for the search for a bug. A block costs 32 bytes more (or 16 plus its alignment), and 50
+/// to 110 bytes in the table. Each call takes a lock of the whole allocator. Technique: CPython's `_PyMem_DebugMalloc`;
+/// here the records lie apart from the blocks, and there is a quarantine.
 ///
 /// | misuse | found |
 /// |---|---|
 /// | write before or beyond a block, up to 16 bytes | when it is freed or reallocated, or by [`check_all`](Self::check_all) |
 /// | freed or reallocated with another layout | at the call |
-/// | freed twice | at the call, while the record is kept: in quarantine, and 65,536 frees beyond |
+/// | freed twice | at the call, while the record is kept: in quarantine, and for 65,536 frees after it |
 /// | freed at an address where no block starts | at the call |
 /// | written after it was freed | when it leaves the quarantine, or by `check_all` |
 ///
 /// `realloc` always moves the block, so stale pointers see [`DEAD_BYTE`] at once.
 ///
 /// # Errors
-/// `alloc`, `alloc_zeroed` and `realloc` return null when the inner allocator does (then the quarantine is emptied and
-/// it is asked once more), or when there is no memory for the record.
+/// `alloc`, `alloc_zeroed` and `realloc` return null in two cases: the inner allocator returned null, even when it was
+/// asked again after the quarantine had been emptied; or there is no memory for the record.
 ///
 /// # Aborts
-/// On misuse, after a dump of the block to stderr whose last line begins with `pymalloc:`.
+/// On misuse it dumps the block to stderr and aborts. The last line begins with `pymalloc:`.
 ///
 /// # Examples
 /// ```
@@ -86,42 +87,42 @@ pub struct DebugAlloc<A: GlobalAlloc> {
     register: AtomicPtr<Register>,
 }
 
-/// What [`DebugAlloc::check_all`] counted.
+/// Counts of the blocks that [`DebugAlloc::check_all`] checked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Checked {
-    /// Blocks with the program.
+    /// Blocks that the program has.
     pub blocks_live: usize,
-    /// Bytes that the program asked for in them.
+    /// Bytes of these blocks, as the program asked for them.
     pub bytes_live: usize,
     /// Freed blocks in quarantine.
     pub blocks_quarantined: usize,
-    /// Bytes of them, pads included.
+    /// Bytes of these blocks, pads included.
     pub bytes_quarantined: usize,
 }
 
 impl<A: GlobalAlloc> DebugAlloc<A> {
-    /// Debug hooks around `inner`, with a quarantine of 4 MiB.
+    /// Wraps `inner` in debug hooks, with a quarantine of 4 MiB.
     pub const fn new(inner: A) -> Self {
         Self::with_quarantine(inner, QUARANTINE_BYTES)
     }
 
-    /// Debug hooks around `inner`, with a quarantine of at most so many bytes, pads included; blocks larger than half
-    /// of that go back at once.
+    /// Wraps `inner` in debug hooks, with a quarantine of at most `bytes` bytes, pads included. A block larger than
+    /// half of that goes back to `inner` at once.
     pub const fn with_quarantine(inner: A, bytes: usize) -> Self {
         Self { inner, quarantine_bytes: bytes, register: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The allocator inside.
+    /// The wrapped allocator.
     pub const fn inner(&self) -> &A {
         &self.inner
     }
 
-    /// Checks the pads of every live block and every byte of those in quarantine; aborts with a dump of the first that
-    /// is damaged.
+    /// Checks the pads of every live block, and every byte of the blocks in quarantine. Aborts with a dump of the first
+    /// damaged block.
     ///
-    /// Takes time in proportion to the blocks; other threads' calls wait meanwhile.
+    /// The time is proportional to the number of blocks; other threads' calls wait meanwhile.
     pub fn check_all(&self) -> Checked {
         let mut checked = Checked::default();
         let Some(register) = self.existing() else { return checked };
@@ -166,7 +167,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
             // SAFETY: made just now, and freed with `self`.
             Ok(_) => Some(unsafe { new.as_ref() }),
             Err(first) => {
-                // SAFETY: nobody knows of the new one; the first is freed with `self`.
+                // SAFETY: no other thread knows the new one; the first is freed with `self`.
                 unsafe {
                     Register::free(new);
                     first.as_ref()
@@ -216,10 +217,10 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
         ptr::null_mut()
     }
 
-    /// Takes blocks out of the quarantine until it holds at most so many bytes.
+    /// Takes blocks out of the quarantine until it holds at most `bound_bytes`.
     fn evict(&self, register: &Register, bound_bytes: usize) {
         while let Some(record) = register.with(|books| books.evict(bound_bytes)) {
-            // SAFETY: out of the quarantine, and nobody's but ours.
+            // SAFETY: out of the quarantine, and ours alone.
             unsafe {
                 check_dead(&Record { state: RecordState::Dead, ..record }, Call::Reuse);
                 self.give_back(&record);
@@ -228,7 +229,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     }
 
     /// # Safety
-    /// A block of the inner allocator's that nobody uses.
+    /// The record is that of a block of the inner allocator that nobody uses.
     unsafe fn give_back(&self, record: &Record) {
         if let Some(padded) = padded(record.layout()) {
             // SAFETY: allocated by `alloc_padded` with this layout.
@@ -237,10 +238,10 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     }
 }
 
-/// Aborts unless both pads are whole.
+/// Aborts unless both pads are undamaged.
 ///
 /// # Safety
-/// A live or dying block.
+/// The block is live or dying.
 unsafe fn check_live(record: &Record, call: Call) {
     // SAFETY: the caller's promise.
     if let Some(part) = unsafe { record.broken_pad() } {
@@ -251,7 +252,7 @@ unsafe fn check_live(record: &Record, call: Call) {
 /// Aborts unless every byte is `DEAD_BYTE`.
 ///
 /// # Safety
-/// A dead block, or one just taken out of the quarantine.
+/// The block is dead, or was just taken out of the quarantine.
 unsafe fn check_dead(record: &Record, call: Call) {
     // SAFETY: the caller's promise.
     if unsafe { record.written_after_free() }.is_some() {
@@ -260,7 +261,7 @@ unsafe fn check_dead(record: &Record, call: Call) {
 }
 
 impl<A: GlobalAlloc> DebugAlloc<A> {
-    /// The record of a block that the program passes to `call`; aborts unless it is one.
+    /// The record of a block that the program passes to `call`; aborts on misuse.
     fn judge(&self, found: Found, call: Call, ptr: *mut u8, layout: Layout) -> Record {
         match found {
             Found::Right(record) => {
@@ -278,9 +279,10 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     }
 }
 
-// SAFETY: blocks are parts of the inner allocator's, which keeps the contract: as large as asked, between two pads, and
-// aligned because the leading pad is a multiple of the alignment. A block in the program's hands is given back only
-// when the program frees it. No method unwinds, if the inner allocator's do not.
+// SAFETY: a block is a part of an inner allocator's block, and the inner allocator keeps the contract. The part is as
+// large as asked, lies between two pads, and is aligned because the leading pad is a multiple of the alignment. A block
+// that the program has is given back only when the program frees it. No method unwinds unless the inner allocator's
+// does.
 unsafe impl<A: GlobalAlloc> GlobalAlloc for DebugAlloc<A> {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.alloc_padded(layout, false)

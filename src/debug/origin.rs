@@ -1,8 +1,10 @@
-//! The seam for "where was it allocated": a tracer installs hooks that capture a place in the program and print it.
+//! The hooks that tell where a block was allocated: a tracer installs two functions, one that captures a place in the
+//! program and one that prints it.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-/// Prints the place of a number that was captured, in whole lines, by calls of the function that it is passed.
+/// A function that prints a captured place, given by the place's number: it passes whole lines of text to its second
+/// argument.
 pub type PrintOrigin = fn(u32, &mut dyn FnMut(&str));
 
 /// How the debug hooks learn and print where a block was allocated and freed.
@@ -16,8 +18,8 @@ pub struct Origins {
 }
 
 impl Origins {
-    /// `capture` gives a number for where the calling thread is now, 0 for "unknown"; `print` prints the place of such
-    /// a number.
+    /// Makes hooks of two functions. `capture` returns a number for the calling thread's place in the program, 0 for
+    /// "unknown"; `print` prints the place of such a number.
     pub const fn new(capture: fn() -> u32, print: PrintOrigin) -> Self {
         Self { capture, print }
     }
@@ -25,17 +27,17 @@ impl Origins {
 
 static INSTALLED: AtomicPtr<Origins> = AtomicPtr::new(core::ptr::null_mut());
 
-/// Has every [`DebugAlloc`](super::DebugAlloc) of the program use `origins` from now on, or none.
+/// Makes every [`DebugAlloc`](super::DebugAlloc) of the program use `origins` from now on, or none.
 ///
-/// With the feature `trace` the tracer installs its own, while it is on and there are none: so this is for other
-/// tracers.
+/// This is for tracers of other crates. With the feature `trace`, this crate's tracer installs its own hooks while it
+/// is on, unless there are some already.
 pub fn set_origins(origins: Option<&'static Origins>) {
     let origins = origins.map_or(core::ptr::null_mut(), |origins| core::ptr::from_ref(origins).cast_mut());
     // Release: a value made at run time is seen whole by the Acquire in `installed`.
     INSTALLED.store(origins, Ordering::Release);
 }
 
-/// [`set_origins`], if there are none.
+/// Installs `origins`, unless there are some already.
 #[cfg(feature = "trace")]
 pub(crate) fn install_origins(origins: &'static Origins) {
     let new = core::ptr::from_ref(origins).cast_mut();
@@ -43,11 +45,11 @@ pub(crate) fn install_origins(origins: &'static Origins) {
     let _ = INSTALLED.compare_exchange(core::ptr::null_mut(), new, Ordering::Release, Ordering::Relaxed);
 }
 
-/// Takes [`install_origins`] back, unless the program set others meanwhile.
+/// Undoes [`install_origins`], unless the program set others meanwhile.
 #[cfg(feature = "trace")]
 pub(crate) fn remove_origins(origins: &'static Origins) {
     let old = core::ptr::from_ref(origins).cast_mut();
-    // Relaxed (both): nothing is handed over.
+    // Relaxed (both): no data is published.
     let _ = INSTALLED.compare_exchange(old, core::ptr::null_mut(), Ordering::Relaxed, Ordering::Relaxed);
 }
 
@@ -56,15 +58,15 @@ fn installed() -> Option<&'static Origins> {
     unsafe { INSTALLED.load(Ordering::Acquire).as_ref() }
 }
 
-/// A number for where the program is; the frame of this function itself is one that tracers leave out.
+/// A number for the calling thread's place in the program. Tracers leave this function's own frame out.
 #[inline(never)]
 pub(super) fn capture() -> u32 {
     let number = installed().map_or(0, |origins| (origins.capture)());
-    // Not a jump: the frame must be there.
+    // Keeps the call above from becoming a jump: this function's frame must be on the stack.
     core::hint::black_box(number)
 }
 
-/// Prints a place by `write`; `false` if there is none to print.
+/// Prints a place through `write`; `false` if the place is unknown.
 pub(super) fn print(number: u32, write: &mut dyn FnMut(&str)) -> bool {
     match installed() {
         Some(origins) if number != 0 => {

@@ -1,11 +1,11 @@
-//! The quarantine: freed blocks that are kept from reuse for a while, so that a write into one is seen; and after that
-//! their bare records, so that a second free is known for what it is.
+//! The quarantine: a queue of freed blocks that are kept from reuse for a while, so that a write into one is found. A
+//! second queue keeps the records of blocks that left it, so that a second free is recognised.
 
 use core::ptr::NonNull;
 
 use super::system_array::SystemArray;
 
-/// A block in a queue. The serial number tells it from a later block at the same address.
+/// A block in a queue. The serial number distinguishes it from a later block at the same address.
 #[derive(Clone, Copy)]
 pub(super) struct Queued {
     pub(super) start: NonNull<u8>,
@@ -14,10 +14,10 @@ pub(super) struct Queued {
     pub(super) extent_bytes: usize,
 }
 
-// SAFETY: an address and numbers; who takes a block out of the queue owns it.
+// SAFETY: an address and numbers; the thread that takes a block out of the queue owns it.
 unsafe impl Send for Queued {}
 
-/// First in, first out; grows as needed.
+/// A first-in, first-out queue that grows as needed.
 pub(super) struct Queue {
     places: SystemArray<Option<Queued>>,
     first: usize,

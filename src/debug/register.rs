@@ -1,10 +1,10 @@
-//! What a [`DebugAlloc`](super::DebugAlloc) allocator knows of its blocks, behind one lock; and all of them together,
-//! for forks.
+//! The register of a [`DebugAlloc`](super::DebugAlloc): what it knows of its blocks, under one lock; and the list of
+//! all registers, for forks.
 //!
 //! # Protocol
-//! A block's record says who may touch its memory: the program (`Live`), the thread that frees it (`Dying`), nobody but
-//! who holds the lock (`Dead`), the inner allocator (`Gone`). Only the thread that changes `Live` to `Dying` goes on to
-//! fill the block; a second free finds another state, however close behind it comes.
+//! The state in a block's record says which party may touch its memory: the program (`Live`), the thread that frees it
+//! (`Dying`), the holder of the lock (`Dead`), or the inner allocator (`Gone`). Only the thread that changes `Live` to
+//! `Dying` goes on to fill the block. A second free finds another state, even if it comes at nearly the same time.
 //!
 //! # Locks
 //! `ALL`, then the registers' own, then the heap's. The inner allocator is not called with a register's lock held.
@@ -19,25 +19,25 @@ use crate::os;
 use crate::os::fork::{ForkPlace, Participant, join};
 use crate::protocols::lock::Lock;
 
-/// Records of blocks that left the quarantine, kept to know a late second free as such.
+/// Most records that are kept of blocks that left the quarantine, so that a late second free is recognised.
 const RECORDS_KEPT: usize = 1 << 16;
 
-/// The books on all blocks.
+/// The records of all blocks, and the queues.
 pub(super) struct Books {
     pub(super) table: Table,
     quarantine: Queue,
-    /// Blocks whose memory is gone, and whose records are kept for a while.
+    /// Blocks whose memory was given back, but whose records are kept for a while.
     gone: Queue,
     serial: u64,
 }
 
-// SAFETY: addresses and numbers; a block's memory is touched by who the protocol lets.
+// SAFETY: addresses and numbers; only the party that the protocol allows touches a block's memory.
 unsafe impl Send for Books {}
 
 /// The books of one allocator, at a fixed address.
 pub(super) struct Register {
     books: Lock<Books>,
-    /// The next in `ALL`; under that lock.
+    /// The next register in the list; guarded by the lock of `ALL`.
     next: AtomicPtr<Register>,
 }
 
@@ -59,7 +59,7 @@ impl Register {
         let books = Books { table: Table::new(), quarantine: Queue::new(), gone: Queue::new(), serial: 0 };
         // SAFETY: allocated just now, with the right layout.
         unsafe { place.write(Self { books: Lock::new(books), next: AtomicPtr::default() }) };
-        // Forks must find the locks in order, also where every request is large.
+        // A forked child must find the locks free, even where every request is large.
         if !cfg!(miri) {
             watch();
         }
@@ -74,7 +74,7 @@ impl Register {
     /// Frees a register.
     ///
     /// # Safety
-    /// Made by [`new`](Self::new), and nobody uses it.
+    /// It was made by [`new`](Self::new), and nobody uses it any more.
     pub(super) unsafe fn free(register: NonNull<Self>) {
         ALL.lock().with(|first| {
             // SAFETY: registers in the list are live; Relaxed (all): under the lock.
@@ -91,7 +91,7 @@ impl Register {
                 (*before).next.store(next, Ordering::Relaxed);
             }
         });
-        // SAFETY: the caller's promise; no list knows it any more.
+        // SAFETY: the caller's promise; it is in no list any more.
         unsafe {
             register.drop_in_place();
             System.dealloc(register.as_ptr().cast(), LAYOUT);
@@ -114,7 +114,7 @@ fn each(first: *mut Register, mut body: impl FnMut(&Register)) {
 
 static DEBUG: Participant = Participant { prepare: stop_all, parent: restart_all, child: restart_all };
 
-// Before main: a fork that began before the first register was made would not know of it.
+// Before `main`: a fork that begins before the first register is made would not stop it.
 os::at_start!(watch_early);
 
 extern "C" fn watch_early() {
@@ -136,10 +136,12 @@ fn stop_all() {
     });
 }
 
-/// Frees the locks of all registers, which [`stop_all`] took on this thread, or on the one that it is a copy of.
+/// Frees the locks of all registers. [`stop_all`] took them on this thread or, in a forked child, on the thread that
+/// this one is a copy of.
 fn restart_all() {
-    // SAFETY: this thread holds all of them. No register came or went meanwhile but by this thread, which is let
-    // through the locks while it forks; a register that it made is free, and freeing it once more does no harm.
+    // SAFETY: this thread holds all of them. Meanwhile no other thread added or removed a register; only this thread
+    // could, because it is let through the locks while it forks. The lock of a register that it added is free, and
+    // freeing it once more does no harm.
     unsafe {
         let first = ALL.with_held(|first| first.0);
         each(first, |register| register.books.release());
@@ -147,9 +149,9 @@ fn restart_all() {
     }
 }
 
-/// What a free finds.
+/// The result of a look-up for a free.
 pub(super) enum Found {
-    /// The block that the caller means; after [`Books::begin_free`] it is dying, the caller's to fill.
+    /// The block that the caller means. After [`Books::begin_free`] it is dying, and the caller may fill it.
     Right(Record),
     /// It was freed before.
     Freed(Record),
@@ -166,7 +168,7 @@ impl Books {
         self.table.insert(Record { serial: self.serial, ..record })
     }
 
-    /// Looks a block up that is passed with `layout`.
+    /// Looks up a block that was passed with `layout`.
     pub(super) fn find(&mut self, address: usize, layout: Layout) -> Found {
         match self.table.get(address) {
             None => Found::Unknown,
@@ -176,7 +178,7 @@ impl Books {
         }
     }
 
-    /// As [`find`](Self::find), and a block that is right is dying from now on.
+    /// As [`find`](Self::find); in addition, the right block is dying from now on.
     pub(super) fn begin_free(&mut self, address: usize, layout: Layout, freed_at: u32) -> Found {
         let found = self.find(address, layout);
         if let (Found::Right(_), Some(record)) = (&found, self.table.get(address)) {
@@ -187,11 +189,11 @@ impl Books {
         found
     }
 
-    /// Puts a dying block, which is filled, into quarantine if it fits under `bound_bytes`; else it is `false`, and the
-    /// caller's to give back.
+    /// Puts a dying block, already filled, into quarantine if it fits under `bound_bytes`. On `false` the caller must
+    /// give the block back.
     pub(super) fn end_free(&mut self, record: &Record, bound_bytes: usize) -> bool {
         let queued = Queued { start: record.start, serial: record.serial, extent_bytes: record.extent_bytes() };
-        // A block that would push all others out does not come in.
+        // A large block would push all others out, so it is not let in.
         let stays = queued.extent_bytes <= bound_bytes / 2 && self.quarantine.push(queued);
         self.set_state(record, if stays { RecordState::Dead } else { RecordState::Gone });
         if !stays {
@@ -206,7 +208,8 @@ impl Books {
         }
     }
 
-    /// Takes the oldest block out of a quarantine of more than `bound_bytes`; it is the caller's to give back.
+    /// Takes the oldest block out of the quarantine if that holds more than `bound_bytes`. The caller must give the
+    /// block back.
     pub(super) fn evict(&mut self, bound_bytes: usize) -> Option<Record> {
         if self.quarantine.bytes() <= bound_bytes {
             return None;
@@ -219,7 +222,7 @@ impl Books {
         Some(record)
     }
 
-    /// Keeps the record of a block that is gone, for a while.
+    /// Keeps the record of a block that was given back, for a while.
     fn keep_record(&mut self, queued: Queued) {
         let kept = self.gone.push(queued);
         let forgotten = if !kept {
@@ -231,7 +234,7 @@ impl Books {
         };
         if let Some(forgotten) = forgotten {
             let address = forgotten.start.addr().get();
-            // Unless the address was handed out again.
+            // The address may have been handed out again: that record stays.
             if self.table.get(address).is_some_and(|record| record.serial == forgotten.serial) {
                 self.table.remove(address);
             }

@@ -1,9 +1,9 @@
-//! Arrays in the system's memory: the debug hooks' own, since they can't ask the allocator that they check.
+//! Arrays in memory of the system allocator, for the debug hooks, which can't use the allocator that they check.
 
 use core::ptr::NonNull;
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// An array of a length fixed when it is made.
+/// An array whose length is fixed when it is made.
 ///
 /// # Invariants
 /// `start` is valid for `len` values, all of them initialised, allocated by `System` unless `len` is 0.
@@ -12,7 +12,7 @@ pub(super) struct SystemArray<T: Copy> {
     len: usize,
 }
 
-// SAFETY: it owns its values as a `Box` does.
+// SAFETY: it owns its values, as a `Box` does.
 unsafe impl<T: Copy + Send> Send for SystemArray<T> {}
 
 impl<T: Copy> SystemArray<T> {

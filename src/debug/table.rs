@@ -1,8 +1,8 @@
-//! The records of all blocks: a hash table beside the heap, so that no overflow reaches it and no address has to be
-//! read to be judged.
+//! The records of all blocks, in a hash table apart from the heap: no overflow of a block reaches it, and no address
+//! has to be read before it is checked.
 //!
 //! Open addressing with linear probing; removal moves the records behind it back (Knuth, TAOCP 6.4, algorithm R). Its
-//! memory comes from the system, because the allocator that is checked can't serve it.
+//! memory comes from the system allocator, because it can't use the allocator that is checked.
 
 use core::ptr::NonNull;
 
@@ -20,18 +20,18 @@ pub(super) struct Record {
     pub(super) state: RecordState,
     /// Number of the allocation, from 1.
     pub(super) serial: u64,
-    /// Where it was allocated, by the origins' hook; 0 if unknown.
+    /// The number of the place where it was allocated, from the hooks in `origin`; 0 if unknown.
     pub(super) allocated_at: u32,
-    /// Where it was freed; 0 if unknown.
+    /// The number of the place where it was freed; 0 if unknown.
     pub(super) freed_at: u32,
 }
 
 /// Where a block is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum RecordState {
-    /// With the program.
+    /// The program has it.
     Live,
-    /// Being freed by some thread.
+    /// A thread is freeing it.
     Dying,
     /// In quarantine, every byte `DEAD_BYTE`.
     Dead,
@@ -42,7 +42,7 @@ pub(super) enum RecordState {
 /// Records by address.
 ///
 /// # Invariants
-/// - *Probe*: from the place that a record's address hashes to up to the record, every place is taken.
+/// - *Probe*: every place is taken from the one that a record's address hashes to, up to the record itself.
 /// - At most three places of four are taken.
 pub(super) struct Table {
     places: SystemArray<Option<Record>>,
@@ -81,7 +81,7 @@ impl Table {
         self.places.get_mut(place).as_mut()
     }
 
-    /// Enters a record, in place of one of the same address; `false` without memory.
+    /// Enters a record, and replaces one of the same address; `false` without memory.
     pub(super) fn insert(&mut self, record: Record) -> bool {
         if (self.used + 1) * 4 > self.places.len() * 3 && !self.grow() {
             return false;
@@ -147,7 +147,7 @@ mod tests {
         let mut state = 7_u64;
         for serial in 0..100_000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            // Few enough addresses that they come again, many enough that the table grows twice.
+            // Few enough addresses that they repeat, and many enough that the table grows twice.
             let address = ((state >> 33) as usize % 3000 + 1) * 16;
             if state >> 62 == 0 {
                 table.remove(address);

@@ -5,6 +5,7 @@
 //! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
@@ -78,6 +79,20 @@ pub(crate) struct Arena {
     #[cfg(feature = "hardened")]
     states: OnPages<States>,
 }
+
+// The layout that `docs/design/05-arena.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(Arena, start) == 0 && offset_of!(Arena, huge) == 8 && offset_of!(Arena, backed) == 16);
+    assert!(offset_of!(Arena, free) == 24 && offset_of!(Arena, dirty) == 32 && offset_of!(Arena, next) == 40);
+    assert!(offset_of!(Arena, previous) == 48 && offset_of!(Arena, tags) == 56 && offset_of!(Arena, pools) == 576);
+    assert!(offset_of!(Arena, taken_bits) == 8192 && offset_of!(Arena, remotes) == 40_960);
+    assert!(offset_of!(Arena, remote_bits) == 45_056);
+    #[cfg(not(feature = "hardened"))]
+    assert!(size_of::<Arena>() == 77_824);
+    #[cfg(feature = "hardened")]
+    assert!(offset_of!(Arena, states) == 77_824);
+};
 
 /// An arena, for ever: its metadata is never unmapped. Where its memory is given back, the metadata is zeroed and waits
 /// for another arena.

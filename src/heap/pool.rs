@@ -30,6 +30,7 @@
 //! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use crate::base::bitmap::word_offset_bytes;
@@ -62,6 +63,15 @@ pub(crate) struct Pool {
     purged: Cell<u8>,
     state: Cell<State>,
 }
+
+// The layout that `docs/design/04-pool.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(Pool, next) == 0 && offset_of!(Pool, previous) == 8 && offset_of!(Pool, start) == 16);
+    assert!(offset_of!(Pool, words) == 24 && offset_of!(Pool, words_free) == 32 && offset_of!(Pool, used) == 40);
+    assert!(offset_of!(Pool, touched_bytes) == 44 && offset_of!(Pool, class) == 48);
+    assert!(offset_of!(Pool, purged) == 49 && offset_of!(Pool, state) == 50 && size_of::<Pool>() == 64);
+};
 
 /// Where a pool is; see the module's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -13,6 +13,7 @@
 //! - *Cache*: of a parked set whose `cache_is_empty`, the cache has no block in magazines, depots or quarantine.
 
 use core::cell::Cell;
+use core::mem::offset_of;
 use core::ptr::{self, NonNull};
 
 use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT, TAG_BYTES};
@@ -81,6 +82,18 @@ pub(crate) struct MediumPools {
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
 unsafe impl Send for Pools {}
+
+// The layout that `docs/design/06-thread-cache.md` describes.
+#[cfg(target_pointer_width = "64")]
+const _: () = {
+    assert!(offset_of!(PoolSet, inbox) == 0 && offset_of!(PoolSet, place) == 16);
+    assert!(offset_of!(PoolSet, next_parked) == 24 && offset_of!(PoolSet, is_listed) == 32);
+    assert!(offset_of!(PoolSet, cache_is_empty) == 33 && offset_of!(PoolSet, is_stopped) == 36);
+    assert!(offset_of!(PoolSet, parked) == 40 && offset_of!(PoolSet, stealable) == 48);
+    assert!(offset_of!(PoolSet, door) == 56 && size_of::<Lock<Pools>>() == 2312);
+    assert!(offset_of!(PoolSet, medium_inbox) == 2368 && offset_of!(PoolSet, medium_stealable) == 2384);
+    assert!(size_of::<PoolSet>() == 2432);
+};
 
 /// The low bits of a tag.
 const TAG_CLASS: usize = TAG_BYTES - 1;

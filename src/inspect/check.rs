@@ -1,7 +1,7 @@
-//! The self-check: every invariant that can be read off the heap, checked while the slow paths are stopped.
+//! The self-check: it checks every invariant that shows in the heap's data, while the slow paths are stopped.
 //!
-//! The oracle of the property tests and the soak. It walks all arenas, pools, bitmaps, lists, inboxes and magazines,
-//! allocates nothing, and reports the first thing wrong.
+//! It is the oracle of the property tests and the soak test. It walks all arenas, pools, bitmaps, lists, inboxes and
+//! magazines, allocates nothing, and reports the first error.
 
 use core::fmt;
 use core::ptr::{self, NonNull};
@@ -19,7 +19,7 @@ use crate::heap::{Heap, Stopped};
 use crate::inspect::stats::Stats;
 use crate::sync::Ordering;
 
-/// What [`self_check`](crate::self_check) found wrong.
+/// An error in the heap's data, found by [`self_check`](crate::self_check).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Corruption {
@@ -43,7 +43,7 @@ fn ensure(holds: bool, message: &'static str, address: usize) -> CheckResult {
     if holds { Ok(()) } else { Err(Corruption { message, address }) }
 }
 
-/// What the walk over the arenas found, for comparison with the walk over the sets.
+/// The counts of the walk over the arenas, to be compared with those of the walk over the sets.
 struct Tally {
     /// Partial and full pools of each class.
     of_class: [u32; CLASS_COUNT + MEDIUM_CLASS_COUNT],
@@ -52,9 +52,9 @@ struct Tally {
     outstanding: usize,
     owned: usize,
     used_bytes: usize,
-    /// The owner found in the register last: the next pool's is mostly the same.
+    /// The owner that was last found in the register; the next pool mostly has the same.
     owner: Option<NonNull<PoolSet>>,
-    /// Pools that must follow behind the first of several, and its tag.
+    /// How many more pools must follow the first one of several, and the first one's tag.
     behind: (usize, Tag),
 }
 
@@ -71,7 +71,7 @@ impl Tally {
     };
 }
 
-/// Checks the heap, and counts it.
+/// Checks the heap, and returns its statistics.
 pub(crate) fn check(stopped: &mut Stopped<'_>) -> CheckResult<Stats> {
     let heap = stopped.heap();
     let mut found = Tally::NOTHING;
@@ -146,11 +146,11 @@ fn check_unused(heap: &Heap, place: PoolRef, start: usize) -> CheckResult {
     ensure(heap.classes.agrees(start, None), "an unused pool is in the map of classes", start)?;
     let dirty = place.arena().dirty.get() >> place.index() & 1 == 1;
     ensure(dirty == place.has_memory(), "an unused pool's memory is miscounted", start)?;
-    // One that was never used has no bitmap yet.
+    // A pool that was never used has no bitmap yet.
     if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) }
 }
 
-/// Checks a pool behind the first of several.
+/// Checks one of several pools that make one, but not the first.
 fn check_behind(heap: &Heap, place: PoolRef, found: &mut Tally, start: usize) -> CheckResult {
     let (rest, first) = found.behind;
     found.behind.0 = rest - 1;
@@ -186,7 +186,7 @@ fn check_owned(heap: &Heap, place: PoolRef, found: &mut Tally, (start, tag): (us
     let bits = check_bitmaps(place, pool, start)?;
     check_bits_beyond(place, class.bitmap_words(), start)?;
     let blocks = class.pool_blocks();
-    // Bits may have been collected before their count was added: those blocks are free, and still counted as used.
+    // Bits may have been collected before their count was added. Those blocks are free, but still counted as used.
     let (outstanding_blocks, used) = (outstanding as usize, pool.used() as usize);
     ensure(bits.free + bits.remote + used == blocks + outstanding_blocks, "a pool's blocks don't add up", start)?;
     ensure(bits.remote <= outstanding_blocks, "a pool has remote bits that no count tells of", start)?;
@@ -241,7 +241,7 @@ fn check_bits_beyond(place: PoolRef, first: usize, start: usize) -> CheckResult 
     ensure((first..BITMAP_WORDS_MAX).all(is_clear), "a bitmap has bits in a word that is not in use", start)
 }
 
-/// Checks which sets are parked, which of these are bare, and that a bare one has nothing.
+/// Checks which sets are parked, which of these are bare, and that a bare set holds nothing.
 fn check_parked(stopped: &mut Stopped<'_>) -> CheckResult {
     let heap = stopped.heap();
     let (mut parked, mut bare) = (0, 0);
@@ -273,12 +273,12 @@ fn check_parked(stopped: &mut Stopped<'_>) -> CheckResult {
     ensure(parked == heap.parked_count() && bare == heap.bare_count(), "parked sets are miscounted", 0)
 }
 
-/// Blocks of a kind in a cache.
+/// Number of blocks of a kind in a cache.
 fn cached<K: Kind>(cache: &ThreadCache, door: Door<'_>) -> usize {
     Class::<K>::all().map(|class| cache.all_blocks(class, door).count()).sum()
 }
 
-/// Checks that the register and the set agree on its place, and that one in the register is not bare.
+/// Checks that the register and the set agree on the set's place, and that a set in the register is not bare.
 fn check_place(heap: &Heap, set: &PoolSet) -> CheckResult {
     let is_spare = ptr::eq(set, &raw const heap.spare);
     let is_there = set.place.get().checked_sub(1).is_some_and(|place| heap.is_at(place, set));
@@ -356,7 +356,7 @@ fn check_list<K: Kind>(
 fn check_magazines<K: Kind>(heap: &Heap, cache: &ThreadCache, door: Door<'_>) -> CheckResult {
     for class in Class::<K>::all() {
         for block in cache.all_blocks(class, door) {
-            // A snapshot if the thread runs; every value ever stored is a block of the class.
+            // If the thread runs, this is a snapshot; still, every value in a slot is a block of the class.
             let address = block.addr();
             let offset = address & (class.pool_bytes() - 1);
             let Some(place) = heap.map.pool_of(address - offset) else {

@@ -1,7 +1,7 @@
 //! [`measure`]: what a closure allocates, counted while it runs and at no other time.
 //!
-//! The calling thread's magazines are poisoned meanwhile, so each of its calls takes the slow path, where `observe` is
-//! called. Other threads keep their fast paths. The counts are the thread's own, so nothing is shared.
+//! Meanwhile the calling thread's magazines are poisoned, so each of its calls takes the slow path, which calls
+//! `observe`. Other threads keep their fast paths. The counts belong to the thread, so nothing is shared.
 
 use core::cell::Cell;
 
@@ -10,24 +10,25 @@ use crate::cache::{GLOBAL, ThreadCache, current, with_thread};
 use crate::observe::{self, Counter, MEASURE, Request};
 use crate::os::BYPASS;
 
-/// What a closure allocated, by [`measure`].
+/// The blocks and bytes that a closure allocated, from [`measure`].
 ///
-/// Small blocks count with the bytes of their class, large ones with the bytes asked for.
+/// A small block counts as the bytes of its class, a large block as the bytes asked for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Measured {
     /// Blocks allocated.
     pub blocks_allocated: usize,
-    /// Their bytes.
+    /// Bytes of the blocks allocated.
     pub bytes_allocated: usize,
-    /// Most blocks that were alive at one time, beyond those alive at the start.
+    /// The most blocks alive at one time, beyond those alive at the start.
     pub blocks_peak: usize,
-    /// Most bytes that were alive at one time, beyond those alive at the start.
+    /// The most bytes alive at one time, beyond those alive at the start.
     pub bytes_peak: usize,
-    /// Blocks left alive: those allocated less those freed. Below 0 if more were freed, of those from before.
+    /// Blocks left alive: those allocated less those freed. Negative if the closure freed more blocks (older ones) than
+    /// it allocated.
     pub blocks_live: isize,
-    /// Their bytes.
+    /// Bytes left alive: those allocated less those freed. Negative if the closure freed more bytes than it allocated.
     pub bytes_live: isize,
 }
 
@@ -38,17 +39,18 @@ thread_local! {
 
 /// Runs `build` and counts what the calling thread allocates and frees meanwhile.
 ///
-/// What is left alive after building a value is the value's deep size, as Python's `asizeof` tells it: all blocks that
-/// it holds, directly or not. Small and large requests count; those of other threads do not. Measurements may be
-/// nested. A `realloc` that keeps its class counts nothing; one to another class counts as an allocation and a free,
-/// one of a large block as a free and an allocation (so the peak is that of a block that grows in place).
+/// If `build` makes a value, what it leaves alive is the value's deep size, in the sense of Python's `asizeof`: all
+/// blocks that the value holds, directly or not. Small and large requests of this thread count; those of other threads
+/// do not. Measurements may be nested. A `realloc` within the size class counts nothing. A `realloc` to another class
+/// counts as an allocation and then a free. A `realloc` of a large block counts as a free and then an allocation, so
+/// the peak is that of a block that grows in place.
 ///
-/// While it runs, each of the thread's requests takes the slow path; when it does not, nothing is counted and nothing
-/// costs. It counts what goes through [`Pymalloc`](crate::Pymalloc), so there must be one, as the global allocator or
-/// in use otherwise. What the tracer allocates for itself does not count.
+/// While it runs, each of the thread's requests takes the slow path. At other times there is no counting and no cost.
+/// It counts only requests to [`Pymalloc`](crate::Pymalloc), so the program must use that, as its global allocator or
+/// otherwise. What the tracer allocates for itself does not count.
 ///
 /// # Panics
-/// When `build` does, with its own panic; the counts end with it.
+/// If `build` panics: the panic goes on to the caller, and the measurement ends.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -69,9 +71,9 @@ pub fn measure<T>(build: impl FnOnce() -> T) -> (T, Measured) {
     (value, running.end())
 }
 
-/// A measurement under way; ends when dropped, also by a panic.
+/// A running measurement. It ends when this is dropped, even by a panic.
 struct Running {
-    /// That of the closure around this one, if there is one.
+    /// The measurement around this one, if there is one.
     outer: Option<Measured>,
 }
 
@@ -104,7 +106,7 @@ impl Drop for Running {
     }
 }
 
-/// Sets or lifts the poison of the calling thread's magazines.
+/// Poisons the calling thread's magazines, or ends that.
 fn poison_own(poisoned: bool) {
     if BYPASS {
         return;
@@ -122,7 +124,7 @@ fn poison_own(poisoned: bool) {
 }
 
 impl Measured {
-    /// What two measurements make, one after the other.
+    /// The measurement of two runs, one after the other, from the measurements of each.
     fn followed_by(self, next: Self) -> Self {
         let peak = |peak: usize, live: isize, next: usize| peak.max(live.saturating_add_unsigned(next).max(0) as usize);
         Self {
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!(calls_of_a_pair(), 2);
         ThreadCache::poison_all(test.heap, false);
         assert_eq!(calls_of_a_pair(), 0);
-        // Who adopts the cache of a measuring thread (which a forked child does not have) does not measure.
+        // A forked child does not have the measuring thread. The thread that adopts its cache there does not measure.
         set_own(true);
         cache.release();
         assert!(core::ptr::eq(test.attach(), cache));
@@ -232,7 +234,7 @@ mod tests {
         assert_eq!((seen.blocks_allocated, seen.bytes_allocated), (2, 130));
         assert_eq!((seen.blocks_peak, seen.bytes_peak), (1, 30));
         assert_eq!((seen.blocks_live, seen.bytes_live), (0, -30));
-        // Not measuring: nothing happens.
+        // No measurement runs: nothing is counted.
         count_allocated(60);
         assert_eq!(RUNNING.get(), None);
     }

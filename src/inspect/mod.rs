@@ -1,4 +1,4 @@
-//! Looking at the heap: counts, the self-check, measurements, reports on stderr, pictures.
+//! Inspection of the heap: statistics, the self-check, measurements, reports on stderr, pictures.
 
 pub(crate) mod check;
 pub(crate) mod heap_map;

@@ -1,18 +1,19 @@
 //! Statistics on stderr, when the environment variable `PYMALLOC_STATS` or the program asks for them.
 //!
 //! # When
-//! The variable is read once, before `main`. A report at exit is printed by a handler that was registered there and
-//! then, so it comes after those that the program registers. At a new arena, and at a signal, a bit is set (`observe`),
-//! and the next slow call or large request of any thread prints, at a point where it holds none of the heap's locks.
+//! The variable is read once, before `main`. The handler for reports at exit is registered at that moment, so it runs
+//! after the handlers that the program registers. A new arena or a signal sets a bit (`observe`). The next slow call or
+//! large request of any thread then prints, at a point where the thread holds none of the heap's locks.
 //!
 //! # How
-//! Nothing is allocated: the counts are in a static, because stacks may be small, and the text goes out by `write`, a
-//! buffer at a time, and only while descriptor 2 is the file that it was when the program was loaded: a program that
-//! has closed it may have opened a data file in its place. If another thread is printing, the report stays due. A
-//! forked child starts anew: the printing thread may not exist there. A thread that is cancelled prints to the end.
+//! Nothing is allocated. The counts are in a static, because stacks may be small. The text is written one buffer at a
+//! time. It is written only while descriptor 2 is still the file that it was when the program was loaded: a program
+//! that closed it may have opened a data file in its place. If another thread is printing, the report stays due. A
+//! forked child starts anew, because the printing thread may not exist there. A thread that is cancelled while it
+//! prints ends only after the report.
 //!
-//! A report waits for the slow paths of other threads to end. So `exit` in a signal handler that interrupted the
-//! allocator, which no program may call there anyway, would wait for itself.
+//! A report waits until other threads' slow paths end. So a signal handler that interrupts the allocator and calls
+//! `exit` would wait for itself. (No program may call `exit` in a signal handler.)
 
 use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
@@ -29,16 +30,18 @@ const VARIABLE: &core::ffi::CStr = c"PYMALLOC_STATS";
 
 static REPORTER: Reporter = Reporter(print_if_due);
 
-/// The process of the thread that prints, by its [`fork::generation`] plus one; 0 or a former process's if there is
-/// none. Not by its number: a process and its child may have the same one, each in a namespace of its own.
+/// The process of the thread that prints: its [`fork::generation`] plus one. The value is 0 or that of an ancestor
+/// process if no thread prints. A process ID would not do: a process and its child may have the same one, each in a
+/// namespace of its own.
 static PRINTING: AtomicU32 = AtomicU32::new(0);
 
-/// What is printed; the printing thread's.
+/// The counts that are printed. They belong to the printing thread.
 static COUNTS: Counts = Counts(UnsafeCell::new(Stats::ZERO));
 
 struct Counts(UnsafeCell<Stats>);
 
-// SAFETY: touched by the thread that took `PRINTING` from no thread of its process, until it gives it back.
+// SAFETY: only the printing thread touches it: the one that found no printing thread of its process in `PRINTING` and
+// set it, until it resets it.
 unsafe impl Sync for Counts {}
 
 os::at_start!(read_variable);
@@ -101,7 +104,7 @@ extern "C" fn at_exit() {
         os::report_stderr(b"pymalloc: no statistics at exit: a thread was ended inside the allocator\n");
         return;
     }
-    // Threads run on: one of them may be in the middle of a report.
+    // Other threads still run: one of them may be in the middle of a report.
     for _ in 0..1000 {
         if print("at exit") {
             return;
@@ -114,15 +117,16 @@ extern "C" fn at_exit() {
     }
 }
 
-/// Touches nothing but one atomic word: all that a signal handler may do here.
+/// Touches only one atomic word: a signal handler may do no more here.
 extern "C" fn on_signal(_signal: i32) {
     request_report();
 }
 
-/// Has the next slow call or large request of any thread print [`stats`](crate::stats()) to stderr, once.
+/// Requests a report: the next slow call or large request of any thread prints [`stats`](crate::stats()) to stderr,
+/// once.
 ///
-/// For signal handlers of the program's own: it only sets a flag. A program that wants to print at once prints
-/// [`stats`](crate::stats()) itself.
+/// It is meant for the program's own signal handlers, because it only sets a flag. To print at once, print
+/// [`stats`](crate::stats()).
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -139,21 +143,21 @@ pub fn request_report() {
     observe::want(REPORT);
 }
 
-/// Prints a report if one is due; called where the thread holds none of the heap's locks.
+/// Prints a report if one is due. The thread holds none of the heap's locks.
 fn print_if_due() {
     if observe::unwant(REPORT) && !print("while running") {
         observe::want(REPORT);
     }
 }
 
-/// The right to print, until dropped. Meanwhile the thread is not cancelled: glibc's `mallinfo2` may pass a
+/// The right to print, until dropped. Until then the thread can't be cancelled, because glibc's `mallinfo2` may pass a
 /// cancellation point.
 struct Printing {
     _no_cancellation: NoCancellation,
 }
 
 impl Printing {
-    /// `None` if another thread of this process has it.
+    /// Takes the right to print; `None` if another thread of this process has it.
     fn begin() -> Option<Self> {
         let own = fork::generation().wrapping_add(1).max(1);
         // Relaxed: compared, and not followed.
@@ -187,7 +191,7 @@ fn print(when: &str) -> bool {
     true
 }
 
-/// Text on its way to stderr, a buffer at a time.
+/// Text for stderr, written one buffer at a time.
 struct StderrText {
     bytes: [u8; 512],
     used: usize,
@@ -258,7 +262,8 @@ mod tests {
     #[test]
     fn a_child_with_its_parents_number_prints() {
         fn first_of_a_namespace(body: impl FnOnce() -> bool) -> Option<bool> {
-            // SAFETY: the child runs `body`, which allocates nothing, and leaves without the test harness's ends.
+            // SAFETY: the child runs `body`, which allocates nothing, and exits without running the test harness's exit
+            // handlers.
             unsafe {
                 if libc::unshare(libc::CLONE_NEWPID) != 0 {
                     return None;

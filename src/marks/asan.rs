@@ -1,18 +1,18 @@
 //! AddressSanitizer's manual poisoning.
 //!
-//! The two functions are those of `sanitizer/asan_interface.h`. They are named weakly, by assembly (Rust's own weak
-//! linkage is unstable): in a program without AddressSanitizer their addresses are 0.
+//! The two functions are those of `sanitizer/asan_interface.h`. They are weak symbols, declared in assembly because
+//! Rust's own weak linkage is unstable. In a program without AddressSanitizer their addresses are 0.
 
-/// Whether a tool is told.
+/// Whether a tool gets the marks.
 pub(crate) const IS_ON: bool = true;
 
-/// Closed bytes behind each block, at least.
+/// Least closed bytes behind each block.
 pub(crate) const PAD_BYTES: usize = 16;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 core::arch::global_asm!(".weak __asan_poison_memory_region", ".weak __asan_unpoison_memory_region");
 
-/// The address in the entry of the global offset table of a symbol: 0 if nobody defines it.
+/// The address of a symbol, from its entry in the global offset table: 0 if the symbol is not defined.
 macro_rules! address_of {
     ($symbol:literal) => {{
         let address: usize;
@@ -32,7 +32,7 @@ macro_rules! address_of {
                 options(pure, readonly, nostack, preserves_flags),
             );
         }
-        // Refused, in one error (`marks`).
+        // Other targets are refused by one compile error (`marks`).
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         {
             address = 0;
@@ -60,17 +60,17 @@ fn open(start: *mut u8, bytes: usize) {
     call(address_of!("__asan_unpoison_memory_region"), start, bytes);
 }
 
-/// An arena was mapped: nothing in it is anybody's.
+/// Marks a new arena: none of its bytes may be used.
 pub(crate) fn fresh(start: *mut u8, bytes: usize) {
     close(start, bytes);
 }
 
-/// An arena is about to be unmapped: its addresses may be anybody's next.
+/// Clears the marks of an arena that is about to be unmapped: other mappings may get its addresses.
 pub(crate) fn gone(start: *mut u8, bytes: usize) {
     open(start, bytes);
 }
 
-/// A block was handed out, for a request of so many bytes, or null.
+/// Opens `bytes` of a block that was handed out; `block` may be null.
 pub(crate) fn allocated(block: *mut u8, bytes: usize) -> *mut u8 {
     if !block.is_null() {
         open(block, bytes);
@@ -78,16 +78,17 @@ pub(crate) fn allocated(block: *mut u8, bytes: usize) -> *mut u8 {
     block
 }
 
-/// A block of a request of so many bytes is about to be freed.
+/// Closes a block that is about to be freed and was requested with `bytes`.
 pub(crate) fn freed(block: *mut u8, bytes: usize) {
     close(block, bytes);
 }
 
-/// A block stays where it is, for a request of so many bytes.
+/// Marks a block that stays in place and now serves a request of `new_bytes`.
 pub(crate) fn resized(block: *mut u8, old_bytes: usize, new_bytes: usize) {
     open(block, new_bytes);
     if new_bytes < old_bytes {
-        // From the first whole group of 8 bytes on; a group of which the head is open is noted as such.
+        // AddressSanitizer closes from the first whole group of 8 bytes on, and notes how many bytes of the group
+        // before are open.
         close(block.wrapping_add(new_bytes), old_bytes - new_bytes);
     }
 }

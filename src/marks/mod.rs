@@ -1,23 +1,22 @@
-//! The flags `pymalloc_valgrind` and `pymalloc_asan`: memcheck or AddressSanitizer is told which bytes of the arenas
-//! are the program's.
+//! The flags `pymalloc_valgrind` and `pymalloc_asan`: marks that show memcheck or AddressSanitizer which bytes of the
+//! arenas the program may use.
 //!
-//! To these tools, an arena is one mapping, all of whose bytes may be used. With a flag, a new arena is marked as
-//! not to be touched, a block is opened when it is handed out, as far as the program asked for it, and closed when it
-//! is freed. Each request gets [`PAD_BYTES`] more than it asked for, which stay closed: so blocks have a closed strip
-//! between them.
+//! To these tools, an arena is one mapping with no byte closed. With a flag, a new arena is closed as a whole. A block
+//! is opened when it is handed out, as far as the program asked for it, and closed when it is freed. Each request gets
+//! [`PAD_BYTES`] more than it asked for. These stay closed, so there is a closed strip between blocks.
 //!
-//! What can't be seen: a use after the block was handed out again, which is soon, since magazines are stacks; an access
-//! that jumps over the strip into another block; in a thread without a cache, the same.
+//! Not detected: a use after free once the block was handed out again, which is soon, since magazines are stacks; an
+//! access that jumps over the strip into another block. The same holds in a thread without a cache.
 //!
 //! | file | what |
 //! |---|---|
-//! | `valgrind` | client requests, by the instructions that `valgrind.h` publishes; nothing but a few rotations outside valgrind |
-//! | `asan` | `__asan_poison_memory_region` and its opposite, weakly linked; nothing in a program without AddressSanitizer |
+//! | `valgrind` | client requests, made with the instructions that `valgrind.h` publishes; outside valgrind only a few rotations |
+//! | `asan` | `__asan_poison_memory_region` and its opposite, weakly linked; no effect in a program without AddressSanitizer |
 //! | `off` | without either flag: nothing |
 //!
-//! Free blocks are not read or written by the allocator (the one exception, clearing a block for `alloc_zeroed`, is
-//! done by the caller of these hooks): so it does not trip over its own marks. With `hardened`, which does read and
-//! write them, the marks can't be combined, nor with `__raw`, whose blocks have no layouts.
+//! The allocator does not read or write free blocks, so it does not trip over its own marks. (It does clear a block for
+//! `alloc_zeroed`; the caller of these hooks does that once the block is open.) The marks can't be combined with
+//! `hardened`, which reads and writes free blocks, nor with `__raw`, whose blocks have no layouts.
 
 #[cfg(all(pymalloc_valgrind, pymalloc_asan))]
 compile_error!("pymalloc_valgrind and pymalloc_asan: choose one");

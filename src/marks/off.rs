@@ -1,9 +1,9 @@
-//! Without a tool: nothing.
+//! The hooks without a tool: they do nothing.
 
-/// Whether a tool is told.
+/// Whether a tool gets the marks.
 pub(crate) const IS_ON: bool = false;
 
-/// Closed bytes behind each block, at least.
+/// Least closed bytes behind each block.
 pub(crate) const PAD_BYTES: usize = 0;
 
 pub(crate) fn fresh(_start: *mut u8, _bytes: usize) {}

@@ -2,12 +2,12 @@
 //!
 //! The instructions and numbers are the published interface of `valgrind.h` and `memcheck.h` (which are under a BSD
 //! licence, so that programs may contain them): four rotations that together change nothing, and an exchange of a
-//! register with itself. Valgrind knows the sequence; a processor does nothing by it.
+//! register with itself. Valgrind recognises the sequence; on a processor it has no effect.
 
-/// Whether a tool is told.
+/// Whether a tool gets the marks.
 pub(crate) const IS_ON: bool = true;
 
-/// Closed bytes behind each block, at least.
+/// Least closed bytes behind each block.
 pub(crate) const PAD_BYTES: usize = 16;
 
 const MALLOCLIKE_BLOCK: usize = 0x1301;
@@ -32,7 +32,7 @@ fn ask(request: usize, arguments: [usize; 4]) {
             "xchg rbx, rbx",
             in("rax") block.as_ptr(),
             inout("rdx") 0_usize => _,
-            // Named, so that the compiler has nothing in it that matters less than it would: rotated by 128 bits.
+            // Named as an operand, so that the compiler keeps nothing else in the register that is rotated.
             inout("rdi") 0_usize => _,
             options(nostack),
         );
@@ -55,31 +55,32 @@ fn ask(request: usize, arguments: [usize; 4]) {
     core::hint::black_box(&block);
 }
 
-/// An arena was mapped: nothing in it is anybody's.
+/// Marks a new arena: none of its bytes may be used.
 pub(crate) fn fresh(start: *mut u8, bytes: usize) {
     ask(MAKE_MEM_NOACCESS, [start.addr(), bytes, 0, 0]);
 }
 
-/// An arena is about to be unmapped.
+/// Clears the marks of an arena that is about to be unmapped.
 pub(crate) fn gone(start: *mut u8, bytes: usize) {
     ask(MAKE_MEM_UNDEFINED, [start.addr(), bytes, 0, 0]);
 }
 
-/// A block was handed out, for a request of so many bytes, or null.
+/// Opens `bytes` of a block that was handed out; `block` may be null.
 pub(crate) fn allocated(block: *mut u8, bytes: usize) -> *mut u8 {
     if !block.is_null() {
-        // No pads to be noted: what lies behind is closed anyway. Not zeroed: who clears it does so afterwards.
+        // Two zeroes: no pads to be noted, since what lies behind is closed anyway; and not zeroed, since a caller that
+        // clears the block does so afterwards.
         ask(MALLOCLIKE_BLOCK, [block.addr(), bytes, 0, 0]);
     }
     block
 }
 
-/// A block of a request of so many bytes is about to be freed.
+/// Closes a block that is about to be freed.
 pub(crate) fn freed(block: *mut u8, _bytes: usize) {
     ask(FREELIKE_BLOCK, [block.addr(), 0, 0, 0]);
 }
 
-/// A block stays where it is, for a request of so many bytes.
+/// Marks a block that stays in place and now serves a request of `new_bytes`.
 pub(crate) fn resized(block: *mut u8, old_bytes: usize, new_bytes: usize) {
     ask(RESIZEINPLACE_BLOCK, [block.addr(), old_bytes, new_bytes, 0]);
 }

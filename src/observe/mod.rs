@@ -1,23 +1,24 @@
-//! The seam in the cold paths: what is to be done there beside allocating, when somebody asks for it.
+//! The hooks in the cold paths: what those do besides allocating while an observer asks for it.
 //!
-//! One word, 0 as a rule, is looked at by the slow path of small requests and by the path of large ones: one load and
-//! one branch that is never taken. The fast path of small requests does not look. To see every small request, an
-//! observer poisons the caches, so that each call takes the slow path (`cache`): `measure` its thread's, the tracer
-//! all.
+//! The slow path of small requests and the path of large ones look at one word, which is 0 as a rule: one load, and one
+//! branch that is not taken. The fast path of small requests does not look. An observer that must see every small
+//! request poisons caches (`cache`), so that each call takes the slow path: `measure` poisons its own thread's cache,
+//! the tracer all caches.
 //!
-//! The observers are above this module, so it knows them by tables of functions, which are empty until they register.
-//! An observer registers before it asks for anything.
+//! The observers are in layers above, so this module calls them through pointers to tables of functions. A pointer is
+//! null until its observer registers, and an observer registers before it asks for anything.
 //!
-//! What is called from here is called without any of the heap's locks, so it may allocate; `errno` stays as it was, and
-//! no cancellation point may be passed (`os::files`). An observer hears of a block while nobody else can have its
-//! address: after its allocation and before its free.
+//! Observers are called while the thread holds none of the heap's locks, so they may allocate. `errno` stays as it was.
+//! An observer must not pass a cancellation point (`os::files`). It is told of a block while no other thread can have
+//! the block's address: after the allocation and before the free.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::os::KeepErrno;
 
-/// What is wanted, as bits; [`MEASURE`] is the unit of a count above them.
+/// What observers ask for: one bit each for [`REPORT`] and `TRACE`; above them, in units of [`MEASURE`], the number of
+/// threads that measure.
 static WANTED: AtomicU32 = AtomicU32::new(0);
 
 /// A report of statistics is due.
@@ -25,19 +26,19 @@ pub(crate) const REPORT: u32 = 1;
 /// Every block is traced.
 #[cfg(feature = "trace")]
 pub(crate) const TRACE: u32 = 2;
-/// A thread measures; several may.
+/// One thread that measures; the word counts them.
 pub(crate) const MEASURE: u32 = 1 << 8;
 
-/// Whose block it is.
+/// The party that a block belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owner {
     Program,
-    /// Allocated by the tracer for itself: nobody counts it.
+    /// Allocated by the tracer for itself: it is not counted.
     #[cfg(feature = "trace")]
     Tracer,
 }
 
-/// What the program asked for. Without the tracer nothing needs it, and it takes no register.
+/// What the program asked for. Only the tracer needs it; without the tracer it is empty and takes no register.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     #[cfg(feature = "trace")]
@@ -64,12 +65,12 @@ impl Request {
 
 /// The tracer's functions.
 pub(crate) struct Tracer {
-    /// A block was allocated. The trace begins with the caller of the caller of the function whose local variable the
-    /// last argument is.
+    /// A block was allocated. The last argument points to a local variable of the function that calls this. The stack
+    /// trace begins two callers above that function.
     pub(crate) allocated: fn(*mut u8, Request, *const u8) -> Owner,
     /// A block is about to be freed.
     pub(crate) freed: fn(*mut u8) -> Owner,
-    /// A block is moved, or not, by the function.
+    /// A block is about to be resized: the function does it, and moves the block or not.
     pub(crate) moved: fn(*mut u8, &mut dyn FnMut() -> *mut u8) -> (*mut u8, Owner),
 }
 
@@ -82,7 +83,7 @@ pub(crate) struct Counter {
 /// The function that prints a report if one is due.
 pub(crate) struct Reporter(pub(crate) fn());
 
-/// An observer's place.
+/// The pointer to an observer's table.
 struct Place<T: 'static>(AtomicPtr<T>);
 
 impl<T> Place<T> {
@@ -91,13 +92,13 @@ impl<T> Place<T> {
     }
 
     fn set(&self, observer: &'static T) {
-        // Relaxed: the pointer alone is published; a table is a constant.
+        // Relaxed: nothing but the pointer is published; the table is a constant.
         self.0.store(ptr::from_ref(observer).cast_mut(), Ordering::Relaxed);
     }
 
     fn get(&self) -> Option<&'static T> {
-        // SAFETY: null or a static. Relaxed: as in `set`. A thread that frees a block which the tracer recorded sees
-        // the tracer here: the call that recorded the block did, and happens before.
+        // SAFETY: null or a static. Relaxed: as in `set`. A thread that frees a recorded block sees the tracer here:
+        // the call that recorded the block saw it, and happens before the free.
         unsafe { self.0.load(Ordering::Relaxed).as_ref() }
     }
 }
@@ -128,8 +129,8 @@ pub(crate) fn set_reporter(reporter: &'static Reporter) {
 /// Whether anything is wanted.
 #[inline(always)]
 pub(crate) fn is_wanted() -> bool {
-    // Relaxed: a hint. A thread sees what it wanted itself; what the tracer needs seen happens before, by the session's
-    // number (`trace/record/hook.rs`); nobody else needs to be seen at once.
+    // Relaxed: a hint. A thread sees its own requests. What the tracer needs other threads to see is ordered by the
+    // session's number (`trace/record/hook.rs`). Nothing else has to be seen at once.
     WANTED.load(Ordering::Relaxed) != 0
 }
 
@@ -148,7 +149,7 @@ pub(crate) fn want(what: u32) {
     };
 }
 
-/// Undoes [`want`]; returns whether it was wanted.
+/// Undoes [`want`]; returns whether it had been wanted.
 pub(crate) fn unwant(what: u32) -> bool {
     // Relaxed (both): as in `is_wanted`.
     match what {
@@ -159,11 +160,11 @@ pub(crate) fn unwant(what: u32) -> bool {
 
 /// From now on every new arena makes a report due.
 pub(crate) fn report_arenas() {
-    // Relaxed: written before there are threads.
+    // Relaxed: written before the program starts threads.
     REPORTS_ARENAS.store(1, Ordering::Relaxed);
 }
 
-/// An arena was mapped, under the heap's lock.
+/// Tells observers that an arena was mapped. The caller holds the heap's lock.
 pub(crate) fn arena_mapped() {
     // Relaxed: as in `report_arenas`.
     if REPORTS_ARENAS.load(Ordering::Relaxed) != 0 {
@@ -171,8 +172,8 @@ pub(crate) fn arena_mapped() {
     }
 }
 
-/// A block of `bytes` was handed out for `request`, or null. The calling function must not be inlined: the tracer takes
-/// it off the stack that it sees.
+/// Tells observers that a block of `bytes` was handed out for `request`; `block` may be null. The calling function must
+/// not be inlined: the tracer leaves its frame out of the stack trace.
 #[inline(always)]
 pub(crate) fn allocated(block: *mut u8, bytes: usize, request: Request) {
     if is_wanted() {
@@ -180,7 +181,7 @@ pub(crate) fn allocated(block: *mut u8, bytes: usize, request: Request) {
     }
 }
 
-/// A block of `bytes` is about to be freed.
+/// Tells observers that a block of `bytes` is about to be freed.
 #[inline(always)]
 pub(crate) fn freed(block: *mut u8, bytes: usize) {
     if is_wanted() {
@@ -188,7 +189,7 @@ pub(crate) fn freed(block: *mut u8, bytes: usize) {
     }
 }
 
-/// [`allocated`], when something is wanted.
+/// [`allocated`], if an observer asks for something.
 #[cold]
 #[inline(never)]
 pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
@@ -203,7 +204,7 @@ pub(crate) fn allocated_wanted(block: *mut u8, bytes: usize, request: Request) {
     print_if_due();
 }
 
-/// [`freed`], when something is wanted.
+/// [`freed`], if an observer asks for something.
 #[cold]
 #[inline(never)]
 pub(crate) fn freed_wanted(block: *mut u8, bytes: usize) {
@@ -214,8 +215,9 @@ pub(crate) fn freed_wanted(block: *mut u8, bytes: usize) {
     print_if_due();
 }
 
-/// A large block of `old_bytes` gets `new_bytes` by `realloc`, which may move it, or fail and leave it as it was; for
-/// when something is wanted. As [`allocated`], for a calling function that is not inlined.
+/// Resizes a large block from `old_bytes` to `new_bytes` by `realloc`, and tells observers, if one asks for something.
+/// `realloc` may move the block, or fail and leave it as it was. As for [`allocated`], the calling function must not be
+/// inlined.
 #[inline(always)]
 pub(crate) fn resized_wanted(
     block: *mut u8,
@@ -230,7 +232,8 @@ pub(crate) fn resized_wanted(
     if new.is_null() {
         return new;
     }
-    // In this order: as if in place, since whether the large allocator held both at once it does not say.
+    // The free counts first, as if the block grew in place: the large allocator does not say whether it held both
+    // blocks at once.
     if owner == Owner::Program && is_measuring() {
         count_freed(old_bytes);
     }

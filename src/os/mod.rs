@@ -6,6 +6,8 @@
 use core::ptr::NonNull;
 
 pub(crate) mod fork;
+#[cfg(all(feature = "trace", not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))))]
+mod no_files;
 
 // Not with OpenHarmony's C library: there std's `thread_local!` allocates (`cache/tls.rs`).
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
@@ -30,7 +32,8 @@ pub(crate) use platform::random_number;
 pub(crate) use platform::thread_token;
 #[cfg(all(windows, target_pointer_width = "64"))]
 pub(crate) use platform::{Callback, PROCESS_DETACH, at_exit, is_ending, when_process_ends};
-#[cfg(feature = "__raw")]
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
@@ -40,7 +43,7 @@ pub(crate) use platform::{
     environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
 };
 #[cfg(feature = "trace")]
-pub(crate) use platform::{is_readable, working_directory};
+pub(crate) use platform::{is_readable, open_to_write, resident_set_bytes, working_directory};
 
 /// Whether the tracer works here.
 #[cfg(feature = "trace")]

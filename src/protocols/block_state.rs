@@ -1,24 +1,26 @@
-//! A byte a block: whether the program has it.
+//! One byte per block: whether the program has the block.
 //!
 //! # Protocol
-//! - Who hands a block out holds it alone: [`BlockState::hand_out`] reads what it was and stores that it is live.
-//! - Who frees it reads that it is live, and stores that it is free: [`BlockState::free`].
-//! - A block goes from the thread that freed it to the one that hands it out next by a magazine of its own, by a door,
-//!   or by the remote bits and their count. Each of these orders the free before the next `hand_out`: so plain accesses
-//!   will do, in a program that frees each block once, and no order is needed here.
+//! - The thread that hands a block out is its only holder. [`BlockState::hand_out`] reads the old state and stores
+//!   "live".
+//! - The thread that frees a block reads that it is live, and stores "freed": [`BlockState::free`].
+//! - A block gets from the thread that freed it to the thread that hands it out next in one of three ways: through the
+//!   thread's own magazine, through a set's lock (its door), or through the remote bits and their count. Each way
+//!   orders the free before the next `hand_out`. So in a program that frees each block once, plain accesses are enough,
+//!   and no order is needed here.
 //!
-//! Reading and storing are two steps, not one exchange: on x86-64 an exchange waits for all stores before it. So of two
-//! frees of one block *at the same instant* both may find it live. The block is then in two caches, and the second of
-//! them that hands it out finds that it is live already; or it comes home twice, which the pool finds.
+//! Reading and storing are two steps, not one exchange: on x86-64 an exchange waits for all earlier stores. So two
+//! frees of one block *at the same instant* may both find it live. The block is then in two caches. Either both hand it
+//! out, and the second one finds that it is live already; or it comes back to its pool twice, which the pool finds.
 //!
 //! # Invariants
 //! - *No false alarm*: in a program that frees each block once, `free` finds the block live, and `hand_out` finds it
 //!   free.
 //! - *One at a time*: of two calls of `free` for a block that are ordered, the second is refused, unless the block was
 //!   handed out in between; of two calls of `hand_out`, alike.
-//! - *Start*: what is live is the start of a block of that class, in a pool of that class: only such are handed out.
-//!   When a pool is opened for another class, all its blocks are free; what is left in the bytes says at most that a
-//!   block that started there was freed.
+//! - *Start*: a live byte belongs to the start of a block of its class, in a pool of that class, because only such
+//!   blocks are handed out. When a pool is opened for another class, all its blocks are free; a byte left over from the
+//!   old class says at most that a block that started there was freed.
 
 use crate::sync::{AtomicU8, Ordering};
 
@@ -26,11 +28,11 @@ use crate::sync::{AtomicU8, Ordering};
 #[repr(transparent)]
 pub(crate) struct BlockState(AtomicU8);
 
-/// What a byte says. The class's number is in the low bits of a live one.
+/// The block was never handed out since the arena was mapped.
 pub(crate) const NEVER: u8 = 0;
-/// Freed, wherever the block is since.
+/// The block was freed, and may be anywhere in the allocator since.
 pub(crate) const FREED: u8 = 0x40;
-/// With the program.
+/// The program has the block; the low bits hold the class's number.
 pub(crate) const LIVE: u8 = 0x80;
 
 impl BlockState {
@@ -40,7 +42,7 @@ impl BlockState {
         Self(AtomicU8::new(NEVER))
     }
 
-    /// The block of class `class` goes to the program; returns what it was.
+    /// Hands a block of class `class` to the program; returns the old state.
     #[inline(always)]
     pub(crate) fn hand_out(&self, class: u8) -> u8 {
         // Relaxed (both): the caller holds the block, and its way here ordered the last free before this.
@@ -49,7 +51,7 @@ impl BlockState {
         before
     }
 
-    /// The block of class `class` comes from the program; or else returns what it was.
+    /// Takes a block of class `class` back from the program; the error is the state it has if it is not live as such.
     #[inline(always)]
     pub(crate) fn free(&self, class: u8) -> Result<(), u8> {
         self.check(class)?;
@@ -58,10 +60,10 @@ impl BlockState {
         Ok(())
     }
 
-    /// Whether the program has the block, as one of class `class`; else what it is.
+    /// Checks that the block is live as one of class `class`; the error is the state it has instead.
     #[inline(always)]
     pub(crate) fn check(&self, class: u8) -> Result<(), u8> {
-        // Relaxed: the caller claims to hold the block: then it was ordered after the store that said so.
+        // Relaxed: a caller that holds the block, as it claims, is ordered after the store that made it live.
         match self.0.load(Ordering::Relaxed) {
             now if now == LIVE | class => Ok(()),
             now => Err(now),

@@ -1,41 +1,44 @@
 //! A lock that never allocates, never poisons, and lets a forking thread through.
 //!
 //! # Protocol
-//! One word, 0 while the lock is free; else the bit HELD, and beside it AWAITED (a thread may sleep on the lock) and
-//! KNOCKED (see below). Without KNOCKED this is mutex 3 of Drepper, "Futexes are tricky".
-//! - acquire: `0 → HELD` by compare-exchange, tried again for a few spins; else HELD and AWAITED are set by one
-//!   read-modify-write until HELD was not set before, and the thread sleeps while the word stays as it left it.
+//! One word. It is 0 while the lock is free. While the lock is held, the bit HELD is set, and with it perhaps AWAITED
+//! (a thread may sleep on the lock) and KNOCKED (see below). Without KNOCKED this is mutex 3 of Drepper, "Futexes are
+//! tricky".
+//! - acquire: `0 → HELD` by compare-exchange, tried again for a few spins. After that, one read-modify-write sets HELD
+//!   and AWAITED. If HELD was not set before, the thread has the lock. Otherwise it sleeps while the word stays as it
+//!   left it, and tries this again.
 //! - release: swap in 0; if AWAITED was set, wake one sleeper. A woken thread sets AWAITED again, so no other sleeper
 //!   is forgotten.
 //!
 //! # Knocks
 //! A thread that wants something done under the lock, but must not wait for it, *knocks*
-//! ([`lock_or_knock`](Lock::lock_or_knock)): either it gets the lock and does it, or it sets KNOCKED in the word of the
-//! holder. The holder learns of it by the swap that frees the word ([`leave`](Guard::leave)), and then owes the answer:
-//! it knocks in its turn. So a knock is late at worst:
-//! - *Answered*: a knock stands in the word of a lock that is held; or a thread has found it and is about to knock; or
-//!   what it was for was done under the lock by a thread that saw all that the knocker did before.
+//! ([`lock_or_knock`](Lock::lock_or_knock)): either it gets the lock and does the work, or it sets KNOCKED in the held
+//! word. The holder finds KNOCKED in the swap that frees the word ([`leave`](Guard::leave)). It then owes the answer:
+//! it knocks in its turn. So a knock may be late, but is not lost:
+//! - *Answered*: for each knock one of these holds. It stands in the word of a held lock; or a thread has found it and
+//!   is about to knock; or a thread that saw all that the knocker did before has done the work under the lock.
 //!
-//! Where nobody knocks, guards are dropped and [`release`](Lock::release) is used; at a lock with knocks all holders
-//! leave, and none drops its guard.
+//! At a lock without knocks, holders drop their guards or call [`release`](Lock::release). At a lock with knocks, all
+//! holders call `leave`, and none drops its guard.
 //!
 //! # Shut
-//! A holder may *shut* the lock ([`shut`](Guard::shut)) in place of leaving it: it stays held, by nobody, until
-//! somebody [opens](Lock::open) it. Meanwhile there is nothing to be done under it: a knock is not left there, and who
-//! would rather not wait ([`acquire_if_open`](Lock::acquire_if_open), [`lock_if_open`](Lock::lock_if_open)) goes away,
-//! also from its sleep.
+//! A holder may *shut* the lock ([`shut`](Guard::shut)) instead of leaving it. The lock then stays held, by no thread,
+//! until a thread [opens](Lock::open) it. Meanwhile there is no work to do under it: no knock is left there, and a
+//! thread that need not wait ([`acquire_if_open`](Lock::acquire_if_open), [`lock_if_open`](Lock::lock_if_open)) gives
+//! up, even if it slept already.
 //! - *Nobody inside*: from the shutting to the opening no thread has the lock, so the value does not change.
 //!
 //! # Fork
-//! The thread that forks holds every lock of the heap from the prepare handler to the parent's or child's
-//! handler. Other handlers, which run in between, may allocate: so a lock that is held admits the thread that
-//! holds it for a fork. Its guard then releases nothing. One that is shut admits nobody.
+//! The thread that forks holds every lock of the heap from the prepare handler to the parent's or child's handler.
+//! Other handlers, which run in between, may allocate. So a held lock admits the thread that holds it for a fork; the
+//! guard that this thread gets releases nothing. A shut lock admits nobody.
 //!
 //! # Signals
-//! A handler that allocates where it interrupted the allocator would wait for its own thread. Beside the word is the
-//! holder's name, written after the lock was taken and before it is freed. Before a thread waits, it looks whether the
-//! name is its own, and aborts if it is. A thread sees its own stores in order: so no thread finds its name there
-//! that does not hold the lock. (Between the word's change and the name's, the handler is not seen, and waits.)
+//! A signal handler that allocates while it interrupts the allocator would wait for its own thread. So the holder's
+//! name lies beside the word: it is written after the lock was taken, and cleared before the lock is freed. A thread
+//! that is about to wait aborts if the name is its own. A thread sees its own stores in order, so a thread that does
+//! not hold the lock never finds its own name there. (Between the change of the word and that of the name, such a
+//! handler is not detected, and waits.)
 
 use core::mem::ManuallyDrop;
 
@@ -45,13 +48,13 @@ use crate::sync::{
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// Beside HELD, as the next.
+/// Set only together with HELD, as is the next.
 const AWAITED: u32 = 2;
 const KNOCKED: u32 = 4;
 /// Held by nobody.
 const SHUT: u32 = 8;
 
-/// What [`Lock::acquire_if_open`] came to.
+/// The result of [`Lock::acquire_if_open`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
     Taken,
@@ -110,10 +113,10 @@ impl<T> Lock<T> {
         }
     }
 
-    /// Takes the lock if it is free; else leaves a knock to its holder, who then does what the caller wanted to. If it
-    /// is shut, there is nothing to do.
+    /// Takes the lock if it is free. If it is held, leaves a knock to the holder, which then does the caller's work. If
+    /// it is shut, there is nothing to do.
     pub(crate) fn lock_or_knock(&self) -> Option<Guard<'_, T>> {
-        // Relaxed: only what to begin with; the compare-exchange decides.
+        // Relaxed: only the first guess; the compare-exchange decides.
         let mut before = self.state.load(Ordering::Relaxed);
         loop {
             if before & SHUT != 0 {
@@ -149,7 +152,7 @@ impl<T> Lock<T> {
         owns
     }
 
-    /// The same, but goes away from a lock that is shut, or is shut while the caller waits.
+    /// As [`acquire`](Self::acquire), but gives up if the lock is shut, or is shut while the caller waits.
     #[inline]
     pub(crate) fn acquire_if_open(&self) -> Entry {
         // As in `acquire`.
@@ -170,17 +173,17 @@ impl<T> Lock<T> {
         }
     }
 
-    /// `Refused` only unless it `is_patient`.
+    /// Waits for a held lock. A patient caller waits even while the lock is shut, and is never `Refused`.
     #[cold]
     fn acquire_held(&self, is_patient: bool) -> Entry {
         if this_thread_forks() {
-            // Relaxed: a door that is shut as the slow paths are stopped is opened by the forking thread only.
+            // Relaxed: while the slow paths are stopped, only the forking thread opens a shut lock.
             let shut = !is_patient && self.state.load(Ordering::Relaxed) & SHUT != 0;
             return if shut { Entry::Refused } else { Entry::Admitted };
         }
         self.owner.refuse_this_thread();
         for _ in 0..LOCK_SPINS {
-            // Relaxed: only a hint when to try; the compare-exchange acquires.
+            // Relaxed: a hint that shows when to try; the compare-exchange acquires.
             let before = self.state.load(Ordering::Relaxed);
             if before & SHUT != 0 && !is_patient {
                 return Entry::Refused;
@@ -197,7 +200,7 @@ impl<T> Lock<T> {
                 return Entry::Taken;
             }
             if before & SHUT != 0 && !is_patient {
-                // It may have been woken in place of another sleeper, which has to go away, too.
+                // This thread may have been woken in place of another sleeper, which has to give up, too.
                 futex_wake(&self.state);
                 return Entry::Refused;
             }
@@ -210,8 +213,8 @@ impl<T> Lock<T> {
     /// # Safety
     /// The lock is shut, and nobody else opens it.
     pub(crate) unsafe fn open(&self) {
-        // Acquire: pairs with the Release of `shut`. Release: pairs with the Acquire of whoever takes the lock next,
-        // who so sees what the one that shut it did.
+        // Acquire: pairs with the Release of `shut`. Release: pairs with the Acquire of the thread that takes the lock
+        // next, which thus sees what the thread that shut it did.
         let before = self.state.swap(FREE, Ordering::AcqRel);
         debug_assert!(before & SHUT != 0, "it was not shut");
         if before & AWAITED != 0 {
@@ -233,7 +236,7 @@ impl<T> Lock<T> {
     /// Frees the lock; `true` if somebody knocked meanwhile: the caller owes the answer (*Answered*).
     ///
     /// # Safety
-    /// The calling thread holds it (by [`acquire`](Self::acquire) that returned `true`), and no guard of it is left.
+    /// The calling thread holds it (its [`acquire`](Self::acquire) returned `true`), and no guard of the lock is left.
     #[inline]
     #[must_use = "a knock is to be answered"]
     pub(crate) unsafe fn leave(&self) -> bool {
@@ -244,7 +247,7 @@ impl<T> Lock<T> {
         before != HELD && self.look_back(before)
     }
 
-    /// What is to be done once the lock is free, whose word was not plainly held.
+    /// What remains to be done after a lock was freed whose word had more bits than HELD.
     #[cold]
     fn look_back(&self, before: u32) -> bool {
         if before & AWAITED != 0 {
@@ -290,7 +293,8 @@ impl<T> Guard<'_, T> {
         self.owns
     }
 
-    /// Leaves the lock held by nobody, until somebody opens it. What a knock that stands is for was done.
+    /// Leaves the lock held by no thread, until a thread opens it. The caller has done what any standing knock asks
+    /// for.
     ///
     /// Only a guard that [took the lock](Self::owns) may.
     pub(crate) fn shut(self) {
@@ -300,7 +304,7 @@ impl<T> Guard<'_, T> {
         // Release: pairs with the Acquire of `open`.
         let before = guard.lock.state.swap(HELD | SHUT, Ordering::Release);
         if before & AWAITED != 0 {
-            // Who goes away wakes the next (`acquire_held`).
+            // A thread that gives up wakes the next one (`acquire_held`).
             futex_wake(&guard.lock.state);
         }
     }

@@ -1,10 +1,10 @@
-//! Giving back to the OS all that is free: the heap's part of `purge`.
+//! The heap's part of `purge`: gives all free memory back to the OS.
 
 use crate::cache::flush_caches;
 use crate::heap::Heap;
 
-/// Brings home what threads freed into each other's pools, and gives back every free pool's memory and every free
-/// arena; returns the bytes given back while it ran. The calling thread holds no door.
+/// Collects remote frees, and gives back the memory of every free pool and every free arena. Returns the bytes that
+/// were given back while it ran. The calling thread holds no door.
 pub(crate) fn purge_heap(heap: &Heap) -> usize {
     let before = heap.bytes_given_back();
     flush_caches(heap);

@@ -1,5 +1,5 @@
-//! Giving memory back on request: the whole heap at once by [`purge()`](crate::purge()), or step by step while threads
-//! are idle, by a [`PurgeThread`].
+//! Purges, which give free memory back to the OS on request: [`purge()`](crate::purge()) purges the whole heap at once;
+//! a [`PurgeThread`] purges step by step while threads are idle.
 
 pub(crate) mod heap;
 pub(crate) mod thread;

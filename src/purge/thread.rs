@@ -1,4 +1,5 @@
-//! The purge thread, which gives memory back while the program's own threads sleep. Nobody has one who does not ask.
+//! The purge thread, which gives memory back while the program's own threads sleep. It runs only in programs that start
+//! it.
 
 use core::ffi::c_void;
 use core::fmt;
@@ -13,7 +14,7 @@ use crate::os::fork;
 use crate::os::{self, BYPASS, OwnThread};
 use crate::purge::tick::Ticker;
 
-/// How a [`PurgeThread`] works.
+/// The settings of a [`PurgeThread`]: how often it looks at the heap, and how much free memory it keeps.
 ///
 /// ```
 /// use pymalloc::purge::PurgeConfig;
@@ -31,20 +32,20 @@ pub struct PurgeConfig {
 }
 
 impl PurgeConfig {
-    /// A look each second, and 4 MiB to keep.
+    /// The default settings: a look at the heap each second, and 4 MiB of free memory kept.
     pub const fn new() -> Self {
         Self { interval: Duration::from_secs(1), keep_bytes: 4 << 20 }
     }
 
-    /// The time between two looks at the heap, by default one second; not zero. Memory goes back after one to three of
-    /// them.
+    /// Sets the time between two looks at the heap: one second by default; it must not be zero. Memory goes back after
+    /// one to three such intervals.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Bytes of free memory that stay for the next need, by default 4 MiB: of pools that no thread owns, and as much
-    /// of addresses in whole arenas.
+    /// Sets how much free memory is kept for the next need, in bytes: 4 MiB by default. The number bounds two things
+    /// separately: the memory of pools that no thread owns, and the addresses of wholly free arenas.
     pub const fn keep_bytes(mut self, bytes: usize) -> Self {
         self.keep_bytes = bytes;
         self
@@ -59,18 +60,20 @@ impl Default for PurgeConfig {
 
 /// A thread that gives memory back while the program's own threads sleep; it ends when this is dropped.
 ///
-/// Without it, memory goes back when threads allocate and free, and what they leave on the way there stays until one of
-/// them calls again (or calls [`purge`](crate::purge())). At each tick, the purge thread brings home what threads that
-/// made no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is
-/// free back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
-/// 32 KiB a size class, of medium ones 128 KiB or eight blocks.
+/// Without a purge thread, memory goes back only while threads allocate and free; what a sleeping thread has cached
+/// stays until it calls the allocator again, or until a thread calls [`purge`](crate::purge()). At each tick, the purge
+/// thread visits the caches of threads that made no slow call since the last tick: it flushes their depots, collects
+/// remote frees into their pools, and returns their empty pools. Then, if the program took no new memory meanwhile, it
+/// gives free memory back to the OS. Magazines, the innermost part of a thread's cache, belong to the thread alone and
+/// stay: at most 32 KiB per size class; for medium classes, 128 KiB or eight blocks.
 ///
-/// It uses no timer and no signal handler, all signals are blocked in it, and it makes no allocation while it runs. A
-/// process has one at most.
+/// It uses no timer and no signal handler, blocks all signals, and allocates nothing while it runs. A process has at
+/// most one.
 ///
 /// # Fork
-/// The forked child has no purge thread; what it inherits of this value does nothing when dropped, stopped or detached.
-/// The child may start its own: that takes no lock of std's, which a thread that is gone might hold.
+/// A forked child has no purge thread. Its copy of this value does nothing when it is dropped, stopped or detached. The
+/// child may start its own purge thread. Starting takes no lock of std's, because a thread that the child lacks might
+/// hold it.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -89,7 +92,7 @@ impl Default for PurgeConfig {
 #[derive(Debug)]
 #[must_use = "the purge thread ends when this is dropped"]
 pub struct PurgeThread {
-    /// `None` when there is no heap to purge, and once it was stopped or detached.
+    /// `None` if there is no heap to purge, or after the thread was stopped or detached.
     running: Option<Running>,
 }
 
@@ -106,7 +109,7 @@ impl fmt::Debug for Running {
     }
 }
 
-/// What the thread is given.
+/// What the thread and its handle share.
 struct Work {
     config: PurgeConfig,
     /// [`GOES_ON`] or [`STOPPED`]; the thread sleeps on it.
@@ -120,14 +123,13 @@ const STOPPED: u32 = 1;
 static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
 
 impl PurgeThread {
-    /// Starts the thread.
+    /// Starts a purge thread with these settings.
     ///
-    /// With `--cfg pymalloc_bypass` and on platforms without support there is nothing to purge: then no thread is
-    /// started.
+    /// With `--cfg pymalloc_bypass` and on unsupported platforms there is nothing to purge: no thread is started then.
     ///
     /// # Errors
     /// `InvalidInput` for an interval of zero, `AlreadyExists` if the process has a purge thread (a detached one
-    /// included), and what the system says when it can't start a thread.
+    /// included), and the system's error if it can't start a thread.
     pub fn start(config: PurgeConfig) -> io::Result<Self> {
         if config.interval.is_zero() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the interval is zero"));
@@ -137,7 +139,8 @@ impl PurgeThread {
         }
         let process = fork::generation();
         let own = process.wrapping_add(1);
-        // Relaxed (all of this word): a flag alone. One that an ancestor left does not count.
+        // Relaxed (all accesses to this word): a flag, which orders nothing else. A value that an ancestor process left
+        // does not count.
         if TAKEN_BY
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken_by| (taken_by != own).then_some(own))
             .is_err()
@@ -146,8 +149,8 @@ impl PurgeThread {
         }
         let work = Arc::new(Work { config, state: AtomicU32::new(GOES_ON) });
         let for_thread = Arc::into_raw(Arc::clone(&work));
-        // Not by std: its function takes locks of std's own, which a thread that this forked child lacks may hold for
-        // ever.
+        // Not std's function: it takes locks of std's. In a forked child, a thread that does not exist there may hold
+        // them for ever.
         match os::start_thread(run, for_thread.cast_mut().cast()) {
             Ok(thread) => Ok(Self { running: Some(Running { work, thread, process }) }),
             Err(error) => {
@@ -159,7 +162,7 @@ impl PurgeThread {
         }
     }
 
-    /// Ends the thread, and waits until it has: as dropping does.
+    /// Ends the thread and waits for its end, as dropping does.
     pub fn stop(self) {
         drop(self);
     }
@@ -175,7 +178,7 @@ impl PurgeThread {
 impl Drop for PurgeThread {
     fn drop(&mut self) {
         if let Some(Running { work, thread, .. }) = self.running.take().and_then(Running::abandon_in_child) {
-            // Relaxed: a flag alone; the futex and `join` order the rest.
+            // Relaxed: a flag, which orders nothing else; the futex and `join` order the rest.
             work.state.store(STOPPED, Ordering::Relaxed);
             os::futex_wake(&work.state);
             thread.join();
@@ -185,7 +188,8 @@ impl Drop for PurgeThread {
 }
 
 impl Running {
-    /// In a forked child, where there is no such thread: forgets the handle, which may be neither joined nor detached.
+    /// In a forked child, where the thread does not exist, forgets the handle: it may be neither joined nor detached
+    /// there.
     fn abandon_in_child(self) -> Option<Self> {
         if self.process == fork::generation() {
             return Some(self);
@@ -203,7 +207,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
     // Relaxed: as in `drop`.
     let goes_on = || work.state.load(Ordering::Relaxed) == GOES_ON;
     let mut ticker = Ticker::new(&GLOBAL, work.config.keep_bytes);
-    // What its start left in its own cache.
+    // Empties this thread's own cache, which starting it filled.
     with_thread(ThreadCache::shrink);
     while goes_on() {
         let slept = Instant::now();

@@ -1,23 +1,23 @@
-//! A tick of the purge thread: what it does for the heap, and when it leaves it alone.
+//! A tick of the purge thread: what it does to the heap, and when it leaves the heap alone.
 //!
-//! 1. For each pool set whose thread has made no slow call since the last tick, under the set's door: its depots are
-//!    flushed, its inbox collected, its empty pools returned. A thread that runs on its magazines alone does not
-//!    notice.
-//! 2. If no pool was taken from the heap since the last tick: those sets are swept, and what is free in the heap
-//!    beyond the amount to keep goes back to the OS, an arena's worth at a time, until somebody takes a pool.
+//! 1. For each pool set whose thread has made no slow call since the last tick: its depots are flushed, its inbox is
+//!    collected, and its empty pools are returned, all under the set's door. A thread that only uses its magazines does
+//!    not notice.
+//! 2. If no pool was taken from the heap since the last tick: those sets are swept, and free memory of the heap beyond
+//!    the amount to keep goes back to the OS, one arena's worth at a time, until a thread takes a pool.
 //!
-//! So a program at work pays for a look at each set a tick. Doors and the heap's lock are taken in the documented order
-//! and one door at a time; nothing here allocates.
+//! So a busy program pays, per tick, for one look at each set. Doors and the heap's lock are taken in the documented
+//! order, and one door at a time. Nothing here allocates.
 
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
 
-/// What is remembered from tick to tick.
+/// What the purge thread remembers from tick to tick.
 pub(crate) struct Ticker {
     heap: &'static Heap,
     /// Bytes of free memory that stay.
     keep_bytes: usize,
-    /// Pools taken by the last tick.
+    /// Pools that had been taken from the heap at the last tick.
     taken: u64,
 }
 
@@ -26,7 +26,7 @@ impl Ticker {
         Self { heap, keep_bytes, taken: heap.pools_taken() }
     }
 
-    /// One tick, given up early when `goes_on` returns `false`.
+    /// Makes one tick; gives up early when `goes_on` returns `false`.
     pub(crate) fn tick(&mut self, goes_on: impl Fn() -> bool) {
         self.each_cache(&goes_on, ThreadCache::tidy_if_idle);
         self.heap.spare.enter(self.heap, |inside| {

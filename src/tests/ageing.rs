@@ -1,4 +1,4 @@
-//! What a thread's cache no longer needs goes home while the thread works on other classes.
+//! Blocks that a thread's cache no longer needs return to their pools while the thread works on other classes.
 
 #[cfg(not(feature = "hardened"))]
 use super::test_heap::alloc;
@@ -13,7 +13,7 @@ use crate::base::size_class::SizeClass;
 use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::cache::{ThreadCache, capacity_max};
 
-/// Work on one class until every class was visited a number of times.
+/// Works on one class until every class has been visited `times` times.
 fn visit_all(cache: &ThreadCache, times: u64) {
     let end = slow_calls(cache) + times * CLASS_COUNT as u64 * SLOW_CALLS_PER_VISIT;
     while slow_calls(cache) < end {
@@ -41,7 +41,7 @@ fn a_class_that_is_not_used_any_more_keeps_nothing_after_two_visits() {
     cache.release();
 }
 
-// What the quarantine of the feature `hardened` holds is not in use, either; how much that is here depends on chance.
+// The blocks in the quarantine of the feature `hardened` are not in use, either; their number here depends on chance.
 #[test]
 fn what_is_cached_goes_home_while_the_thread_makes_large_requests_only() {
     let test = TestHeap::new();
@@ -51,9 +51,9 @@ fn what_is_cached_goes_home_while_the_thread_makes_large_requests_only() {
         assert_ne!(cached(cache, class(bytes)), 0);
     }
     let calls = slow_calls(cache);
-    // Behind a door that is taken nothing is done, and nobody waits.
+    // While the door is held, nothing is done, and no thread waits.
     cache.set.door.lock().with(|_| cache.note_large(CLASS_COUNT * LARGE_BYTES_PER_ROUND));
-    // Two visits for each class, by requests of half the bytes that lead to a round.
+    // Two visits to each class, by large requests of half a round's bytes each.
     (0..4 * CLASS_COUNT / VISITS_PER_ROUND).for_each(|_| cache.note_large(LARGE_BYTES_PER_ROUND / 2));
     for bytes in [16, 64, 512] {
         assert_eq!(cached(cache, class(bytes)), 0);
@@ -71,9 +71,9 @@ fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {
     let live = fill(cache, 64, 16 * POOL_BYTES);
     live.into_iter().for_each(|block| block.free(cache));
     let before = cached(cache, class(64));
-    // One visit in so many sends all home, and the next allocation brings half a magazine.
+    // One visit in `VISITS_PER_CHECK` sends all blocks home, and the next allocation brings half a magazine.
     for _ in 0..6 * VISITS_PER_CHECK - 1 {
-        // A few blocks at a time: the class is in use, but most of what it has is not.
+        // A few blocks at a time: the class is in use, but most of its cached blocks are not.
         let few: Vec<_> = (0..10).map(|seed| alloc(cache, class(64), seed).expect("memory")).collect();
         few.into_iter().for_each(|block| block.free(cache));
         visit_all(cache, 1);
@@ -113,7 +113,7 @@ fn phases_of_one_class_after_the_other_leave_no_more_than_twice_what_is_live() {
                 live.swap(last, (random >> 32) % (last + 1));
             }
         }
-        // By the neighbour, in an order without order.
+        // Freed by the neighbour, in random order.
         for (live, freer) in phases.into_iter().zip(caches.iter().cycle().skip(1)) {
             live.into_iter().for_each(|block| block.free(freer));
         }

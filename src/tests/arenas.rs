@@ -1,4 +1,4 @@
-//! Which arena serves, when arenas come and go, and when their memory comes.
+//! Which arena serves a request, when arenas are mapped and unmapped, and when they get memory.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ fn the_fullest_arena_is_used_first_so_that_the_emptiest_drains() {
     let mut live = fill(cache, 512, 4 * ARENA_BYTES);
     let arenas: std::collections::BTreeSet<_> = live.iter().map(arena_of).collect();
     let arenas: Vec<_> = arenas.into_iter().collect();
-    // Of the first arena three quarters go, of the second one quarter.
+    // Three quarters of the first arena are freed, and one quarter of the second.
     let (freed, kept): (Vec<_>, Vec<_>) = live.into_iter().partition(|block| {
         let quarter = pool_of(block) % POOLS_PER_ARENA / (POOLS_PER_ARENA / 4);
         arena_of(block) == arenas[0] && quarter < 3 || arena_of(block) == arenas[1] && quarter < 1
@@ -40,8 +40,8 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides those kept, the ones with the empty pools that the thread keeps, and with the blocks of its magazine:
-        // with the feature `hardened` in random order, so each peak scatters them a little more.
+        // Besides the arenas that are kept, those with the thread's empty pools and with the blocks of its magazine
+        // stay. With the feature `hardened` these blocks are in random order, so each peak scatters them a little more.
         let scattered = if cfg!(feature = "hardened") { 8 } else { 0 };
         let kept = EMPTY_ARENAS_MIN + 2 + scattered;
         assert!(stats.arenas_mapped <= kept, "{stats}");
@@ -55,7 +55,7 @@ fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
     let test = TestHeap::new();
     let cache = test.attach();
     let base = fill(cache, 512, 2 * ARENA_BYTES);
-    // Twice, because the second time some of them may be in quarantine, and others are needed.
+    // Twice, because some blocks may be in quarantine the second time, so that others are needed.
     for _ in 0..2 {
         fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
     }
@@ -93,10 +93,10 @@ fn a_class_that_grows_gets_its_pools_memory_at_once_and_one_that_is_small_does_n
     }
     assert_eq!(populates(), 0);
     live.extend(fill(cache, 64, 8 * POOL_BYTES));
-    // Where an OS page holds several pools, they can't be asked for one by one.
+    // Where an OS page holds several pools, single pools can't be populated.
     let wanted = if test.memory.pools_of_os_page() == 1 { 7..=9 } else { 0..=0 };
     assert!(wanted.contains(&populates()), "{}", populates());
-    // Pools that have their memory are not asked for it again.
+    // Pools that have their memory are not populated again.
     live.into_iter().for_each(|block| block.free(cache));
     let before = populates();
     fill(cache, 64, 8 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
@@ -152,7 +152,7 @@ fn a_step_of_a_purge_is_an_arena_and_tells_whether_it_did_anything() {
             assert!(before - test.dirty_pools() < ARENA_BYTES / POOL_BYTES);
         }
         assert!(!test.heap.purge_step(keep_pools * POOL_BYTES, taken));
-        // Each arena keeps what shares an OS page with the pool in use.
+        // Each arena keeps the OS page of the pool in use, and so the other pools of that page.
         let left = keep_pools.max(ARENAS * (test.memory.pools_of_os_page() - 1));
         assert_eq!(test.dirty_pools(), left);
         assert_eq!(test.heap.bytes_given_back() - before, (dirty - left) * POOL_BYTES);

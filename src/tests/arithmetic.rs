@@ -1,4 +1,5 @@
-//! From an address to its arena, pool, word and part, over the whole domain. (Block sizes: `size_class.rs`.)
+//! The arithmetic from an address to its arena, pool, word and part, over the whole domain.
+//! (Block sizes: `size_class.rs`.)
 
 use std::collections::BTreeSet;
 use std::ptr::NonNull;
@@ -14,7 +15,7 @@ use crate::heap::arena_map::{AddressMap, Leaf, Near};
 use crate::heap::pool::Slot;
 use crate::heap::pool::parts_of;
 
-/// A zeroed value, for ever: what metadata would be.
+/// A zeroed value that lives for ever, in place of metadata.
 fn metadata<T>() -> NonNull<T> {
     let boxed = Box::<T>::new_uninit();
     let place = NonNull::from(Box::leak(boxed)).cast::<T>();
@@ -23,9 +24,9 @@ fn metadata<T>() -> NonNull<T> {
     place
 }
 
-/// The metadata of no arena yet.
+/// Metadata that belongs to no arena yet.
 pub(super) fn arena() -> ArenaRef {
-    // SAFETY: like metadata: zeroed, and for ever.
+    // SAFETY: like metadata, it is zeroed and lives for ever.
     unsafe { ArenaRef::new(metadata()) }
 }
 
@@ -33,7 +34,7 @@ pub(super) fn arena() -> ArenaRef {
 fn every_address_finds_its_arena_and_no_other() {
     let map = Box::new(AddressMap::new());
     let limit: usize = 1 << 48;
-    // Both ends of the address space, of leaves, and some in between.
+    // Addresses at both ends of the address space and of leaves, and some in between.
     let leaf_bytes = 1 << 34;
     let starts = [0, ARENA_BYTES, leaf_bytes - ARENA_BYTES, leaf_bytes, 0x7f3c_5a60_0000, limit - ARENA_BYTES];
     let mut leaves = BTreeSet::new();
@@ -48,7 +49,7 @@ fn every_address_finds_its_arena_and_no_other() {
         assert!(map.set(start, Some(arena)));
         arena
     });
-    // Every arena's place there is; with debug assertions, which take their time, one in 61.
+    // Every place of an arena; with debug assertions, which are slow, one in 61.
     let step = if cfg!(debug_assertions) { 61 } else { 1 };
     let mut found = 0;
     let mut near = Near::new(&map);
@@ -62,7 +63,7 @@ fn every_address_finds_its_arena_and_no_other() {
         found += usize::from(expected.is_some());
     }
     assert!(found >= starts.len());
-    // The first look-up of all, of each arena; then from each arena's leaf to each other's.
+    // First the first look-up of each arena; then look-ups that go from each arena's leaf to each other's.
     for (start, arena) in starts.iter().zip(&arenas) {
         assert_eq!(Near::new(&map).pool_of(*start).map(PoolRef::arena), Some(*arena));
     }

@@ -1,4 +1,4 @@
-//! Bare sets: what ended threads left nothing in is not walked and not stopped.
+//! Bare sets: the sets in which ended threads left nothing are neither walked nor stopped.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -9,7 +9,7 @@ use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::pool_set::knock_at_all;
 use crate::purge::tick::Ticker;
 
-/// Starts so many threads at once, each of which allocates and frees.
+/// Starts `threads` threads at once, each of which allocates and frees.
 fn start(test: &TestHeap, threads: usize) -> Vec<&'static ThreadCache> {
     let caches: Vec<_> = (0..threads).map(|_| test.attach()).collect();
     for cache in &caches {
@@ -18,7 +18,7 @@ fn start(test: &TestHeap, threads: usize) -> Vec<&'static ThreadCache> {
     caches
 }
 
-/// Doors that a stop takes, the spare set's left out, and sets that a walk meets.
+/// The number of doors that a stop takes, without the spare set's, and the number of sets that a walk meets.
 fn stopped_and_walked(test: &TestHeap, caches: &[&ThreadCache]) -> (usize, usize) {
     let _stopped = test.heap.stop();
     let stopped = caches.iter().filter(|cache| cache.set.is_stopped.load(Relaxed) != 0).count();
@@ -39,7 +39,7 @@ fn ended_threads_of_which_nothing_is_left_are_neither_stopped_nor_walked() {
     assert_eq!((stats.caches_live, stats.caches_parked), (3, 297));
     test.purge();
     assert_eq!(stopped_and_walked(&test, &all), (3, 3));
-    // All come back, each once, and whole.
+    // All sets come back, each once and undamaged.
     let again = start(&test, 298);
     assert_eq!(again.iter().filter(|cache| caches.iter().any(|&old| std::ptr::eq(old, **cache))).count(), 297);
     assert_eq!(test.check().caches_live, 301);
@@ -49,7 +49,7 @@ fn ended_threads_of_which_nothing_is_left_are_neither_stopped_nor_walked() {
     test.check();
 }
 
-/// What brings home the last block of an ended thread.
+/// The ways in which the last block of an ended thread comes home.
 type Bringing = fn(&TestHeap, &ThreadCache, Vec<Live>);
 
 #[test]
@@ -59,7 +59,7 @@ fn an_ended_thread_is_walked_until_its_last_block_is_home_whoever_brings_it() {
         ("a knock", |test, other, live| {
             live.into_iter().for_each(|block| block.free(other));
             other.shrink();
-            // Fewer blocks than are knocked for may be left.
+            // The blocks that are left may be too few for a knock.
             knock_at_all(test.heap);
         }),
         ("a purge", |test, other, live| {
@@ -81,7 +81,7 @@ fn an_ended_thread_is_walked_until_its_last_block_is_home_whoever_brings_it() {
             freed.into_iter().for_each(|block| block.free(other));
             other.shrink();
             let more = alloc(other, class(512), 1).expect("memory");
-            // Its only pool is another's now.
+            // Its only pool belongs to another set now.
             assert!(test.check().blocks_live() > kept.len());
             kept.into_iter().chain([more]).for_each(|block| block.free(other));
         }),
@@ -91,7 +91,7 @@ fn an_ended_thread_is_walked_until_its_last_block_is_home_whoever_brings_it() {
         let (ended, other) = (test.attach(), test.attach());
         let live = fill(ended, 512, POOL_BYTES);
         ended.release();
-        // A cache that is warm is not bare, whatever it owns.
+        // A set with a warm cache is not bare, even if it owns nothing.
         ended.set.visit(test.heap, |inside| ended.flush_behind_door(inside));
         let caches = [ended, other];
         assert_eq!(stopped_and_walked(&test, &caches), (2, 2), "{way}");
@@ -114,7 +114,7 @@ fn strangers_blocks_in_an_ended_threads_cache_keep_it_on_the_walk() {
     let (owner, ended) = (test.attach(), test.attach());
     let theirs = fill(owner, 64, (1 + 2 * QUARANTINE_SLOTS) * 64);
     let own = alloc(ended, class(64), 1).expect("memory");
-    // The class is allocated from, so a stranger's block stays as well.
+    // The thread allocates from the class, so a block of another thread stays, too.
     own.free(ended);
     ended.set.enter(test.heap, |inside| ended.flush_all(inside));
     theirs.into_iter().for_each(|block| block.free(ended));
@@ -127,7 +127,7 @@ fn strangers_blocks_in_an_ended_threads_cache_keep_it_on_the_walk() {
 }
 
 #[test]
-fn who_comes_late_to_a_bare_set_finds_its_door_shut() {
+fn a_thread_that_comes_late_to_a_bare_set_finds_its_door_shut() {
     let test = TestHeap::new();
     let cache = test.attach();
     cache.release();
@@ -171,7 +171,7 @@ fn the_self_check_finds_what_is_wrong_with_bare_sets() {
     ended.release();
     test.check();
     let block = alloc(cache, class(64), 1).expect("memory");
-    // SAFETY: a block of the class; that no thread has the cache is what is planted.
+    // SAFETY: a block of the class; the planted fault is that no thread has the cache.
     unsafe { ended.free(class(64), block.start) };
     assert_finds(&test, "a bare set's cache has a block");
 

@@ -1,4 +1,4 @@
-//! Memory at addresses that the address map has no place for.
+//! Memory at addresses beyond the address map.
 
 use std::ptr::NonNull;
 use std::sync::atomic::Ordering::Relaxed;
@@ -10,7 +10,7 @@ use crate::cache::ThreadCache;
 use crate::heap::Heap;
 use crate::os::{MemorySource, SystemMemory};
 
-/// Memory whose arenas are at addresses that the map has no place for, unless `are_near`.
+/// A memory source whose arenas lie beyond the address map, unless `are_near`.
 struct Beyond {
     are_near: AtomicBool,
     given: AtomicUsize,

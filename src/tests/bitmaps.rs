@@ -19,7 +19,7 @@ fn blocks_that_are_taken_one_by_one_are_all_of_their_pool() {
         for number in 0..class.pool_blocks() {
             let block = take_by_spare_set(test.heap, class).expect("memory");
             live.push(Live::fill(block.start.as_ptr(), class, number as u64));
-            // Around the end of a line.
+            // Block counts around the end of a cache line.
             if (number + 1) % (WORDS_PER_LINE * WORD_BITS) <= 1 {
                 test.check();
             }
@@ -42,7 +42,7 @@ fn the_bitmap_of_a_pool_is_written_only_as_far_as_its_blocks_were_taken_and_zero
             let words = |pool: &Pool| (0..class.bitmap_words()).map(|word| pool.word(word).get()).collect::<Vec<_>>();
             assert!(words(pool)[..WORDS_PER_LINE].iter().all(|&word| word == u64::MAX), "{class:?}");
             assert!(words(pool)[WORDS_PER_LINE..].iter().all(|&word| word == 0), "{class:?}");
-            // The lines behind are free, and not a block is beyond the last of them.
+            // The lines behind are free, and no bit is set beyond the last block.
             let rest: Vec<_> =
                 (slots.len()..class.pool_blocks()).map(|_| inside.take_one(class).expect("memory")).collect();
             assert!(
@@ -71,7 +71,7 @@ fn blocks_behind_the_last_that_was_taken_are_counted_as_uncarved() {
 }
 
 #[test]
-fn of_several_blocks_the_first_that_is_free_already_is_named() {
+fn the_first_of_several_blocks_that_is_free_already_is_named() {
     let class = SizeClass::of_size_align(64, 1).expect("small");
     let test = TestHeap::new();
     let slots: Vec<_> = (0..WORD_BITS + 10).map(|_| Slot::new(null_mut())).collect();
@@ -79,7 +79,7 @@ fn of_several_blocks_the_first_that_is_free_already_is_named() {
         assert_eq!(inside.take(class, &slots), slots.len());
         let place = test.heap.map.pool_of(slots[0].load(Ordering::Relaxed).addr()).expect("a pool");
         let pool = place.pool();
-        // Of word 1 the first ten blocks are taken, of word 2 none, of word 0 all.
+        // All blocks of word 0 are taken, the first ten of word 1, and none of word 2.
         let mask = 0b1111 << 8;
         let named = |word| pool.free(word, mask).expect_err("some are free").block;
         assert_eq!((named(1), named(2)), (WORD_BITS + 10, 2 * WORD_BITS + 8));

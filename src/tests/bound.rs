@@ -1,4 +1,5 @@
-//! What may stay of a peak after its last free, with no further call: the figure of `docs/design/10-memory-return.md`.
+//! The bound on the memory that stays after the last free of a peak, without a further call: the figure of
+//! `docs/design/10-memory-return.md`.
 
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::base::config::{
@@ -9,8 +10,8 @@ use crate::cache::{ThreadCache, capacity_max};
 
 const PEAK_BYTES: usize = 384 << 20;
 
-/// Bytes of arenas that may stay resident: `caches` caches, of which one had a peak of blocks of so many bytes each. A
-/// pool that a set owns keeps the others of its OS page.
+/// Most bytes of arenas that may stay resident with `caches` caches, one of which had a peak of blocks of these sizes.
+/// A pool that a set owns keeps the others of its OS page.
 fn bound_bytes(caches: usize, block_bytes: &[usize], pools_of_os_page: usize) -> usize {
     let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes)) + QUARANTINE_SLOTS).sum();
     let pinned_bytes = caches * magazine_blocks * POOL_BYTES;
@@ -19,7 +20,7 @@ fn bound_bytes(caches: usize, block_bytes: &[usize], pools_of_os_page: usize) ->
     (pinned_bytes.max(SWEEP_MIN_BYTES) + caches * set_pools * POOL_BYTES) * pools_of_os_page + heap_bytes
 }
 
-/// A peak of blocks of these sizes, as many bytes of each, in an order without order.
+/// Makes a peak of blocks of these sizes, the same number of bytes of each, in random order.
 fn peak(cache: &ThreadCache, block_bytes: &[usize]) -> Vec<Live> {
     let mut live = Vec::new();
     for &bytes in block_bytes {

@@ -1,4 +1,4 @@
-//! Which calls are slow, and whose blocks a thread cache hands out in which order.
+//! Which calls take the slow path; which blocks a thread cache hands out, and in which order.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, slow_calls};
 use crate::base::config::{CACHE_LINE_BYTES, POOL_BYTES};

@@ -35,7 +35,7 @@ fn parts_that_were_purged_are_committed_before_a_block_in_them_is_handed_out() {
     cache.shrink();
     test.purge();
     let swept = test.memory.committed_bytes();
-    // A block in four of the parts of 4 KiB.
+    // One block in each of four parts of 4 KiB.
     assert!(swept < full / 2, "{swept} of {full} bytes");
     let again = fill(cache, 256, ARENA_BYTES);
     kept.iter().for_each(Live::verify);
@@ -104,7 +104,7 @@ fn where_commits_are_refused_partial_pools_with_all_of_their_memory_are_used() {
     free_all(freed, cache);
     cache.shrink();
     test.purge();
-    // Pools with purged parts; and, from an arena that has memory to spare, one with all of its memory, behind them.
+    // Pools with purged parts; and behind them one with all of its memory, from an arena that has memory to spare.
     let other = test.attach();
     let whole = fill(other, 512, POOL_BYTES);
     let whole_blocks = whole.len();

@@ -1,4 +1,4 @@
-//! What the statistics count, on a heap whose every block is known.
+//! The counts of the statistics, on a heap in which every block is known.
 
 use super::test_heap::{TestHeap, alloc, class};
 use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA};

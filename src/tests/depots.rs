@@ -1,4 +1,4 @@
-//! How much waits in depots, and for whom.
+//! How many blocks wait in depots, and which thread gets them.
 
 use super::test_heap::{TestHeap, fill};
 use crate::base::config::{ARENA_BYTES, DEPOT_BLOCKS_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX};
@@ -17,7 +17,7 @@ fn what_a_thread_frees_and_soon_allocates_again_waits_in_its_depot() {
         let live = fill(cache, 64, bytes);
         let mut addresses: Vec<_> = live.iter().map(|block| block.start.addr()).collect();
         addresses.sort_unstable();
-        // In the place of those in quarantine come others.
+        // Other blocks replace those in quarantine.
         let others = addresses.iter().filter(|&address| before.binary_search(address).is_err()).count();
         assert!(
             before.is_empty() || others.saturating_sub(QUARANTINE_SLOTS) == 0,

@@ -1,4 +1,4 @@
-//! What ended threads left, and who uses it.
+//! Pools and blocks that ended threads left, and the threads that use them.
 
 use super::test_heap::{TestHeap, alloc, class, fill, one_in, one_of_each};
 use crate::base::config::{ARENA_BYTES, DEPOT_BLOCKS_MAX, POOL_BYTES, SET_EMPTY_POOLS_MAX};
@@ -26,7 +26,7 @@ fn threads_that_ended_have_no_share_in_what_the_running_ones_may_keep() {
     assert!(test.depot_blocks(cache) > DEPOT_BLOCKS_MAX / 4);
     fill(cache, 512, 3 * SET_EMPTY_POOLS_MAX * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
     cache.shrink();
-    // It returns half of them whenever they are too many.
+    // The set returns half of its empty pools whenever it has too many.
     let empty = test.check().pools_empty;
     assert!(empty >= SET_EMPTY_POOLS_MAX / 2, "{empty} pools");
     cache.release();
@@ -66,7 +66,7 @@ fn pools_that_others_free_into_after_their_thread_ended_are_used_again() {
     let (ended, other) = (test.attach(), test.attach());
     let live = fill(ended, 512, 100 * POOL_BYTES);
     ended.release();
-    // Of each pool one block stays.
+    // One block of each pool stays.
     let blocks = POOL_BYTES / 512;
     let (rest, freed) = one_of_each(POOL_BYTES, live);
     freed.into_iter().for_each(|block| block.free(other));
@@ -85,7 +85,7 @@ fn what_others_freed_into_the_pools_of_an_ended_thread_is_used_before_a_new_pool
     let (ended, other) = (test.attach(), test.attach());
     let live = fill(ended, 512, 8 * POOL_BYTES);
     ended.release();
-    // Too few of each pool, and of too few pools, for the freeing thread to collect them itself.
+    // Too few blocks of each pool, and too few pools, for the freeing thread to collect them itself.
     let (freed, mut kept) = one_in(5, live);
     let count = freed.len();
     freed.into_iter().for_each(|block| block.free(other));

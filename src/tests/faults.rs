@@ -1,4 +1,4 @@
-//! Faults injected into the memory source: nothing is lost, and the heap works on when they are over.
+//! Faults injected into the memory source: nothing is lost, and the heap works again when they are over.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -49,7 +49,7 @@ fn without_memory_blocks_of_other_classes_and_of_parked_sets_are_used_before_nul
     let fill = |cache| -> Vec<Live> { (0..2000).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect() };
     let (first, second) = (fill(one), fill(other));
     test.memory.maps_left.store(0, Relaxed);
-    // All of it comes home: into the magazines of one, and into the pools of the sleeping other.
+    // All blocks come home: into the magazines of one thread, and into the pools of the other, which sleeps.
     first.into_iter().chain(second).for_each(|block| block.free(one));
     let mut live = Vec::new();
     while let Some(block) = alloc(one, class(8), live.len() as u64) {
@@ -146,7 +146,7 @@ fn pools_smaller_than_an_os_page_are_purged_by_whole_os_pages() {
     let live: Vec<_> =
         (0..2 * ARENA_BYTES / 512).map(|seed| alloc(cache, class(512), seed as u64).expect("memory")).collect();
     let os_page_of = |block: &Live| block.start.addr() / (64 << 10);
-    // Of every fourth OS page one block stays, so both arenas do.
+    // One block stays in every fourth OS page, so both arenas stay.
     let mut seen = std::collections::BTreeSet::new();
     let (kept, freed): (Vec<_>, Vec<_>) =
         live.into_iter().partition(|block| os_page_of(block) % 4 == 0 && seen.insert(os_page_of(block)));
@@ -166,7 +166,7 @@ fn pools_smaller_than_an_os_page_are_purged_by_whole_os_pages() {
 
 #[test]
 fn a_map_that_fails_once_costs_nothing_but_that_call() {
-    // How many maps a program of all kinds of needs makes: a cache, arenas, larger magazines, leaves.
+    // The number of maps of a program that needs memory of all kinds: a cache, arenas, larger magazines, leaves.
     let program = |failing: Option<usize>| {
         let test = TestHeap::new();
         test.memory.fail_once.store(failing.unwrap_or(usize::MAX), Relaxed);
@@ -245,9 +245,9 @@ fn an_arena_whose_metadata_the_os_does_not_purge_begins_anew() {
         populates() - before
     };
     let first = peak();
-    // Where an OS page holds several pools, none gets its memory at once.
+    // Where an OS page holds several pools, no pool gets its memory in one call.
     assert_eq!(first > 0, test.memory.pools_of_os_page() == 1);
-    // No pool is taken for one with memory of its own.
+    // No pool counts as one that has all of its memory.
     assert_eq!(peak(), first);
     cache.release();
 }

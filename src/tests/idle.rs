@@ -1,4 +1,4 @@
-//! What a tick of the purge thread does, one test a rule.
+//! What a tick of the purge thread does: one test per rule.
 
 use super::test_heap::{Live, TestHeap, fill};
 use crate::base::config::{ARENA_BYTES, CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_SLOTS_MAX, POOL_BYTES};
@@ -10,7 +10,7 @@ fn free_all(live: Vec<Live>, cache: &ThreadCache) {
     live.into_iter().for_each(|block| block.free(cache));
 }
 
-/// Two ticks: one that sees the calls made so far, one that finds that there were no more.
+/// Makes two ticks: the first sees the calls made so far, the second finds that there were no more.
 fn two_ticks(ticker: &mut Ticker) {
     ticker.tick(|| true);
     ticker.tick(|| true);
@@ -30,7 +30,7 @@ fn an_idle_threads_depot_and_empty_pools_go_home_and_its_magazines_stay() {
     assert!(0 < left && left <= MAGAZINE_SLOTS_MAX + QUARANTINE_SLOTS, "{left} blocks");
     assert_eq!(stats.pools_empty, 0, "{stats}");
     assert_eq!(stats.arenas_mapped, 1, "{stats}");
-    // And goes on as if nothing had been.
+    // The thread goes on as before.
     free_all(fill(cache, 64, DEPOT_BLOCKS_MAX * 64), cache);
     test.check();
     cache.release();
@@ -110,14 +110,14 @@ fn as_many_free_pools_keep_their_memory_as_was_asked_for() {
         let test = TestHeap::new();
         let mut ticker = Ticker::new(test.heap, keep_pools * POOL_BYTES);
         let (owner, peak) = (test.attach(), test.attach());
-        // Or the arena would be free.
+        // Otherwise the arena would be free.
         let live = fill(owner, 512, POOL_BYTES);
         free_all(fill(peak, 512, POOLS * POOL_BYTES), peak);
         peak.release();
         let before = test.heap.bytes_given_back();
         two_ticks(&mut ticker);
         let purged = (test.heap.bytes_given_back() - before) / POOL_BYTES;
-        // A refill may have opened a pool more.
+        // A refill may have opened one more pool.
         let wanted = POOLS.saturating_sub(keep_pools)..=(POOLS + 2).saturating_sub(keep_pools);
         assert!(wanted.contains(&purged), "{purged} pools purged, {keep_pools} to be kept");
         free_all(live, owner);

@@ -1,4 +1,4 @@
-//! Knocks: freeing threads collect for an owner that does not come.
+//! Knocks: threads that free collect for an owner that does not.
 
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,7 +11,7 @@ use crate::heap::pool::Slot;
 
 #[test]
 fn half_a_pool_that_others_freed_comes_home_although_its_owner_sleeps() {
-    // One pool: too few to be knocked at for their number. Its blocks are freed one by one, or by magazines.
+    // One pool: too few for a knock by their number. Its blocks are freed one by one, or one magazine at a time.
     for (block_bytes, one_by_one) in [(512, true), (64, false)] {
         let test = TestHeap::new();
         let (sleeper, other) = (test.attach(), test.attach());
@@ -41,7 +41,7 @@ fn pools_in_inbox(test: &TestHeap, cache: &ThreadCache) -> usize {
     unsafe { cache.set.inbox.peek_all() }.count()
 }
 
-/// Frees `live` by several threads at once, each its share, while another goes in and out of the door of its owner.
+/// Frees `live` by several threads at once, each its share, while another thread enters and leaves the owner's door.
 fn free_by_threads(test: &TestHeap, threads: usize, mut live: Vec<Live>, owner: &ThreadCache) {
     let freeing = AtomicUsize::new(threads);
     let freeing = &freeing;
@@ -62,7 +62,7 @@ fn free_by_threads(test: &TestHeap, threads: usize, mut live: Vec<Live>, owner: 
 }
 
 #[test]
-fn who_leaves_a_door_collects_for_those_who_found_it_shut() {
+fn a_thread_that_leaves_a_door_collects_for_those_that_found_it_taken() {
     let test = TestHeap::new();
     let (sleeper, other) = (test.attach(), test.attach());
     let live = fill(sleeper, 512, 2 * INBOX_KNOCK_POOLS as usize * POOL_BYTES);
@@ -100,7 +100,7 @@ fn no_knock_at_a_sleeping_owner_is_lost() {
 fn a_knock_while_all_slow_paths_are_being_stopped_is_answered_when_they_go_on() {
     let test = TestHeap::new();
     let (sleeper, other) = (test.attach(), test.attach());
-    // Whoever stops takes the newest set's door first: one that is made now.
+    // A stop takes the newest set's door first; this one is the newest.
     let newest = test.attach();
     let live = fill(newest, 512, 2 * INBOX_KNOCK_POOLS as usize * POOL_BYTES);
     thread::scope(|scope| {
@@ -109,7 +109,7 @@ fn a_knock_while_all_slow_paths_are_being_stopped_is_answered_when_they_go_on() 
             while !other.set.door.is_awaited() {
                 thread::yield_now();
             }
-            // The door of `newest` is taken by now, but `other` is still inside its own.
+            // The stop has the door of `newest` by now, but `other` is still inside its own door.
             for block in &live {
                 inside.give(class(512), &[Slot::new(block.start)]);
             }

@@ -9,7 +9,7 @@ use crate::base::config::{ARENA_BYTES, DEPOT_BLOCKS_MAX, POOL_BYTES};
 use crate::cache::ThreadCache;
 use crate::heap::ArenaLimits;
 
-/// The three ways to a block: each must look behind every door.
+/// The three ways to a block; each must try every door.
 type Need = fn(&'static ThreadCache, &TestHeap, usize) -> Option<Live>;
 const NEEDS: [Need; 3] = [
     |cache, _, bytes| alloc(cache, class(bytes), 1),
@@ -19,7 +19,7 @@ const NEEDS: [Need; 3] = [
     },
 ];
 
-/// A heap of one arena, the most it may map, all of whose pools one cache has in use for blocks of 512 bytes.
+/// A heap that may map one arena only. One cache uses all of its pools for blocks of 512 bytes.
 fn full_heap() -> (TestHeap, &'static ThreadCache, &'static ThreadCache, Vec<Live>) {
     let test = TestHeap::new();
     let (other, cache) = (test.attach(), test.attach());
@@ -38,7 +38,7 @@ fn end(test: &TestHeap, caches: [&'static ThreadCache; 2], live: impl IntoIterat
 fn a_door_that_is_shut_is_waited_for_before_null() {
     for need in NEEDS {
         let (test, other, cache, mut live) = full_heap();
-        // So few empty pools stay with the set.
+        // The set keeps this few empty pools.
         live.drain(..4 * POOL_BYTES / 512).for_each(|block| block.free(other));
         other.shrink();
         let has_answer = AtomicBool::new(false);
@@ -86,7 +86,7 @@ fn what_waits_in_the_depot_of_a_running_thread_is_used_before_null() {
 fn free_blocks_in_pools_of_running_threads_are_used_before_null() {
     for need in NEEDS {
         let (test, other, cache, mut live) = full_heap();
-        // Of each pool one block.
+        // One block of each pool.
         let freed = POOL_BYTES / 512;
         let mut number = 0;
         live.retain_mut(|block| {

@@ -1,4 +1,4 @@
-//! Limits on the number of arenas: what is served near them, at them and above them.
+//! Limits on the number of arenas: which requests are served near them, at them and above them.
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class};
 use crate::base::config::ARENA_BYTES;
@@ -18,7 +18,7 @@ fn at_the_limit_null_comes_and_below_it_memory() {
         assert_eq!(test.check().arenas_mapped, limit);
         assert_eq!(live.len(), limit * ARENA_BYTES / 256, "every block of the arenas was had");
         assert!(alloc(cache, class(8), 0).is_none() && alloc_zeroed(cache, class(512), 0).is_none());
-        // What one class gives back serves the others.
+        // Memory that one class gives back serves the others.
         live.iter().for_each(Live::verify);
         live.into_iter().for_each(|block| block.free(cache));
         for block_bytes in [8, 512] {
@@ -29,7 +29,7 @@ fn at_the_limit_null_comes_and_below_it_memory() {
         }
         assert_eq!(test.check().arenas_mapped, limit);
     }
-    // Less than is in use: nothing is lost, nothing is added.
+    // A limit below what is in use: nothing is lost, and nothing is added.
     let live: Vec<_> =
         (0..2 * ARENA_BYTES / 64).map(|seed| alloc(cache, class(64), seed as u64).expect("memory")).collect();
     assert!(test.heap.set_arena_limits(ArenaLimits::of_hard(1)));
@@ -60,7 +60,7 @@ fn others_give_up_what_they_keep(limits: ArenaLimits) {
     let test = TestHeap::new();
     test.heap.set_arena_limits(limits);
     let (idle, cache): (Vec<_>, _) = ((0..80).map(|_| test.attach()).collect(), test.attach());
-    // Each keeps a few empty pools for its next need.
+    // Each cache keeps a few empty pools for its next need.
     for cache in &idle {
         let live: Vec<_> = (0..64 * 40).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
         live.into_iter().for_each(|block| block.free(cache));

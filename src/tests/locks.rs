@@ -1,4 +1,4 @@
-//! The lock among real threads; its interleavings are the model checker's.
+//! The lock among real threads. (The model checker tests its interleavings.)
 
 use std::thread;
 
@@ -13,7 +13,7 @@ fn one_thread_at_a_time_is_inside() {
         for _ in 0..ROUNDS {
             lock.lock().with(|count| {
                 let before = *count;
-                // So that another would come in, if it could.
+                // Gives another thread the chance to come in, if the lock let it.
                 thread::yield_now();
                 *count = before + 1;
             });

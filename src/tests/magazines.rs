@@ -1,4 +1,4 @@
-//! When magazines grow, and where their arrays go.
+//! When magazines grow, and what becomes of their arrays.
 
 use super::test_heap::{TestHeap, alloc, alloc_zeroed, class, fill, slots, slow_calls};
 use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX, MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
@@ -72,7 +72,7 @@ fn chunks_of_a_class_serve_others_when_its_depot_was_flushed() {
         cache.shrink();
         test.heap.with_state(|state, _| state.metadata.mapped_bytes())
     };
-    // All of them have chunks of the same size, the first needs the most.
+    // All of these classes have chunks of the same size; the first class needs the most.
     let mut classes = SizeClass::all().filter(|&class| capacity_max(class) == MAGAZINE_SLOTS_MAX);
     let after_first = classes.next().map(metadata_bytes_after);
     classes.for_each(|class| assert_eq!(Some(metadata_bytes_after(class)), after_first, "{class:?}"));
@@ -87,7 +87,7 @@ fn a_full_magazine_stows_and_an_empty_one_takes_back_half_of_its_blocks_at_a_tim
     let capacity = capacity_max(class);
     let blocks = 8 * capacity;
     fill(cache, class.block_bytes(), blocks * class.block_bytes()).into_iter().for_each(|block| block.free(cache));
-    // The magazine has its largest size by now, and the depot has what does not fit into it.
+    // By now the magazine has its largest size, and the depot has the blocks that do not fit into it.
     let before = slow_calls(cache);
     let live = fill(cache, class.block_bytes(), blocks * class.block_bytes());
     let allocs = slow_calls(cache) - before;

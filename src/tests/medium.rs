@@ -1,4 +1,4 @@
-//! Medium blocks and runs: what differs from small ones, and what the two share.
+//! Medium blocks and runs: their differences from small blocks, and what they have in common.
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, assert_zero, class, fill, fill_bytes, verify_bytes};
 use crate::base::config::{
@@ -61,7 +61,7 @@ fn every_offset_in_a_medium_pool_gives_the_block_that_starts_there_or_none() {
         let locator = class.locator();
         let pool_start = 3 * class.pool_bytes();
         let range = locator.word_range(pool_start, 0);
-        // All of the smaller pools; near every block's start in the larger.
+        // All addresses of the smaller pools; of the larger ones, those near every block's start.
         let near = |offset: usize| {
             offset % class.block_bytes() < 40 || offset % class.block_bytes() > class.block_bytes() - 40
         };
@@ -90,7 +90,7 @@ fn what_one_kind_leaves_free_serves_the_other_and_runs() {
         let small = fill(cache, 512, bytes);
         assert!(alloc(cache, medium(600), 0).is_none() && alloc_run(test.heap, run_of(1)).is_none());
         small.into_iter().for_each(|block| block.free(cache));
-        // Those in the cache are the only ones that may be missing.
+        // Only blocks in the cache may be missing.
         cache.shrink();
         let medium_blocks = fill_medium(cache, MEDIUM_MAX_BYTES, bytes);
         assert!(alloc(cache, class(8), 0).is_none() && alloc_run(test.heap, run_of(1)).is_none());
@@ -136,7 +136,7 @@ fn medium_blocks_that_others_free_come_home_and_parked_pools_are_stolen() {
         let pools = test.check().medium[index].pools;
         free_all(other, live);
         other.shrink();
-        // Those whose blocks are in the owner's magazine, and those that wait in its inbox: of a MiB, at most.
+        // Pools with blocks in the owner's magazine, and pools that wait in its inbox: at most 1 MiB.
         let left = test.check().medium[index].pools * medium(block_bytes).pool_bytes();
         assert!(left <= (1 << 20) + (1 << 19), "{block_bytes}: {left} bytes of {pools} pools");
         let keeper = test.attach();
@@ -182,7 +182,7 @@ fn a_threads_medium_cache_is_bounded_in_bytes() {
     let magazines = |class: MediumClass| MEDIUM_MAGAZINE_BYTES_MAX.max(8 * class.block_bytes());
     let bound = MediumClass::all().map(magazines).sum::<usize>() + MEDIUM_DEPOT_BYTES_MAX;
     assert!(cached <= bound, "{cached} bytes, {bound} allowed");
-    // What is used no longer goes home, in time.
+    // Blocks that are not used any more go home in time.
     let used = medium(576);
     for _ in 0..if cfg!(miri) { 10 } else { 3_000 } {
         // Without looking at the contents, which takes longest.
@@ -241,8 +241,8 @@ fn few_medium_blocks_left_of_a_peak_keep_little_memory() {
     free_all(cache, live);
     cache.shrink();
     let resident = test.memory.resident_bytes();
-    // Of each block that stays, the rest of its eighth of a pool, too; and what may be kept for the next need, at most an
-    // eighth of the peak of 96 MiB.
+    // Each block that stays keeps the rest of its eighth of a pool, too. Besides, memory may be kept for the next need:
+    // at most an eighth of the peak of 96 MiB.
     let bound = 6 * kept_bytes + (12 << 20) + DIRTY_POOLS_MIN * POOL_BYTES;
     assert!(!test.memory.purges_parts() || resident <= bound, "{resident} bytes, {bound} allowed");
     test.purge();
@@ -312,7 +312,7 @@ fn the_memory_of_runs_goes_back_when_it_is_too_much_and_never_under_the_heaps_lo
     }
     let stats = test.check();
     test.check_memory();
-    // A quarter of the peak, and what wholly free arenas may keep.
+    // A quarter of the peak, and the memory of the wholly free arenas that may stay.
     assert!(test.memory.resident_bytes() <= 100 * RUN_MAX_BYTES / 2, "{stats}");
     test.purge();
     assert_eq!(test.check().arenas_mapped, 0);

@@ -1,5 +1,5 @@
-//! What the memory of tests' heaps is made of: the system's, or, under Miri, which knows no such calls, blocks of its
-//! own, of which it checks each access.
+//! The memory of tests' heaps: the system's, or, under Miri, which has no such system calls, blocks of Miri's own
+//! allocator, so that Miri checks each access.
 
 use std::ptr::NonNull;
 
@@ -9,17 +9,17 @@ pub(crate) use allocated::Memory;
 #[cfg(not(miri))]
 pub(crate) use crate::os::SystemMemory as Memory;
 
-/// A mapping, guards included, by the pointer that it came with.
+/// A mapping, guards included, with the pointer that the source returned.
 pub(crate) struct Mapping {
     pub(crate) start: NonNull<u8>,
     pub(crate) bytes: usize,
 }
 
-// SAFETY: a pointer to what all threads of a heap use.
+// SAFETY: a pointer to memory that all threads of a heap use.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Bytes of it that are resident, as the kernel says.
+    /// Resident bytes of the mapping, as the kernel reports.
     #[cfg(all(unix, not(miri)))]
     pub(crate) fn resident_bytes(&self) -> usize {
         use crate::os::MemorySource;
@@ -39,7 +39,7 @@ impl Mapping {
         Memory.committed_bytes(self.start, self.bytes).expect("Windows tells")
     }
 
-    /// Nobody knows.
+    /// Miri has no resident memory.
     #[cfg(miri)]
     pub(crate) fn resident_bytes(&self) -> usize {
         panic!("Miri has no resident memory: no test under it may ask")
@@ -70,7 +70,7 @@ mod allocated {
 
     use crate::os::MemorySource;
 
-    /// Blocks of Miri's allocator in place of mappings. A guard is a part of a block that nobody accesses.
+    /// Blocks of Miri's allocator, in place of mappings. A guard is a part of a block that no code accesses.
     pub(crate) struct Memory;
 
     /// The layout of each block, by its address.

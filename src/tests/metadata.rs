@@ -1,4 +1,4 @@
-//! How the allocator's own data is cut from its mappings.
+//! How the allocator's own data is carved from its mappings.
 
 use std::sync::atomic::Ordering;
 
@@ -9,9 +9,9 @@ use crate::os::MemorySource;
 
 /// The largest arrays that are recycled.
 const ARRAY_BYTES: usize = 8 << 10;
-/// From one to the next.
+/// Bytes from one array to the next.
 const STEP_BYTES: usize = CACHE_LINE_BYTES + ARRAY_BYTES;
-/// What they leave of a mapping.
+/// Bytes of a mapping that these arrays leave unused.
 const REST_BYTES: usize = METADATA_MAPPING_BYTES % STEP_BYTES;
 
 #[test]

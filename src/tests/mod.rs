@@ -16,6 +16,7 @@ mod faults;
 mod idle;
 mod knocks;
 mod last_resort;
+mod life;
 mod limits;
 mod locks;
 mod magazines;

@@ -1,4 +1,4 @@
-//! The oracle itself: each corruption that is planted in a heap is found by the self-check, under its name.
+//! The oracle itself: the self-check finds each corruption that is planted in a heap, and names it.
 
 use std::ptr::{NonNull, null_mut};
 
@@ -11,10 +11,11 @@ use crate::heap::pool::State;
 use crate::protocols::remote::RemoteWord;
 use crate::sync::Ordering;
 
-/// 341 blocks a pool: the last word of the bitmap is not full.
+/// 341 blocks per pool: the last word of the bitmap is not full.
 const BLOCK_BYTES: usize = 48;
 
-/// A heap with a full pool, one with a few free blocks, one that was not used far, and blocks in the magazine.
+/// A heap with a full pool, a pool with a few free blocks, a pool of which only the beginning was used, and blocks in
+/// the magazine.
 struct Sound {
     test: TestHeap,
     cache: &'static ThreadCache,
@@ -34,7 +35,7 @@ impl Sound {
         cache.shrink();
         let pool_of = |live: &Live| test.heap.map.pool_of(live.start.addr()).unwrap();
         let (partial, full) = (pool_of(&live[0]), pool_of(&live[POOL_BYTES / BLOCK_BYTES + 20]));
-        // A few in the magazine again.
+        // A few blocks in the magazine again.
         alloc(cache, class(BLOCK_BYTES), 0).unwrap().free(cache);
         test.check();
         assert_eq!((partial.pool().state(), full.pool().state()), (State::Partial, State::Full));
@@ -51,7 +52,7 @@ impl Sound {
         }
     }
 
-    /// A word of a pool with a free block, and the bit of one.
+    /// The index of a word of the pool that has a free block, and that block's bit.
     fn free_bit(pool: PoolRef) -> (usize, u64) {
         let free = |word: &usize| pool.pool().any_free_bits(*word);
         let word = (0..class(BLOCK_BYTES).bitmap_words()).find(|word| free(word) != 0).unwrap();
@@ -68,7 +69,7 @@ impl Sound {
         self.partial.arena()
     }
 
-    /// An index of a pool that nobody owns, its bit.
+    /// The index of a pool that no set owns, and its bit.
     fn unused(&self) -> (PoolRef, u64) {
         let bit = self.arena().free.get() & self.arena().free.get().wrapping_neg();
         (PoolRef::at_index(self.partial.arena(), bit.trailing_zeros() as usize), bit)
@@ -168,7 +169,7 @@ fn states_and_lists() {
         pools.partial(class(BLOCK_BYTES)).remove(sound.full.pool());
         pools.partial(class(BLOCK_BYTES)).remove(pool);
     });
-    // In the list of another set.
+    // A pool in the list of another set.
     let other = sound.test.attach();
     other.set.door.lock().with(|pools| pools.partial(class(BLOCK_BYTES)).push_first(pool));
     sound.assert_finds("a listed pool belongs to another set");
@@ -203,7 +204,7 @@ fn bitmaps() {
         cell.set(taken);
         sound.test.check();
     };
-    assert!(sound.partial.pool().any_free_bits(word).count_ones() > 1, "or else the summary would be wrong first");
+    assert!(sound.partial.pool().any_free_bits(word).count_ones() > 1, "otherwise the summary would be wrong first");
     with(taken | bit, "a pool's blocks don't add up");
     with(class(BLOCK_BYTES).full_word(word), "a bitmap's summary is wrong");
     let last = class(BLOCK_BYTES).bitmap_words() - 1;
@@ -257,7 +258,7 @@ fn remote_frees() {
     let _ = sound.partial.remote().arrive(1);
     sound.assert_finds("a pool with blocks outstanding is in no inbox");
     let other = sound.test.attach();
-    // SAFETY: the pool's first arrival is above; that the inbox is another set's is what is planted.
+    // SAFETY: the pool's first arrival is above; the planted fault is that the inbox belongs to another set.
     unsafe { other.set.inbox::<Small>().push(sound.partial.remote().into(), sound.partial.home()) };
     sound.assert_finds("an inbox holds a pool of another set");
 }

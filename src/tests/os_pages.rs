@@ -16,7 +16,7 @@ fn a_purge_gives_back_the_os_pages_that_were_used_and_hold_free_pools_only_and_n
         places.sort_unstable();
         places.dedup();
         assert_eq!(places.len(), pages);
-        // Of the last page kept, one pool is freed and the other is not.
+        // One pool of the last page kept is freed, and the other is not.
         let is_kept = |block: &Live| {
             let page = places.binary_search(&(block.start.addr() / OS_PAGE_BYTES)).expect("a page");
             let last_pool = block.start.addr() % OS_PAGE_BYTES >= OS_PAGE_BYTES - POOL_BYTES;

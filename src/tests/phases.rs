@@ -1,6 +1,6 @@
 //! Property tests of memory: programs of phases, in which a few threads work on a few classes and the others sleep. The
 //! oracle is the bound of `docs/design/10-memory-return.md` (*Threads that sleep for good*): after each phase and a
-//! purge by any thread, what is resident is the OS pages of live blocks and those of blocks in magazines.
+//! purge by any thread, only the OS pages of live blocks and of blocks in magazines are resident.
 
 use std::collections::BTreeSet;
 
@@ -13,15 +13,15 @@ use crate::cache::ThreadCache;
 use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::os::MemorySource;
 
-/// Threads that a program plays.
+/// Number of threads that a program plays.
 const THREADS: usize = 4;
 const PHASES_MAX: usize = 12;
 
-/// A peak of blocks of two classes, which goes but for one block in `keep`, and then work on the first class.
+/// A peak of blocks of two classes, of which one block in `keep` stays; then work on the first class.
 #[derive(Clone, Copy, Debug)]
 struct Phase {
     owner: usize,
-    /// Frees the owner's blocks; the owner itself, or another thread.
+    /// The owner or another thread frees the owner's blocks.
     freer: usize,
     classes: [usize; 2],
     peak_bytes: usize,
@@ -31,7 +31,7 @@ struct Phase {
 
 impl Arbitrary for Phase {
     fn arbitrary(g: &mut Gen) -> Self {
-        // Large blocks for the most part: the fewer blocks a peak has, the more programs there can be.
+        // Mostly classes of large blocks: the fewer blocks a peak has, the more programs can run.
         let class = |g: &mut Gen| [7, 15, 20, 31, 40, 50, 62, 63][usize::arbitrary(g) % 8];
         Self {
             owner: usize::arbitrary(g) % THREADS,
@@ -56,7 +56,7 @@ fn nth_class(number: usize) -> SizeClass {
     SizeClass::from_number(number % CLASS_COUNT).expect("in range")
 }
 
-/// Puts the blocks into an order that has nothing to do with their addresses.
+/// Puts the blocks into random order.
 fn shuffle(blocks: &mut [Live]) {
     let mut random = 1_usize;
     for last in (1..blocks.len()).rev() {
@@ -94,7 +94,8 @@ impl World {
         }
     }
 
-    /// Allocates and frees until every class was visited twice: then what is not of this class rests, and goes home.
+    /// Allocates and frees until every class has been visited twice: blocks of the other classes have gone home by
+    /// then.
     fn work(&mut self, thread: usize, class: SizeClass) {
         let cache = self.threads[thread];
         let end = slow_calls(cache) + 2 * CLASS_COUNT as u64 * SLOW_CALLS_PER_VISIT;
@@ -104,7 +105,7 @@ impl World {
         self.last[thread] = Some(class);
     }
 
-    /// Free blocks in the cache of `thread`; panics if some are not of the class on which it worked last.
+    /// The free blocks in the cache of `thread`. Panics if some are not of the class on which the thread worked last.
     fn cached(&self, thread: usize) -> Vec<(usize, SizeClass)> {
         let cache = self.threads[thread];
         cache.set.door.lock().with(|pools| {
@@ -115,7 +116,7 @@ impl World {
         })
     }
 
-    /// What may be resident after a purge: the OS pages of live blocks and of those in caches.
+    /// Bytes that may be resident after a purge: the OS pages of live blocks and of blocks in caches.
     fn bound_bytes(&self) -> usize {
         let page_bytes = self.test.memory.page_bytes();
         let live = self.live.iter().map(|block| (block.start.addr(), block.class));

@@ -17,27 +17,27 @@ use crate::heap::run::RunSize;
 use crate::os::MemorySource;
 use crate::tests::memory::Memory;
 
-/// Threads that a program plays.
+/// Number of threads that a program plays.
 const THREADS: usize = 4;
 
-/// One step of a program. Numbers are taken modulo what there is.
+/// One step of a program. A number is taken modulo the number of things it can mean.
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    /// So many blocks of a class, by a thread.
+    /// A thread allocates a number of blocks of a class.
     Alloc { thread: u8, class: u8, blocks: u8 },
-    /// One zeroed block.
+    /// A thread allocates one zeroed block.
     AllocZeroed { thread: u8, class: u8 },
-    /// So many medium blocks of a class.
+    /// A thread allocates a number of medium blocks of a class.
     AllocMedium { thread: u8, class: u8, blocks: u8 },
-    /// One zeroed medium block.
+    /// A thread allocates one zeroed medium block.
     AllocZeroedMedium { thread: u8, class: u8 },
-    /// A run of so many pools, at a multiple of a power of two.
+    /// Allocates a run of a number of pools, aligned to a power of two.
     AllocRun { pools: u8, align_shift: u8, zeroed: bool },
-    /// Gives a run another length where it lies, if that can be; all but runs are left alone.
+    /// Resizes a run in place, if that is possible; does nothing to other blocks.
     ResizeRun { place: u16, pools: u8 },
-    /// Frees the block that is so far into the live ones, by any thread.
+    /// Any thread frees the live block at this place.
     Free { thread: u8, place: u16 },
-    /// Frees so many blocks, oldest address first.
+    /// Frees a number of blocks, lowest address first.
     FreeMany { thread: u8, blocks: u16 },
     /// Moves a block to another class, as `realloc` does.
     Move { thread: u8, place: u16, class: u8 },
@@ -49,19 +49,20 @@ enum Op {
     Poison { on: bool },
     /// Gives everything free back to the OS.
     Purge,
-    /// From now on purging and unmapping fails, or works again; of purges that work, every so many fails (none, if 0).
+    /// From now on purging and unmapping fail, or work again. Of the purges that work, one in this many fails (none, if
+    /// 0).
     Refuse { purge: bool, unmap: bool, each: u8 },
-    /// So many further maps succeed.
+    /// Only this many further maps succeed.
     Maps { left: u8 },
-    /// So many further commits succeed, where there are any.
+    /// Only this many further commits succeed, where memory is committed.
     Commits { left: u8 },
-    /// At most so many arenas from now on, or as many as there is memory for.
+    /// Sets the limit of arenas from now on, or lifts it.
     Limit { arenas: u8 },
-    /// The self-check, in the middle.
+    /// Runs the self-check in the middle of the program.
     Check,
 }
 
-/// Sizes come in favourites, as in programs: few classes with many blocks.
+/// Programs have favourite sizes: a few classes with many blocks.
 fn arbitrary_class(g: &mut Gen) -> u8 {
     let favourites = [0, 1, 2, 3, 5, 7, 15, 62, 63];
     if bool::arbitrary(g) { *g.choose(&favourites).expect("not empty") } else { u8::arbitrary(g) }
@@ -92,7 +93,7 @@ impl Arbitrary for Op {
 }
 
 impl Op {
-    /// One of those of the allocator `Medium`.
+    /// A block of the allocator `Medium`.
     fn arbitrary_medium(g: &mut Gen) -> Self {
         let (thread, class) = (u8::arbitrary(g), *g.choose(&[0, 5, 23, 24, 25, 40, 47]).expect("not empty"));
         match u8::arbitrary(g) % 8 {
@@ -140,7 +141,7 @@ impl Block {
     }
 }
 
-/// What a heap's memory is like.
+/// The kind of memory under a heap.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     /// The system's OS pages.
@@ -236,12 +237,12 @@ impl World {
         let resized = self.test.heap.resize_run(start.addr(), pools, wanted).expect("a run");
         assert!(resized || wanted > pools, "a run can always become shorter");
         let pools = if resized { wanted } else { pools };
-        // What was filled for another length is not a pattern of this one.
+        // A pattern for another length does not fit this one.
         fill_bytes(start, pools * POOL_BYTES, seed);
         self.enter(Block::Run { start, pools, seed });
     }
 
-    /// Frees a block by a thread, or, if that has no cache, as a thread without one does.
+    /// Frees a block by a thread; if that has no cache, as a thread without one does.
     fn free(&mut self, thread: u8, block: Block) {
         match block {
             Block::Small(live) => self.free_block(thread, live),
@@ -321,7 +322,7 @@ impl World {
                 self.test.memory.refuse_unmap.store(unmap, Ordering::Relaxed);
             }
             Op::Maps { left } => {
-                // Mostly plenty: else most programs would soon be out of memory for good.
+                // Mostly plenty, because otherwise most programs would soon be out of memory for good.
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
                 self.test.memory.maps_left.store(left, Ordering::Relaxed);
             }
@@ -339,7 +340,7 @@ impl World {
         }
     }
 
-    /// The heap is sound, and knows of exactly the blocks that the model knows of.
+    /// Checks that the heap is sound, and that it has exactly the live blocks that the model has.
     fn check(&self) {
         let stats = self.test.check();
         self.test.check_memory();
@@ -369,7 +370,7 @@ impl World {
         assert_eq!(stats.bytes.sum(), stats.arenas_mapped * ARENA_BYTES, "{stats}");
     }
 
-    /// Frees everything; what is left is nothing. Returns the allocations and frees that were made.
+    /// Frees everything, and checks that nothing is left. Returns the number of allocations and frees.
     fn finish(mut self) -> u64 {
         self.check();
         self.run(Op::Refuse { purge: false, unmap: false, each: 0 });
@@ -392,7 +393,7 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a program over memory of a kind.
+/// Runs a program on a heap with this kind of memory.
 fn run_program(kind: Kind, program: Vec<Op>) -> bool {
     let mut world = World::new(kind);
     for op in program {
@@ -402,7 +403,7 @@ fn run_program(kind: Kind, program: Vec<Op>) -> bool {
     true
 }
 
-/// Steps of the longest programs.
+/// Most steps of a program.
 const STEPS_MAX: usize = if cfg!(miri) { 30 } else { 200 };
 
 /// Programs to run: a few hundred in the test command, or as many as `PYMALLOC_PROGRAMS` says.

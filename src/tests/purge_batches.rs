@@ -15,7 +15,7 @@ pub(super) fn page_bytes() -> usize {
     SystemMemory.page_bytes()
 }
 
-/// Allocates zeroed blocks into what was purged, refused or not, and checks that they are zero.
+/// Allocates zeroed blocks in memory that was to be purged, and checks that they are zero, even where the OS refused.
 fn use_again(test: &TestHeap, kept: Vec<Live>, bytes: usize, blocks: usize) {
     let cache = test.attach();
     test.check();
@@ -55,7 +55,7 @@ fn pools_that_the_os_does_not_purge_are_not_taken_for_zero() {
         let freed_blocks = freed.len();
         freed.into_iter().for_each(|block| block.free(cache));
         cache.release();
-        // All pools go to their arenas, and stay dirty.
+        // All pools return to their arenas, and stay dirty.
         test.memory.refuse_purge.store(true, Relaxed);
         assert_eq!(test.purge(), 0);
         let dirty = test.dirty_pools();
@@ -69,7 +69,7 @@ fn pools_that_the_os_does_not_purge_are_not_taken_for_zero() {
     }
 }
 
-/// So many OS pages, written, every second of them a range.
+/// Maps `pages` OS pages and writes to them; every second page is a range.
 pub(super) fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRange>) {
     let start = SystemMemory.map(pages * page_bytes(), page_bytes()).expect("memory");
     // SAFETY: mapped just above.
@@ -81,7 +81,7 @@ pub(super) fn every_second_page(pages: usize) -> (ptr::NonNull<u8>, Vec<MemoryRa
 
 /// Whether each page begins with a zero.
 pub(super) fn zeros(start: ptr::NonNull<u8>, pages: usize) -> Vec<bool> {
-    // SAFETY: callers have so many pages mapped.
+    // SAFETY: callers have this many pages mapped.
     (0..pages).map(|page| unsafe { start.add(page * page_bytes()).read() } == 0).collect()
 }
 
@@ -109,7 +109,7 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
     for locked in [0, 3, 15] {
         let pages = 32;
         let (start, ranges) = every_second_page(pages);
-        // What is locked in memory is not purged. By the system call's number: the sanitizers' `mlock` does nothing.
+        // Locked memory is not purged. The call is made by its number, because the sanitizers' `mlock` does nothing.
         // SAFETY: a range just mapped.
         assert_eq!(unsafe { libc::syscall(libc::SYS_mlock, ranges[locked].start, page_bytes()) }, 0);
         // SAFETY: libc's own thread-local.
@@ -130,7 +130,7 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
 
 /// The memory of a program that has locked all of it.
 struct Locked {
-    /// Ranges that were to be purged, as often as they were.
+    /// The ranges of all purges, with repeats.
     asked: AtomicUsize,
 }
 

@@ -1,4 +1,4 @@
-//! By which system calls many ranges are purged, seen from sandboxes without one of them.
+//! The system calls by which many ranges are purged, tested in sandboxes that forbid one of them.
 
 #[path = "../../tests/common/sandbox.rs"]
 mod sandbox;
@@ -8,10 +8,10 @@ use super::system::alone;
 use crate::os::{MemoryRange, MemorySource, SystemMemory};
 use sandbox::{forbid_system_call, refuse_system_call};
 
-/// The number of this process for calls that take the descriptor of one.
+/// The number that stands for this process in calls that take a process's descriptor.
 const PIDFD_SELF: libc::c_int = -10_000;
 
-/// How many of the ranges are purged.
+/// The number of ranges that are purged.
 fn purged(ranges: &[MemoryRange]) -> usize {
     // SAFETY: nothing in the ranges is needed.
     unsafe { SystemMemory.decommit_each(ranges) }
@@ -20,7 +20,7 @@ fn purged(ranges: &[MemoryRange]) -> usize {
 /// Whether the kernel has the call for many ranges of the caller's own memory.
 fn kernel_purges_many(ranges: &[MemoryRange]) -> bool {
     let count = ranges.len();
-    // SAFETY: nothing in the ranges is needed, each of which is laid out as an `iovec`.
+    // SAFETY: nothing in the ranges is needed, and each range is laid out as an `iovec`.
     let bytes = unsafe {
         libc::syscall(
             libc::SYS_process_madvise,
@@ -35,7 +35,7 @@ fn kernel_purges_many(ranges: &[MemoryRange]) -> bool {
 }
 
 #[test]
-fn many_ranges_are_purged_by_one_call_also_behind_one_that_is_locked() {
+fn one_call_purges_many_ranges_even_those_behind_a_locked_one() {
     alone(|| {
         let (_, ranges) = every_second_page(8);
         if cfg!(pymalloc_valgrind) || !kernel_purges_many(&ranges) {
@@ -43,7 +43,7 @@ fn many_ranges_are_purged_by_one_call_also_behind_one_that_is_locked() {
         }
         refuse_system_call(libc::SYS_madvise, libc::EPERM);
         assert_eq!((purged(&ranges), purged(&ranges)), (4, 4));
-        // What is locked in memory is not purged.
+        // Locked memory is not purged.
         // SAFETY: a range just mapped.
         assert_eq!(unsafe { libc::syscall(libc::SYS_mlock, ranges[0].start, page_bytes()) }, 0);
         assert_eq!((purged(&ranges), purged(&ranges[1..])), (0, 3));

@@ -1,4 +1,4 @@
-//! What is purged of arenas that stay: sweeps, `purge`, free pools beyond what is kept.
+//! Purges in arenas that stay: sweeps, `purge`, and free pools beyond those that are kept.
 
 use std::sync::atomic::Ordering;
 
@@ -18,7 +18,7 @@ fn what_is_left_scattered_of_a_peak_does_not_keep_the_peaks_memory() {
     freed.into_iter().for_each(|block| block.free(cache));
     let given_back = test.heap.bytes_given_back() - before;
     test.assert_swept(given_back, 40 << 20);
-    // What is used again is sound, and zeroed where that is asked for.
+    // Memory that is used again is sound, and zeroed where a request asks for that.
     test.check();
     let zeroed = |seed| alloc_zeroed(cache, class(256), seed).expect("memory");
     let again: Vec<_> = (0..10_000).map(zeroed).collect();
@@ -43,7 +43,7 @@ fn a_set_is_swept_again_when_half_as_much_is_left() {
         }
     }
     freed.into_iter().for_each(|block| block.free(cache));
-    // The first sweep: below one byte in 32.
+    // The first sweep comes when less than one byte in 32 is in use.
     while test.memory.purges_parts() && test.heap.bytes_given_back() < 16 << 20 {
         more.pop().expect("a sweep before the last").free(cache);
     }
@@ -128,7 +128,7 @@ fn an_arena_with_holes_gets_no_huge_page_again() {
     let kept = keep_one_of_each_arena(fill(cache, 512, (HUGE_FROM_ARENAS + 6) * ARENA_BYTES), cache);
     let huge = test.memory.huge.load(Ordering::Relaxed);
     assert!((5..=7).contains(&huge), "{huge} arenas");
-    // Of the others it was said when they were mapped.
+    // The others were refused huge pages when they were mapped.
     let plain = test.check().arenas_ever - huge;
     cache.shrink();
     test.purge();
@@ -141,7 +141,7 @@ fn an_arena_with_holes_gets_no_huge_page_again() {
 fn free_pools_kept_while_many_were_in_use_are_purged_when_few_are() {
     let test = TestHeap::new();
     let cache = test.attach();
-    // Of so many pools in use, four times the least may stay free and dirty.
+    // With this many pools in use, four times the minimum may stay free and dirty.
     let peak_pools = 4 * DIRTY_POOLS_MIN * DIRTY_POOLS_SHARE;
     let kept = keep_one_of_each_arena(fill(cache, 512, peak_pools * POOL_BYTES), cache);
     let dirty = test.dirty_pools();
@@ -175,7 +175,7 @@ fn free_pools_kept_while_more_were_in_use_stay_until_half_as_many_are_to_be_kept
     freed.into_iter().for_each(|block| block.free(cache));
     cache.shrink();
     cache.set.enter(test.heap, |inside| inside.return_empty_pools(0));
-    // As many as the limit had come down to when they were first too many, not as it is now.
+    // As many stay as the limit allowed when they first exceeded it, not as it allows now.
     let dirty = test.dirty_pools();
     let most = peak_pools / (DIRTY_POOLS_SHARE + 1);
     assert!((most - 4..=most + 4).contains(&dirty), "{dirty} pools");

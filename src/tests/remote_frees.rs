@@ -1,4 +1,4 @@
-//! What threads free into the pools of others that live.
+//! Remote frees into the pools of living threads.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, one_in};
 use crate::base::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, WORD_BITS};
@@ -18,7 +18,7 @@ fn what_others_free_into_a_sleeping_threads_pools_comes_back_without_its_help() 
     test.purge();
     let stats = test.check();
     assert_eq!(stats.blocks_live(), 0);
-    // The sleeper's magazines, at most.
+    // At most the blocks in the sleeper's magazines.
     assert!(stats.arenas_mapped <= 1, "{stats}");
     sleeper.release();
     other.release();
@@ -29,7 +29,7 @@ fn what_others_freed_into_a_threads_pools_is_used_before_a_new_pool() {
     let test = TestHeap::new();
     let (owner, other) = (test.attach(), test.attach());
     let live = fill(owner, 512, 2 * POOL_BYTES);
-    // Too few of each pool for the freeing thread to collect them itself.
+    // Too few blocks of each pool for the freeing thread to collect them itself.
     let (freed, kept) = one_in(5, live);
     let count = freed.len();
     freed.into_iter().for_each(|block| block.free(other));
@@ -63,7 +63,8 @@ fn bits_collected_before_their_count_are_no_corruption() {
     };
     let (first, second) = (place(&blocks[0]), place(&blocks[1]));
     let remote = first.0.remote();
-    // One thread frees the first block; another has only set the second's bit when the owner collects.
+    // One thread frees the first block. Another has set the second block's bit, but not yet added its count, when the
+    // owner collects.
     assert!(first.0.remote_word(first.1).free(first.2));
     assert_eq!(remote.arrive(1), Arrival::First);
     push(first.0);

@@ -1,4 +1,4 @@
-//! Sweeps: what a pool remembers of the parts that were purged.
+//! Sweeps: a pool remembers which of its parts were purged.
 
 use super::test_heap::{Live, TestHeap, class, free_by_spare_set, take_by_spare_set};
 use crate::base::config::POOL_BYTES;

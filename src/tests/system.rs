@@ -1,4 +1,4 @@
-//! What is asked of the system, by what the system says of it afterwards.
+//! System calls, checked by what the system reports afterwards.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,7 +13,7 @@ use crate::os::{MemorySource, SystemMemory, futex_wait, process_id, start_thread
 
 const OS_PAGES: usize = 3;
 
-/// Runs `body` in a forked child, where no other thread maps or unmaps anything meanwhile.
+/// Runs `body` in a forked child, in which no other thread maps or unmaps anything.
 pub(super) fn alone(body: impl FnOnce()) {
     // SAFETY: the child makes system calls, and ends here.
     let child = unsafe { libc::fork() };
@@ -30,7 +30,7 @@ pub(super) fn alone(body: impl FnOnce()) {
 
 /// Bytes of all mappings of the process.
 fn mapped_bytes() -> usize {
-    // On the stack: musl's `malloc` maps what it takes, and a reading must not change what it reads.
+    // The buffer is on the stack: musl's `malloc` would map memory for it, and a reading must not change what it reads.
     let mut text = [0; 128];
     let length = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut text)).expect("Linux says");
     let first = text[..length].split(|&byte| byte == b' ').next().and_then(|word| str::from_utf8(word).ok());
@@ -38,10 +38,10 @@ fn mapped_bytes() -> usize {
     os_pages * SystemMemory.page_bytes()
 }
 
-/// Whether the byte can be written; the kernel tries it, with a zero.
+/// Whether the byte can be written. The kernel tries it, with a zero.
 fn is_writable(byte: *mut u8) -> bool {
     let zeros = File::open("/dev/zero").expect("Linux has it");
-    // SAFETY: the kernel refuses where nothing may be written.
+    // SAFETY: the kernel refuses if the address may not be written.
     unsafe { libc::read(zeros.as_raw_fd(), byte.cast(), 1) == 1 }
 }
 
@@ -53,7 +53,7 @@ fn resident_bytes(start: NonNull<u8>, bytes: usize) -> usize {
     os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * SystemMemory.page_bytes()
 }
 
-/// The kernel's two letters for each property of the mapping that has the address.
+/// The flags of the mapping that contains the address, as the kernel shows them: two letters each.
 fn flags(start: NonNull<u8>) -> String {
     let maps = fs::read_to_string("/proc/self/smaps").expect("Linux says");
     let has = |line: &&str| {
@@ -88,7 +88,7 @@ fn process_and_threads_have_the_kernels_numbers() {
     assert_eq!(process_id(), std::process::id());
     for _ in 0..2 {
         let thread = || {
-            // What the link says: `PROCESS/task/THREAD`.
+            // The link contains `PROCESS/task/THREAD`.
             let link = fs::read_link("/proc/thread-self").expect("Linux says");
             assert_eq!(link.file_name().and_then(|name| name.to_str()), Some(thread_id().to_string().as_str()));
         };
@@ -109,7 +109,7 @@ fn a_mapping_is_aligned_and_takes_as_many_bytes_as_were_asked_for() {
     let page_bytes = SystemMemory.page_bytes();
     alone(|| {
         for align in [page_bytes, 1 << 16, 1 << 21, 1 << 22, 1 << 26] {
-            // Several at a time, so that not all can be where the first was.
+            // Several at a time, so that they can't all lie where the first was.
             let mut mapped = [None; 4];
             for (number, place) in mapped.iter_mut().enumerate() {
                 let bytes = (1 + 2 * number) * page_bytes;
@@ -172,7 +172,7 @@ fn what_is_not_mapped_can_not_be_purged() {
         let bytes = OS_PAGES * SystemMemory.page_bytes();
         let start = map(bytes);
         unmap(start, bytes);
-        // SAFETY: nobody has mapped anything there since.
+        // SAFETY: nothing has been mapped there since.
         assert!(!unsafe { SystemMemory.purge(start, bytes) });
     });
 }
@@ -183,7 +183,7 @@ fn what_was_asked_to_be_there_now_is() {
     let (start, other) = (map(bytes), map(bytes));
     // SAFETY: ours.
     unsafe {
-        // Kernels before 5.14 can't; an emulator may ignore it.
+        // Kernels before 5.14 can't do it, and an emulator may ignore it.
         libc::madvise(other.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE);
         SystemMemory.populate(start, bytes);
     }
@@ -211,10 +211,10 @@ fn huge_pages_are_asked_for_and_forbidden() {
     unmap(start, bytes);
 }
 
-/// glibc's count of its heaps' bytes, and of those free in them.
+/// The bytes of glibc's heaps, and the free bytes in them, as glibc counts them.
 #[cfg(all(target_env = "gnu", not(feature = "__raw")))]
 #[test]
-fn malloc_keeps_about_as_much_as_it_was_let_and_no_more() {
+fn malloc_keeps_about_as_much_as_it_may_and_no_more() {
     const BYTES: usize = 3 << 19;
     alone(|| {
         // Blocks of other tests may have raised the threshold of this process.
@@ -230,7 +230,7 @@ fn malloc_keeps_about_as_much_as_it_was_let_and_no_more() {
         assert!(heap() > before + (20 << 20));
         // SAFETY: each freed once.
         blocks.into_iter().for_each(|block| unsafe { libc::free(block) });
-        // What is free at the end, glibc gives back beyond 128 KiB.
+        // Of the free memory at the end of its heap, glibc gives back all but 128 KiB.
         assert!(heap() < before + (256 << 10), "{} of {}", heap(), before);
         assert!(free() as usize > BYTES * 9 / 10);
     });
@@ -244,15 +244,15 @@ fn a_call_that_the_system_refuses_leaves_errno_as_it_was() {
     *errno() = BEFORE;
     assert_eq!(SystemMemory.map(1 << 60, SystemMemory.page_bytes()), None);
     assert_eq!(*errno(), BEFORE);
-    // The word is another number: the kernel refuses to wait.
+    // The word has another value, so the kernel refuses to wait.
     futex_wait(&AtomicU32::new(1), 0);
     assert_eq!(*errno(), BEFORE);
 }
 
-/// What a pipe holds here; by itself, it holds 16 OS pages.
+/// The capacity of the pipe in this test. (The default is 16 OS pages.)
 const PIPE_BYTES: usize = 1 << 16;
 
-/// Has standard error be a full pipe; returns the end that is read.
+/// Makes a full pipe the standard error; returns the end for reading.
 fn full_stderr(flags: libc::c_int) -> libc::c_int {
     let mut ends = [0; 2];
     // SAFETY: a place for two numbers; as many bytes as the array has.

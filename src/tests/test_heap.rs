@@ -23,17 +23,17 @@ use crate::purge::heap::purge_heap;
 use crate::tests::memory::Memory;
 use crate::tests::test_memory::TestMemory;
 
-/// A heap with its memory; everything it mapped goes when it is dropped.
+/// A heap with its memory source. Everything that the heap mapped is unmapped when this is dropped.
 pub(crate) struct TestHeap {
     pub(crate) heap: &'static Heap,
     pub(crate) memory: &'static TestMemory,
-    /// The same two, by the pointers by which they are dropped.
+    /// The pointers by which the two are dropped.
     own: (AtomicPtr<Heap>, AtomicPtr<TestMemory>),
 }
 
 impl TestHeap {
-    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large. Memory has to be
-    /// committed where the system wants that, or `PYMALLOC_COMMITS` is set.
+    /// A heap with the system's OS pages, or with larger ones of `PYMALLOC_OS_PAGE_BYTES`, if that is set. Memory has
+    /// to be committed where the system wants that, or `PYMALLOC_COMMITS` is set.
     pub(crate) fn new() -> Self {
         Self::with_page_bytes(wanted_page_bytes())
     }
@@ -62,19 +62,20 @@ impl TestHeap {
         Self { heap: unsafe { &*own_heap }, memory, own: (AtomicPtr::new(own_heap), AtomicPtr::new(own_memory)) }
     }
 
-    /// A cache as a thread would have it.
+    /// Acquires a cache, as a thread does.
     pub(crate) fn attach(&self) -> &'static ThreadCache {
         ThreadCache::acquire(self.heap).expect("memory for a cache")
     }
 
-    /// The self-check, and the accounts of each set and cache; panics on what it finds.
+    /// Runs the self-check, and checks the counts of each set and cache. Panics if one is wrong.
     pub(crate) fn check(&self) -> Stats {
         let stats = self.try_check().unwrap_or_else(|corruption| panic!("{corruption}"));
         self.check_accounts();
         stats
     }
 
-    /// Compares what each set and cache counts with what it has: the self-check, which may not allocate, adds them up.
+    /// Compares the counts of each set and cache with what it has. (The self-check, which may not allocate, checks only
+    /// the sums.)
     fn check_accounts(&self) {
         let mut stopped = self.heap.stop();
         let mut owned = BTreeMap::<usize, (usize, usize)>::new();
@@ -103,21 +104,21 @@ impl TestHeap {
         }
     }
 
-    /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as
-    /// given back was. Reads all arenas.
+    /// Compares the heap's notes on its memory with the memory itself: what it notes as zero is zero, and what it
+    /// counts as given back was given back. Reads all arenas.
     pub(super) fn check_memory(&self) {
         let check_pool = |place: PoolRef| {
             let pool = place.pool();
             let pools = match pool.state() {
-                // Any byte of a run is the program's; what is behind is looked at with the first.
+                // All bytes of a run belong to the program. The other pools of several are checked with the first.
                 State::Run | State::Behind => return,
                 State::Unused => 1,
                 State::Empty | State::Partial | State::Full => pool.any_class().pool_pools(),
             };
             let unit_bytes = pools * PURGE_UNIT_BYTES;
             let zeros = vec![0; unit_bytes];
-            // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to
-            // it.
+            // SAFETY: a pool's memory, which is mapped while its arena is in the table; no thread of a test writes to
+            // it now.
             let memory = unsafe { std::slice::from_raw_parts(place.start(), pools * POOL_BYTES) };
             for (part, bytes) in memory.chunks(unit_bytes).enumerate() {
                 if self.memory.commits
@@ -144,18 +145,18 @@ impl TestHeap {
         check(&mut self.heap.stop())
     }
 
-    /// Blocks in the depots of a cache.
+    /// Number of blocks in the depots of a cache.
     pub(super) fn depot_blocks(&self, cache: &ThreadCache) -> usize {
         cache.set.enter(self.heap, |inside| cache.depot_blocks(inside.door()).0)
     }
 
-    /// Pools that no set owns and that have memory, as far as is known.
+    /// Number of pools that no set owns and that have memory, as far as is known.
     pub(super) fn dirty_pools(&self) -> usize {
         let dirty = |arena: ArenaRef| arena.dirty.get().count_ones() as usize;
         self.heap.with_state(|state, _| state.arenas.iter().map(dirty).sum())
     }
 
-    /// Free blocks in magazines, depots and quarantines, as the self-check counts them.
+    /// Number of free blocks in magazines, depots and quarantines, as the self-check counts them.
     pub(super) fn blocks_cached(&self) -> usize {
         self.check().classes.iter().map(|class| class.blocks_cached).sum()
     }
@@ -164,7 +165,8 @@ impl TestHeap {
         purge_heap(self.heap)
     }
 
-    /// Panics unless sweeps gave back more bytes than `least`, or none, where OS pages are larger than parts of pools.
+    /// Panics unless sweeps gave back more than `least` bytes; where OS pages are larger than parts of pools, unless
+    /// they gave back none.
     pub(super) fn assert_swept(&self, bytes: usize, least: usize) {
         if self.memory.purges_parts() {
             assert!(bytes > least, "{bytes} bytes");
@@ -174,7 +176,7 @@ impl TestHeap {
     }
 }
 
-/// Bytes of the OS pages that tests take the system's for: `PYMALLOC_OS_PAGE_BYTES`, or what they are.
+/// Bytes of an OS page for tests: `PYMALLOC_OS_PAGE_BYTES` if that is set, otherwise the system's.
 fn wanted_page_bytes() -> usize {
     let system = Memory.page_bytes();
     let wanted =
@@ -188,7 +190,8 @@ fn wanted_page_bytes() -> usize {
 
 impl Drop for TestHeap {
     fn drop(&mut self) {
-        // SAFETY: tests join their threads and drop their caches' uses before the heap; nothing refers to it now.
+        // SAFETY: tests join their threads and end all uses of their caches before they drop the heap, so nothing
+        // refers to it now.
         unsafe {
             drop(Box::from_raw(*self.own.0.get_mut()));
             let memory = Box::from_raw(*self.own.1.get_mut());
@@ -207,21 +210,21 @@ pub(crate) struct Live<K = Small> {
     seed: u64,
 }
 
-// SAFETY: a block in its holder's hands may be freed by any thread.
+// SAFETY: any thread may free a block that it holds.
 unsafe impl<K> Send for Live<K> {}
 
-/// Every word of a block, or, of a long one, some of each OS page, its first and its last.
+/// The words of a block that are checked: all, or, of a long block, its first, its last, and some of each OS page.
 fn marked_words(bytes: usize) -> impl Iterator<Item = usize> {
     let words = bytes / 8;
     (0..words).step_by(if bytes > 1024 { 61 } else { 1 }).chain([words - 1])
 }
 
-/// What the word at `index` of a block is filled with.
+/// The value that fills the word at `index` of a block.
 fn pattern(seed: u64, index: usize) -> u64 {
     (seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Fills a block of so many bytes, which is the caller's.
+/// Fills a block of `bytes` bytes, which belongs to the caller.
 pub(super) fn fill_bytes(start: *mut u8, bytes: usize, seed: u64) {
     for index in marked_words(bytes) {
         // SAFETY: blocks are aligned to 8 bytes, and this one is the caller's.
@@ -229,7 +232,7 @@ pub(super) fn fill_bytes(start: *mut u8, bytes: usize, seed: u64) {
     }
 }
 
-/// Panics unless the first so many bytes of a block are as they were left.
+/// Panics unless the first `bytes` bytes of a block are unchanged.
 pub(super) fn verify_bytes(start: *const u8, bytes: usize, seed: u64) {
     for index in marked_words(bytes) {
         // SAFETY: as above.
@@ -238,7 +241,7 @@ pub(super) fn verify_bytes(start: *const u8, bytes: usize, seed: u64) {
     }
 }
 
-/// Panics unless so many bytes, which are the caller's, are zero.
+/// Panics unless `bytes` bytes, which belong to the caller, are zero.
 pub(super) fn assert_zero(start: *const u8, bytes: usize) {
     // SAFETY: the caller's.
     let bytes = unsafe { std::slice::from_raw_parts(start, bytes) };
@@ -252,7 +255,7 @@ impl<K: Slow> Live<K> {
         Self { start, class, seed }
     }
 
-    /// Panics unless the contents are as they were left.
+    /// Panics unless the contents are unchanged.
     pub(crate) fn verify(&self) {
         verify_bytes(self.start, self.class.block_bytes(), self.seed);
     }
@@ -283,18 +286,18 @@ pub(crate) fn alloc<K: Slow>(cache: &ThreadCache, class: Class<K>, seed: u64) ->
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
 
-/// Allocates so many bytes by `cache`, in blocks of one class.
+/// Allocates `bytes` bytes by `cache`, in blocks of one class.
 pub(crate) fn fill(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live> {
     (0..bytes / block_bytes).map(|seed| alloc(cache, class(block_bytes), seed as u64).expect("memory")).collect()
 }
 
-/// The first block in each stretch of so many bytes (a pool's, an arena's), and all others.
+/// Divides blocks into the first of each stretch of `bytes` bytes (a pool, an arena), and all others.
 pub(super) fn one_of_each(bytes: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
     let mut seen = BTreeSet::new();
     live.into_iter().partition(|block| seen.insert(block.start.addr() / bytes))
 }
 
-/// The first and then every so manyth block, and all others.
+/// Divides blocks into one in `every`, beginning with the first, and all others.
 pub(super) fn one_in(every: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
     let mut index = 0..;
     live.into_iter().partition(|_| index.next().is_some_and(|index: usize| index.is_multiple_of(every)))
@@ -310,7 +313,7 @@ pub(crate) fn slow_calls(cache: &ThreadCache) -> u64 {
     cache.set.door.lock().with(|pools| cache.slow_calls(pools.door()))
 }
 
-/// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
+/// Allocates a zeroed block by `cache`; `None` when there is no memory. Panics unless every byte is zero.
 pub(crate) fn alloc_zeroed<K: Slow>(cache: &ThreadCache, class: Class<K>, seed: u64) -> Option<Live<K>> {
     let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
@@ -320,7 +323,7 @@ pub(crate) fn alloc_zeroed<K: Slow>(cache: &ThreadCache, class: Class<K>, seed: 
     Some(Live::fill(start, class, seed))
 }
 
-/// The class with blocks of so many bytes.
+/// The class with blocks of `block_bytes` bytes.
 pub(crate) fn class(block_bytes: usize) -> SizeClass {
     SizeClass::of_size_align(block_bytes, 1).expect("a small size")
 }

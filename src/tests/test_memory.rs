@@ -24,16 +24,16 @@ pub(crate) struct TestMemory {
     /// The number of the map, from 0, that fails although others succeed.
     pub(crate) fail_once: AtomicUsize,
     pub(crate) refuse_purge: AtomicBool,
-    /// Every so many purges, one is refused when its first OS page is gone; 0: none.
+    /// One purge in this many is refused after its first OS page was purged; with 0, none is.
     pub(crate) refuse_each: AtomicUsize,
     pub(crate) refuse_unmap: AtomicBool,
     pub(crate) purges: AtomicUsize,
     /// Bytes of arenas that were purged or unmapped.
     pub(super) given_back_bytes: AtomicUsize,
     pub(crate) populates: AtomicUsize,
-    /// What the C library's `malloc` was let keep, call by call.
+    /// The bytes that the C library's `malloc` was allowed to keep, call by call.
     pub(crate) malloc_keeps: Mutex<Vec<usize>>,
-    /// Ranges for which huge pages were asked for, and those for which they no longer are.
+    /// Ranges for which huge pages were requested, and ranges for which they were forbidden again.
     pub(crate) huge: AtomicUsize,
     pub(crate) no_longer_huge: AtomicUsize,
     pub(super) mapped: Mutex<BTreeMap<usize, Mapping>>,
@@ -72,14 +72,14 @@ impl TestMemory {
         self.page_bytes.div_ceil(POOL_BYTES)
     }
 
-    /// Bytes of arenas that are resident, as the kernel says.
+    /// Resident bytes of arenas, as the kernel reports.
     pub(super) fn resident_bytes(&self) -> usize {
         let mapped = self.mapped.lock().expect("no test panicked with it");
         mapped.values().filter(|mapping| mapping.bytes == ARENA_BYTES).map(Mapping::resident_bytes).sum()
     }
 
-    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made
-    /// of whole OS pages.
+    /// The length of the mapping that the range lies in. Panics unless the range consists of whole OS pages and lies in
+    /// one live mapping.
     fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
         assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
         let mapped = self.mapped.lock().expect("no test panicked with it");
@@ -105,7 +105,7 @@ impl TestMemory {
         }
     }
 
-    /// Counts a mapping; `None` if it is to fail.
+    /// Counts a mapping; `None` if it must fail.
     fn count_map(&self, bytes: usize) -> Option<()> {
         assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
         if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
@@ -115,12 +115,12 @@ impl TestMemory {
         Some(())
     }
 
-    /// Whether `purge` of so long a mapping is that of an arena, which is decommitted.
+    /// Whether a mapping of this length is an arena, whose purges decommit memory.
     fn decommits(&self, mapping_bytes: usize) -> bool {
         self.commits && mapping_bytes == ARENA_BYTES
     }
 
-    /// Counts what went back to the OS of a mapping of that length, if that is an arena.
+    /// Counts bytes that went back to the OS, if the mapping has an arena's length.
     fn count_given_back(&self, mapping_bytes: usize, bytes: usize) {
         if mapping_bytes == ARENA_BYTES {
             self.given_back_bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -208,7 +208,7 @@ impl MemorySource for TestMemory {
             if self.decommits(mapping_bytes) {
                 return false;
             }
-            // As Linux where all but the first OS page is locked.
+            // As on Linux when all but the first OS page is locked.
             // SAFETY: the caller's promise is the same.
             unsafe { Memory.purge(start, self.page_bytes) };
             return false;

@@ -1,4 +1,4 @@
-//! Real threads on one heap: blocks handed between them, threads ending in the middle.
+//! Real threads on one heap: they hand blocks to each other, and some end in the middle.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,15 +9,15 @@ use crate::base::size_class::SizeClass;
 use crate::cache::ThreadCache;
 use crate::os::thread_token;
 
-/// Operations of a thread's life, lives of a thread, and rounds of four threads: few under Miri, which looks at each
-/// access, and is run with many seeds.
+/// Operations in a thread's life, lives of a thread, and rounds of four threads. Few under Miri, which checks each
+/// access and is run with many seeds.
 const OPERATIONS: usize = if cfg!(miri) { 40 } else { 4000 };
 const LIVES: u64 = if cfg!(miri) { 2 } else { 10 };
 const ROUNDS: u64 = if cfg!(miri) { 1 } else { 8 };
-/// Threads, each of a life that nobody ends.
+/// Number of threads whose caches are never released.
 const STARTS: u64 = if cfg!(miri) { 4 } else { 300 };
 
-/// A small generator, so that a run repeats as far as threads allow.
+/// A small random generator with a seed, so that a run repeats as far as threads allow.
 struct Random(u64);
 
 impl Random {
@@ -35,7 +35,7 @@ impl Random {
     }
 }
 
-/// One thread's life: some thousand operations, some of its blocks given away and some of others' freed.
+/// One thread's life: a few thousand operations. It gives some of its blocks to other threads and frees some of theirs.
 fn live_a_life(test: &TestHeap, shared: &Mutex<Vec<Live>>, seed: u64) {
     let mut random = Random(seed);
     let cache = test.attach();
@@ -92,7 +92,7 @@ fn threads_that_start_end_and_hand_blocks_on_leave_a_sound_heap() {
                     })
                 })
                 .collect();
-            // Somebody looks, purges and poisons all the while.
+            // Meanwhile another thread checks, purges and poisons the heap.
             let (test, done) = (&test, &done);
             scope.spawn(move || {
                 let mut looks = 0_u32;
@@ -127,7 +127,7 @@ fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
         for worker in 0..3 {
             let (test, starting) = (&test, &starting);
             scope.spawn(move || {
-                // Never released: each is a new set in the register.
+                // These caches are never released, so each one is a new set in the register.
                 for life in 0..STARTS {
                     let cache = test.attach();
                     let class = SizeClass::from_number(worker * 7 % CLASS_COUNT).expect("in range");
@@ -150,7 +150,7 @@ fn new_threads_may_come_while_the_slow_paths_stop_and_go_on() {
 
 #[test]
 fn threads_that_run_at_once_have_different_tokens() {
-    // By its token a thread that forks passes the locks it holds, and no other may.
+    // A forking thread is known by its token and passes the locks that it holds; no other thread may.
     let barrier = std::sync::Barrier::new(4);
     let one = || {
         let token = thread_token();

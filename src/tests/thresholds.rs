@@ -1,4 +1,4 @@
-//! At exactly which number each budget and limit of `config` takes effect.
+//! The exact number at which each budget and limit of `config` takes effect.
 
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use crate::base::config::{
 };
 use crate::cache::ThreadCache;
 
-/// Frees blocks, and has all pools that are empty by that go to their arenas.
+/// Frees blocks, and returns all pools that this empties to their arenas.
 fn free_for_good(test: &TestHeap, live: Vec<Live>, cache: &ThreadCache) {
     live.into_iter().for_each(|block| block.free(cache));
     cache.shrink();
@@ -17,7 +17,7 @@ fn free_for_good(test: &TestHeap, live: Vec<Live>, cache: &ThreadCache) {
 }
 
 #[test]
-fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
+fn as_many_wholly_free_arenas_stay_as_the_minimum_or_the_share_allows() {
     let least_share = EMPTY_ARENAS_MIN * EMPTY_ARENAS_SHARE;
     for in_use in [1, least_share + EMPTY_ARENAS_SHARE - 1, least_share + EMPTY_ARENAS_SHARE] {
         let test = TestHeap::new();
@@ -35,12 +35,12 @@ fn of_the_wholly_free_arenas_as_many_stay_as_the_least_or_the_share_says() {
 }
 
 #[test]
-fn as_many_free_pools_stay_dirty_as_the_least_says() {
+fn as_many_free_pools_stay_dirty_as_the_minimum_allows() {
     let test = TestHeap::new();
     let cache = test.attach();
     let (kept, freed) = one_of_each(ARENA_BYTES, fill(cache, 512, 2 * DIRTY_POOLS_MIN * POOL_BYTES));
     free_for_good(&test, freed, cache);
-    // And those that came later and can't be purged, because a block that is left keeps their OS page.
+    // Later pools may stay, too: they can't be purged if a live block keeps their OS page.
     let beside_kept = kept.len() * (test.memory.pools_of_os_page() - 1);
     let dirty = test.dirty_pools();
     assert!((DIRTY_POOLS_MIN..=DIRTY_POOLS_MIN + beside_kept).contains(&dirty), "{dirty} pools");
@@ -89,7 +89,7 @@ fn sets_that_do_not_fill_their_pools_ask_for_no_huge_pages_however_many_they_are
     let caches: Vec<_> = (0..40).map(|_| test.attach()).collect();
     let mut live = Vec::new();
     for cache in &caches {
-        // A set of as many pools as a dense one has at least, each with one block.
+        // A set with as many pools as a dense set must have, but one block in each.
         live.push((0..DENSE_POOLS_MIN).map(|number| alloc(cache, class(8 + 8 * number), 0).expect("memory")).collect());
     }
     assert!(test.check().arenas_mapped > HUGE_FROM_ARENAS);
@@ -112,7 +112,7 @@ fn pools_of_a_class_get_their_memory_at_once_from_a_number_on() {
     while populates() == 0 && live.len() < 2 * from_pools * POOL_BYTES / 512 {
         live.push(alloc(cache, class(512), 0).expect("memory"));
     }
-    // Where an OS page holds several pools, they can't be asked for one by one.
+    // Where an OS page holds several pools, single pools can't be populated.
     let wanted = if test.memory.pools_of_os_page() == 1 { from_pools + 1 } else { 2 * from_pools };
     assert_eq!(test.check().classes[63].pools, wanted);
     assert_eq!(populates(), usize::from(wanted == from_pools + 1));
@@ -137,7 +137,7 @@ fn an_inbox_is_knocked_at_when_it_holds_a_number_of_pools() {
 }
 
 #[test]
-fn malloc_is_let_keep_something_once_more_than_a_few_pools_are_in_use() {
+fn malloc_may_keep_some_free_memory_once_more_than_a_few_pools_are_in_use() {
     let test = TestHeap::new();
     let cache = test.attach();
     let keeps = || test.memory.malloc_keeps.lock().expect("no test panicked with it").clone();
@@ -145,7 +145,7 @@ fn malloc_is_let_keep_something_once_more_than_a_few_pools_are_in_use() {
     assert!(keeps().is_empty());
     live.extend(fill(cache, 512, POOL_BYTES));
     assert_eq!(keeps(), [MALLOC_KEEPS_BYTES]);
-    // Neither when more are, nor when the same comes a second time.
+    // The call is made only once: not again when more pools are in use, nor when the number is reached again.
     live.extend(fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES));
     free_for_good(&test, live, cache);
     free_for_good(&test, fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES), cache);

@@ -1,4 +1,4 @@
-//! What ended threads leave in their caches for the next ones.
+//! Warm caches: the blocks that ended threads leave in their caches for the next threads.
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, slots, slow_calls};
 use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
@@ -10,7 +10,7 @@ fn cached(test: &TestHeap, class: SizeClass) -> usize {
     test.check().classes[class.number()].blocks_cached
 }
 
-/// What a thread that does not live long does.
+/// The work of a short-lived thread.
 fn live_shortly(cache: &ThreadCache) {
     let live: Vec<Live> = SizeClass::all().filter_map(|class| alloc(cache, class, 1)).collect();
     assert_eq!(live.len(), CLASS_COUNT);
@@ -40,7 +40,7 @@ fn few_blocks_are_left_however_many_there_were() {
         cache.release();
         let left = cached(&test, class(64));
         assert!(0 < left && left <= WARM_BLOCKS, "{left} of {blocks}");
-        // Another thread's cache may have a larger array, which is whole at its end.
+        // At the thread's end a larger array is given back as a whole, so that another thread's cache may have it.
         assert_eq!(slots(cache, class(64)), MAGAZINE_SLOTS_MIN);
     }
 }
@@ -59,7 +59,7 @@ fn only_so_many_caches_keep_something() {
 fn other_threads_blocks_are_not_kept() {
     let test = TestHeap::new();
     let (owner, other) = (test.attach(), test.attach());
-    // It frees them, and allocates nothing of the class.
+    // The thread frees them, and allocates nothing of the class.
     fill(owner, 64, WARM_BLOCKS * 64).into_iter().for_each(|block| block.free(other));
     owner.shrink();
     other.release();

@@ -1,15 +1,15 @@
-//! Zeroed blocks are zero, whatever their memory was before.
+//! Zeroed blocks are zero, whatever their memory was used for before.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, class, take_by_spare_set};
 use crate::cache::ThreadCache;
 
-/// How memory that was used comes to be served again.
+/// The ways in which used memory is served again.
 fn zeroed_after(prepare: impl Fn(&TestHeap, &'static ThreadCache)) {
     let test = TestHeap::new();
     let cache = test.attach();
-    // One block stays, so that its arena does.
+    // One block stays, so that its arena stays.
     let anchor = alloc(cache, class(8), 0).expect("memory");
     let dirty: Vec<_> = (0..3000).map(|seed| alloc(cache, class(512), seed).expect("memory")).collect();
     dirty.into_iter().for_each(|block| block.free(cache));

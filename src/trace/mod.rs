@@ -53,11 +53,16 @@
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
+//! | memory over time | `sums`, `encode`, `record/timeline`; the folder `timeline` |
+//! | for who asks at a socket | the folder `serve` |
 
 mod guard;
 mod names;
 mod read;
 pub(crate) mod record;
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+mod serve;
+mod timeline;
 mod write;
 
 pub use guard::Session;
@@ -67,6 +72,9 @@ pub use read::growth::{Growth, GrowthError, Runs, assert_no_growth, find_growth}
 pub use read::snapshot::{NotTracing, Snapshot, Trace};
 pub use read::statistics::{By, Ranking, Row, Statistic, StatisticDiff, Top};
 pub use record::config::{Config, StartError};
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub use serve::{Look, ServeError, Server, Watch, WatchError, serve};
+pub use timeline::{Moment, Recording, RecordingError, Timeline, TimelineConfig, TimelineError};
 pub use write::pprof::LoadError;
 
 /// Starts tracing, until [`stop`] is called; see [`Session`] for one that ends by itself.
@@ -133,7 +141,7 @@ pub struct TracedMemory {
 /// ```
 #[doc(alias = "tracemalloc.get_traced_memory")]
 pub fn traced_memory() -> TracedMemory {
-    let (live, peak) = record::blocks::traced_memory();
+    let (live, peak) = record::peaks::traced_memory();
     TracedMemory { bytes_live: live as usize, bytes_peak: peak as usize }
 }
 

@@ -1,9 +1,9 @@
-//! Tests in processes of their own; also for the tests of object pools.
+//! Tests in processes of their own. The tests of object pools use this, too.
 
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// A test that has not ended by then hangs.
+/// The time after which a test counts as hanging.
 pub(crate) const TEST_DEADLINE: Duration = Duration::from_secs(300);
 
 const CHILD: &str = "PYMALLOC_TEST_CHILD";
@@ -17,7 +17,7 @@ pub(crate) fn is_child() -> bool {
 /// harness allocates meanwhile.
 ///
 /// # Panics
-/// When the body fails there.
+/// If the body fails there.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     if is_child() {
         harness_waits();
@@ -33,8 +33,8 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     );
 }
 
-/// Waits until libtest's thread, which started this one, waits for its result: on its way there it allocates. It waits for
-/// nothing else, since there are two threads and this one holds no lock.
+/// Waits until libtest's thread, which started this one, sleeps until the result comes: on its way there it allocates.
+/// It can't sleep for another reason, since there are only two threads and this one holds no lock.
 fn harness_waits() {
     #[cfg(target_os = "linux")]
     loop {
@@ -44,7 +44,7 @@ fn harness_waits() {
             return;
         }
         let stat = std::fs::read_to_string(format!("/proc/self/task/{process}/stat")).expect("the main thread");
-        // The name, in brackets, may hold anything.
+        // The name, in brackets, may contain any character.
         let (_, state) = stat.rsplit_once(')').expect("a state after the name");
         if state.starts_with(" S") {
             return;
@@ -56,8 +56,8 @@ fn harness_waits() {
     std::thread::sleep(Duration::from_millis(100));
 }
 
-/// Runs the body of a forked child, which exits with 1 if that panics: a test's thread is its only one, so that it
-/// would end with the thread, and as if all were well.
+/// Runs the body of a forked child, which exits with 1 if the body panics. Otherwise a panic would only end the child's
+/// one thread, and so the child, as if all were well.
 #[cfg(unix)]
 pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: always allowed.
@@ -67,7 +67,7 @@ pub(crate) fn or_exit<R>(body: impl FnOnce() -> R) -> R {
 /// Runs one test of this binary in a process of its own, where `is_child` is true.
 ///
 /// # Panics
-/// When the child hangs.
+/// If the child hangs.
 pub(crate) fn run_child(test: &str) -> Output {
     let mut child = Command::new(std::env::current_exe().expect("an executable"))
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
@@ -89,7 +89,7 @@ pub(crate) fn run_child(test: &str) -> Output {
     child.wait_with_output().expect("our own child")
 }
 
-/// Takes the line away that QEMU adds to what its guest wrote before a signal ended it (`tests/targets.sh`).
+/// Removes the line that QEMU adds to its guest's output when a signal ended the guest (`tests/targets.sh`).
 pub(crate) fn without_emulators_line(stderr: &mut Vec<u8>) {
     let last_start = stderr.trim_ascii_end().iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
     if stderr[last_start..].starts_with(b"qemu: uncaught target signal") {
@@ -97,19 +97,19 @@ pub(crate) fn without_emulators_line(stderr: &mut Vec<u8>) {
     }
 }
 
-/// Runs `misuse` in a process of its own, which must end by an abort; returns what it printed to stderr.
+/// Runs `misuse` in a process of its own, which must abort. Returns its stderr output.
 ///
 /// In the child, this does not return.
 pub(crate) fn abort_of(test: &str, misuse: fn()) -> String {
     String::from_utf8(output_of_abort(test, misuse).stderr).expect("UTF-8")
 }
 
-/// As [`abort_of`], and what the process wrote to its standard output, too.
+/// As [`abort_of`], but returns the standard output, too.
 pub(crate) fn output_of_abort(test: &str, misuse: fn()) -> Output {
     if is_child() {
         prepare_to_abort();
         misuse();
-        // Not reached, or else the parent sees this status.
+        // Not reached; if it is, the parent sees this status.
         std::process::exit(0);
     }
     let mut output = run_child(test);

@@ -1,5 +1,5 @@
-//! What the tests share: seeded random numbers, blocks that know their contents, memory readings
-//! and children. The soak example and the benchmarks use it too.
+//! What the tests share: seeded random numbers, blocks that check their contents, memory readings and children. The
+//! soak example and the benchmarks use it, too.
 #![allow(dead_code, unused_imports, reason = "every binary that includes this file uses its own part of it")]
 
 pub(crate) mod children;
@@ -34,7 +34,7 @@ pub(crate) use readings_unix::{
 #[cfg(windows)]
 pub(crate) use readings_windows::{memory_bytes, os_page_bytes, rss_bytes, thread_number};
 
-/// splitmix64: small, seeded, and every state is a good one.
+/// splitmix64: small, seeded, and every state is valid.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
 
@@ -73,8 +73,8 @@ const fn mix(word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// An allocation full of a pattern that its serial number gives, checked when it is freed.
-/// A block that was handed out twice, or written by anybody else, fails the check.
+/// A block full of a pattern made from its serial number, which is checked when the block is freed. The check fails if
+/// the block was handed out twice or other code wrote into it.
 #[derive(Debug)]
 pub(crate) struct Block {
     start: NonNull<u8>,
@@ -90,7 +90,7 @@ impl Block {
         Self::try_new(serial, layout).unwrap_or_else(|| handle_alloc_error(layout))
     }
 
-    /// `None` when there is no memory.
+    /// `None` if there is no memory.
     pub(crate) fn try_new(serial: u64, layout: Layout) -> Option<Self> {
         assert_ne!(layout.size(), 0);
         // SAFETY: the size is not 0. `black_box` keeps the compiler from removing the pair of
@@ -99,15 +99,15 @@ impl Block {
         Some(Self::filled(start, layout, serial))
     }
 
-    /// The same by `alloc_zeroed`.
+    /// As `try_new`, by `alloc_zeroed`.
     ///
     /// # Panics
-    /// When the memory is not zero.
+    /// If the memory is not zero.
     pub(crate) fn try_zeroed(serial: u64, layout: Layout) -> Option<Self> {
         assert_ne!(layout.size(), 0);
         // SAFETY: as in `try_new`.
         let start = NonNull::new(black_box(unsafe { alloc_zeroed(layout) }))?;
-        // SAFETY: so many bytes, initialised, and nobody else's.
+        // SAFETY: the block has this many bytes, all initialised, and no other code uses it.
         let bytes = unsafe { std::slice::from_raw_parts(start.as_ptr(), layout.size()) };
         assert!(bytes.iter().all(|&byte| byte == 0), "zeroed memory at {start:?} is not zero");
         Some(Self::filled(start, layout, serial))
@@ -124,17 +124,17 @@ impl Block {
         for (index, offset) in (0..self.layout.size()).step_by(8).enumerate() {
             let word = pattern(self.serial, index);
             let bytes = word.len().min(self.layout.size() - offset);
-            // SAFETY: `offset + bytes` is within the block, which nobody else knows.
+            // SAFETY: `offset + bytes` is within the block, which no other code knows.
             unsafe {
                 self.start.as_ptr().add(offset).copy_from_nonoverlapping(word.as_ptr(), bytes);
             }
         }
     }
 
-    /// Changes its size by `realloc`; `false` when there is no memory, and then it is as it was.
+    /// Changes its size by `realloc`. Returns `false` if there is no memory; the block is unchanged then.
     ///
     /// # Panics
-    /// When the contents that both sizes have were not kept.
+    /// If the contents within both sizes were not kept.
     pub(crate) fn try_resize(&mut self, bytes: usize) -> bool {
         assert_ne!(bytes, 0);
         let resized = |bytes| Layout::from_size_align(bytes, self.layout.align()).expect("a small size");
@@ -177,16 +177,16 @@ impl Block {
         self.start.addr().get()
     }
 
-    /// Whether it came from a pool.
+    /// Whether the block came from a pool.
     pub(crate) fn is_small(&self) -> bool {
-        // With these features every request gets so much more (`marks`), which `class_bytes` does not say.
+        // With these flags every request gets some bytes more (`marks`), which `class_bytes` does not include.
         let pad_bytes = if cfg!(any(pymalloc_valgrind, pymalloc_asan)) { 16 } else { 0 };
         let padded = Layout::from_size_align(self.layout.size() + pad_bytes, self.layout.align());
         pymalloc::class_bytes(padded.expect("a small size")).is_some()
     }
 
     /// # Panics
-    /// When somebody else wrote into the block.
+    /// If other code wrote into the block.
     pub(crate) fn check(&self) {
         // SAFETY: `new` wrote every byte of the block, and it is ours until it is dropped.
         let bytes = unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) };
@@ -207,7 +207,7 @@ impl Drop for Block {
         if !std::thread::panicking() {
             self.check();
         }
-        // SAFETY: `new` got the block with this layout, and it is freed here only.
+        // SAFETY: `new` got the block with this layout, and only this frees it.
         unsafe { dealloc(black_box(self.start.as_ptr()), self.layout) };
     }
 }
@@ -216,24 +216,24 @@ const fn pattern(serial: u64, index: usize) -> [u8; 8] {
     mix(serial).wrapping_add(index as u64).to_le_bytes()
 }
 
-/// The counts of a heap that passes its self-check.
+/// The statistics of the heap, which passes its self-check.
 ///
 /// # Panics
-/// When it does not.
+/// If it does not.
 pub(crate) fn assert_sound() -> pymalloc::stats::Stats {
     pymalloc::self_check()
         .unwrap_or_else(|corruption| panic!("self-check: {} at {:#x}", corruption.message, corruption.address))
 }
 
-/// Empties what a purge can reach and returns the arenas that are left.
+/// Purges, and returns the number of arenas that are left.
 pub(crate) fn arenas_after_purge() -> usize {
     pymalloc::flush_thread_cache();
     pymalloc::purge();
     assert_sound().arenas_mapped
 }
 
-/// The arenas that stay mapped when the program holds nothing. Call it before anything big: std
-/// keeps something for good when the first thread starts, which must not end up amid a peak.
+/// The number of arenas that stay mapped when the program holds nothing. Call it before anything big: when the first
+/// thread starts, std allocates blocks that it keeps for good, and these must not lie amid a peak.
 pub(crate) fn arenas_at_floor() -> usize {
     let one_block = || drop(Block::random(0, &mut Rng::new(0)));
     one_block();
@@ -241,8 +241,8 @@ pub(crate) fn arenas_at_floor() -> usize {
     arenas_after_purge()
 }
 
-/// Checks the heap, and that as many blocks are live as were `before`. The threads of the test
-/// harness keep a few blocks of their own, hence `slack`.
+/// Checks the heap, and that the number of live blocks is still `before`, within `slack`, because the threads of the
+/// test harness keep a few blocks of their own.
 pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::stats::Stats {
     let stats = assert_sound();
     let now = stats.blocks_live();
@@ -253,20 +253,20 @@ pub(crate) fn assert_live_near(before: usize, slack: usize) -> pymalloc::stats::
     stats
 }
 
-/// Held by tests that compare counts of the whole process, so that they run one at a time.
+/// A lock for tests that compare counts of the whole process, so that they run one at a time.
 pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
-    // A test that failed holding it has said so itself.
+    // If the lock is poisoned, the test that held it has failed and said so.
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Panics, and catches it, with the object by which it unwinds at many addresses.
+/// Panics many times, and catches each panic, with the exception objects at many addresses.
 ///
-/// With LLVM's unwinder, as with musl, one at an odd multiple of 8 ends the process (`block_align` in
+/// With LLVM's unwinder, which musl targets use, an object at an odd multiple of 8 ends the process (`block_align` in
 /// `src/base/size_class.rs`).
 pub(crate) fn panic_at_many_addresses() {
-    // Of the size of that object: those that are kept move the next ones on, whether its memory is used again at once
-    // or not.
+    // Boxes of the size of that object. Those that are kept move later objects to other addresses, whether or not the
+    // object's memory is used again at once.
     let mut kept = Vec::new();
     for number in 0..64_usize {
         let caught = catch_unwind(|| resume_unwind(Box::new(number))).expect_err("it panicked");

@@ -1,4 +1,4 @@
-//! What the kernel says of this process, and its alarm.
+//! Readings of this process from the kernel, and the alarm.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +10,7 @@ pub(crate) fn rss_bytes() -> usize {
     statm_bytes(1)
 }
 
-/// What this process uses up of the system's memory, in bytes.
+/// Bytes of the system's memory that this process uses up.
 pub(crate) fn memory_bytes() -> usize {
     rss_bytes()
 }
@@ -26,7 +26,7 @@ pub(crate) fn data_bytes() -> usize {
 }
 
 fn statm_bytes(field: usize) -> usize {
-    // On the stack: a reading must not change what it reads.
+    // The buffer is on the stack: a reading must not change what it reads.
     let mut text = [0; 128];
     let length = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut text)).expect("/proc is mounted");
     let os_pages: usize = std::str::from_utf8(&text[..length])
@@ -51,7 +51,7 @@ pub(crate) fn os_page_bytes() -> usize {
     usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size")
 }
 
-/// Ends this process by SIGALRM, which fails the test, if it hangs from here on.
+/// Ends this process by SIGALRM if it hangs from here on, which fails the test.
 pub(crate) fn watchdog() {
     // SAFETY: `alarm` has no preconditions.
     unsafe { libc::alarm(TEST_DEADLINE.as_secs() as libc::c_uint) };

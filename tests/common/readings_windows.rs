@@ -1,4 +1,4 @@
-//! What Windows says of this process.
+//! Readings of this process from Windows.
 
 use std::ffi::c_void;
 
@@ -37,9 +37,9 @@ pub(crate) fn rss_bytes() -> usize {
     counters().working_set
 }
 
-/// What this process uses up of the system's memory: its commit charge, in bytes.
+/// Bytes of the system's memory that this process uses up: its commit charge.
 pub(crate) fn memory_bytes() -> usize {
-    // The same by two names, of which old systems know one and Wine the other.
+    // The function has two names: old systems know one of them, Wine the other.
     let counters = counters();
     counters.pagefile.max(counters.private)
 }

@@ -1,6 +1,6 @@
-//! Sandboxes by seccomp; also for the unit tests.
+//! Sandboxes by seccomp. The unit tests use this, too.
 
-/// Enters a sandbox in which a system call fails with this error, with all threads of the process.
+/// Enters a sandbox, with all threads of the process, in which a system call fails with this error.
 pub(crate) fn refuse_system_call(number: libc::c_long, error: libc::c_int) {
     enter(number, libc::SECCOMP_RET_ERRNO | u32::try_from(error).expect("positive"));
 }
@@ -13,7 +13,7 @@ pub(crate) fn forbid_system_call(number: libc::c_long) {
 fn enter(number: libc::c_long, answer: u32) {
     let number = u32::try_from(number).expect("a number");
     let code = |code: u32| u16::try_from(code).expect("16 bits");
-    // SAFETY: these only put numbers together.
+    // SAFETY: these functions only combine numbers.
     let mut filter = unsafe {
         [
             libc::BPF_STMT(code(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS), 0),

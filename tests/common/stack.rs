@@ -1,4 +1,4 @@
-//! Threads with stacks of a known size, and how deep they go.
+//! Threads with stacks of a known size, and how much of the stack they use.
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
 use std::ffi::c_void;
@@ -37,9 +37,9 @@ pub(crate) fn with_stack(bytes: usize, body: impl FnOnce()) {
     thread(|attributes| assert_eq!(unsafe { libc::pthread_attr_setstacksize(attributes, bytes) }, 0), body);
 }
 
-/// Runs `body` on a thread with a painted stack of `bytes`; how many of them were written to.
+/// Runs `body` on a thread with a painted stack of `bytes` bytes; returns how many of them were written to.
 pub(crate) fn depth(bytes: usize, body: impl FnOnce()) -> usize {
-    // SAFETY: a mapping of our own, read when the thread has ended, and given back once.
+    // SAFETY: a mapping of our own, read after the thread has ended, and unmapped once.
     unsafe {
         let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANON);
         let start = libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0);

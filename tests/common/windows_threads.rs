@@ -1,9 +1,9 @@
-//! Threads of the system's, which allocate nothing before they run: for Windows.
+//! Threads made by Windows itself, not by std: they allocate nothing before their function runs.
 
 use std::ffi::c_void;
 use std::ptr::null_mut;
 
-/// What a thread runs; the word that it returns is lost.
+/// The function of a thread; its result is lost.
 pub(crate) type Main = extern "C-unwind" fn(*mut c_void) -> *mut c_void;
 
 #[link(name = "kernel32")]
@@ -20,7 +20,7 @@ unsafe extern "system" {
     fn CloseHandle(handle: *mut c_void) -> i32;
 }
 
-/// What the thread gets; the starter's, which waits for it.
+/// The thread's argument. It belongs to the starter, which waits for the thread.
 struct Start {
     main: Main,
     argument: *mut c_void,

@@ -1,7 +1,7 @@
-//! Bare sets: what leaves the register and comes back, against walks, knocks and stops.
+//! Bare sets: sets that leave the register and come back, against walks, knocks and stops.
 //!
-//! The roll and the locks are the product's. Repeated in small: `heap/register.rs` (`register`, `unregister`, `park`,
-//! `lay_bare`, `unpark`), `heap/stop.rs`, `pool_set/inside.rs` (`visit`, `leave`, `park`), `pool_set/knock.rs`
+//! The roll and the locks are the product's. Repeated in simplified form: `heap/register.rs` (`register`, `unregister`,
+//! `park`, `lay_bare`, `unpark`), `heap/stop.rs`, `pool_set/inside.rs` (`visit`, `leave`, `park`), `pool_set/knock.rs`
 //! (`knock`). A set in these models owns no pool and has an empty cache: it is bare as soon as it is parked.
 
 use std::ptr::NonNull;
@@ -17,7 +17,7 @@ use crate::{check, check_bounded};
 /// What a door guards.
 struct Inside {
     is_parked: bool,
-    /// Times that its own threads and others were there.
+    /// How often the set's own threads and others were inside.
     uses: u32,
 }
 
@@ -25,7 +25,7 @@ struct Set {
     number: u32,
     door: Lock<Inside>,
     is_stopped: AtomicU32,
-    /// As in the product. Heap lock.
+    /// As in the product. Guarded by the heap's lock.
     place: UnsafeCell<usize>,
     is_listed: UnsafeCell<bool>,
 }
@@ -46,11 +46,11 @@ struct Heap {
 
 // SAFETY: loom checks each access to the cells; the rest is atomic or locked.
 unsafe impl Sync for Heap {}
-// SAFETY: nothing in it belongs to a thread.
+// SAFETY: it has no data that belongs to one thread.
 unsafe impl Send for Heap {}
 
 impl Heap {
-    /// So many sets in the register, each of a running thread, and so many that are not made yet.
+    /// A heap with some sets in the register, each of a running thread, and room for some that are not made yet.
     fn new(sets: u32, to_come: u32) -> Arc<Self> {
         let set = |number| Set {
             number,
@@ -78,12 +78,12 @@ impl Heap {
     fn register(&self, set: usize, state: &mut State) {
         if let Some(places) = self.roll.missing_row() {
             let row: Vec<_> = (0..places).map(|_| AtomicPtr::new(std::ptr::null_mut())).collect();
-            // SAFETY: as long as the heap, whose vector of rows never drops one.
+            // SAFETY: the row lives as long as the heap, whose vector of rows never drops one.
             unsafe { self.roll.add_row(NonNull::from(&row[..]).cast()) };
             state.rows.push(row);
         }
         let place = self.roll.enter(NonNull::from(&self.sets[set]));
-        // SAFETY: loom fails the model if it is not under the heap's lock.
+        // SAFETY: loom fails the model if this is not under the heap's lock.
         self.sets[set].place.with_mut(|own| unsafe { *own = place + 1 });
     }
 
@@ -151,7 +151,7 @@ impl Heap {
         }
     }
 
-    /// `unpark`, and `ThreadCache::acquire`; a use of the set.
+    /// `unpark` and `ThreadCache::acquire`, and then a use of the set.
     fn adopt(&self) -> Option<usize> {
         let set = self.state.lock().with(|state| {
             let set = state.parked.pop()?;
@@ -160,7 +160,7 @@ impl Heap {
             this.is_listed.with_mut(|listed| unsafe { *listed = false });
             if this.place.with(|own| unsafe { *own }) == 0 {
                 self.register(set, state);
-                // SAFETY: shut as long as it is bare.
+                // SAFETY: the door is shut as long as the set is bare.
                 unsafe { this.door.open() };
             }
             Some(set)
@@ -182,8 +182,8 @@ impl Heap {
         self.roll.walk().map(|set| unsafe { &*set.as_ptr() }).collect()
     }
 
-    /// `stop_slow_paths`; a look behind every door there is, of bare sets, too; `restart_slow_paths`. Returns how many
-    /// doors it took.
+    /// `stop_slow_paths`, a look behind every door (bare sets' doors, too), and `restart_slow_paths`. Returns the
+    /// number of doors that it took.
     fn stop(&self) -> usize {
         self.stop.acquire();
         loop {
@@ -200,7 +200,7 @@ impl Heap {
             unsafe { self.state.release() };
         }
         for set in &self.sets {
-            // SAFETY: loom fails the model if somebody is inside.
+            // SAFETY: loom fails the model if another thread is inside.
             unsafe { set.door.with_held(|inside| inside.uses += 1) };
         }
         let mut knocked = Vec::new();
@@ -224,9 +224,9 @@ impl Heap {
     }
 }
 
-/// A forked child, or who counts, may look at all of a heap into which a thread starts.
+/// A forked child, or a thread that counts, may look at the whole heap while another thread starts.
 #[test]
-fn nobody_is_behind_a_door_while_all_are_stopped_not_even_who_adopts_a_bare_set() {
+fn while_all_doors_are_stopped_no_thread_is_inside_not_even_one_that_adopts_a_bare_set() {
     check(|| {
         let heap = Heap::new(2, 0);
         heap.park(1);
@@ -240,7 +240,7 @@ fn nobody_is_behind_a_door_while_all_are_stopped_not_even_who_adopts_a_bare_set(
     });
 }
 
-/// The same of a thread that makes a set.
+/// The same, with a thread that makes a set.
 #[test]
 fn stopping_all_slow_paths_stops_those_of_a_set_registered_meanwhile() {
     check(|| {
@@ -258,7 +258,7 @@ fn stopping_all_slow_paths_stops_those_of_a_set_registered_meanwhile() {
     });
 }
 
-/// The set may be taken by a walker, or by the stop, when its thread parks it; the last to leave lays it bare.
+/// When its thread parks the set, a walker or the stop may have its door; the last one to leave makes it bare.
 #[test]
 fn a_set_that_is_parked_while_it_is_walked_and_all_are_stopped_is_bare_at_the_end() {
     check_bounded(3, || {
@@ -277,7 +277,7 @@ fn a_set_that_is_parked_while_it_is_walked_and_all_are_stopped_is_bare_at_the_en
     });
 }
 
-/// Who pushed knows the set by a tag from before.
+/// The pushing thread knows the set by an old tag.
 #[test]
 fn a_knock_that_comes_late_at_a_bare_set_changes_nothing_and_keeps_nobody_out() {
     check_bounded(3, || {
@@ -297,7 +297,7 @@ fn a_knock_that_comes_late_at_a_bare_set_changes_nothing_and_keeps_nobody_out() 
 }
 
 #[test]
-fn who_waits_for_a_door_that_is_shut_meanwhile_goes_away() {
+fn a_thread_that_waits_for_a_door_gives_up_if_it_is_shut_meanwhile() {
     check_bounded(3, || {
         let heap = Heap::new(1, 0);
         let walking = [(); 2].map(|()| {
@@ -307,13 +307,13 @@ fn who_waits_for_a_door_that_is_shut_meanwhile_goes_away() {
             })
         });
         heap.park(0);
-        // None sleeps for ever, which loom would tell.
+        // No thread sleeps for ever: loom would report that.
         walking.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(heap.adopt(), Some(0));
     });
 }
 
-/// One leaves, the last takes its place, and another comes.
+/// One set leaves, the last set takes its place, and another set comes.
 #[test]
 fn a_walk_finds_what_stays_on_the_roll_whoever_comes_and_goes() {
     check(|| {
@@ -334,9 +334,9 @@ fn a_walk_finds_what_stays_on_the_roll_whoever_comes_and_goes() {
     });
 }
 
-/// What was written before it was entered is there for who finds it, in a row that is there.
+/// A walker that finds a thing sees all that was written before the thing was entered, in a row that is complete.
 #[test]
-fn who_walks_the_roll_finds_whole_things() {
+fn a_walk_of_the_roll_finds_whole_things() {
     struct Thing(UnsafeCell<u32>);
     // SAFETY: loom checks each access.
     unsafe impl Sync for Thing {}
@@ -350,7 +350,7 @@ fn who_walks_the_roll_finds_whole_things() {
             let (things, roll) = (things.clone(), roll.clone());
             thread::spawn(move || {
                 roll.1.lock().with(|rows| {
-                    // SAFETY: loom fails the model if somebody reads it before.
+                    // SAFETY: loom fails the model if another thread reads it earlier.
                     things[number].0.with_mut(|thing| unsafe { *thing = 1 });
                     if let Some(places) = roll.0.missing_row() {
                         let row = row(places);

@@ -1,11 +1,12 @@
-//! How a model is explored, by the models of the allocator and by those of object pools.
+//! How models are explored: those of the allocator and those of object pools.
 
 /// Explores every interleaving of `model`.
 pub(crate) fn check(model: impl Fn() + Sync + Send + 'static) {
     explore(None, model);
 }
 
-/// Explores the interleavings of `model` with at most `preemptions` switches away from a thread that could go on.
+/// Explores the interleavings of `model` with at most `preemptions` preemptions: switches away from a thread that could
+/// go on.
 pub(crate) fn check_bounded(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
     explore(Some(preemptions), model);
 }
@@ -13,7 +14,7 @@ pub(crate) fn check_bounded(preemptions: usize, model: impl Fn() + Sync + Send +
 fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let executions = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut builder = loom::model::Builder::new();
-    // `LOOM_MAX_PREEMPTIONS` wins: for a deeper look at one model.
+    // `LOOM_MAX_PREEMPTIONS` has precedence, for a deeper look at one model.
     builder.preemption_bound = builder.preemption_bound.or(preemptions);
     let counter = executions.clone();
     builder.check(move || {

@@ -1,7 +1,7 @@
-//! The map from an address to its block's class: every access is Relaxed, so what orders them is all around it.
+//! The map from an address to its block's class. Every access is Relaxed, so the code around the map must order them.
 //!
-//! Only the locks are the product's here. `heap/class_map.rs` is repeated in small, with numbers of pools for
-//! addresses, and what is done around it: `open` and `return_empty_pools` of `pool_set/pools.rs`, and
+//! Only the locks are the product's here. `heap/class_map.rs` is repeated in simplified form, with numbers of pools for
+//! addresses, and so is the code around it: `open` and `return_empty_pools` of `pool_set/pools.rs`, and
 //! `Heap::give_pools`.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::sync::Ordering;
 
 const ABOVE: usize = 2;
 
-/// A window of four pools, of which the last is never entered.
+/// A window of four pools; the last is never entered.
 struct ClassMap {
     classes: [AtomicUsize; 4],
     last: AtomicUsize,
@@ -57,12 +57,13 @@ impl ClassMap {
     }
 }
 
-/// Neighbours: both are in the window, whichever it is laid around.
+/// Two neighbouring pools: both are in the window, whichever of them it is laid around.
 const POOLS: [usize; 2] = [20, 21];
 
 struct Program {
     map: ClassMap,
-    /// By pool: the class of the block that its opener passes on, however the program does that; 0 for not yet.
+    /// For each pool, the class of the block that its opener passes on, by whatever means of the program; 0 if it has
+    /// not yet.
     passed: [AtomicUsize; 2],
 }
 
@@ -83,7 +84,7 @@ impl Program {
 }
 
 #[test]
-fn who_was_passed_a_block_finds_its_class_whoever_laid_the_window() {
+fn the_receiver_of_a_block_finds_its_class_whichever_thread_laid_the_window() {
     check(|| {
         let program = Arc::new(Program { map: ClassMap::new(), passed: [AtomicUsize::new(0), AtomicUsize::new(0)] });
         let openers = [0, 1].map(|index| {
@@ -108,7 +109,7 @@ fn an_address_of_no_pool_has_no_class_while_the_window_is_laid() {
             let map = map.clone();
             thread::spawn(move || map.enter(POOLS[0], 1))
         };
-        // Null; a neighbour; one far above, and one far below.
+        // Null; a neighbour; an address far above, and one far below.
         for address in [0, POOLS[1], 1 << 40, 1] {
             assert_eq!(map.class_of(address), 0, "{address} has a class");
         }
@@ -117,11 +118,11 @@ fn an_address_of_no_pool_has_no_class_while_the_window_is_laid() {
 }
 
 #[test]
-fn the_next_class_of_a_pool_is_found_by_who_gets_a_block_of_it() {
+fn the_next_class_of_a_pool_is_found_by_the_receiver_of_a_block_of_it() {
     check(|| {
         let map = Arc::new(ClassMap::new());
         map.enter(POOLS[0], 1);
-        // The door of the pool's set, with whether its only block is home.
+        // The door of the pool's set; it guards whether the pool's only block is home.
         let door = Arc::new(Lock::new(false));
         let passed = Arc::new(AtomicUsize::new(0));
         let owner = {
@@ -141,7 +142,7 @@ fn the_next_class_of_a_pool_is_found_by_who_gets_a_block_of_it() {
                 }
             })
         };
-        // The first block is freed, and is home when the door is closed.
+        // The first block is freed, and is home when the door is left.
         assert_eq!(map.class_of(POOLS[0]), 1, "the class of a block that is not there yet");
         door.lock().with(|home| *home = true);
         owner.join().unwrap();
@@ -154,8 +155,8 @@ fn what_others_map_where_an_arena_was_is_no_block() {
     check(|| {
         let map = Arc::new(ClassMap::new());
         map.enter(POOLS[0], 1);
-        // The heap's lock, with whether the pool is back in its arena; the kernel's, with whether the addresses are
-        // free.
+        // The heap's lock guards whether the pool is back in its arena; the kernel's lock guards whether the addresses
+        // are free.
         let heap = Arc::new(Lock::new(false));
         let kernel = Arc::new(Lock::new(false));
         let owner = {
@@ -175,7 +176,7 @@ fn what_others_map_where_an_arena_was_is_no_block() {
                 }
             })
         };
-        // Whoever holds the lock next unmaps the arena.
+        // The next holder of the lock unmaps the arena.
         heap.lock().with(|back| {
             if *back {
                 kernel.lock().with(|free| *free = true);

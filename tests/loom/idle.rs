@@ -1,9 +1,9 @@
-//! The purge thread beside an owner that runs on its magazine alone; who may start one; and the limit.
+//! The purge thread beside an owner that only uses its magazine; which thread may start a purge thread; and the limit.
 //!
-//! Only the locks are the product's here. The rest repeats in small, with counts for blocks: `cache/depot.rs` (`stow`,
-//! `unstow`, `flush_depots`), `cache/tidy.rs` (`tidy_if_idle`), `purge/thread.rs` (`start`, `drop`), `heap/mod.rs`
-//! (`take_pool`, `set_arena_limits`). None of them has an ordering of its own: what counts is what is done under which
-//! lock.
+//! Only the locks are the product's here. The rest repeats in simplified form, with counts for blocks: `cache/depot.rs`
+//! (`stow`, `unstow`, `flush_depots`), `cache/tidy.rs` (`tidy_if_idle`), `purge/thread.rs` (`start`, `drop`),
+//! `heap/mod.rs` (`take_pool`, `set_arena_limits`). None of these has an ordering of its own: only the locks order
+//! their accesses.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::sync::{AtomicU32, Ordering};
 const SLOTS: usize = 2;
 
 struct Cache {
-    /// Blocks in the magazine: its owner's word.
+    /// Blocks in the magazine; only its owner writes this.
     top: AtomicUsize,
     door: Lock<Cold>,
 }
@@ -27,7 +27,7 @@ struct Cache {
 struct Cold {
     /// Blocks in the depot.
     stowed: usize,
-    /// Blocks that went home.
+    /// Blocks that returned to their pools.
     home: usize,
     slow_calls: usize,
     /// Slow calls at the last tick.
@@ -51,7 +51,7 @@ impl Cache {
         });
     }
 
-    /// Whether there was a block.
+    /// Pops a block; returns whether there was one.
     fn alloc(&self) -> bool {
         let top = self.top.load(Ordering::Relaxed);
         if top > 0 {
@@ -105,7 +105,7 @@ fn a_tick_takes_what_is_in_the_depot_of_a_running_thread_and_leaves_its_magazine
         cache
             .door
             .lock()
-            .with(|cold| assert_eq!(top + cold.stowed + cold.home + taken, 3 + 1, "a block is lost, or twice"));
+            .with(|cold| assert_eq!(top + cold.stowed + cold.home + taken, 3 + 1, "a block is lost or doubled"));
     });
 }
 
@@ -128,7 +128,7 @@ impl PurgeThreads {
 
     fn stop(&self) {
         self.running.fetch_sub(1, Ordering::Relaxed);
-        // Ordered by the joins of `start`'s caller, in the product.
+        // In the product, the joins of `start`'s caller order this.
         self.taken_by.store(0, Ordering::Relaxed);
     }
 }
@@ -170,7 +170,7 @@ impl Heap {
         })
     }
 
-    /// `set_arena_limits`; the arenas there are.
+    /// `set_arena_limits`; returns the number of arenas.
     fn set_limit(&self, limit: usize) -> usize {
         self.state.lock().with(|state| {
             state.limit = limit;

@@ -1,4 +1,4 @@
-//! Knocks: what is freed while somebody is inside the owner's door is collected by whoever leaves it.
+//! Knocks: blocks that are freed while a thread holds the owner's door are collected by the thread that leaves it.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::lock::Lock;
 use crate::sync::Ordering;
 use crate::world::World;
 
-/// A wish, and a lock under which it is to be seen.
+/// A wish, and a lock whose holder must see it.
 struct Bell {
     wishes: AtomicUsize,
     seen: Lock<usize>,
@@ -52,7 +52,7 @@ impl Bell {
 }
 
 #[test]
-fn a_knock_at_a_lock_is_answered_by_who_leaves_it_and_sees_what_it_is_for() {
+fn the_thread_that_leaves_a_lock_answers_a_knock_and_sees_what_it_is_for() {
     check_bounded(3, || {
         let bell = Bell::new();
         let wishing = [(); 2].map(|()| {
@@ -65,9 +65,9 @@ fn a_knock_at_a_lock_is_answered_by_who_leaves_it_and_sees_what_it_is_for() {
     });
 }
 
-/// The sleeper changes the word, too: it must leave a knock there.
+/// The sleeper changes the word, too: it must not wipe a knock.
 #[test]
-fn who_falls_asleep_on_a_lock_wipes_no_knock_and_a_knock_wakes_nobody_too_few() {
+fn a_thread_that_falls_asleep_on_a_lock_wipes_no_knock_and_a_knock_loses_no_wake_up() {
     check_bounded(4, || {
         let bell = Bell::new();
         let others = [false, true].map(|wishes| {
@@ -80,7 +80,7 @@ fn who_falls_asleep_on_a_lock_wipes_no_knock_and_a_knock_wakes_nobody_too_few() 
     });
 }
 
-/// An inbox is to be knocked at from the first pool on: so none may stay in it.
+/// Here a thread knocks from the first pool in an inbox on, so no pool may stay in it.
 #[test]
 fn what_two_threads_freed_while_the_owner_leaves_its_door_is_all_collected() {
     check_bounded(3, || {
@@ -96,7 +96,8 @@ fn what_two_threads_freed_while_the_owner_leaves_its_door_is_all_collected() {
     });
 }
 
-/// From the second pool on: at rest fewer than two wait, whatever pushes the owner's own collection met.
+/// Here a thread knocks from the second pool on. So at rest fewer than two pools wait, whichever pushes met the owner's
+/// own collection.
 #[test]
 fn fewer_pools_wait_at_rest_than_an_inbox_is_knocked_at_from() {
     check_bounded(3, || {
@@ -112,7 +113,8 @@ fn fewer_pools_wait_at_rest_than_an_inbox_is_knocked_at_from() {
     });
 }
 
-/// As the slow paths are stopped: all doors are taken without a guard, let go, and only then answered for.
+/// As when the slow paths are stopped: all doors are taken without a guard, then released, and only then are the knocks
+/// answered.
 #[test]
 fn a_knock_at_a_door_that_is_taken_to_stop_all_is_answered_when_all_go_on() {
     check_bounded(4, || {

@@ -1,4 +1,4 @@
-//! The lock alone, with a futex that forgets wake-ups nobody waits for.
+//! The lock alone, with a futex that forgets a wake-up if no thread waits for it.
 
 use loom::thread;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::lock::Lock;
 use crate::{check, check_bounded};
 
-/// Adds 1 for each thread; loom fails the model if two are inside without an order.
+/// Each thread adds 1. Loom fails the model if two threads are inside without an order.
 fn count(lock: &Lock<u32>) {
     lock.lock().with(|value| *value += 1);
 }
@@ -26,7 +26,7 @@ fn two_threads_are_never_inside_a_lock_together() {
     });
 }
 
-/// A third thread may take the lock past two sleepers; both must still be woken. A forgotten one is a deadlock.
+/// A third thread may take the lock past two sleepers; both must still be woken. A forgotten sleeper is a deadlock.
 #[test]
 fn no_thread_that_sleeps_on_a_lock_is_forgotten() {
     check_bounded(4, || {
@@ -50,12 +50,12 @@ fn a_try_lock_that_succeeds_keeps_others_out_and_one_that_fails_changes_nothing(
         let here = lock.try_lock().map(|mut guard| guard.with(|value| *value += 1)).is_some();
         count(&lock);
         let there = thread.join().unwrap();
-        assert!(here || there, "each found the other inside, and nobody was");
+        assert!(here || there, "each found the other inside, but none was");
         assert_eq!(lock.lock().with(|value| *value), 1 + u32::from(here) + u32::from(there));
     });
 }
 
-/// As the slow paths are stopped: taken without a guard, and released without one.
+/// As when the slow paths are stopped: taken without a guard, and released without one.
 #[test]
 fn a_lock_taken_without_a_guard_keeps_others_out_until_it_is_released() {
     check(|| {

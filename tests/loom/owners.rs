@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::world::World;
 use crate::{check, check_bounded};
 
-/// The owner ends, a second thread frees into its pools, a third adopts what it finds and allocates from it.
+/// The owner ends, a second thread frees into its pools, and a third adopts the set and allocates from it.
 #[test]
 fn a_set_parked_while_others_free_into_it_is_adopted_with_every_block() {
     check_bounded(4, || {
@@ -32,7 +32,7 @@ fn a_set_parked_while_others_free_into_it_is_adopted_with_every_block() {
     });
 }
 
-/// What the owner did to its pools under the door is there for the next owner, with no other order between them.
+/// The next owner sees what the owner did to its pools under the door; nothing else orders the two.
 #[test]
 fn the_door_passes_an_owners_data_from_parking_to_adoption() {
     check(|| {
@@ -55,8 +55,8 @@ fn the_door_passes_an_owners_data_from_parking_to_adoption() {
     });
 }
 
-/// A block freed while its pool is claimed ends with the thief or in the thief's inbox, never in the victim's; one
-/// freed before that makes the claim fail, or was collected.
+/// A block that is freed while its pool is claimed ends with the thief or in the thief's inbox, never in the victim's.
+/// A block that is freed before makes the claim fail, or was collected.
 #[test]
 fn a_pool_stolen_during_a_remote_free_is_in_the_inbox_of_its_owner_alone() {
     check(|| {
@@ -79,9 +79,10 @@ fn a_pool_stolen_during_a_remote_free_is_in_the_inbox_of_its_owner_alone() {
     });
 }
 
-/// The freer may be the first arrival after the thief's `collect_count`, and then must see the thief in the tag.
+/// The freeing thread may be the first arrival after the thief's `collect_count`. It must then see the thief in the
+/// tag.
 #[test]
-fn a_pool_stolen_and_emptied_is_unmapped_after_the_last_access_of_who_freed_into_it() {
+fn a_pool_stolen_and_emptied_is_unmapped_after_the_last_access_of_a_thread_that_freed_into_it() {
     check_bounded(4, || {
         let world = Arc::new(World::new(2, &[0], 3).unmapping());
         world.free(0, 0);
@@ -99,7 +100,7 @@ fn a_pool_stolen_and_emptied_is_unmapped_after_the_last_access_of_who_freed_into
     });
 }
 
-/// Two parked sets with a pool each; the thieves try the doors in opposite orders, and each takes all it gets.
+/// Two parked sets with one pool each. The thieves try the doors in opposite orders, and each takes all it can get.
 #[test]
 fn two_thieves_after_the_same_pools_never_get_the_same_one() {
     check(|| {
@@ -120,13 +121,13 @@ fn two_thieves_after_the_same_pools_never_get_the_same_one() {
         let mut stolen = thief(3, [1, 0])();
         stolen.extend(first.join().unwrap());
         stolen.sort_unstable();
-        // Who finds a door shut leaves the pool behind it to the thief inside.
+        // A thief that finds a door taken leaves the pool behind it to the thief inside.
         assert_eq!(stolen, [0, 1]);
         assert_eq!(world.settle(2), 2);
     });
 }
 
-/// A pool that is stolen, parked with its thief, and stolen again, while somebody frees into it.
+/// A pool is stolen, parked with its thief, and stolen again, while another thread frees into it.
 #[test]
 fn a_pool_stolen_twice_during_a_remote_free_is_its_last_owners() {
     check_bounded(4, || {
@@ -151,7 +152,7 @@ fn a_pool_stolen_twice_during_a_remote_free_is_its_last_owners() {
     });
 }
 
-/// The thread that freed collects for an owner that may be collecting itself.
+/// The thread that freed collects for an owner that may itself be collecting.
 #[test]
 fn a_knock_and_a_drain_of_the_owner_bring_each_block_home_once() {
     check_bounded(4, || {
@@ -176,7 +177,7 @@ fn a_knock_and_a_drain_of_the_owner_bring_each_block_home_once() {
     });
 }
 
-/// Each holds its own door, frees into the other's pool, and knocks there.
+/// Each thread holds its own door, frees into the other's pool, and knocks at the other's door.
 #[test]
 fn two_owners_that_knock_at_each_others_doors_both_go_on() {
     check(|| {

@@ -1,9 +1,9 @@
-//! Poisoned magazines, and caches that come into the register meanwhile.
+//! Poisoned magazines, and caches that enter the register meanwhile.
 //!
 //! The locks and the roll are the product's here. The magazine repeats `cache/mod.rs` (`alloc`, `free`, `set_bounds`,
 //! `set_array`, `set_poison`) and `cache/slow.rs` (`grow`, `pop`, `push`) with slot numbers for addresses; the register
 //! repeats `heap/register.rs` (`register`, `sets`, `set_poisons`), `ThreadCache::acquire` and `poison_all`. So these
-//! models prove the protocol as it is written down, not the lines of those files.
+//! models check the protocol as it is repeated here, not the lines of those files.
 
 use core::ptr::{self, NonNull};
 
@@ -19,7 +19,7 @@ use crate::{check, check_bounded};
 /// Where the second array starts.
 const SECOND_ARRAY: usize = 8;
 
-/// The hot words of a magazine; arrays are ranges of numbers.
+/// The words of a magazine that its fast path uses. Arrays are ranges of numbers.
 struct Magazine {
     top: AtomicUsize,
     floor: AtomicUsize,
@@ -105,12 +105,12 @@ impl Magazine {
         assert!(base <= top && top <= base + shape.capacity, "a magazine's top is out of its array");
     }
 
-    /// Blocks held. Door.
+    /// Number of blocks in the magazine. The caller holds the door.
     fn used(&self) -> usize {
         self.top.load(Ordering::Relaxed) - self.base.load(Ordering::Relaxed)
     }
 
-    /// At rest: the poison is as it should be, and the next two calls obey it.
+    /// At rest: checks that the poison is as it should be, and that the next two calls obey it.
     fn settle(&self, poisoned: bool, used: usize) {
         let calls = self.door.lock().with(|shape| {
             self.check_bounds(shape);
@@ -129,12 +129,12 @@ impl Magazine {
     }
 }
 
-/// The owner goes fast, grows, and goes fast again.
+/// The owner takes the fast path, grows its magazine, and takes the fast path again.
 fn live(magazine: &Magazine) {
     magazine.free();
     magazine.free();
     magazine.alloc();
-    // Nothing after this call would mend bounds that it broke.
+    // Nothing after this call would repair bounds that it broke.
     magazine.free();
 }
 
@@ -163,7 +163,7 @@ fn a_magazine_whose_poison_is_lifted_while_its_owner_runs_and_grows_it_has_its_o
     });
 }
 
-/// A set, with its cache.
+/// A set with its cache.
 struct Cache {
     /// Whether the cache is poisoned.
     door: Lock<bool>,
@@ -182,7 +182,7 @@ struct Heap {
 
 // SAFETY: the rest is atomic or locked.
 unsafe impl Sync for Heap {}
-// SAFETY: nothing in it belongs to a thread.
+// SAFETY: it has no data that belongs to one thread.
 unsafe impl Send for Heap {}
 
 impl Heap {
@@ -203,7 +203,7 @@ impl Heap {
     fn register(&self, number: usize) {
         self.state.lock().with(|()| {
             if let Some(places) = self.sets.missing_row() {
-                // SAFETY: rows of one place and of two, as long as the heap.
+                // SAFETY: the rows have one place and two, and live as long as the heap.
                 unsafe { self.sets.add_row(NonNull::from(&self.rows[places - 1][..]).cast()) };
             }
             self.sets.enter(NonNull::from(&self.caches[number]));

@@ -1,11 +1,10 @@
-//! What is published for look-ups without a lock: the address map, a magazine's `top`; what is
-//! made once by the thread that needs it first; and the static that reports are printed from.
+//! Publication for look-ups without a lock: the address map, and a magazine's `top`. Also things that are made once, by
+//! the thread that first needs them, and the static from which reports are printed.
 //!
-//! Only the locks are the product's here. The rest repeats in small, with numbers for addresses: `heap/arena_map.rs`
-//! (`arena_of`, `add_leaf`, `set`), `cache/mod.rs` (`alloc`, `free`,
-//! `blocks`), `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). A
-//! line of the product with an ordering that says something is one line here, so that `tests/loom_mutations.sh` weakens
-//! each.
+//! Only the locks are the product's here. The rest repeats in simplified form, with numbers for addresses:
+//! `heap/arena_map.rs` (`arena_of`, `add_leaf`, `set`), `cache/mod.rs` (`alloc`, `free`, `blocks`),
+//! `os/linux/threads.rs` (`on_thread_end`), `debug/mod.rs` (`register`), `inspect/report.rs` (`print`). Each line of
+//! the product with an ordering that matters is one line here, so that `tests/loom_mutations.sh` can weaken it.
 
 use std::sync::Arc;
 
@@ -18,10 +17,10 @@ use crate::sync::{Ordering, UnsafeCell, load_own};
 
 const NONE: usize = 0;
 
-/// A root of one leaf, of one arena.
+/// A root with one leaf, which has one arena.
 struct Map {
     root: AtomicUsize,
-    /// Stands for the leaf's memory, which must be seen as zero.
+    /// Stands for the leaf's memory, which every thread must see as zero.
     zeros: UnsafeCell<bool>,
     leaf: AtomicUsize,
     /// Stands for the arena's metadata.
@@ -43,7 +42,7 @@ impl Map {
         }
     }
 
-    /// `AddressMap::arena_of`, and a look at the arena.
+    /// `AddressMap::arena_of`, and then an access to the arena.
     fn look_up(&self) -> bool {
         let leaf = self.root.load(Ordering::Acquire);
         if leaf == NONE {
@@ -129,7 +128,7 @@ fn looked_at(live: impl Fn(&Magazine) + Copy + Send + Sync + 'static) {
 }
 
 #[test]
-fn who_walks_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
+fn a_walk_of_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
     looked_at(|magazine| {
         magazine.free(1);
         magazine.free(2);
@@ -137,7 +136,7 @@ fn who_walks_a_magazine_finds_a_block_in_each_slot_that_a_free_filled() {
 }
 
 #[test]
-fn who_walks_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
+fn a_walk_of_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
     looked_at(|magazine| {
         magazine.free(1);
         magazine.free(2);
@@ -145,7 +144,7 @@ fn who_walks_a_magazine_finds_a_block_in_each_slot_that_an_alloc_left() {
     });
 }
 
-/// The pthread key, and the register of a `DebugAlloc`: whoever needs it first makes it.
+/// The pthread key, and the register of a `DebugAlloc`: the thread that first needs one makes it.
 struct Once {
     made: AtomicUsize,
     things: [UnsafeCell<usize>; 3],
@@ -194,7 +193,7 @@ struct Reports {
     printing: AtomicUsize,
     /// `COUNTS`.
     counts: UnsafeCell<usize>,
-    /// What there is to count.
+    /// The number that reports count.
     heap: Lock<usize>,
 }
 
@@ -225,7 +224,7 @@ impl Reports {
         }
     }
 
-    /// Something changes, and is to be reported.
+    /// Something changes and must be reported.
     fn change(&self) {
         self.heap.lock().with(|heap| *heap += 1);
         self.wanted.fetch_or(REPORT, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Frees into a pool of another thread against the drains of its owner.
+//! Remote frees into a pool, against the drains of its owner.
 
 use loom::thread;
 use std::sync::Arc;
@@ -22,9 +22,9 @@ fn a_remote_free_against_a_drain_loses_no_block_and_doubles_none() {
     });
 }
 
-/// The first arrival pushes for both, or each for itself.
+/// The first arrival pushes the pool for both threads, or each thread pushes it for itself.
 #[test]
-fn of_two_threads_that_free_into_one_pool_the_owner_hears_both() {
+fn frees_of_two_threads_into_one_pool_both_reach_the_owner() {
     check_bounded(4, || {
         let world = Arc::new(World::new(1, &[0], 3));
         let freers = [0, 1].map(|block| {
@@ -37,8 +37,8 @@ fn of_two_threads_that_free_into_one_pool_the_owner_hears_both() {
     });
 }
 
-/// A bit may be collected before its count has arrived; the block is then taken again while its last user is still
-/// between the two.
+/// A bit may be collected before its count has arrived. The block is then taken again while the thread that freed it is
+/// still between the two steps.
 #[test]
 fn a_block_is_left_by_its_last_user_before_its_next_one_takes_it() {
     check_bounded(4, || {
@@ -59,8 +59,8 @@ fn a_block_is_left_by_its_last_user_before_its_next_one_takes_it() {
     });
 }
 
-/// The question that a flag in place of the count gets wrong: a thread that has set its bit and not finished, while the
-/// owner has harvested the bit and finds the pool empty.
+/// A flag in place of the count would fail here: a thread has set its bit but not finished its free, while the owner
+/// has collected the bit and finds the pool empty.
 #[test]
 fn a_pool_whose_blocks_are_all_counted_home_has_no_thread_left_inside() {
     check_bounded(4, || {
@@ -76,7 +76,7 @@ fn a_pool_whose_blocks_are_all_counted_home_has_no_thread_left_inside() {
     });
 }
 
-/// One thread frees the last blocks one by one: the owner may unmap only after the second.
+/// One thread frees the last two blocks one by one: the owner may unmap only after the second free.
 #[test]
 fn a_pool_is_unmapped_after_the_last_access_of_a_thread_that_freed_its_last_block() {
     check(|| {
@@ -93,8 +93,8 @@ fn a_pool_is_unmapped_after_the_last_access_of_a_thread_that_freed_its_last_bloc
     });
 }
 
-/// Two pools in one inbox: the link of the first must be the taker's until it has read it, though the pool can be
-/// pushed again right after its count was collected.
+/// Two pools are in one inbox. The link of the first belongs to the taker until it has read it, although the pool can
+/// be pushed again right after its count was collected.
 #[test]
 fn a_pool_pushed_again_while_its_inbox_is_drained_loses_no_other_pool() {
     check_bounded(4, || {
@@ -112,7 +112,7 @@ fn a_pool_pushed_again_while_its_inbox_is_drained_loses_no_other_pool() {
     });
 }
 
-/// By the second thread's `fetch_or`, or by the drain that finds the block free on the owner's side.
+/// The second thread's `fetch_or` finds it, or the drain, which finds the block free on the owner's side.
 #[test]
 fn a_block_freed_by_two_threads_is_seen_by_one_of_them_or_by_the_drain() {
     check_bounded(4, || {

@@ -1,8 +1,8 @@
 //! Starting and stopping the tracer while other threads allocate and free.
 //!
-//! Only the lock is the product's here. The rest repeats in small `trace/record/session.rs` (`start`, `stop`),
-//! `observe/` and `trace/record/hook.rs` (`allocated`, `freed`), `trace/record/blocks.rs` (`insert`, `remove`) and, of
-//! the cache, the word that sends a free to the slow path.
+//! Only the lock is the product's here. The rest repeats in simplified form `trace/record/session.rs` (`start`,
+//! `stop`), `observe/` and `trace/record/hook.rs` (`allocated`, `freed`), `trace/record/blocks.rs` (`insert`, `remove`)
+//! and the word of the cache that sends a free to the slow path.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ struct Tracer {
     /// The ceiling of the freeing thread's magazine: 1 if poisoned. Written under the door.
     poison: AtomicU32,
     door: Lock<()>,
-    /// The seam's word: 1 if the tracer is to be called.
+    /// The word of `observe`: 1 if the tracer must be called.
     wanted: AtomicU32,
     session: AtomicU32,
     table: Lock<Table>,
@@ -94,7 +94,7 @@ impl Tracer {
     }
 }
 
-/// Two threads hand a block on while tracing starts, for the first time or after it was stopped.
+/// One thread hands a block to another while tracing starts, for the first time or after it was stopped.
 fn hand_on(before: fn(&Tracer), start: fn(&Tracer)) -> impl Fn() + Sync + Send + 'static {
     move || {
         let tracer = Arc::new(Tracer::new());

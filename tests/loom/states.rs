@@ -1,8 +1,8 @@
-//! The states of blocks (`src/protocols/block_state.rs`, compiled here as it is) on a block's ways from thread to
+//! The states of blocks (`src/protocols/block_state.rs`, compiled here unchanged) on a block's ways from thread to
 //! thread.
 //!
-//! What lies around it is in small: a cache is what a thread remembers, the way home is the product's remote word and
-//! count, and a door's.
+//! The code around it is simplified. A cache is what a thread remembers. The way home is through the product's remote
+//! word and count, and through a door.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -28,7 +28,7 @@ struct World {
 
 // SAFETY: loom checks each access to the cell; the rest is atomic or locked.
 unsafe impl Sync for World {}
-// SAFETY: nothing in it belongs to a thread.
+// SAFETY: it has no data that belongs to one thread.
 unsafe impl Send for World {}
 
 impl World {
@@ -42,12 +42,12 @@ impl World {
         }
     }
 
-    /// `hardened::hand_out`, and the program's first use; what the state was.
+    /// `hardened::hand_out`, and the program's first use; returns the old state.
     fn hand_out(&self) -> u8 {
         let before = self.state.hand_out(CLASS);
         if before & LIVE == 0 {
             self.contents.with_mut(|contents| {
-                // SAFETY: loom fails the model if somebody else is at it.
+                // SAFETY: loom fails the model if another thread accesses it.
                 unsafe {
                     assert_eq!(*contents, 0, "a free block is not zero");
                     *contents = 1;
@@ -57,23 +57,23 @@ impl World {
         before
     }
 
-    /// `hardened::check_free`; whether the free was good.
+    /// `hardened::check_free`; returns whether the free was good.
     fn free(&self) -> bool {
         let good = self.state.free(CLASS).is_ok();
         if good {
-            // SAFETY: loom fails the model if somebody else is at it.
+            // SAFETY: loom fails the model if another thread accesses it.
             self.contents.with_mut(|contents| unsafe { *contents = 0 });
         }
         good
     }
 
-    /// The block goes to its pool, which is another thread's.
+    /// The block goes to its pool, which belongs to another thread.
     fn go_home(&self) {
         assert!(self.word.free(1), "it comes home twice");
         assert_eq!(self.remote.arrive(1), Arrival::First);
     }
 
-    /// The owner collects, and takes the block if it is there.
+    /// The owner collects, and takes the block if it came home.
     fn take(&self) -> bool {
         self.door.lock().with(|free| {
             if self.remote.outstanding() > 0 && self.remote.collect_count() > 0 {
@@ -90,7 +90,7 @@ fn a_block_that_goes_from_thread_to_thread_and_home_is_never_refused() {
         let world = Arc::new(World::new());
         assert_eq!(world.hand_out(), NEVER);
         let other = world.clone();
-        // The spawn is the program's own hand-over.
+        // The program hands the block over by the spawn.
         let freer = thread::spawn(move || {
             assert!(other.free(), "a good free was refused");
             other.go_home();
@@ -117,7 +117,7 @@ fn a_block_freed_again_after_the_first_free_is_refused_wherever_it_is() {
     });
 }
 
-/// The two frees may both be taken; then the block is in two caches, and the second to hand it out sees that.
+/// Both frees may be accepted. The block is then in two caches, and the second thread that hands it out sees that.
 #[test]
 fn a_block_freed_twice_at_the_same_instant_is_refused_at_the_call_or_when_it_is_handed_out_again() {
     check(|| {
@@ -136,10 +136,10 @@ fn a_block_freed_twice_at_the_same_instant_is_refused_at_the_call_or_when_it_is_
 }
 
 /// Two slots of a shelf (`src/cache/hardened/quarantine.rs`) and of a magazine (`src/cache/mod.rs`), whose thread a
-/// fork stops anywhere: the child never finds a block twice.
+/// fork stops at any point: the child never finds a block twice.
 ///
-/// A child sees memory as it was at one instant. A walk here takes time, so each model reads what is written last
-/// first.
+/// A child sees memory as it was at one instant, but a walk in a model takes time. So each model first reads what is
+/// written last.
 struct Shelf {
     shelf: [AtomicU32; 2],
     magazine: [AtomicU32; 2],

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use loom::sync::{Condvar, Mutex};
 
-/// A load of a word by its only writer, or under the lock that all writers hold: it can return one value only.
+/// Loads a word as its only writer, or under the lock that all writers hold: only one value is possible.
 ///
-/// Not `load`: loom's search goes back to the *last* access that a store conflicts with. A load right before the store
-/// would be that one and hide the walker's earlier load, so that no execution in which the walker comes later would be
-/// tried.
+/// It does not use `load`: loom's search goes back to the *last* access that a store conflicts with. A load right
+/// before the store would be that access and would hide the walker's earlier load. Loom would then try no execution in
+/// which the walker comes later.
 pub(crate) fn load_own(word: &AtomicUsize) -> usize {
     // SAFETY: loom fails the model if a store is not ordered before this.
     unsafe { word.unsync_load() }
@@ -21,7 +21,7 @@ pub(crate) fn load_own(word: &AtomicUsize) -> usize {
 /// One spin: enough to reach every line, and no loop for the model checker to unroll.
 pub(crate) const LOCK_SPINS: u32 = 1;
 
-/// Nothing: with a single spin, the checker need not be told to run somebody else.
+/// Does nothing: with a single spin, loom need not be told to run another thread.
 pub(crate) fn spin_loop() {}
 
 /// No model forks.
@@ -29,12 +29,12 @@ pub(crate) fn this_thread_forks() -> bool {
     false
 }
 
-/// The kernel's side of the futexes: who sleeps on which word, under one lock, as in one bucket of the kernel's hash
-/// table.
+/// The kernel's side of the futexes: which thread sleeps on which word, under one lock, as in one bucket of the
+/// kernel's hash table.
 ///
-/// A wake-up that reaches nobody is lost, so a lock that forgets a sleeper deadlocks, which loom reports. The
-/// bucket's lock orders sleepers and wakers more than the memory model promises of a futex; the orderings of `Lock`
-/// are put to the test by the paths that don't sleep.
+/// A wake-up that reaches no sleeper is lost, so a lock that forgets a sleeper deadlocks, which loom reports. The
+/// bucket's lock orders sleepers and wakers more strongly than the memory model promises for a futex; the paths that
+/// don't sleep test the orderings of `Lock`.
 struct Kernel {
     sleepers: Mutex<HashMap<usize, Arc<Condvar>>>,
 }
@@ -64,7 +64,7 @@ pub(crate) fn futex_wake(word: &AtomicU32) {
     }
 }
 
-/// Nothing: what it finds is in one thread.
+/// Does nothing: it finds errors within one thread.
 pub(crate) struct Owner;
 
 impl Owner {

@@ -1,4 +1,4 @@
-//! A heap in small: pool sets with doors and inboxes, pools with two bitmap words, and blocks with contents.
+//! A small heap: pool sets with doors and inboxes, pools with two bitmap words, and blocks with contents.
 //!
 //! The remote halves, words, inboxes and doors are the product's. Repeated from `pool_set/`, call by call:
 //! `give_remote` ([`World::free`]), `collect` and `collect_pool`, `steal_from` and `steal_partial`
@@ -6,14 +6,16 @@
 //! heap's list of parked sets.
 //!
 //! # What a model can find
-//! - *Owner's half*: the bitmap and counts of a pool are a cell of loom's: two threads in it without an order fail.
+//! - *Owner's half*: the bitmap and counts of a pool are a cell of loom's. Loom fails the model if two threads access
+//!   it without an order.
 //! - *Unmapping* is a write to the cell [`Pool::mapped`], which every access to any part of the descriptor reads in the
-//!   same step ([`Pool::touch`]). So an access that may come after the unmapping fails, and so does one that came
-//!   before it in time, but is not ordered before it.
+//!   same step ([`Pool::touch`]). So loom fails the model if an access may come after the unmapping, and also if an
+//!   access comes earlier in time but is not ordered before the unmapping.
 //! - *Contents*: each block is a cell, written before each free and after each take.
 //! - *Accounts*: see [`World::settle`].
 //!
-//! Threads free without holding a door of their own, which the product's do hold: fewer orders to lean on.
+//! Here threads free without holding their own door, which the product's threads do hold. So the models have fewer
+//! orders to rely on.
 
 use core::ptr::{self, NonNull};
 
@@ -31,7 +33,7 @@ const NOBODY: usize = usize::MAX;
 
 /// One pool: descriptor and blocks.
 pub(crate) struct Pool {
-    /// Whether the descriptor is there. Read by whoever touches it, written by the unmapping.
+    /// Whether the descriptor is mapped. Every access to the descriptor reads it; the unmapping writes it.
     mapped: UnsafeCell<bool>,
     /// Number of the owning set.
     tag: AtomicUsize,
@@ -54,7 +56,7 @@ pub(crate) struct Set {
     pub(crate) door: Lock<Lists>,
 }
 
-/// What the door of a set guards, beside its pools.
+/// What the door of a set guards besides its pools.
 #[derive(Default)]
 pub(crate) struct Lists {
     /// Numbers of the pools that the set owns.
@@ -69,15 +71,15 @@ pub(crate) struct World {
     parked: Lock<Vec<usize>>,
     /// Whether pools are unmapped once all their blocks are home.
     unmaps: bool,
-    /// Pools in an inbox from which on a thread that pushes one knocks.
+    /// From this many pools in an inbox on, a thread that pushes a pool knocks.
     knocks_from: u32,
-    /// Whether a double free was seen. Not loom's: it must order nothing.
+    /// Whether a double free was found. Not an atomic of loom's, because it must order nothing.
     double_free_seen: AtomicBool,
 }
 
 // SAFETY: loom checks each access to the cells; the rest is atomic or never changes.
 unsafe impl Sync for World {}
-// SAFETY: nothing in it belongs to a thread.
+// SAFETY: it has no data that belongs to one thread.
 unsafe impl Send for World {}
 
 /// A block's word and bit; neighbours lie in different words.
@@ -107,7 +109,7 @@ impl Pool {
     }
 
     fn owned<R>(&self, body: impl FnOnce(&mut Owned) -> R) -> R {
-        // SAFETY: loom fails the model if two threads are in here without an order.
+        // SAFETY: loom fails the model if two threads are here without an order.
         self.touch(|pool| pool.owned.with_mut(|owned| body(unsafe { &mut *owned })))
     }
 
@@ -119,7 +121,8 @@ impl Pool {
 }
 
 impl World {
-    /// `owners.len()` pools of `blocks` blocks, all with the program; pool `i` belongs to set `owners[i]`.
+    /// A heap of `owners.len()` pools of `blocks` blocks, all in use by the program. Pool `i` belongs to set
+    /// `owners[i]`.
     pub(crate) fn new(sets: usize, owners: &[usize], blocks: usize) -> Self {
         let set = |number| Set {
             inbox: Inbox::new(),
@@ -136,17 +139,17 @@ impl World {
         }
     }
 
-    /// Has pools unmapped as soon as all their blocks are home.
+    /// Makes the heap unmap pools as soon as all their blocks are home.
     pub(crate) fn unmapping(self) -> Self {
         Self { unmaps: true, ..self }
     }
 
-    /// Has threads that free knock at inboxes of so many pools.
+    /// Makes threads that free knock at inboxes of this many pools.
     pub(crate) fn knocking_from(self, pools: u32) -> Self {
         Self { knocks_from: pools, ..self }
     }
 
-    /// Whether a double free was seen.
+    /// Whether a double free was found.
     pub(crate) fn double_free_seen(&self) -> bool {
         self.double_free_seen.load(StdOrdering::Relaxed)
     }
@@ -183,16 +186,16 @@ impl World {
             Arrival::First => {
                 // Relaxed: as in the product.
                 let owner = pool.touch(|pool| pool.tag.load(Ordering::Relaxed));
-                // The descriptor is touched by `push` up to its exchange, with no release before that: so the read of
-                // `mapped` just above stands for these accesses too.
-                // SAFETY: the first arrival pushes, onto the inbox of the pool's owner.
+                // `push` touches the descriptor up to its exchange, with no release before that, so the read of
+                // `mapped` just above stands for these accesses, too.
+                // SAFETY: the first arrival pushes the pool onto the inbox of the pool's owner.
                 let pushes =
                     unsafe { self.sets[owner].inbox.push(NonNull::from(&pool.remote), NonNull::from(pool).cast()) };
                 if pushes >= self.knocks_from {
                     self.knock(owner);
                 }
             }
-            // Touched no more.
+            // This thread does not touch the pool any more.
             Arrival::Later(_) => {}
         }
     }
@@ -206,7 +209,7 @@ impl World {
         }
     }
 
-    /// Opens the door of `set` and brings home what was freed into its pools.
+    /// Takes the door of `set` and collects the remote frees into its pools.
     pub(crate) fn enter_and_collect(&self, set: usize) {
         self.enter(set, |lists| self.collect(set, lists));
     }
@@ -221,7 +224,7 @@ impl World {
         }
     }
 
-    /// `Heap::stop`, and the end of what it returns; `knock_at_all`.
+    /// `Heap::stop`, the drop of its result, and `knock_at_all`.
     pub(crate) fn stop_and_go_on(&self) {
         self.sets.iter().for_each(|set| assert!(set.door.acquire()));
         // SAFETY: acquired just above; there is no guard.
@@ -241,7 +244,7 @@ impl World {
     pub(crate) fn collect(&self, set: usize, lists: &mut Lists) {
         // SAFETY: the door is held, and every pool's count is collected below.
         for (remote, home) in unsafe { self.sets[set].inbox.take_all() } {
-            // SAFETY: what the pusher left, or null if the push was not seen whole.
+            // SAFETY: what the pusher left, or null if not all of the push was seen.
             let pool = unsafe { home.cast::<Pool>().as_ref() }.expect("a pool came without its home");
             pool.touch(|pool| assert!(ptr::eq(&pool.remote, remote.as_ptr()), "a pool came with another's home"));
             let blocks = pool.touch(|pool| pool.remote.collect_count());
@@ -298,11 +301,11 @@ impl World {
         })
     }
 
-    /// `Inside::steal_from` for the holder of the door of `thief`; the pool that changed owners.
+    /// `Inside::steal_from` for the holder of the door of `thief`; returns the pool that changed owners.
     pub(crate) fn steal(&self, thief: usize, own: &mut Lists, victim: usize) -> Option<usize> {
         let mut guard = self.sets[victim].door.try_lock()?;
         guard.with(|theirs| {
-            // Relaxed: sure under the door.
+            // Relaxed: the door makes this exact.
             if self.sets[victim].parked.load(Ordering::Relaxed) == 0 {
                 return None;
             }
@@ -337,7 +340,7 @@ impl World {
         self.parked.lock().with(|parked| parked.push(set));
     }
 
-    /// `ThreadCache::acquire`: a thread takes over a parked set, if there is one.
+    /// `ThreadCache::acquire`: a thread adopts a parked set, if there is one.
     pub(crate) fn adopt(&self) -> Option<usize> {
         let set = self.parked.lock().with(Vec::pop)?;
         // Relaxed: as in the product.
@@ -345,8 +348,8 @@ impl World {
         Some(set)
     }
 
-    /// At rest, with all threads joined: checks the inboxes, brings everything home, and checks all accounts;
-    /// `with_program` blocks are still in use. Returns the blocks that are free.
+    /// At rest, with all threads joined: checks the inboxes, brings all freed blocks home, and checks all counts.
+    /// `with_program` blocks are still in use. Returns the number of free blocks.
     pub(crate) fn settle(&self, with_program: usize) -> usize {
         for (number, set) in self.sets.iter().enumerate() {
             set.door.acquire();
@@ -373,7 +376,7 @@ impl World {
         free
     }
 
-    /// Checks one pool's accounts; its free blocks.
+    /// Checks one pool's counts; returns the number of its free blocks.
     fn settle_pool(&self, number: usize) -> usize {
         let pool = &self.pools[number];
         assert_eq!(pool.remote.outstanding(), 0, "blocks were lost between count and inbox");

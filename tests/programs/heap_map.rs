@@ -1,4 +1,4 @@
-//! The map of the heap against the statistics of the same moment, and its pictures read back.
+//! The map of the heap, compared with the statistics of the same moment; and its pictures, read back.
 #![cfg(not(pymalloc_bypass))]
 
 #[path = "../common/mod.rs"]
@@ -15,7 +15,7 @@ use pymalloc::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, Pymalloc, class_number, hea
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Panics unless the pools of the map make the counts of its statistics.
+/// Panics unless the pools of the map add up to the counts of its statistics.
 fn assert_agrees(map: &HeapMap, at_rest: bool) {
     let stats = &map.stats;
     assert_eq!(map.arenas.len(), stats.arenas_mapped);
@@ -63,7 +63,7 @@ fn the_map_agrees_with_the_statistics_at_rest_and_while_threads_run() {
         assert_agrees(&map, true);
         assert!(map.stats.pools_empty > 0, "{}", map.stats);
         assert!(map.stats.bytes.untouched > 0, "{}", map.stats);
-        // Nothing lives where no block of ours is; each of ours is in a pool of its class.
+        // Only pools with our blocks have live blocks, and each of our blocks is in a pool of its class.
         let mut live = [0; CLASS_COUNT];
         for block in blocks.iter().filter(|block| block.is_small()) {
             let arena =
@@ -84,7 +84,7 @@ fn the_map_agrees_with_the_statistics_at_rest_and_while_threads_run() {
         thread::scope(|scope| {
             let workers: Vec<_> = (0..3).map(|_| scope.spawn(|| drop(fill()))).collect();
             scope.spawn(|| {
-                // Relaxed: a flag alone.
+                // Relaxed: a flag, which orders nothing else.
                 while !done.load(Ordering::Relaxed) {
                     assert_agrees(&heap_map(), false);
                 }
@@ -95,7 +95,7 @@ fn the_map_agrees_with_the_statistics_at_rest_and_while_threads_run() {
     });
 }
 
-/// Pools drawn in a path.
+/// Number of pools drawn in a path.
 fn drawn(path: roxmltree::Node<'_, '_>) -> usize {
     path.attribute("d").expect("a path").matches('M').count()
 }
@@ -172,7 +172,7 @@ fn serde_brings_a_map_back() {
 #[test]
 fn a_map_of_many_arenas_has_them_all() {
     alone("a_map_of_many_arenas_has_them_all", || {
-        // More than there is memory for at the first look.
+        // More arenas than the first allocation for the list has room for.
         let blocks: Vec<Box<[u8; 512]>> = (0..50 * ARENA_BYTES / 512).map(|_| Box::new([1; 512])).collect();
         let map = heap_map();
         assert!(map.arenas.len() >= 50);

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
-/// The folders and files of `src/`, from top to bottom. Those of one line are beside each other: none imports another.
-const LAYERS: [&[&str]; 10] = [
+/// The folders and files of `src/`, from top to bottom. Those on one line are in the same layer: none imports another.
+const LAYERS: [&[&str]; 11] = [
     &["api"],
-    &["trace", "inspect", "purge"],
+    &["trace", "purge"],
+    &["inspect"],
     &["cache"],
     &["pool_set"],
     &["heap", "debug"],
@@ -35,7 +36,7 @@ fn layer_of(place: &str) -> Option<usize> {
 struct Named(Vec<(String, usize)>);
 
 impl Named {
-    /// Notes what follows each `crate ::` of a stream of tokens: macros are not parsed any further.
+    /// Notes what follows each `crate ::` in a stream of tokens, because macros are not parsed further.
     fn note_tokens(&mut self, tokens: TokenStream) {
         let tokens: Vec<TokenTree> = tokens.into_iter().collect();
         for (index, token) in tokens.iter().enumerate() {
@@ -100,7 +101,7 @@ impl<'ast> Visit<'ast> for Named {
         self.note_tokens(call.tokens.clone());
     }
 
-    // Documentation may lead anywhere.
+    // Links in documentation may lead to any layer.
     fn visit_attribute(&mut self, _: &'ast syn::Attribute) {}
 }
 
@@ -109,13 +110,13 @@ fn is_for_tests(attribute: &syn::Attribute) -> bool {
         && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "test")
 }
 
-/// The tokens of an import, spelled out.
+/// The tokens of an import as text.
 fn quote_of(tree: &syn::UseTree) -> TokenStream {
     use quote::ToTokens;
     tree.to_token_stream()
 }
 
-/// What a file of `place` imports against the order, one line each.
+/// The imports of a file of `place` that are against the order, one line each.
 fn violations(file: &str, place: &str, text: &str) -> Vec<String> {
     let parsed = syn::parse_file(text).unwrap_or_else(|error| panic!("{file}: {error}"));
     let mut named = Named::default();

@@ -1,7 +1,7 @@
-//! The links of the documents, and the paths that they name: what is not there is a failure.
+//! The links of the documents, and the paths that they name: the test fails if one does not exist.
 //!
-//! The README is also shown apart from the tree, so its links begin with the repository's address and the version's
-//! tag; here they are looked up in the tree that gets that tag. Addresses of others are not looked up.
+//! The README is also shown outside of the tree, so its links begin with the repository's address and the version's
+//! tag. Here they are looked up in the tree that gets that tag. Addresses of other sites are not looked up.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -10,13 +10,13 @@ use std::path::{Component, Path, PathBuf};
 const REPOSITORY: &str = env!("CARGO_PKG_REPOSITORY");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Folders that hold nothing to speak of, beside those of what is built.
+/// Folders without documents or paths to check, besides those of build outputs.
 const LEFT_OUT: [&str; 2] = ["corpus", ".git"];
 
-/// Documents of what was run in the past: they name files as these were called then.
+/// Records of past runs: they name files by their names at that time.
 const RECORDS: [&str; 1] = ["docs/mutants.md"];
 
-/// How the names of files end that documents speak of.
+/// The endings of file names that documents mention.
 const ENDINGS: [&str; 9] = ["rs", "md", "sh", "py", "toml", "svg", "csv", "txt", "js"];
 
 fn root() -> PathBuf {
@@ -35,7 +35,7 @@ fn files_below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// A document without its blocks of code, whose brackets mean other things.
+/// A document without its code blocks, in which brackets have other meanings.
 fn prose(text: &str) -> String {
     let mut code = false;
     let keeps = |line: &&str| {
@@ -46,7 +46,7 @@ fn prose(text: &str) -> String {
     text.lines().filter(keeps).collect::<Vec<_>>().join("\n")
 }
 
-/// The parts of a text that stand between single backquotes, and the text without them.
+/// The parts of a text between single backquotes, and the text without them.
 fn split_code(prose: &str) -> (Vec<&str>, String) {
     let parts: Vec<&str> = prose.split('`').collect();
     let code = parts.iter().skip(1).step_by(2).copied().collect();
@@ -88,7 +88,7 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The path without its `..`, which may lead out of folders that are not there.
+/// The path without its `..` parts, which may lead out of folders that do not exist.
 fn plain(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for part in path.components() {
@@ -101,7 +101,7 @@ fn plain(path: &Path) -> PathBuf {
     plain
 }
 
-/// What is wrong with a target, or `None`. The document is named from the root.
+/// The fault of a target, or `None`. The document is named by its path from the root.
 fn fault(root: &Path, document: &Path, target: &str) -> Option<String> {
     let ours = REPOSITORY.strip_prefix("https://github.com/").expect("a forge whose addresses are known");
     let (address, anchor) = target.split_once('#').map_or((target, None), |(path, anchor)| (path, Some(anchor)));
@@ -132,8 +132,9 @@ fn fault(root: &Path, document: &Path, target: &str) -> Option<String> {
     (!anchors(&text).iter().any(|known| known == anchor)).then(|| format!("{} has no #{anchor}", path.display()))
 }
 
-/// Whether code in a document is a path of the tree that is not there. What is a path: a source's name, or what begins
-/// with a folder of the root or of the document's. A source may be named from any folder on: `cache/mod.rs`.
+/// Whether code in a document is a path of the tree that does not exist. A path is the name of a source file, or a text
+/// that begins with a folder of the root or of the document's folder. A source may be named from any folder on:
+/// `cache/mod.rs`.
 fn is_missing(root: &Path, files: &[PathBuf], document: &Path, code: &str) -> bool {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
     let (first, ending) =
@@ -150,7 +151,7 @@ fn is_missing(root: &Path, files: &[PathBuf], document: &Path, code: &str) -> bo
     starts_here && is_name && ![root, &root.join(beside)].iter().any(|folder| folder.join(code).exists())
 }
 
-/// What is wrong in a document, a line each.
+/// The faults of a document, one line each.
 fn faults(root: &Path, files: &[PathBuf], document: &Path, text: &str) -> Vec<String> {
     let prose = prose(text);
     let (code, rest) = split_code(&prose);

@@ -1,4 +1,4 @@
-//! The busy paths of crates that know nothing of this allocator, against independent results.
+//! The hot paths of crates that do not know this allocator, checked against independent results.
 #![cfg(not(pymalloc_bypass))]
 
 #[path = "../common/mod.rs"]
@@ -17,11 +17,11 @@ use pymalloc::Pymalloc;
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Live blocks before a program ran. What may stay: the few that crates keep in statics and the
-/// test harness for its threads; a program that leaks any of its tens of thousands is found.
+/// The live blocks before a program ran. A few may stay: crates keep some in statics, the test harness some for its
+/// threads. A program that leaks its tens of thousands of blocks is found.
 const SLACK_BLOCKS: usize = 200;
 
-/// Shows that our pools served a program: its blocks are live in between, and gone afterwards.
+/// Shows that our pools served a program: its blocks are live in between, and freed afterwards.
 struct Served {
     before: usize,
     _one: MutexGuard<'static, ()>,
@@ -213,7 +213,7 @@ mod rust_source {
         }
     }
 
-    /// Every name that follows a `fn`, also in comments and in blocks.
+    /// Every name that follows a `fn`, even in comments and in blocks.
     fn names_after_fn(text: &str) -> BTreeSet<&str> {
         let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
         let rests = text.split("fn ").skip(1);
@@ -263,8 +263,8 @@ mod tasks {
     const TASKS: u64 = 20_000;
     const KEYS: u64 = 100;
 
-    /// Sleeps a little, sends what it computes in parts, and answers when all are sent. Stops when
-    /// nobody listens any more: then the test has failed already.
+    /// Sleeps a little, sends its result in parts, and answers when all parts are sent. Stops if the receiver is gone:
+    /// then the test has failed already.
     async fn work(number: u64, parts: mpsc::Sender<(String, u64)>, done: oneshot::Sender<u64>) {
         let mut rng = Rng::new(number);
         tokio::time::sleep(Duration::from_millis(rng.next() % 20)).await;
@@ -382,7 +382,7 @@ mod persistent {
     fn vectors_are_split_and_joined() {
         let served = Served::from_here();
         let mut model: Vec<u64> = (0..50_000).collect();
-        // Its leaves are large; what it shares is small.
+        // The vector's leaves are large; the nodes that it shares are small.
         let mut vector: Vector<Arc<u64>> = model.iter().copied().map(Arc::new).collect();
         let mut rng = Rng::new(3);
         let mut versions = Vec::new();

@@ -1,5 +1,5 @@
-//! Snapshots as files: saved and loaded, read by other programs' readers, damaged, foreign, and in places that can't
-//! be written.
+//! Snapshots as files: saved and loaded, read by other readers, damaged files, foreign files, and places that can't be
+//! written.
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 #[path = "../common/mod.rs"]
@@ -43,7 +43,7 @@ fn snapshot() -> Snapshot {
     snapshot_with(Config::new())
 }
 
-/// A folder of one test's, removed at its end.
+/// The folder of one test, removed at its end.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -79,7 +79,7 @@ fn a_snapshot_comes_back_as_it_was_saved() {
         for by in [By::File, By::Line, By::Function, By::Traceback] {
             assert_eq!(loaded.statistics(by), saved.statistics(by));
         }
-        // A snapshot without any trace is one, too.
+        // An empty snapshot can be saved, too.
         let none = saved.filter(&[Filter::exclude().file("*").expect("a pattern")]);
         none.save(folder.file("none.pb.gz")).expect("a writable folder");
         assert_eq!(Snapshot::load(folder.file("none.pb.gz")).expect("just saved").blocks(), 0);
@@ -99,8 +99,8 @@ fn files_that_are_damaged_or_something_else_are_refused_by_what_is_wrong_with_th
     for length in (0..good.len()).step_by(97).chain(good.len() - 12..good.len()) {
         assert!(matches!(load(&good[..length]), Err(LoadError::Truncated)), "cut to {length} of {}", good.len());
     }
-    // Every byte of the middle and of the checksum; the header has bytes that mean nothing, and the last byte before
-    // the checksum bits that do.
+    // Damages bytes of the middle, and every byte of the checksum. Bytes of the header may have no meaning, so they are
+    // left out; some bits of the last byte before the checksum have none, so damage to it may be harmless.
     for place in (20..good.len()).step_by(131).chain(good.len() - 8..good.len()) {
         let mut damaged = good.clone();
         damaged[place] ^= 0x10;
@@ -128,7 +128,7 @@ fn files_that_are_damaged_or_something_else_are_refused_by_what_is_wrong_with_th
         let error = load(bytes).expect_err("foreign");
         assert!(matches!(error, LoadError::NotASnapshot), "{error:?} of {bytes:?}");
     }
-    // A profile of ours whose numbers lead nowhere.
+    // A profile in our format whose numbers refer to nothing.
     let mut profile = decode(&good);
     profile.sample[0].location_id.push(1 << 40);
     assert!(matches!(load(&packed(&profile.write_to_bytes().expect("a profile"))), Err(LoadError::Damaged)));
@@ -159,7 +159,7 @@ fn decode(bytes: &[u8]) -> Profile {
     Profile::parse_from_bytes(&unpacked).expect("a profile")
 }
 
-/// The reader here is another crate's: of `pprof`, generated from Google's definition.
+/// The reader here is that of the crate `pprof`, generated from Google's definition.
 #[test]
 fn another_reader_finds_the_same_in_the_profile() {
     let _one = one_at_a_time();
@@ -199,7 +199,7 @@ fn another_reader_finds_the_same_in_the_profile() {
     assert!(mapping.has_functions && mapping.has_filenames && mapping.has_line_numbers && mapping.has_inline_frames);
 }
 
-/// What binutils say, where they are installed.
+/// The output of binutils, where they are installed.
 fn build_id_by_readelf(program: &Path) -> Option<String> {
     let output = Command::new("readelf").arg("-n").arg(program).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

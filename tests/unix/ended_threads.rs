@@ -1,6 +1,6 @@
-//! Thousands of threads that ended cost nothing: neither a fork, nor what looks at each thread's cache.
+//! Thousands of ended threads cost nothing: neither in a fork, nor in a walk over all thread caches.
 //!
-//! Without libtest, whose own threads would be counted.
+//! This test runs without libtest, whose own threads would be counted.
 
 use std::fs;
 use std::hint::black_box;
@@ -14,13 +14,13 @@ use pymalloc::{Pymalloc, self_check, stats, thread_caches};
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const THREADS: usize = 1000;
-/// A set is walked as long as something of it is left; of these few is: warm caches, and blocks that came from a thread
-/// and are in the hands of another.
+/// A set is walked while it has anything left. Few of these sets do: those of warm caches, and those with blocks that
+/// another thread has.
 const WALKED_MAX: usize = 40;
-/// More than a forked child needs for itself.
+/// KiB: more than a forked child needs for itself.
 const DIRTY_KIB_MAX: usize = 512;
 
-/// Runs so many threads at once, each with blocks of several classes, and ends them.
+/// Runs `threads` threads at once, each with blocks of several classes, and ends them.
 fn run_and_end(threads: usize) {
     let all = Arc::new(Barrier::new(threads));
     let start = |_| {
@@ -36,14 +36,14 @@ fn run_and_end(threads: usize) {
     handles.into_iter().for_each(|handle| handle.join().expect("it does not panic"));
 }
 
-/// KiB that the process shares with no other.
+/// KiB that the process shares with no other process.
 fn dirty_kib() -> usize {
     let rollup = fs::read_to_string("/proc/self/smaps_rollup").expect("the kernel has it");
     let line = rollup.lines().find_map(|line| line.strip_prefix("Private_Dirty:")).expect("the field");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Forks; the KiB that the child has for itself.
+/// Forks; returns the KiB that only the child has.
 fn dirty_kib_of_a_child() -> usize {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
@@ -83,7 +83,7 @@ pub(crate) fn main() {
     let parked = caches.iter().filter(|cache| cache.used_by == CacheUse::Parked).count();
     assert!(parked <= WALKED_MAX, "{parked} caches are walked");
     assert!(many <= few + DIRTY_KIB_MAX, "{few} KiB, then {many}");
-    // Each is found again.
+    // Each block is found again.
     run_and_end(THREADS);
     assert!(stats().caches_parked < THREADS + WALKED_MAX);
     self_check().expect("the heap is sound");

@@ -1,7 +1,7 @@
 //! A process with busy threads forks; children and grandchildren go on allocating.
 //!
-//! Without libtest: the thread that forks should be the main thread too, and a child must not end
-//! up in the test harness.
+//! This test runs without libtest, because the main thread should be one that forks, and a child must not return into
+//! the test harness.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,10 +21,10 @@ use pymalloc::{Pymalloc, flush_thread_cache, purge};
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 const CHURNING_THREADS: u64 = 4;
-/// A child that has not ended after so many looks, each a millisecond after the last at least, hangs. Not by a clock,
-/// which goes on while parent and child are stopped.
+/// A child hangs if it has not ended after this many looks, which are at least a millisecond apart. A clock would not
+/// do, because it runs on while parent and child are stopped.
 const LOOKS_MAX: u32 = 60_000;
-/// Forks of each thread that forks, unless `PYMALLOC_FORKS` says another number.
+/// Forks per forking thread, unless `PYMALLOC_FORKS` gives another number.
 const FORKS: u64 = 60;
 const SLACK_BLOCKS: usize = 32;
 
@@ -49,8 +49,8 @@ unsafe extern "C" fn in_child() {
     handler(2);
 }
 
-/// Prepare handlers run in the reverse order of their registration, the others in the order:
-/// handlers from before the allocator's own run while it holds its locks for the fork.
+/// Prepare handlers run in the reverse order of their registration, the other handlers in that order. So handlers that
+/// were registered before the allocator's own run while the allocator holds its locks for the fork.
 extern "C" fn before_main() {
     // SAFETY: the handlers are there for the whole life of the process.
     let error = unsafe { libc::pthread_atfork(Some(prepare), Some(in_parent), Some(in_child)) };
@@ -65,8 +65,8 @@ static BEFORE_MAIN: extern "C" fn() = before_main;
 
 type Batch = Vec<Block>;
 
-/// Allocates, frees, and trades blocks with the forking threads, so that a fork finds caches half
-/// full and remote frees under way.
+/// Allocates, frees, and exchanges blocks with the forking threads, so that a fork finds caches half full and remote
+/// frees under way.
 fn churn(number: u64, stop: &AtomicBool, inbox: &Mutex<Receiver<Batch>>, outbox: &SyncSender<Batch>) {
     let mut rng = Rng::new(number);
     let mut mine = Vec::new();
@@ -92,10 +92,10 @@ fn churn(number: u64, stop: &AtomicBool, inbox: &Mutex<Receiver<Batch>>, outbox:
 /// Forks; the child runs `work` and exits, and the parent waits for it.
 ///
 /// # Panics
-/// When the child fails or hangs.
+/// If the child fails or hangs.
 fn fork_and_wait(work: impl FnOnce()) {
-    // SAFETY: the child uses the allocator (that is what is tested), futexes and system calls; it
-    // never returns into code that knows the other threads.
+    // SAFETY: the child uses the allocator (this is the test), futexes and system calls. It never returns into code
+    // that knows the other threads.
     let child = unsafe { libc::fork() };
     assert_ne!(child, -1);
     if child == 0 {
@@ -122,7 +122,7 @@ fn fork_and_wait(work: impl FnOnce()) {
     assert_eq!(status, 0, "wait status of a forked child");
 }
 
-/// What a child does with the blocks its parent had.
+/// The work of a child with the blocks of its parent.
 fn live_on(mut inherited: Vec<Block>, generations: u64, with_thread: bool) {
     let runs = HANDLER_RUNS[2].load(Ordering::Relaxed);
     assert_ne!(runs, 0, "the child handler ran");
@@ -136,7 +136,7 @@ fn live_on(mut inherited: Vec<Block>, generations: u64, with_thread: bool) {
     drop(rest);
     own.truncate(1000);
     if with_thread {
-        // It takes over what the threads that did not come along have left.
+        // The child adopts what threads left that do not exist in it.
         let theirs = own.split_off(500);
         thread::spawn(move || drop((theirs, Block::random(1, &mut Rng::new(1))))).join().expect("its checks passed");
     }
@@ -152,18 +152,18 @@ fn fork_often(number: u64, forks: u64, from_others: &Mutex<Receiver<Batch>>, to_
     let mut rng = Rng::new(number);
     for round in 0..forks {
         let mut kept: Vec<Block> = (0..500).map(|serial| Block::random(serial, &mut rng)).collect();
-        // Freed by the others from now on, also while the fork is under way.
+        // From now on the other threads free these blocks, even while the fork is under way.
         drop(to_others.try_send(kept.split_off(300)));
         if let Ok(batch) = from_others.lock().expect("no thread panicked").recv() {
             kept.extend(batch);
         }
         rng.shuffle(&mut kept);
-        // The child gets a copy of the handles and of what they point to.
+        // The child gets a copy of the handles and of the blocks behind them.
         let mut kept = Some(kept);
         fork_and_wait(|| live_on(kept.take().expect("not taken yet"), 1, round % 8 == 0));
-        assert!(kept.is_some(), "only the child takes them");
+        assert!(kept.is_some(), "only the child takes the blocks");
         if round % 16 == 0 {
-            // The way of std to start a program is another kind of fork.
+            // When std starts a program, it uses another kind of fork.
             let status = Command::new("true").status().expect("coreutils");
             assert!(status.success());
             assert_sound();
@@ -171,7 +171,7 @@ fn fork_often(number: u64, forks: u64, from_others: &Mutex<Receiver<Batch>>, to_
     }
 }
 
-/// Sets the flag also when a panic ends the scope: the threads must not run on.
+/// Sets the flag even if a panic ends the scope, so that the threads end.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -192,7 +192,7 @@ fn forks_of_a_busy_process(forks: u64) {
             let (inboxes, stop, to_forkers) = (Arc::clone(&inboxes), &stop, to_forkers.clone());
             scope.spawn(move || churn(number, stop, &inboxes.0, &to_forkers));
         }
-        // From the main thread alone, then from two threads at the same time.
+        // First only the main thread forks, then two threads at the same time.
         fork_often(100, forks, &inboxes.1, &to_churn);
         let forkers = [101, 102].map(|number| {
             let (inboxes, to_churn) = (Arc::clone(&inboxes), to_churn.clone());
@@ -211,7 +211,7 @@ fn forks_of_a_busy_process(forks: u64) {
 }
 
 pub(crate) fn main() {
-    // What asks for a list of tests gets one.
+    // A tool that asks for a list of tests gets one.
     if std::env::args().any(|argument| argument == "--list") {
         println!("forks_of_a_busy_process: test");
         return;

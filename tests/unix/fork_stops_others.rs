@@ -1,11 +1,11 @@
-//! While a thread forks, the others stand still in the allocator's slow paths: they do not pass the locks that it
+//! While a thread forks, the other threads wait in the allocator's slow paths: they do not pass the locks that it
 //! holds.
 //!
-//! For each way into a slow path there is one fork, and in a fork handler, which runs while the locks are held, one
-//! other thread that goes that way. The handler waits until the kernel says that the thread sleeps, or else that it
-//! came through: one of the two happens, however long it takes. A handler that was registered after the allocator's
-//! runs before it, and may wait for threads that allocate: so the allocator has to register its own before anybody asks
-//! it for a block. Without libtest, because the main thread has to be the one that forks.
+//! There is one fork for each way into a slow path. A fork handler, which runs while the locks are held, lets one other
+//! thread go that way. The handler waits until the kernel reports that the thread sleeps, or until the thread has
+//! passed: one of the two happens, however long it takes. A handler that was registered after the allocator's runs
+//! before it, and may wait for threads that allocate. So the allocator has to register its own handlers before the
+//! first request for a block. This test runs without libtest, because the main thread has to be the one that forks.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,7 +19,7 @@ use pymalloc::{Pymalloc, flush_thread_cache, purge};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// More than a thread has at hand.
+/// More blocks than a thread's cache holds.
 const BLOCKS: usize = 20_000;
 
 /// Ways into a slow path, by the lock that each meets first.
@@ -27,7 +27,7 @@ const WAYS: [(&str, fn()); 5] = [
     ("its own door, by a flush", flush_thread_cache),
     ("its own door, by a refill", allocate_many),
     ("every door, by a purge", purge_all),
-    ("the lock of who stops all, by the self-check", check),
+    ("the lock for stopping all threads, by the self-check", check),
     ("its own door, by its end", || ()),
 ];
 
@@ -44,18 +44,18 @@ fn check() {
     assert_sound();
 }
 
-/// How far the thread is that is to meet the locks.
+/// How far the other thread is on its way to the locks.
 static STAGE: AtomicU32 = AtomicU32::new(AWAY);
-/// There is none: the next fork is not to wait for it.
+/// There is no such thread, so the next fork does not wait for it.
 const AWAY: u32 = 0;
-/// It has blocks and a cache, and waits for the locks to be held.
+/// It has blocks and a cache, and waits until the locks are held.
 const READY: u32 = 1;
-/// They are: it may go.
+/// The locks are held: it may go.
 const LOCKED: u32 = 2;
-/// It goes. What it may sleep on from here is a lock of the allocator.
+/// It goes. From here on, only a lock of the allocator can make it sleep.
 const GOING: u32 = 3;
 
-/// What the kernel calls the thread.
+/// The kernel's number of the thread.
 static THREAD: AtomicU32 = AtomicU32::new(0);
 /// Whether the handler saw the thread sleep.
 static HELD_UP: AtomicBool = AtomicBool::new(false);
@@ -73,7 +73,7 @@ fn reach(stage: u32) {
     STAGE.store(stage, Ordering::Release);
 }
 
-/// What proc(5) calls the state of a thread of this process; `None` when it has ended.
+/// The state of a thread of this process, as in proc(5); `None` if the thread has ended.
 fn state_of(thread: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).ok()?;
     let (_, behind_name) = stat.rsplit_once(") ")?;
@@ -91,13 +91,13 @@ unsafe extern "C" fn prepare() {
     let held_up = loop {
         match state_of(thread) {
             Some('S') => break true,
-            // It ended: no lock stopped it.
+            // The thread ended: no lock stopped it.
             None | Some('Z' | 'X') => break false,
             _ => thread::yield_now(),
         }
     };
     HELD_UP.store(held_up, Ordering::Relaxed);
-    // The forking thread itself is let in, and finds nothing half done.
+    // The locks let the forking thread itself through, and it finds nothing half done.
     check();
     allocate_many();
 }
@@ -113,8 +113,8 @@ extern "C" fn register() {
 #[unsafe(link_section = ".init_array.00098")]
 static REGISTER: extern "C" fn() = register;
 
-/// Runs in the forking thread too, before the allocator's own handler: nothing is stopped yet, so it may wait for
-/// others.
+/// Runs in the forking thread, too, but before the allocator's own handler: nothing is stopped yet, so it may wait for
+/// other threads.
 unsafe extern "C" fn prepare_before_the_allocator() {
     let other = thread::spawn(|| {
         allocate_many();
@@ -153,7 +153,7 @@ fn fork() {
     assert_eq!(status, 0, "wait status of a forked child");
 }
 
-/// A thread that has a cache with something in it, and goes its way once the locks are held.
+/// A thread that has blocks in its cache, and goes its way into a slow path once the locks are held.
 fn meet_the_locks(way: fn()) {
     allocate_many();
     // SAFETY: always allowed.
@@ -170,7 +170,7 @@ fn no_thread_passes_the_locks_that_a_forking_thread_holds() {
         let other = thread::spawn(move || meet_the_locks(way));
         await_stage(READY);
         fork();
-        assert!(HELD_UP.swap(false, Ordering::Relaxed), "a thread passed a lock that the forking one held: {lock}");
+        assert!(HELD_UP.swap(false, Ordering::Relaxed), "a thread passed a lock that the forking thread held: {lock}");
         other.join().expect("its checks passed");
         reach(AWAY);
         check();

@@ -49,12 +49,11 @@ unsafe extern "C" fn on_thread_end(value: *mut c_void) {
     } else {
         drop(held);
     }
-    // Last, for whoever waits for it. Release: what this thread did happened before.
+    // This comes last, because a thread waits for it. Release: what this thread did happened before.
     KEY_RUNS.fetch_add(1, Ordering::Release);
 }
 
-/// A key from before the allocator's first use: glibc calls its destructor before those of the
-/// keys that came later.
+/// A key that is made before the allocator's first use: glibc calls its destructor before those of later keys.
 static EARLY_KEY: OnceLock<libc::pthread_key_t> = OnceLock::new();
 
 extern "C" fn before_main() {
@@ -100,7 +99,7 @@ fn key_destructors_free_and_allocate_and_arm_again() {
     }
     assert_eq!(KEY_RUNS.load(Ordering::Acquire), THREADS * keys.len() * (1 + ROUNDS - 1 + ROUNDS));
     assert_live_near(before, SLACK_BLOCKS);
-    // None that ended took a cache again, which it could not leave any more. (Threads of libtest's come and go.)
+    // No ended thread took a cache again; it could not give that back any more. (libtest's threads come and go.)
     assert!(assert_sound().caches_live < stats.caches_live + THREADS / 2);
 }
 
@@ -122,7 +121,7 @@ pub(super) fn start(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void, bloc
     // SAFETY: `thread` is a place for the handle; both mains take the box.
     let error = unsafe { pthread_create(thread.as_mut_ptr(), null(), main, argument) };
     assert_eq!(error, 0);
-    // SAFETY: the thread was made, so its handle was written.
+    // SAFETY: the thread was created, so its handle was written.
     unsafe { thread.assume_init() }
 }
 
@@ -151,8 +150,7 @@ fn detached_threads_may_end_by_pthread_exit() {
         // SAFETY: the thread exists until it is detached; nobody joins it.
         assert_eq!(unsafe { libc::pthread_detach(thread) }, 0);
     }
-    // Nobody can wait for a detached thread, but its destructors count. A hang ends by the
-    // watchdog.
+    // No thread can wait for a detached thread, but its destructors are counted. The watchdog ends a hang.
     common::watchdog();
     while KEY_RUNS.load(Ordering::Acquire) < 2 * ROUNDS * THREADS {
         thread::sleep(Duration::from_millis(1));

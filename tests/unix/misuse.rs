@@ -1,4 +1,4 @@
-//! What the patterns of misuse ask of the system.
+//! The system's part in the patterns of misuse.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -13,7 +13,7 @@ pub(crate) fn map(is_usable: bool) -> *mut u8 {
     start.cast::<u8>().wrapping_add(4096)
 }
 
-/// Whether what is mapped at an address can be run.
+/// Whether the memory at an address is executable.
 pub(crate) fn is_executable(address: usize) -> bool {
     let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux");
     let holds = |line: &&str| {

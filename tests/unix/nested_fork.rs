@@ -1,5 +1,5 @@
-//! A fork handler of another library that was registered before the allocator's, and itself forks: the outer child
-//! still allocates at once. Without libtest, because the main thread has to be the one that forks.
+//! A fork handler of another library was registered before the allocator's, and itself forks. The outer child can still
+//! allocate at once. This test runs without libtest, because the main thread has to be the one that forks.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -38,13 +38,13 @@ fn fork(child: fn()) {
 
 unsafe extern "C" fn prepare() {
     if !INSIDE.replace(true) {
-        // Wants all locks, which this thread has.
+        // The self-check takes all locks, which this thread holds.
         pymalloc::self_check().expect("a sound heap while it forks");
-        // They admit it, too.
+        // The locks admit it for that, too.
         let blocks: Vec<Box<u64>> = (0..1000).map(Box::new).collect();
         assert_eq!(blocks.iter().map(|block| **block).sum::<u64>(), 499_500);
-        // musl holds a lock of its own while handlers run, so that in a program with threads a fork inside one waits
-        // for itself, whichever allocator there is; what is left there is a handler that allocates.
+        // musl holds a lock of its own while handlers run. So in a program with threads, a fork inside a handler waits
+        // for itself, with any allocator. There the handler only allocates.
         if !cfg!(target_env = "musl") {
             fork(|| ());
         }

@@ -1,5 +1,6 @@
-//! What the system's `malloc` does with large blocks, when the small ones are elsewhere. Without libtest, because what
-//! it keeps is in the heap of the thread that was first to use some pools: libtest's, whose tests are in others.
+//! How the system's `malloc` treats large blocks while the small ones are elsewhere. This test runs without libtest:
+//! the memory that `malloc` keeps is in the heap of the first thread that uses some pools, which would be libtest's
+//! thread, not the test's.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;
@@ -32,7 +33,7 @@ fn round() {
 }
 
 fn large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_size() {
-    // Small blocks of 1 MiB: from then on glibc is let keep what the large ones leave.
+    // 1 MiB of small blocks: from then on glibc may keep what the large blocks leave.
     let small: Vec<Box<[u64; 16]>> = (0..8192).map(|number| Box::new([number; 16])).collect();
     round();
     let before = page_faults();
@@ -49,7 +50,7 @@ pub(crate) fn main() {
         return;
     }
     if cfg!(any(not(all(target_os = "linux", target_env = "gnu")), pymalloc_bypass)) {
-        println!("test {NAME} ... ignored, only glibc's malloc is let keep memory");
+        println!("test {NAME} ... ignored, only glibc's malloc may keep memory");
         return;
     }
     large_blocks_that_come_and_go_keep_their_memory_once_the_program_has_some_size();

@@ -1,4 +1,4 @@
-//! What the patterns of misuse ask of the system.
+//! The system's part in the patterns of misuse.
 
 use std::ffi::c_void;
 use std::process::ExitStatus;
@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 const MEM_COMMIT_RESERVE: u32 = 0x3000;
 const PAGE_NOACCESS: u32 = 0x01;
 const PAGE_READWRITE: u32 = 0x04;
-/// All that can be run: `PAGE_EXECUTE` to `PAGE_EXECUTE_WRITECOPY`.
+/// All executable protections: `PAGE_EXECUTE` to `PAGE_EXECUTE_WRITECOPY`.
 const ANY_EXECUTE: u32 = 0xf0;
 
 /// `MEMORY_BASIC_INFORMATION`.
@@ -38,7 +38,7 @@ pub(crate) fn map(is_usable: bool) -> *mut u8 {
     start.cast::<u8>().wrapping_add(4096)
 }
 
-/// Whether what is mapped at an address can be run.
+/// Whether the memory at an address is executable.
 pub(crate) fn is_executable(address: usize) -> bool {
     // SAFETY: plain data, of which zero is a valid value.
     let mut known: Known = unsafe { std::mem::zeroed() };
@@ -53,7 +53,7 @@ pub(crate) fn is_executable(address: usize) -> bool {
 pub(crate) fn is_fault(status: ExitStatus) -> bool {
     const ACCESS_VIOLATION: u32 = 0xc000_0005;
     const HEAP_CORRUPTION: u32 = 0xc000_0374;
-    /// Wine's, of a fault for which it starts no debugger.
+    /// Wine's exit code after a fault, if it starts no debugger.
     const DEBUGGER_INACTIVE: u32 = 0xc000_0354;
     let faults = [ACCESS_VIOLATION, HEAP_CORRUPTION, DEBUGGER_INACTIVE];
     status.code().is_some_and(|code| faults.contains(&code.cast_unsigned()))

@@ -1,4 +1,4 @@
-//! The process's end, at which Windows ends all other threads first, wherever they are.
+//! The process's end, at which Windows first ends all other threads, wherever they are.
 
 use std::cell::RefCell;
 use std::process::Command;
@@ -10,15 +10,15 @@ use crate::{Restless, blocks};
 
 /// Processes that end.
 const PROCESSES: usize = 40;
-/// One that has not ended by then hangs.
+/// A process that has not ended after this time hangs.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 thread_local! {
     static AT_THE_END: RefCell<Restless> = const { RefCell::new(Restless(Vec::new())) };
 }
 
-/// Ends a process, with code 7, whose other threads are inside the allocator as a rule: `std::process::exit` runs the
-/// destructors of the calling thread's thread-locals, which free and allocate.
+/// Ends a process with code 7 while, as a rule, its other threads are inside the allocator. `std::process::exit` runs
+/// the destructors of the calling thread's thread-locals, which free and allocate.
 #[test]
 fn a_process_ends_although_its_threads_were_ended_inside_the_allocator() {
     const NAME: &str = "process_end::a_process_ends_although_its_threads_were_ended_inside_the_allocator";
@@ -27,7 +27,7 @@ fn a_process_ends_although_its_threads_were_ended_inside_the_allocator() {
         for number in 0..3 {
             thread::spawn(move || {
                 loop {
-                    // Freed by another one as a rule, and many at once: the slow paths are gone through.
+                    // As a rule another thread frees them, many at once, so that frees take the slow path.
                     let mine = blocks(number);
                     let theirs = std::mem::replace(&mut *shared.lock().expect("no panic"), mine);
                     drop(theirs);

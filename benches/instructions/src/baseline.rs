@@ -1,34 +1,34 @@
-//! The committed counts, and how a count is judged by them.
+//! The baseline: the committed counts, and the verdict on a new count.
 
 use crate::callgrind::Count;
 use instructions::Row;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What another compiler may change where all else is to be exact, in percent.
+/// The change in per cent that another compiler may cause in an exact row.
 const OTHER_COMPILER_PERCENT: u64 = 5;
 
-/// Counts, and what they depend on beside the source.
+/// The counts, and what they depend on besides the source.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Baseline {
-    /// The compiler that built the programs, as it calls itself.
+    /// The compiler that built the programs, by its own version text.
     pub compiler: String,
-    /// The machine it built them for.
+    /// The target that it built them for.
     pub target: String,
-    /// By row.
+    /// The count of each row.
     pub counts: BTreeMap<String, Count>,
 }
 
-/// What a count is, next to the baseline's.
+/// The verdict on a count, compared with the baseline's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As near as it has to be.
+    /// Within the tolerance.
     Same,
     /// Too many instructions.
     More,
-    /// Too few: an improvement that the baseline has to follow, or it would hide the next loss.
+    /// Too few: an improvement. The baseline must be renewed, or it would hide the next loss.
     Fewer,
-    /// Other work than the baseline's.
+    /// The program did other work than the baseline's.
     OtherWork,
     /// The baseline does not have the row.
     New,
@@ -39,7 +39,7 @@ impl Baseline {
     pub fn to_text(&self) -> String {
         let mut text = String::from(
             "# Instructions of each row, the loop around it included. Renew: see benches/README.md.\n\
-             # row operations instructions, and instructions an operation for who reads the file\n",
+             # row operations instructions, and instructions per operation for human readers\n",
         );
         writeln!(text, "compiler {}\ntarget {}", self.compiler, self.target).expect("a string grows");
         for (name, count) in &self.counts {
@@ -72,7 +72,7 @@ impl Baseline {
         Ok(Self { compiler, target, counts })
     }
 
-    /// Judges a count that a program built by `compiler` had.
+    /// Judges the count of a program that `compiler` built.
     pub fn judge(&self, row: &Row, count: Count, compiler: &str) -> Verdict {
         let Some(expected) = self.counts.get(row.name) else { return Verdict::New };
         if count.operations != expected.operations {

@@ -7,26 +7,27 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The oldest variants of the C library's copies; a name that it does not know does no harm.
+/// Settings that make the C library use its oldest variants of memory copies. A name that it does not know does no
+/// harm.
 const OLD_PROCESSOR: &str = "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-ERMS,-FSRM,-AVX_Fast_Unaligned_Load";
 
-/// What a row costs.
+/// The cost of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Count {
-    /// Instructions, those of the loop around the operations included.
+    /// Instructions, including those of the loop around the operations.
     pub instructions: u64,
-    /// Operations that took them.
+    /// Number of operations that took these instructions.
     pub operations: u64,
 }
 
-/// The programs, built.
+/// The built programs.
 #[derive(Debug)]
 pub struct Programs {
     directory: PathBuf,
 }
 
 impl Programs {
-    /// Builds them.
+    /// Builds the programs.
     pub fn build() -> Result<Self, String> {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let directory = package.join("target");
@@ -60,19 +61,20 @@ impl Programs {
         Ok(Count { instructions, operations })
     }
 
-    /// Runs a program; returns its instructions, and what it printed.
+    /// Runs a program; returns its instructions and its output.
     fn run(&self, program: &str, arguments: &[&str], options: &[&str]) -> Result<(u64, String), String> {
         let profile = self.directory.join(format!("{program}.callgrind"));
         let output = Command::new("valgrind")
             .args(["--quiet", "--tool=callgrind", "--combine-dumps=yes"])
             .arg(format!("--callgrind-out-file={}", profile.display()))
             .args(options)
-            // By a path that is the same everywhere: it is a string of the program, and so a block.
+            // The path is the same everywhere, because it becomes a string of the program, and so a block.
             .arg(format!("./{program}"))
             .args(arguments)
             .current_dir(&self.directory)
-            // Neither the user's settings of the C library, nor a stack that starts elsewhere. libc copies by other
-            // instructions on other processors, unless it is told that this one is old.
+            // An empty environment: the user's settings of the C library must not count, and the stack must start at
+            // the same place. libc copies by other instructions on other processors, unless a setting tells it that
+            // this processor is old.
             .env_clear()
             .env("PATH", env::var_os("PATH").unwrap_or_default())
             .env("GLIBC_TUNABLES", OLD_PROCESSOR)
@@ -88,7 +90,7 @@ impl Programs {
     }
 }
 
-/// The instructions of a whole profile.
+/// The number of instructions of a whole profile.
 fn total(profile: &str) -> Option<u64> {
     let words = profile.lines().find_map(|line| line.strip_prefix("totals:"))?;
     words.split_whitespace().next()?.parse().ok()

@@ -1,6 +1,6 @@
 //! Counts instructions, row by row, and compares them with the committed baseline.
 //!
-//! Exit code 0: all as the baseline says; 1: a row is not, or could not be counted; 2: a bad command line.
+//! Exit code 0: all rows are as in the baseline; 1: a row is not, or could not be counted; 2: a bad command line.
 
 mod baseline;
 mod callgrind;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether the baseline is to be written anew, and which rows are meant.
+/// Whether to write the baseline anew, and which rows to count.
 fn choose(arguments: &[String]) -> Result<(bool, Vec<&'static Row>), String> {
     match arguments {
         [] => Ok((false, ROWS.iter().collect())),
@@ -50,7 +50,7 @@ fn baseline_file() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("baseline.txt")
 }
 
-/// The compiler and its target, as `rustc` says.
+/// The compiler and its target, as `rustc` reports them.
 fn compiler_and_target() -> Result<(String, String), String> {
     let output = Command::new("rustc").arg("-vV").output().map_err(|error| format!("rustc does not start: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -1,13 +1,13 @@
 //! The allocators that are compared, by name.
 
-/// One allocator, and how a worker with it is built.
+/// One allocator, and how to build a worker with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Allocator {
     /// The name on the command line and in tables.
     pub name: &'static str,
     /// The Cargo feature of the worker.
     pub feature: &'static str,
-    /// Whether it is written in C or C++: the runner then checks that it was optimised.
+    /// Whether it is written in C or C++; if so, the runner checks that it was optimised.
     pub is_native: bool,
     /// Where it comes from, for the head of the report.
     pub origin: &'static str,
@@ -22,27 +22,27 @@ const fn native(name: &'static str, feature: &'static str, origin: &'static str)
 }
 
 impl Allocator {
-    /// Whether it is this crate, with one or another large allocator.
+    /// Whether it is this crate, with any large allocator.
     #[must_use]
     pub fn is_ours(&self) -> bool {
         self.feature.starts_with("alloc-pymalloc")
     }
 }
 
-/// The one all others are compared with.
+/// The allocator that all others are compared with.
 pub const BASELINE: &str = "pymalloc";
 
 /// The crate with its large allocator `Medium`.
 pub const MEDIUM: &str = "pymalloc-medium";
 
-/// The crate with its feature `hardened`: no peer, and compared only if it is asked for.
+/// The crate with its feature `hardened`. It is no peer, and is compared only on request.
 pub const HARDENED: &str = "hardened";
 
-/// Counts requests; never timed.
+/// The allocator that counts requests; it is never timed.
 pub const COUNTING: Allocator =
     allocator("counting", "alloc-counting", "counts requests, for the share of small ones");
 
-/// All that are compared, the baseline first.
+/// All allocators that are compared, the baseline first.
 pub const ALLOCATORS: &[Allocator] = &[
     allocator(BASELINE, "alloc-pymalloc", "this crate, larger requests to the system"),
     allocator(

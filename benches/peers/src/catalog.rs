@@ -1,11 +1,11 @@
 //! The workloads by name, in the order in which they run and are shown.
 
-/// What a workload is about.
+/// The theme of a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Theme {
     /// Allocate and free in a loop, one thread.
     Loops,
-    /// Requests above the small ones only.
+    /// Only requests above the small ones.
     Medium,
     /// Data structures of one kind of node.
     Structures,
@@ -43,11 +43,11 @@ impl Theme {
 pub struct Entry {
     /// The name on the command line and in tables.
     pub name: &'static str,
-    /// What it is about.
+    /// Its theme.
     pub theme: Theme,
-    /// Memory it needs in MiB, with room to spare; skipped on machines that have less.
+    /// MiB of memory that it needs, with room to spare. It is skipped on machines with less.
     pub needs_mib: usize,
-    /// Left out of a quick run unless asked for by name.
+    /// Whether a quick run leaves it out unless it is asked for by name.
     pub full_only: bool,
     /// One line for people.
     pub about: &'static str,
@@ -61,8 +61,8 @@ const fn live(name: &'static str, mib: usize) -> Entry {
     Entry {
         name,
         theme: Theme::Live,
-        // The peer with the largest overhead takes about 1.6 times what is asked for, and each
-        // block has a handle of 16.
+        // The peer with the largest overhead takes about 1.6 times the bytes asked for, and each block has a handle of
+        // 16 bytes.
         needs_mib: 300 + mib * 2,
         full_only: mib > 256,
         about: "random replacement in a heap of that many bytes",

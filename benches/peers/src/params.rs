@@ -1,14 +1,14 @@
 //! Every size, count and seed of every workload, frozen.
 //!
-//! Figures are comparable between two commits only while this file is the same on both. A run
-//! whose amount of work has to change is a new workload with a new name.
+//! Figures of two commits are comparable only if this file is the same in both. A workload whose amount of work has to
+//! change becomes a new workload with a new name.
 
 /// How much work a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scale {
-    /// About 0.3 to 1 second a process.
+    /// About 0.3 to 1 second per process.
     Full,
-    /// About a tenth of a second a process.
+    /// About a tenth of a second per process.
     Quick,
 }
 
@@ -45,13 +45,13 @@ impl Scale {
     }
 }
 
-/// A request this large or smaller is a small one.
+/// The most bytes of a small request.
 pub const SMALL_MAX_BYTES: usize = 512;
 /// The seed of every random sequence; threads add their number.
 pub const SEED: u64 = 0x5EED_0B10_C5A1_10C8;
 
-/// Request sizes of the mixed workloads, drawn evenly: mostly 16 to 64 bytes with a tail to
-/// 512, odd sizes included, as programs ask for them.
+/// Request sizes of the mixed workloads, drawn evenly: mostly 16 to 64 bytes, with a tail up to 512 and with odd sizes,
+/// as in programs.
 pub const MIXED_BYTES: [usize; 64] = [
     8, 8, 16, 16, 16, 16, 24, 24, 24, 24, 24, 24, 32, 32, 32, 32, 32, 32, 40, 40, 40, 40, 48, 48,
     48, 48, 48, 56, 56, 56, 64, 64, 64, 64, 72, 72, 80, 80, 88, 96, 96, 104, 112, 120, 128, 128, 9,
@@ -94,7 +94,7 @@ pub const LARGE_ONLY_PAIRS: Amount = amount(6_000_000, 1_000_000);
 pub const LARGE_ONLY_BLOCKS: usize = 1_000;
 
 // Medium requests.
-/// Sizes of 513 bytes to 32 KiB, drawn evenly: as many of each doubling.
+/// Sizes of 513 bytes to 32 KiB, drawn evenly, with the same number in each doubling.
 pub const MEDIUM_BYTES: [usize; 24] = [
     520, 600, 768, 1_000, 1_024, 1_280, 1_500, 2_048, 2_100, 3_000, 4_000, 4_096, 4_200, 5_000,
     6_144, 8_192, 8_200, 10_000, 12_288, 16_384, 16_500, 20_000, 26_000, 32_768,
@@ -156,11 +156,10 @@ pub const GROWTH_BYTES: Amount = amount(512 << 20, 128 << 20);
 pub const PEAK_BYTES: Amount = amount(256 << 20, 48 << 20);
 /// One block of this many survives in peak-shrink.
 pub const SURVIVOR_ONE_IN: usize = 100;
-/// Milliseconds between the last free and the reading of end RSS: allocators that give memory
-/// back after a delay get the chance to.
+/// Milliseconds between the last free and the reading of end RSS, in which allocators that give memory back after a
+/// delay can do so.
 pub const SETTLE_MILLIS: Amount = amount(1_500, 30);
-/// Blocks allocated and freed after that wait: some allocators look at the clock only when they
-/// have work to do off the fast path.
+/// Blocks allocated and freed after that wait, because some allocators look at the clock only on their slow path.
 pub const SETTLE_BLOCKS: usize = 10_000;
 
 // Threads.

@@ -1,15 +1,15 @@
-//! The memory patterns by name: what each does, which figures it yields, and what the project wants of them.
+//! The memory patterns by name: what each does, which figures it yields, and the project's limits for them.
 
-/// What a figure should be at most.
+/// The limit of a figure.
 #[derive(Clone, Copy, Debug)]
 pub enum Limit {
-    /// Nothing is asked of it.
+    /// There is no limit.
     Free,
-    /// That much.
+    /// This value.
     AtMost(f64),
-    /// The smaller of jemalloc's and mimalloc's, and that much.
+    /// The smaller of jemalloc's and mimalloc's figures, plus this value.
     PeersAnd(f64),
-    /// That much more than glibc alone.
+    /// The figure of glibc alone, plus this value.
     BesideGlibc(f64),
 }
 
@@ -18,7 +18,7 @@ pub enum Limit {
 pub struct Figure {
     /// Its name, with the unit.
     pub name: &'static str,
-    /// What it should be at most.
+    /// Its limit.
     pub limit: Limit,
 }
 
@@ -29,9 +29,9 @@ pub struct Pattern {
     pub name: &'static str,
     /// One line for people.
     pub about: &'static str,
-    /// What its worker reports.
+    /// The figures that its worker reports.
     pub figures: &'static [Figure],
-    /// Only this crate has what it is about.
+    /// Whether it is about something that only this crate has.
     pub ours_only: bool,
 }
 
@@ -43,7 +43,7 @@ const fn pattern(name: &'static str, about: &'static str, figures: &'static [Fig
     Pattern { name, about, figures, ours_only: false }
 }
 
-/// After everything that the allocator can be asked to give back was asked for.
+/// The figure after a request to the allocator to give back all that it can.
 pub const RETURNED: &str = "MiB after a request to return";
 const IDLE: &str = "MiB idle";
 const BETWEEN: &str = "MiB between phases, at worst";
@@ -55,7 +55,7 @@ use Limit::{AtMost, BesideGlibc, Free, PeersAnd};
 /// The MiB of a program that only starts.
 const PROGRAM_MIB: f64 = 4.0;
 
-/// Twice what is live at most, 256 KiB a running thread, and the program, in MiB.
+/// In MiB: twice the most live bytes, plus 256 KiB per running thread, plus the program itself.
 const fn bound(live_mib: f64, threads: f64) -> Limit {
     PeersAnd(2.0 * live_mib + threads / 4.0 + PROGRAM_MIB)
 }

@@ -1,4 +1,4 @@
-//! What a worker says about one run: one line of `key=value` words.
+//! The report of a worker on one run: one line of `key=value` words.
 
 /// The first word of the line; anything else a worker prints is ignored.
 const HEAD: &str = "sample";
@@ -22,7 +22,7 @@ macro_rules! sample {
                 vec![$(self.$field),*]
             }
 
-            /// A sample of these values, in the order of [`Self::FIELDS`].
+            /// Makes a sample of these values, in the order of [`Self::FIELDS`].
             #[must_use]
             pub fn from_values(values: &[u64]) -> Self {
                 let mut sample = Self::default();
@@ -48,7 +48,7 @@ sample! {
     nanos,
     /// Operations, as the workload counts them.
     operations,
-    /// The same for every allocator, or something is wrong.
+    /// The checksum of the work. It must be the same for every allocator.
     checksum,
     /// User time in nanoseconds, all threads.
     user_nanos,
@@ -62,7 +62,7 @@ sample! {
     peak_rss,
     /// RSS after the measured part, in bytes.
     end_rss,
-    /// Bytes asked for and live at the peak, where the workload knows.
+    /// Bytes asked for and live at the peak, where the workload reports it.
     live_bytes,
     /// Requests (counting build only).
     requests,

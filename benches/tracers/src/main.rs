@@ -1,7 +1,7 @@
-//! What a heap profiler costs: the same work under one of them, or with it off.
+//! The cost of a heap profiler: the same work with one of them on, or off.
 //!
-//! `tracers MODE [BLOCKS ROUNDS]` prints nanoseconds an allocation and its free, and bytes of memory a live block beyond
-//! its own. With few blocks and rounds, callgrind counts instructions.
+//! `tracers MODE [BLOCKS ROUNDS]` prints nanoseconds per allocation and its free, and bytes of memory per live block
+//! beyond the block's own. A run with few blocks and rounds is for callgrind, which counts instructions.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,7 +9,7 @@ use std::time::Instant;
 const BLOCKS: usize = 200_000;
 const ROUNDS: usize = 5;
 
-/// The argument in this place, a number.
+/// The number that is the argument at this place.
 fn number(place: usize, default: usize) -> usize {
     std::env::args().nth(place).map_or(default, |text| text.parse().expect("a number"))
 }
@@ -63,7 +63,7 @@ mod profiler {
     #[global_allocator]
     static GLOBAL: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-    /// Configured by `_RJEM_MALLOC_CONF`, as jemalloc is.
+    /// jemalloc's own profiler, configured by `_RJEM_MALLOC_CONF`.
     pub fn start(_mode: &str) -> Box<dyn Fn()> {
         Box::new(|| ())
     }
@@ -110,5 +110,5 @@ fn main() {
         nanos.push(start.elapsed().as_nanos() as f64 / blocks as f64);
     }
     nanos.sort_by(f64::total_cmp);
-    println!("{mode}: {:.0} ns an allocation and its free (median of {rounds} rounds)", nanos[rounds / 2]);
+    println!("{mode}: {:.0} ns per allocation and its free (median of {rounds} rounds)", nanos[rounds / 2]);
 }

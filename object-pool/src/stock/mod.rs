@@ -1,20 +1,20 @@
-//! The shared stock of an object pool: idle objects under a lock, the threads' magazines over it (Bonwick and Adams,
-//! "Magazines and vmem", 2001), the limits, and the waiters.
+//! The shared stock of an object pool: idle objects under a lock, the list of the threads' magazines (Bonwick and
+//! Adams, "Magazines and vmem", 2001), the limits, and the waiters.
 //!
-//! A stock moves objects and counts them; it never creates, resets or drops one, and runs no user's code under its
-//! lock. Those are its callers' (`objects.rs`).
+//! A stock moves objects and counts them. It never creates, resets or drops one, and runs none of the user's code under
+//! its lock; its callers do these things (`objects.rs`).
 //!
 //! # Invariants
 //! *idle bound*: objects in the stock + capacities of all magazines ≤ `max_idle`. A magazine's capacity is reserved
-//! from the stock's, so no object is idle beyond `max_idle`, wherever it lies, at any time.
+//! from the stock's room, so at any time at most `max_idle` objects are idle, wherever they lie.
 //!
-//! *exact drop*: an object that returns is refused only if `max_idle` objects are idle at that moment: where capacities
-//! are reserved, the owners are stopped and the reservations taken back first.
+//! *exact drop*: a returned object is refused only if `max_idle` objects are idle at that moment. If capacities are
+//! reserved, the owners are stopped and the reservations are taken back first.
 //!
 //! *total bound*: objects idle, in use, granted or being created = `total` ≤ `max_total`.
 //!
-//! *no idle wait*: while somebody waits, the gate is shut, nothing is idle and `total` = `max_total`. So whatever
-//! comes free passes the lock, and goes to the first waiter.
+//! *no idle wait*: while a thread waits, the gate is shut, nothing is idle, and `total` = `max_total`. So everything
+//! that becomes free passes the lock, and goes to the first waiter.
 
 mod moves;
 
@@ -25,30 +25,30 @@ use super::magazine::{Gate, Magazine, Own};
 use super::sync::{MAGAZINE_MAX, Mutex, MutexGuard, fences_work};
 use super::waiters::{Grant, Ticket, Waiters};
 
-/// What a pool may hold.
+/// The limits of a pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    /// Idle objects, those in magazines included.
+    /// Most idle objects, those in magazines included.
     pub(super) max_idle: usize,
-    /// Objects idle and in use.
+    /// Most objects, idle and in use.
     pub(super) max_total: usize,
-    /// Objects in a thread's magazine; 0: no magazines.
+    /// Most objects in a thread's magazine; 0 for no magazines.
     pub(super) magazine: usize,
 }
 
-/// How an object, or the right to one, was lost to the pool.
+/// How the pool lost an object, or the right to create one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Loss {
-    /// It was never made: the factory panicked, or nobody wanted it any more.
+    /// It was never created: the factory panicked, or the thread that waited for it gave up.
     NotCreated,
     /// The user took it out.
     Detached,
-    /// It was dropped: there was no room for it, or its reset panicked. Counted after the drop, for until then it
-    /// exists.
+    /// It was dropped: there was no room for it, or its reset panicked. It is counted after the drop, because it exists
+    /// until then.
     Dropped,
 }
 
-/// Counts of a stock, at a moment.
+/// Counts of a stock at one moment.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Counts {
     pub(super) created: u64,
@@ -65,9 +65,9 @@ pub(super) struct Counts {
 pub(super) struct Stock<I> {
     gate: Gate,
     limits: Limits,
-    /// Whether the gate may ever open.
+    /// Whether there are magazines; if not, the gate never opens.
     has_magazines: bool,
-    /// Aligned: a thread that only looks at the gate is not disturbed by one that takes the lock.
+    /// Aligned so that a thread that takes the lock does not slow down a thread that only looks at the gate.
     state: Apart<Mutex<State<I>>>,
 }
 
@@ -76,41 +76,41 @@ struct Apart<V>(V);
 
 struct State<I> {
     idle: Vec<I>,
-    /// All that were ever made: one a thread that used the pool at the same time as the others.
+    /// All magazines ever made: as many as the most threads that used the pool at one time.
     magazines: Vec<Arc<Magazine<I>>>,
-    /// Those whose threads ended.
+    /// The magazines whose threads ended.
     vacant: Vec<Arc<Magazine<I>>>,
     /// Sum of the magazines' capacities.
     reserved: usize,
     waiters: Waiters<I>,
-    /// The gate's state.
+    /// Whether the gate is shut.
     shut: bool,
-    /// Slow calls since the gate was shut, or since somebody waited.
+    /// Slow calls since the gate was shut, or since a thread last waited.
     quiet: u32,
     /// The pool was dropped; what comes back now is dropped too.
     closed: bool,
-    /// `idle`, and the magazines' share of `reused`, are filled in when asked for.
+    /// The counts, except that `idle` and the magazines' share of `reused` are filled in on request.
     counts: Counts,
 }
 
-/// What a caller that does not wait gets.
+/// The result for a caller that does not wait.
 #[derive(Debug)]
 pub(super) enum Taken<I> {
     Granted(Grant<I>),
-    /// Nothing is idle, and none may be created.
+    /// Nothing is idle, and no object may be created.
     Nothing,
 }
 
-/// Where an object went that was to be kept.
+/// Where a returned object went.
 enum Placed<I> {
     Kept,
-    /// To a waiter, whose waker is to be called without the lock.
+    /// To a waiter; its waker must be called outside of the lock.
     Handed(Waker),
-    /// `max_idle` are idle.
+    /// Nowhere: `max_idle` objects are idle.
     Refused(I),
 }
 
-/// What a closed stock still held. To be dropped without the lock: drops are user's code.
+/// What a closed stock still held. It must be dropped outside of the lock: drops are the user's code.
 pub(super) struct Rest<I> {
     _idle: Vec<I>,
     _waiters: Waiters<I>,
@@ -139,29 +139,29 @@ impl<I> Stock<I> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<I>> {
-        // No user's code runs under the lock; what can panic there is an allocation, before anything is moved.
+        // None of the user's code runs under the lock. Only an allocation can panic there, before anything is moved.
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes an idle object, or, if `create`, the right to create one.
+    /// Takes an idle object, or, if `create` is set, the right to create one.
     pub(super) fn take(&self, own: Option<Own<'_, I>>, create: bool) -> Taken<I> {
         let mut state = self.lock();
         self.reopen_in_time(&mut state);
         self.take_locked(&mut state, own, create)
     }
 
-    /// Takes the right to create an object, whatever is idle.
+    /// Takes the right to create an object, even if others are idle.
     pub(super) fn reserve(&self) -> bool {
         self.reserve_locked(&mut self.lock())
     }
 
-    /// Takes an object or the right to create one, or queues up.
+    /// Takes an object or the right to create one, or joins the queue.
     pub(super) fn take_or_wait(&self, waker: Waker) -> Result<Grant<I>, Ticket> {
         let mut state = self.lock();
         match self.take_locked(&mut state, None, true) {
             Taken::Granted(grant) => Ok(grant),
             Taken::Nothing => {
-                // Also the magazines that looked empty: what returns from now on must pass the lock.
+                // Magazines that looked empty are stopped, too: from now on, every returned object must pass the lock.
                 self.stop(&mut state);
                 match state.idle.pop() {
                     Some(item) => {
@@ -174,7 +174,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// What was granted to the ticket, if anything; else `waker` is called when something is.
+    /// Takes what was granted to the ticket. If that is nothing so far, `waker` is called when there is a grant.
     pub(super) fn poll_ticket(&self, ticket: Ticket, waker: Waker) -> Option<Grant<I>> {
         let mut state = self.lock();
         let grant = state.waiters.collect(ticket);
@@ -185,8 +185,8 @@ impl<I> Stock<I> {
         grant
     }
 
-    /// Gives a ticket up. What was granted to it goes on; an object that there is no room for is returned, as by
-    /// [`put`](Self::put).
+    /// Gives up a ticket. What was granted to it goes to the next waiter or to the stock. If there is no room for an
+    /// object, it is returned, as by [`put`](Self::put).
     pub(super) fn give_up(&self, ticket: Ticket) -> Option<I> {
         let mut state = self.lock();
         let grant = state.waiters.collect(ticket);
@@ -203,8 +203,8 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Takes back an object of the pool; one that there is no room for is returned, to be dropped and then
-    /// [lost](Self::lose).
+    /// Takes back an object of the pool. If there is no room for it, it is returned; the caller drops it and then calls
+    /// [`lose`](Self::lose).
     pub(super) fn put(&self, own: Option<Own<'_, I>>, item: I) -> Option<I> {
         let mut state = self.lock();
         self.reopen_in_time(&mut state);
@@ -219,7 +219,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Takes in an object from outside, if there is room for it.
+    /// Takes an object from outside, if there is room for it; otherwise returns it.
     pub(super) fn adopt(&self, item: I) -> Result<(), I> {
         let mut state = self.lock();
         if state.counts.total >= self.limits.max_total {
@@ -253,7 +253,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// A magazine for a thread that has none; `None` if this pool has no magazines (any more).
+    /// Gives a magazine to a thread that has none; `None` if this pool has no magazines, or is closed.
     pub(super) fn join(&self) -> Option<Arc<Magazine<I>>> {
         if !self.has_magazines {
             return None;
@@ -269,7 +269,7 @@ impl<I> Stock<I> {
         }))
     }
 
-    /// Takes back the magazine of a thread that ends, and puts what is in it into the stock.
+    /// Takes back the magazine of a thread that ends, and puts its objects into the stock.
     pub(super) fn leave(&self, magazine: Arc<Magazine<I>>, own: Own<'_, I>) {
         let mut guard = self.lock();
         let state = &mut *guard;
@@ -280,13 +280,13 @@ impl<I> Stock<I> {
         state.vacant.push(magazine);
     }
 
-    /// Ends the pool: what is idle is returned, to be dropped, and whatever comes back later is refused.
+    /// Ends the pool: returns the idle objects, which the caller drops; objects that come back later are refused.
     pub(super) fn close(&self) -> Rest<I> {
         let mut state = self.lock();
         self.stop(&mut state);
         state.closed = true;
         let idle = core::mem::take(&mut state.idle);
-        // Tickets left are those of futures that were leaked: others borrow the pool.
+        // Only leaked futures can have left tickets: other futures borrow the pool.
         let (objects, rights) = state.waiters.granted();
         state.counts.total -= idle.len() + objects + rights;
         state.counts.dropped += (idle.len() + objects) as u64;
@@ -294,7 +294,7 @@ impl<I> Stock<I> {
         Rest { _idle: idle, _waiters: core::mem::replace(&mut state.waiters, Waiters::new()) }
     }
 
-    /// Counts what there is; exact for threads that do nothing meanwhile.
+    /// The counts; exact for threads that do nothing meanwhile.
     pub(super) fn counts(&self) -> Counts {
         let state = self.lock();
         let magazines = || state.magazines.iter();
@@ -307,7 +307,7 @@ impl<I> Stock<I> {
 }
 
 impl Counts {
-    /// One more object.
+    /// Counts one more object.
     fn grow(&mut self) {
         self.total += 1;
         self.high_water = self.high_water.max(self.total);

@@ -1,5 +1,4 @@
-//! How objects move between the stock, the magazines over it and the waiters. A caller that has a [`State`] holds the
-//! lock.
+//! How objects move between the stock, the magazines and the waiters. A caller that has a [`State`] holds the lock.
 
 use super::super::magazine::{Inside, Own};
 use super::super::sync::{MAGAZINE_START, REOPEN_AFTER};
@@ -21,7 +20,7 @@ impl<I> Stock<I> {
         if create && self.reserve_locked(state) { Taken::Granted(Grant::Create) } else { Taken::Nothing }
     }
 
-    /// Counts an object that is going to be created, if one may be.
+    /// Counts an object that the caller will create, if `max_total` allows one.
     pub(super) fn reserve_locked(&self, state: &mut State<I>) -> bool {
         let may = state.counts.total < self.limits.max_total;
         if may {
@@ -49,7 +48,8 @@ impl<I> Stock<I> {
                 Err(back) => item = back,
             }
         }
-        // Without a look whether they are full: it would take time, in which objects move from one to another.
+        // This does not look whether the magazines are full: looking takes time, in which objects move from one to
+        // another.
         if self.room(state) == 0 && state.reserved > 0 {
             self.stop(state);
         }
@@ -67,12 +67,12 @@ impl<I> Stock<I> {
 
     /// The caller's magazine, if the gate is open: while it is shut, nothing goes into one (*shut is empty*).
     fn inside<'own>(&self, state: &State<I>, own: Option<Own<'own, I>>) -> Option<Inside<'own, I>> {
-        // SAFETY: a caller that has the state holds the lock, and all callers drop the view before it.
+        // SAFETY: a caller that has the state holds the lock, and all callers drop the view before the lock.
         if state.shut { None } else { own.map(|own| unsafe { own.locked() }) }
     }
 
-    /// Reserves more capacity for a magazine that has turned out too small: as much again, and half of what is left at
-    /// most, for the others.
+    /// Reserves more capacity for a magazine that has turned out too small: as much again, but at most half of the room
+    /// that is left, so that other magazines get some, too.
     fn widen(&self, state: &mut State<I>, inside: &Inside<'_, I>) {
         let capacity = inside.capacity();
         let wanted = (2 * capacity).max(MAGAZINE_START).min(self.limits.magazine);
@@ -91,7 +91,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Moves objects from the stock into an empty magazine: half of what it may hold.
+    /// Moves objects from the stock into an empty magazine: half of its capacity.
     fn refill(&self, state: &mut State<I>, own: Option<Own<'_, I>>) {
         let Some(inside) = self.inside(state, own) else { return };
         self.widen(state, &inside);
@@ -104,7 +104,7 @@ impl<I> Stock<I> {
         }
     }
 
-    /// Keeps all owners out and brings what they have home.
+    /// Keeps all owners out and brings their idle objects into the stock.
     pub(super) fn stop(&self, state: &mut State<I>) {
         if state.shut {
             return;
@@ -120,7 +120,8 @@ impl<I> Stock<I> {
         state.quiet = 0;
     }
 
-    /// Opens the gate again, when nobody waited for a while: stopping costs a system call, so not at once.
+    /// Opens the gate again after a time in which no thread waited. Not at once, because shutting it again would cost a
+    /// system call.
     pub(super) fn reopen_in_time(&self, state: &mut State<I>) {
         if !state.shut || !self.has_magazines || state.closed {
             return;

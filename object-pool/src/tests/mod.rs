@@ -1,4 +1,4 @@
-//! Tests of the parts. What the program sees is tested in `tests/pools.rs`, real interleavings in `tests/loom.rs`.
+//! Tests of the parts. `tests/pools.rs` tests the public interface, `tests/loom.rs` all interleavings.
 
 mod programs;
 mod stock;
@@ -8,7 +8,7 @@ mod stops;
 use crate::PoolStats;
 use crate::stock::Counts;
 
-/// A thread filled its magazine after that of another one, from which its object came, had been counted.
+/// An object moved to a thread's magazine from another one that had been counted already.
 #[test]
 fn the_counts_add_up_though_an_object_was_seen_twice() {
     let stats = PoolStats::from(Counts { created: 3, idle: 5, total: 3, ..Counts::default() });

@@ -1,4 +1,5 @@
-//! Property tests: programs of operations on a stock, by several owners of magazines, against a model that counts.
+//! Property tests: programs of operations on a stock, by several owners of magazines, checked against a model that
+//! counts.
 //!
 //! One OS thread plays all owners, so that a failure repeats and shrinks.
 
@@ -13,10 +14,10 @@ use crate::magazine::Magazine;
 use crate::stock::{Limits, Loss, Stock, Taken};
 use crate::waiters::{Grant, Ticket};
 
-/// Owners that a program plays.
+/// Number of owners that a program plays.
 const OWNERS: usize = 3;
 
-/// One step of a program. Numbers are taken modulo what there is.
+/// One step of a program. A number is taken modulo the number of things it can mean.
 #[derive(Clone, Copy, Debug)]
 enum Op {
     /// As `acquire` without waiting, `times` times.
@@ -25,7 +26,7 @@ enum Op {
     TryTake { owner: u8 },
     /// As `acquire_async`: queues up if it must.
     Wait,
-    /// A waiter looks.
+    /// A waiter polls.
     Poll { place: u8 },
     /// A waiter gives up.
     GiveUp { place: u8 },
@@ -77,7 +78,7 @@ impl Arbitrary for Bounds {
     }
 }
 
-/// An object that counts how many of them live.
+/// An object; a counter counts those that live.
 struct Item(Arc<AtomicUsize>);
 
 impl Drop for Item {
@@ -100,7 +101,7 @@ impl Wake for Woken {
 struct Waiting {
     ticket: Ticket,
     woken: Arc<Woken>,
-    /// Whether the model says that something lies under the ticket.
+    /// Whether the model says that a grant lies under the ticket.
     granted: bool,
 }
 
@@ -108,16 +109,16 @@ struct World {
     bounds: Bounds,
     owners: [Option<Arc<Magazine<Item>>>; OWNERS],
     in_use: Vec<Item>,
-    /// In the order in which they came.
+    /// The waiters, first come first.
     waiting: VecDeque<Waiting>,
-    /// Objects idle; rights to create are never idle.
+    /// Idle objects. (A right to create is never idle.)
     idle: usize,
-    /// Objects and rights that lie under tickets.
+    /// Objects and rights to create that lie under tickets.
     granted: usize,
     live: Arc<AtomicUsize>,
     created: u64,
     reused: u64,
-    // Last: magazines' objects are dropped with the stock.
+    // The last field: objects in magazines are dropped with the stock.
     stock: Stock<Item>,
 }
 
@@ -213,7 +214,7 @@ impl World {
         }
     }
 
-    /// Something comes free: the model's first waiter has it, or nobody.
+    /// Something becomes free: the model's first waiter gets it, if there is one.
     fn hand_over(&mut self) -> bool {
         match self.waiting.iter_mut().find(|waiting| !waiting.granted) {
             Some(first) => {
@@ -258,7 +259,7 @@ impl World {
         if granted {
             self.granted -= 1;
             let handed = self.hand_over();
-            // What was granted was an object or a right; the stock knows. An object that nobody waits for is idle, or
+            // The grant was an object or a right; the stock knows which. An object without a waiter becomes idle, or is
             // dropped if there is no room.
             let idle = self.stock.counts().idle;
             assert!(idle == self.idle || (idle == self.idle + 1 && !handed && !dropped));
@@ -345,7 +346,7 @@ impl World {
         assert!(counts.high_water >= counts.total && counts.high_water <= self.bounds.max_total);
     }
 
-    /// Drops everything in the way that dropping a pool does, while objects are still in use, and counts.
+    /// Drops everything as dropping a pool does, while objects are still in use, and counts the drops.
     fn end(mut self) {
         drop(self.stock.close());
         self.stock.self_check();

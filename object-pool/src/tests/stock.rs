@@ -20,7 +20,7 @@ fn with_idle(objects: u32) -> Stock<u32> {
     stock
 }
 
-/// As the owner of a magazine returns an object.
+/// Returns an object as the owner of a magazine.
 fn put(stock: &Stock<u32>, magazine: &Magazine<u32>, object: u32) {
     // SAFETY: this thread plays the owner.
     let own = unsafe { magazine.own() };
@@ -28,7 +28,7 @@ fn put(stock: &Stock<u32>, magazine: &Magazine<u32>, object: u32) {
     assert!(rest.is_none());
 }
 
-/// As the owner of a magazine takes an object that lies in it.
+/// Takes an object out of a magazine as its owner.
 fn pop(stock: &Stock<u32>, magazine: &Magazine<u32>) -> Option<u32> {
     // SAFETY: this thread plays the owner.
     unsafe { magazine.own() }.pop(stock.gate())
@@ -84,7 +84,7 @@ fn a_gate_that_was_shut_opens_again() {
     put(&stock, &magazine, 0);
     assert_eq!(magazine.count(), 1);
     for _ in 0..3 {
-        // What lies in the other magazine is found by a stop.
+        // Only a stop of the owners finds the object in the other magazine.
         // SAFETY: this thread plays all owners.
         assert!(matches!(stock.take(Some(unsafe { other.own() }), false), Taken::Granted(_)));
         assert_eq!(magazine.count() + capacity(&magazine), 0);
@@ -104,7 +104,7 @@ fn a_gate_that_was_shut_opens_again() {
 }
 
 #[test]
-fn who_creates_none_stops_the_owners_only_for_what_they_have() {
+fn a_thread_that_may_not_create_stops_the_owners_only_if_they_have_objects() {
     let stock = unlimited();
     let magazine = stock.join().unwrap();
     assert!(stock.reserve());
@@ -118,7 +118,7 @@ fn who_creates_none_stops_the_owners_only_for_what_they_have() {
 }
 
 #[test]
-fn who_returns_an_object_stops_the_owners_only_for_room_that_they_have() {
+fn a_thread_that_returns_an_object_stops_the_owners_only_if_they_have_room() {
     let stock = Stock::new(Limits { max_idle: 2 * MAGAZINE_START, max_total: usize::MAX, magazine: MAGAZINE_MAX });
     let magazine = stock.join().unwrap();
     let fill = |objects: usize| {

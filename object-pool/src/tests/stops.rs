@@ -1,4 +1,4 @@
-//! A thread that stops the owners of magazines, and finds one inside.
+//! A thread stops the owners of magazines and finds one that is busy inside its own.
 
 use std::fs;
 use std::sync::mpsc;
@@ -7,21 +7,21 @@ use std::time::{Duration, Instant};
 
 use crate::magazine::Magazine;
 
-/// Longer than the test takes: one that ends by it is a failure.
+/// Longer than the test takes: a test that reaches it has failed.
 const LONG: Duration = Duration::from_secs(30);
-/// More than a thread gives up its processor for other reasons on its way to the wait.
+/// More often than a thread gives up its processor for other reasons on its way to the wait.
 const SLEEPS: u64 = 20;
 
-/// How often a thread of this process gave up its processor to whatever thread was there, of any priority.
+/// How often a thread of this process has given up its processor, so that a thread of any priority could run.
 fn sleeps(thread: libc::pid_t) -> u64 {
     let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).expect("/proc is mounted");
     let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).expect("Linux says it");
     count.trim().parse().expect("a number")
 }
 
-/// The owner stands for one that was preempted: a thread of higher priority that waits for it must not keep it so.
+/// The owner plays one that was preempted. A thread of higher priority that waits for it must not keep it from running.
 #[test]
-fn who_waits_for_an_owner_leaves_the_processor_to_any_priority() {
+fn a_thread_that_waits_for_an_owner_leaves_the_processor_to_threads_of_any_priority() {
     let magazine = Magazine::<u32>::new();
     // SAFETY: this thread plays the owner.
     let visit = unsafe { magazine.own() }.enter();
@@ -30,7 +30,7 @@ fn who_waits_for_an_owner_leaves_the_processor_to_any_priority() {
         scope.spawn(|| {
             // SAFETY: no preconditions.
             tell.send(unsafe { libc::gettid() }).expect("the owner listens");
-            // SAFETY: nobody else uses the magazine after the visit, so neither lock nor gate is needed.
+            // SAFETY: no other thread uses the magazine after the visit, so neither lock nor gate is needed.
             unsafe { magazine.stopped() }.count()
         });
         let waiter = told.recv().expect("the thread started");

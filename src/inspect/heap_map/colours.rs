@@ -1,4 +1,4 @@
-//! The colours of the picture: one a class, and lighter the fewer blocks are live.
+//! The colours of the picture: one per class; the fewer blocks of a pool are live, the lighter it is.
 
 use core::fmt;
 
@@ -8,8 +8,8 @@ use crate::base::config::{MEDIUM_MAX_BYTES, SMALL_MAX_BYTES};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Colour(pub(super) [u8; 3]);
 
-/// Of classes of 8, 16, 32, 64, 128, 256 and 512 bytes; those in between are mixed, because most programs use many
-/// small classes and few large ones.
+/// The colours of the classes of 8, 16, 32, 64, 128, 256 and 512 bytes. Classes in between get mixed colours. The
+/// anchors are powers of two because most programs use many small classes and few large ones.
 const ANCHORS: [Colour; 7] = [
     Colour([0x5b, 0x3f, 0xb0]),
     Colour([0x2b, 0x6c, 0xd4]),
@@ -20,15 +20,15 @@ const ANCHORS: [Colour; 7] = [
     Colour([0xc4, 0x2b, 0x57]),
 ];
 
-/// Of 32,768 bytes: medium classes are mixed from that of 512 and this.
+/// The colour of the class of 32,768 bytes. The other medium classes get mixtures of this and the colour of 512 bytes.
 const LARGEST: Colour = Colour([0x33, 0x2a, 0x48]);
 
 const PAPER: Colour = Colour([0xff, 0xff, 0xff]);
 
-/// Steps of fullness that are told apart: pools of one step and class are one path of the drawing.
+/// Number of steps of fullness that the colours show. Pools of one step and one class are one path of the drawing.
 pub(super) const STEPS: usize = 8;
 
-/// The share that a step of fullness keeps of its class's colour.
+/// The least share of its class's colour that a pool has.
 const WEAKEST: f64 = 0.2;
 
 impl Colour {

@@ -1,4 +1,5 @@
-//! The picture as a page: the SVG, the counts of each pool, and a script that shows them where the pointer is.
+//! The picture as a page: the SVG, the counts of each pool, and a script that shows the counts of the pool under the
+//! pointer.
 
 use core::fmt::{self, Write};
 
@@ -47,7 +48,8 @@ fn write_grid(map: &HeapMap, out: &mut String) -> fmt::Result {
     )
 }
 
-/// An address, and eight numbers a pool: its use (0 unused, 1 empty, 2 blocks, 3 run, 4 behind), and the fields of `PoolMap` in order.
+/// An arena's address, and eight numbers per pool: its use (0 unused, 1 empty, 2 blocks, 3 run, 4 behind), then the
+/// other fields of `PoolMap` in order.
 fn write_arena(arena: &super::ArenaMap, out: &mut String) -> fmt::Result {
     write!(out, "[\"{:#x}\"", arena.address)?;
     for pool in &arena.pools {

@@ -11,13 +11,13 @@ const ROWS: usize = POOLS_PER_ARENA / POOLS_PER_ROW;
 pub(super) const MARGIN: usize = 24;
 /// First pixel below the title.
 pub(super) const TOP: usize = 84;
-/// Width of the drawing of the arenas, at least: the legend fits under it.
+/// Least width of the drawing of the arenas: the legend fits under it.
 const ARENAS_WIDTH_MIN: usize = 680;
 /// Width of the table of classes.
 pub(super) const CLASSES_WIDTH: usize = 420;
 /// Space between the two.
 pub(super) const GAP: usize = 36;
-/// Height of the head above the arenas, and above the classes.
+/// Height of the heading above the arenas and above the classes.
 pub(super) const HEAD: usize = 24;
 /// Height of the legend.
 pub(super) const LEGEND_HEIGHT: usize = 118;
@@ -31,7 +31,7 @@ pub(super) struct Grid {
     pub(super) arenas: usize,
     /// Arenas in a row.
     pub(super) columns: usize,
-    /// Side of a pool, its gap not included.
+    /// Side of a pool, without the gap to the next.
     pub(super) pool: usize,
     /// From one pool to the next.
     pub(super) pitch: usize,
@@ -43,9 +43,9 @@ pub(super) struct Grid {
 }
 
 impl Grid {
-    /// The largest drawing of so many arenas that is not too high.
+    /// The grid with the largest pools that draws `arenas` arenas without being too high.
     pub(super) fn of(arenas: usize) -> Self {
-        // Pools' pitch, arenas in a row.
+        // For each size: the pools' pitch, and the arenas in a row.
         const SIZES: [(usize, usize); 7] = [(20, 4), (16, 5), (12, 6), (8, 9), (5, 15), (3, 24), (2, 34)];
         let rows_of = |columns: usize| arenas.min(ARENAS_MAX).div_ceil(columns);
         let fits = |&&(pitch, columns): &&(usize, usize)| rows_of(columns) * (pitch * ROWS + 16) <= 700;
@@ -55,7 +55,7 @@ impl Grid {
         Self {
             arenas: arenas.min(ARENAS_MAX),
             columns,
-            // The gap between two pools.
+            // The pitch less the gap between two pools.
             pool: pitch - pitch.div_ceil(12).min(pitch / 4),
             pitch,
             across: pitch * POOLS_PER_ROW + space,

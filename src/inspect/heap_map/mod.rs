@@ -1,7 +1,7 @@
-//! The picture of the heap: every arena a grid of its pools, and fragmentation by class.
+//! The picture of the heap: every arena as a grid of its pools, and fragmentation by class.
 //!
-//! The data is gathered here, in one walk while the slow paths are stopped; `svg` draws it, `html` makes a page of the
-//! drawing.
+//! This module gathers the data, in one walk while the slow paths are stopped. `svg` draws it; `html` makes a page of
+//! the drawing.
 
 mod colours;
 mod html;
@@ -10,31 +10,34 @@ mod svg;
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA};
 use crate::base::size_class::{AnyClass, MediumClass, SizeClass};
+#[cfg(feature = "trace")]
+use crate::cache::GLOBAL;
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::State;
 use crate::inspect::stats::{Stats, for_each_cache, outside_blocks, untouched_bytes};
 
-/// What a pool is used for.
+/// What a pool is used for: nothing, a thread's next need, blocks, or a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum PoolUse {
     /// No thread owns it.
     Unused,
-    /// A thread keeps it, empty, for its next need.
+    /// It is empty, and a thread keeps it for its next need.
     Empty,
     /// It holds blocks of a size class. If they are larger than 4 KiB, it is the first of eight pools that hold them.
     Blocks,
-    /// It is the first of a run, one block of several pools in the program's hands.
+    /// It is the first pool of a run: one block of several pools, which the program has.
     Run,
-    /// It is behind the first of several, which has the counts.
+    /// It belongs to several pools that make one, and is not the first. The first has the counts.
     Behind,
 }
 
-/// One pool, by [`heap_map`](crate::heap_map()).
+/// The use and the counts of one pool, from [`heap_map`](crate::heap_map()).
 ///
-/// The counts of blocks are 0 but for [`PoolUse::Blocks`]; with the first of several pools are those of all. Blocks that are in none of them are free, in memory used
+/// Without [`PoolUse::Blocks`], the counts of blocks are 0. The first of several pools that make one has the counts of
+/// all. Blocks that are in none of the counts live, cached, remote and uncarved are free, in memory that was used
 /// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -42,35 +45,35 @@ pub enum PoolUse {
 pub struct PoolMap {
     /// What it is used for.
     pub used_for: PoolUse,
-    /// Bytes of one of its blocks.
+    /// Bytes of each of its blocks.
     pub block_bytes: u16,
-    /// All its blocks.
+    /// Number of its blocks, used and free.
     pub blocks: u16,
-    /// Blocks in the program's hands.
+    /// Blocks that the program has.
     pub blocks_live: u16,
     /// Free blocks in thread caches.
     pub blocks_cached: u16,
-    /// Free blocks that other threads gave back and were not collected yet.
+    /// Free blocks that other threads freed and the pool's owner has not collected yet.
     pub blocks_remote: u16,
     /// Free blocks whose memory was never used since it was mapped or purged.
     pub blocks_uncarved: u16,
-    /// Bytes that take no memory: never touched since they were mapped or purged.
+    /// Bytes without memory: never touched since they were mapped or purged.
     pub bytes_untouched: u16,
 }
 
-/// One arena, by [`heap_map`](crate::heap_map()).
+/// One arena and its pools, from [`heap_map`](crate::heap_map()).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ArenaMap {
-    /// Address of its first byte.
+    /// The address of its first byte.
     pub address: usize,
     /// Its pools, lowest address first.
     #[cfg_attr(feature = "serde", serde(with = "crate::inspect::stats::serial"))]
     pub pools: [PoolMap; POOLS_PER_ARENA],
 }
 
-/// Every pool of the heap, by [`heap_map`](crate::heap_map()): data, and pictures of it.
+/// A map of every pool of the heap, from [`heap_map`](crate::heap_map()): the data, and pictures of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -79,23 +82,23 @@ pub struct HeapMap {
     pub title: String,
     /// The arenas, lowest address first.
     pub arenas: Vec<ArenaMap>,
-    /// The counts of the same moment.
+    /// The heap's statistics at the same moment.
     pub stats: Stats,
 }
 
 impl HeapMap {
-    /// The same with a title for the pictures. Any text will do.
+    /// Sets the title of the pictures. Any text is allowed.
     #[must_use]
     pub fn with_title(mut self, title: impl Into<String>) -> Self {
         self.title = title.into();
         self
     }
 
-    /// Draws it as an SVG picture: the arenas as grids of pools, lowest addresses first, and beside them fragmentation
-    /// by size class.
+    /// Draws the map as an SVG picture: the arenas as grids of pools, lowest address first, and beside them
+    /// fragmentation by size class.
     ///
-    /// A pool has its class's colour, the stronger the more of its blocks are live. Many arenas are drawn small, and
-    /// those beyond 1600 are left out (and said to be).
+    /// A pool has its class's colour; the more of its blocks are live, the stronger the colour. Many arenas are drawn
+    /// small. Beyond 1600, arenas are left out, and the picture says so.
     ///
     /// ```
     /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -106,8 +109,8 @@ impl HeapMap {
         svg::draw(self)
     }
 
-    /// Makes a page of the picture, which needs no other file: pointing at a pool tells its counts, pointing at a class
-    /// shows where its pools are.
+    /// Makes an HTML page of the picture, in one file. Pointing at a pool shows its counts; pointing at a class shows
+    /// where its pools are.
     ///
     /// ```
     /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -118,10 +121,26 @@ impl HeapMap {
         html::page(self)
     }
 
-    /// Maps the heap into this map, which is empty, and counts it.
+    /// Maps the heap; `None` if there is no memory for the map.
+    #[cfg(feature = "trace")]
+    pub(crate) fn take() -> Option<Self> {
+        let mut wanted = 16;
+        loop {
+            // Before the slow paths are stopped: afterwards there is no memory to be had.
+            let mut map = Self::default();
+            map.arenas.try_reserve_exact(wanted).ok()?;
+            let gathered = map.gather(&mut GLOBAL.stop());
+            match gathered {
+                Ok(()) => return Some(map),
+                Err(count) => wanted = count + count / 8 + 4,
+            }
+        }
+    }
+
+    /// Fills this map, which is empty, from the heap, statistics included.
     ///
     /// # Errors
-    /// The number of arenas, when there is too little capacity for them: nothing can be allocated here.
+    /// The number of arenas, if the capacity is too small for them: nothing can be allocated here.
     pub(crate) fn gather(&mut self, stopped: &mut Stopped<'_>) -> Result<(), usize> {
         let Self { arenas, stats, .. } = self;
         stats.add(stopped);
@@ -149,13 +168,13 @@ impl HeapMap {
     }
 }
 
-/// Takes a block that is in a magazine off the live ones of its pool, of so many bytes.
+/// Counts a block in a magazine as cached instead of live. Its pool has `pool_bytes` bytes.
 fn count_cached(arenas: &mut [ArenaMap], address: usize, pool_bytes: usize) {
     let address = address & !(pool_bytes - 1);
     let start = address & !(ARENA_BYTES - 1);
     let Ok(arena) = arenas.binary_search_by_key(&start, |arena| arena.address) else { return };
     let pool = &mut arenas[arena].pools[(address - start) / POOL_BYTES];
-    // One that came into a magazine just now, from the program, may be in two.
+    // A block that moves at this moment may be seen in two magazines.
     if pool.blocks_live > 0 {
         pool.blocks_live -= 1;
         pool.blocks_cached += 1;
@@ -185,7 +204,7 @@ impl PoolMap {
                 map.used_for = PoolUse::Blocks;
                 map.block_bytes = class.block_bytes() as u16;
                 map.blocks = class.pool_blocks() as u16;
-                // Magazines' included, for now.
+                // With those in magazines, until `count_cached`.
                 map.blocks_live = outside_blocks(place) as u16;
                 map.blocks_remote = place.remote_blocks(class) as u16;
                 map.blocks_uncarved = pool.uncarved_blocks() as u16;
@@ -194,12 +213,25 @@ impl PoolMap {
         map
     }
 
-    /// The share of its blocks that are live, 0 to 1.
+    /// Its class's index and one (0: unused, 254: a part of something larger, 255: empty), and how many of 255 parts of
+    /// its blocks are live.
+    #[cfg(feature = "trace")]
+    pub(crate) fn in_two_bytes(&self) -> [u8; 2] {
+        let class = match self.used_for {
+            PoolUse::Unused => 0,
+            PoolUse::Empty => u8::MAX,
+            PoolUse::Blocks => self.class().map_or(0, |class| class.index() as u8 + 1),
+            PoolUse::Run | PoolUse::Behind => return [u8::MAX - 1, u8::MAX],
+        };
+        [class, (self.fullness() * 255.0).ceil() as u8]
+    }
+
+    /// The share of live blocks among its blocks, from 0 to 1.
     fn fullness(&self) -> f64 {
         f64::from(self.blocks_live) / f64::from(self.blocks.max(1))
     }
 
-    /// Whether memory of it that was used before takes none now.
+    /// Whether some of its memory was used before and has been given back.
     fn gave_memory_back(&self) -> bool {
         let carved_bytes = usize::from(self.blocks - self.blocks_uncarved) * usize::from(self.block_bytes);
         usize::from(self.bytes_untouched) > POOL_BYTES.saturating_sub(carved_bytes)
@@ -214,7 +246,7 @@ impl PoolMap {
     }
 }
 
-/// [`untouched_bytes`] of a pool; of several that are one, those of the first are the whole's share.
+/// [`untouched_bytes`] of a pool. For several pools that make one, the first gets its share of the whole.
 fn untouched_of(place: PoolRef) -> usize {
     let bytes = untouched_bytes(place);
     match place.pool().state() {
@@ -223,5 +255,5 @@ fn untouched_of(place: PoolRef) -> usize {
     }
 }
 
-// A pool's bytes and blocks fit the fields.
+// A pool's bytes and blocks fit into the fields.
 const _: () = assert!(POOL_BYTES <= u16::MAX as usize);

@@ -15,13 +15,13 @@ const FAINT: &str = "#6a737d";
 const EMPTY: &str = "#c9ced4";
 const EMPTY_EDGE: &str = "#7d8590";
 const UNTOUCHED_EDGE: &str = "#dfe3e8";
-/// Runs: one block of several pools each.
+/// The colour of runs, each of which is one block of several pools.
 const RUN: &str = "#55606e";
-/// Of a class's bar: what is free.
+/// Colours of a class's bar: cached blocks, free blocks.
 const CACHED: &str = "#9aa3ad";
 const FREE: &str = "#d0d5da";
 
-/// Bytes for people.
+/// A number of bytes, rounded and with a unit, for people to read.
 pub(super) struct ReadableBytes(pub(super) usize);
 
 impl fmt::Display for ReadableBytes {
@@ -32,7 +32,7 @@ impl fmt::Display for ReadableBytes {
         }
         let mut number = self.0 as f64 / 1024.0;
         let mut unit = 0;
-        // What would be rounded to 1000 or more takes the next unit.
+        // A number that would be rounded to 1000 or more gets the next unit.
         while number >= 999.5 && unit + 1 < UNITS.len() {
             number /= 1024.0;
             unit += 1;
@@ -42,7 +42,7 @@ impl fmt::Display for ReadableBytes {
     }
 }
 
-/// Text in a document: what would be markup is escaped, what XML does not allow is left out.
+/// Text for a document: markup characters are escaped, and characters that XML does not allow are left out.
 pub(super) struct Escaped<'a>(pub(super) &'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -63,7 +63,7 @@ impl fmt::Display for Escaped<'_> {
     }
 }
 
-/// A share of 100, which is 0 or 100 only if it is.
+/// A share in per cent. It is shown as 0 or 100 only if it is exactly that.
 struct Percent(usize, usize);
 
 impl fmt::Display for Percent {
@@ -140,14 +140,14 @@ impl Drawing<'_> {
         writeln!(self.out, "<text x=\"{x}\" y=\"{y}\" font-size=\"12.5\" font-weight=\"bold\">{text}</text>")
     }
 
-    /// All pools, those that look the same in one path.
+    /// Draws all pools; those that look the same share one path.
     fn arenas(&mut self) -> fmt::Result {
         self.head(MARGIN, "Arenas of 2 MiB and their 64 pools, lowest address first")?;
         let mut in_use: Vec<String> = vec![String::new(); (CLASS_COUNT + MEDIUM_CLASS_COUNT) * (STEPS + 1)];
         let [mut runs, mut empty, mut touched, mut untouched, mut marks] = [const { String::new() }; 5];
         let grid = self.grid;
         for (number, arena) in self.map.arenas.iter().take(grid.arenas).enumerate() {
-            // Where the first of several is drawn, and so those behind it; none for a run.
+            // The path of the first of several pools, which is also that of the pools behind it; none for a run.
             let mut several = None;
             for (index, pool) in arena.pools.iter().enumerate() {
                 let (x, y) = grid.pool_at(number, index);
@@ -172,7 +172,7 @@ impl Drawing<'_> {
                 }
             }
         }
-        // Pools that are filled are strokes along their middles: a third of the text that squares would take.
+        // Filled pools are strokes along their middles: these take a third of the text that squares would.
         let (stroke, middle) = (grid.pool, grid.pool as f64 / 2.0);
         writeln!(self.out, "<g fill=\"none\" stroke-width=\"{stroke}\" transform=\"translate(0,{middle})\">")?;
         for (number, path) in in_use.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
@@ -219,7 +219,8 @@ impl Drawing<'_> {
         Ok(())
     }
 
-    /// A bar a class, as long as its pools are many, divided into what their bytes are.
+    /// Draws one bar per class. Its length is the number of the class's pools; its parts show what their bytes are used
+    /// for.
     fn classes(&mut self, rows: Rows) -> fmt::Result {
         let x = MARGIN + self.grid.width() + GAP;
         self.head(x, "Fragmentation by size class")?;
@@ -273,7 +274,7 @@ impl Drawing<'_> {
         self.legend_of_pools(bottom - 20)
     }
 
-    /// The colours of all classes, from small to large.
+    /// Draws the colours of all classes, from small to large.
     fn legend_of_classes(&mut self, y: usize) -> fmt::Result {
         self.text(MARGIN, y, "Pools in use, by the size of their blocks (bytes):")?;
         for class in SizeClass::all() {
@@ -316,7 +317,7 @@ impl Drawing<'_> {
         Ok(())
     }
 
-    /// What pools look like that are not simply in use.
+    /// Draws examples of pools that are not simply in use.
     fn legend_of_pools(&mut self, y: usize) -> fmt::Result {
         let mut x = MARGIN;
         for (fill, edge, text, width) in [
@@ -364,7 +365,7 @@ fn pools_bytes(number: usize, class: &ClassStats) -> usize {
 /// Length of the longest bar.
 const BAR_WIDTH: f64 = 230.0;
 
-/// The bytes of a class's pools, with the colour of each part; the rest was never used.
+/// The parts of a bar, in bytes, each with its colour; the rest of the class's bytes was never used.
 fn parts(class: &ClassStats) -> impl Iterator<Item = (usize, String)> {
     let block_bytes = class.block_bytes;
     let parts = [
@@ -375,7 +376,7 @@ fn parts(class: &ClassStats) -> impl Iterator<Item = (usize, String)> {
     parts.into_iter().filter(|(blocks, _)| *blocks > 0).map(move |(blocks, fill)| (blocks * block_bytes, fill))
 }
 
-/// The rows of the table of classes: lower where there are many.
+/// The rows of the table of classes: the more rows, the lower each is.
 #[derive(Clone, Copy)]
 struct Rows {
     count: usize,

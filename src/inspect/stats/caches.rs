@@ -1,4 +1,4 @@
-//! Thread caches one by one: who holds pools and free blocks.
+//! Statistics of single thread caches: how many pools and free blocks each holds.
 
 use crate::base::kind::Kind;
 use crate::base::size_class::{Class, MediumClass, SizeClass};
@@ -6,53 +6,55 @@ use crate::cache::{ThreadCache, current};
 use crate::heap::Stopped;
 use crate::heap::door::Door;
 
-/// Who uses a thread cache.
+/// The user of a thread cache: a thread, nobody, or all threads without a cache of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub enum CacheUse {
-    /// The thread that asked.
+    /// The thread that called [`thread_caches`](crate::thread_caches).
     Caller,
     /// Another thread.
     Thread,
-    /// Nobody: its thread ended, and the next one that starts adopts it.
+    /// Nobody: its thread ended. The next thread that starts adopts it.
     Parked,
-    /// All threads that have no cache, at their very start and after their end. It has pools, but no magazines.
+    /// All threads that have no cache of their own, at their very start and after their end. It has pools, but no
+    /// magazines.
     Spare,
 }
 
-/// Counts of one thread cache, by [`thread_caches`](crate::thread_caches).
+/// Statistics of one thread cache, from [`thread_caches`](crate::thread_caches).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Who uses it.
+    /// The user of the cache.
     pub used_by: CacheUse,
-    /// The kernel's number of the thread that uses it (`gettid`, as `top -H` and debuggers show it); `None` if nobody
+    /// The kernel's number of the thread that uses it (that of `gettid`, `top -H` and debuggers); `None` if no thread
     /// does.
     pub thread: Option<u32>,
     /// Free blocks in its magazines.
     pub blocks_cached: usize,
-    /// Their bytes.
+    /// Bytes of these blocks.
     pub bytes_cached: usize,
-    /// Slots of its magazines: the most blocks that they can hold as they are now.
+    /// Slots of its magazines: the most blocks that they can hold at their present sizes.
     pub slots: usize,
     /// Pools that it owns, empty ones included.
     pub pools_owned: usize,
     /// Empty pools that it keeps for its next need.
     pub pools_empty: usize,
-    /// Bytes of the blocks of its pools that are not home: with the program, in any thread's magazine, or freed by
-    /// others and not collected yet.
+    /// Bytes of its pools' blocks that are not free in their pool: the program has them, they are in the cache of some
+    /// thread, or they were freed by other threads and not collected yet.
     pub bytes_used: usize,
 }
 
-/// Counts each cache, unless its set is bare, into `found`, as far as its capacity goes. Returns how many there are.
+/// Counts each cache whose set is not bare into `found`, as far as its capacity goes. Returns the number of such
+/// caches.
 pub(crate) fn gather_caches(stopped: &mut Stopped<'_>, found: &mut Vec<CacheStats>) -> usize {
     let heap = stopped.heap();
     let mut count = 0;
     for set in heap.sets() {
         count += 1;
-        // Never grows: no block can be had while the slow paths are stopped.
+        // `found` must not grow: nothing can be allocated while the slow paths are stopped.
         if found.len() == found.capacity() {
             continue;
         }

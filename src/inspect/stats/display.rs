@@ -1,6 +1,6 @@
-//! The report as text, in the layout of CPython's `sys._debugmallocstats()`: what has the same label means the same.
+//! The report as text, in the layout of CPython's `sys._debugmallocstats()`. Lines with the same label mean the same.
 //!
-//! Written without allocating, so that it can be printed from anywhere.
+//! It is written without allocating, so that it can be printed anywhere.
 
 use core::fmt::{self, Display, Formatter};
 
@@ -11,7 +11,7 @@ use crate::base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES}
 const LABEL_WIDTH: usize = 35;
 const NUMBER_WIDTH: usize = 21;
 
-/// A number with a comma after each three digits.
+/// A number with commas between groups of three digits.
 struct Commas(usize);
 
 impl Display for Commas {
@@ -70,7 +70,7 @@ impl Display for Stats {
 }
 
 impl Stats {
-    /// The table of classes: five columns of CPython's, then where the available blocks are.
+    /// The table of classes: CPython's five columns, then four that divide the available blocks.
     fn fmt_classes(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "class   size   num pools   blocks in use  avail blocks:    cached    remote      free  uncarved")?;
         writeln!(f, "-----   ----   ---------   -------------  ------------  --------  --------  --------  --------")?;
@@ -113,7 +113,7 @@ impl Stats {
         line(f, "Total", bytes.sum())
     }
 
-    /// What CPython has not, or elsewhere.
+    /// Lines that CPython does not have, or has elsewhere.
     fn fmt_beside(&self, f: &mut Formatter<'_>) -> fmt::Result {
         line(f, "# bytes of these without memory", self.bytes.untouched)?;
         if let Some(resident) = self.bytes.resident {
@@ -142,7 +142,7 @@ mod tests {
     use crate::os::SystemMalloc;
 
     #[test]
-    fn numbers_have_a_comma_after_each_three_digits_and_keep_their_width() {
+    fn numbers_have_commas_between_groups_of_three_digits_and_keep_their_width() {
         for (number, text) in [
             (0, "0"),
             (7, "7"),

@@ -1,14 +1,15 @@
-//! What the heap holds, derived by walking it: nothing is counted on the fast path.
+//! Statistics of the heap, gathered by a walk: nothing is counted on the fast path.
 //!
 //! # What is exact
-//! While the walk lasts, no thread is on a slow path, but fast paths run on: blocks move between magazines and the
-//! program. So what is *outside* of pools is exact, and so is everything inside them; how the outside divides into
-//! magazines and program is a snapshot, exact for threads that do nothing meanwhile.
+//! During the walk no thread is on a slow path, but fast paths run on: they move blocks between magazines and the
+//! program. So the number of blocks *outside* of their pools is exact, and so are all counts inside pools. How the
+//! blocks outside divide into those in magazines and those that the program has is a snapshot; it is exact for threads
+//! that do nothing meanwhile.
 //!
 //! # The identity
-//! A class's blocks in the program's hands are its pools' counts of blocks outside, less what the magazines hold. What
-//! is free is counted by the bitmaps' bits. The two are kept by different code, and `live + cached + remote + free +
-//! uncarved = pools × blocks of a pool` holds only if both are right: the self-check insists on it.
+//! The program's blocks of a class are counted as the blocks outside (the pools count them), less the blocks in
+//! magazines. Free blocks are counted by the bitmaps' bits. Different code maintains the two, and `live + cached +
+//! remote + free + uncarved = pools × blocks of a pool` holds only if both are right. The self-check checks it.
 
 mod caches;
 mod display;
@@ -30,7 +31,7 @@ use crate::os::{MemorySource, SystemMalloc, SystemMemory, system_malloc};
 pub(crate) use caches::gather_caches;
 pub use caches::{CacheStats, CacheUse};
 
-/// Counts of one size class.
+/// Statistics of one size class.
 ///
 /// Each block of the class's pools is in exactly one of the five counts of blocks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -39,13 +40,14 @@ pub use caches::{CacheStats, CacheUse};
 pub struct ClassStats {
     /// Bytes of one block.
     pub block_bytes: usize,
-    /// Pools that hold blocks of this class; one for blocks of more than 4 KiB is eight of the arena's.
+    /// Pools that hold blocks of this class. A pool for blocks of more than 4 KiB consists of eight of the arena's
+    /// pools.
     pub pools: usize,
-    /// Blocks in the program's hands.
+    /// Blocks that the program has.
     pub blocks_live: usize,
     /// Free blocks in thread caches (magazines).
     pub blocks_cached: usize,
-    /// Free blocks that other threads gave back and their pool's owner has not collected yet.
+    /// Free blocks that other threads freed and their pool's owner has not collected yet.
     pub blocks_remote: usize,
     /// Free blocks in pools, whose memory was used before (by blocks of this class or of another).
     pub blocks_free: usize,
@@ -64,18 +66,18 @@ impl ClassStats {
         blocks_uncarved: 0,
     };
 
-    /// All blocks of the class's pools.
+    /// The number of all blocks of the class's pools: the sum of the five counts.
     pub fn blocks(&self) -> usize {
         self.blocks_live + self.blocks_available()
     }
 
-    /// The blocks that are not in the program's hands, wherever they are.
+    /// The number of blocks that the program does not have: all but the live ones.
     pub fn blocks_available(&self) -> usize {
         self.blocks_cached + self.blocks_remote + self.blocks_free + self.blocks_uncarved
     }
 }
 
-/// Where the bytes are, by [`stats`](crate::stats()).
+/// What the heap's bytes are used for, from [`stats`](crate::stats()).
 ///
 /// The parts of the arenas add up: [`sum`](Self::sum) is [`arenas`](Self::arenas).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -84,19 +86,19 @@ impl ClassStats {
 pub struct ByteStats {
     /// Bytes of all mapped arenas.
     pub arenas: usize,
-    /// Of these: blocks in the program's hands, each rounded up to its class.
+    /// Of these: blocks that the program has, each rounded up to its class.
     pub live: usize,
     /// Of these: free blocks in thread caches.
     pub cached: usize,
-    /// Of these: free blocks that other threads gave back and were not collected yet.
+    /// Of these: free blocks that other threads freed and their pool's owner has not collected yet.
     pub remote: usize,
     /// Of these: free blocks in pools in use, whose memory was used before.
     pub free: usize,
     /// Of these: free blocks in pools in use, whose memory was never used.
     pub uncarved: usize,
-    /// Of these: the ends of pools in use into which no block fits (CPython's "quantization").
+    /// Of these: ends of pools in use that are too small for a block (CPython's "quantization").
     pub tails: usize,
-    /// Of these: runs of pools, each one block of more than 32 KiB in the program's hands, of the large allocator
+    /// Of these: runs of pools. Each is one block of more than 32 KiB that the program has from the large allocator
     /// [`Medium`](crate::Medium).
     #[cfg_attr(feature = "serde", serde(default))]
     pub runs: usize,
@@ -104,19 +106,21 @@ pub struct ByteStats {
     pub empty_pools: usize,
     /// Of these: pools that no thread owns.
     pub unused_pools: usize,
-    /// Bytes of arenas that take no memory, as far as the allocator knows: never touched since they were mapped or
-    /// purged. They are in `free`, `uncarved`, `tails`, `empty_pools` and `unused_pools`, too, so not a part of the
-    /// sum. What has memory is in `resident`.
+    /// Bytes of arenas without memory, as far as the allocator knows: never touched since they were mapped or purged.
+    /// `free`, `uncarved`, `tails`, `empty_pools` and `unused_pools` contain them, so they are not a part of the sum.
+    /// For the bytes with memory, see `resident`.
     pub untouched: usize,
-    /// Bytes of arenas that have memory now, as the OS says: it was asked. `None` where it does not tell, and from
-    /// [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched`, where the OS has swapped some out.
+    /// Bytes of arenas that have memory now, as the OS reports when asked. `None` if the OS does not report it, and
+    /// always from [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched` if the OS has
+    /// swapped some out.
     pub resident: Option<usize>,
-    /// Bytes of arenas that are committed, as the OS says: they count against what the system has, touched or not. `None`
-    /// where memory needs no promise (other systems than Windows), and from [`self_check`](crate::self_check()).
+    /// Bytes of arenas that are committed, as the OS reports: they count against the system's memory, touched or not.
+    /// `None` on systems other than Windows, where memory is not committed, and from
+    /// [`self_check`](crate::self_check()).
     pub committed: Option<usize>,
-    /// Bytes mapped for the allocator's own data, beside the arenas: address space, touched as needed.
+    /// Bytes mapped for the allocator's own data, apart from the arenas. It is address space, touched as needed.
     pub metadata: usize,
-    /// Bytes given back to the OS since the start, whether unmapped or purged.
+    /// Bytes given back to the OS since the start, unmapped or purged.
     pub returned: usize,
 }
 
@@ -128,25 +132,26 @@ impl ByteStats {
     }
 }
 
-/// Counts of the whole heap, by [`stats`](crate::stats()) and [`self_check`](crate::self_check).
+/// Statistics of the whole heap, from [`stats`](crate::stats()) and [`self_check`](crate::self_check).
 ///
 /// Its `Display` is a table in the layout of CPython's `sys._debugmallocstats()`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct Stats {
-    /// One entry a class, smallest blocks first.
+    /// One entry per class, smallest blocks first.
     #[cfg_attr(feature = "serde", serde(with = "serial"))]
     pub classes: [ClassStats; CLASS_COUNT],
-    /// One entry a medium class, smallest blocks first; all zero without the large allocator [`Medium`](crate::Medium).
+    /// One entry per medium class, smallest blocks first; all zero without the large allocator
+    /// [`Medium`](crate::Medium).
     #[cfg_attr(feature = "serde", serde(with = "serial"))]
     pub medium: [ClassStats; MEDIUM_CLASS_COUNT],
-    /// Runs of pools in the program's hands: blocks of more than 32 KiB, of the large allocator
+    /// Runs of pools that the program has: blocks of more than 32 KiB from the large allocator
     /// [`Medium`](crate::Medium).
     pub runs_live: usize,
     /// Arenas mapped now.
     pub arenas_mapped: usize,
-    /// Arenas ever mapped.
+    /// Arenas mapped since the start, those given back included.
     pub arenas_ever: usize,
     /// Most arenas mapped at one time.
     pub arenas_peak: usize,
@@ -154,23 +159,23 @@ pub struct Stats {
     pub arenas_returned: usize,
     /// Pools of mapped arenas that no thread owns.
     pub pools_unused: usize,
-    /// Of these: pools that take no memory, because they were never touched since they were mapped or purged.
+    /// Of these: pools without memory, because they were never touched since they were mapped or purged.
     pub pools_untouched: usize,
     /// Empty pools that threads keep for their next need.
     pub pools_empty: usize,
-    /// Thread caches in use by a thread.
+    /// Thread caches that running threads use.
     pub caches_live: usize,
-    /// Thread caches of ended threads, waiting to be adopted.
+    /// Parked thread caches: their threads ended, and they wait to be adopted.
     pub caches_parked: usize,
-    /// Where the bytes are.
+    /// What the heap's bytes are used for.
     pub bytes: ByteStats,
-    /// What the C library's `malloc` holds, if it tells: the large requests, if the large allocator is `System`, and
-    /// what C code of the program allocated. Always `None` from [`self_check`](crate::self_check).
+    /// What the C library's `malloc` holds, if it reports it: large requests, if the large allocator is `System`, and
+    /// whatever C code of the program allocated. Always `None` from [`self_check`](crate::self_check).
     pub system: Option<SystemMalloc>,
 }
 
 impl Stats {
-    /// Of no heap.
+    /// The statistics of an empty heap: all counts are 0.
     pub(crate) const ZERO: Self = Self {
         classes: [ClassStats::ZERO; CLASS_COUNT],
         medium: [ClassStats::ZERO; MEDIUM_CLASS_COUNT],
@@ -204,12 +209,12 @@ impl Stats {
         system: None,
     };
 
-    /// Blocks in the program's hands, of all classes, and runs.
+    /// The number of blocks that the program has, of all classes, and of its runs.
     pub fn blocks_live(&self) -> usize {
         self.classes.iter().chain(&self.medium).map(|class| class.blocks_live).sum::<usize>() + self.runs_live
     }
 
-    /// Bytes of the blocks in the program's hands, each rounded up to its class, and of runs.
+    /// Bytes of the blocks that the program has, each rounded up to its class, and of its runs.
     pub fn bytes_live(&self) -> usize {
         self.bytes.live + self.bytes.runs
     }
@@ -222,14 +227,14 @@ impl Stats {
         }
     }
 
-    /// Counts the heap; the system's share is left out.
+    /// Counts the heap, without the system's share.
     pub(crate) fn gather(stopped: &mut Stopped<'_>) -> Self {
         let mut stats = Self::ZERO;
         stats.add(stopped);
         stats
     }
 
-    /// [`gather`](Self::gather) into counts that are zero so far.
+    /// As [`gather`](Self::gather), into counts that are all 0.
     pub(crate) fn add(&mut self, stopped: &mut Stopped<'_>) {
         stopped.with_state(|state| {
             let counts = state.arenas.counts();
@@ -256,7 +261,7 @@ impl Stats {
         self.bytes.unused_pools = self.pools_unused * POOL_BYTES;
     }
 
-    /// Counts a pool. Of a class, `blocks_live` is what is outside until the class is settled.
+    /// Counts a pool. Until [`ClassStats::settle`], a class's `blocks_live` is the number of blocks outside.
     fn count_pool(&mut self, place: PoolRef) {
         let pool = place.pool();
         self.bytes.untouched += untouched_bytes(place);
@@ -270,7 +275,7 @@ impl Stats {
                 self.runs_live += 1;
                 self.bytes.runs += pool.used() as usize * POOL_BYTES;
             }
-            // Counted with the first.
+            // Counted with the first pool.
             State::Behind => {}
             State::Partial | State::Full => {
                 let Some(entry) = self.of_class_mut(pool.any_class()) else {
@@ -302,17 +307,17 @@ impl Stats {
 }
 
 impl Default for Stats {
-    /// Of no heap: all counts are 0.
+    /// The statistics of an empty heap: all counts are 0.
     fn default() -> Self {
         Self::ZERO
     }
 }
 
 impl ClassStats {
-    /// Divides what is outside into magazines and program.
+    /// Divides the blocks outside into those in magazines and those that the program has.
     fn settle(&mut self, class: AnyClass) {
         self.block_bytes = class.block_bytes();
-        // A block that went from one thread's magazine to another's meanwhile was seen twice.
+        // A block that moved from one thread's magazine to another's meanwhile may have been counted twice.
         self.blocks_cached = self.blocks_cached.min(self.blocks_live);
         self.blocks_live -= self.blocks_cached;
     }
@@ -329,14 +334,15 @@ impl ByteStats {
     }
 }
 
-/// Blocks of a pool that are with the program or in magazines: from its counts, not its bits.
+/// Blocks of a pool that are outside: the program has them, or magazines hold them. From the pool's counts, not its
+/// bits.
 pub(crate) fn outside_blocks(place: PoolRef) -> usize {
     let outstanding = place.remote().outstanding();
     place.pool().used().saturating_sub(outstanding) as usize
 }
 
-/// Bytes of a pool, whatever its state, that have had no memory since they were mapped or purged, as far as is known.
-/// Of several that are one, all are counted with the first.
+/// Bytes of a pool, in any state, that have had no memory since they were mapped or purged, as far as is known. Several
+/// pools that make one are all counted with the first.
 pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     let pool = place.pool();
     let pools = match pool.state() {
@@ -350,7 +356,7 @@ pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     parts.count() * unit_bytes
 }
 
-/// Shows each thread cache to `body`, except those of bare sets, which have nothing.
+/// Calls `body` with each thread cache, except those of bare sets, which hold nothing.
 pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&ThreadCache, Door<'_>)) {
     let heap = stopped.heap();
     for set in heap.sets() {
@@ -362,7 +368,7 @@ pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&Thread
     }
 }
 
-/// Counts the program's heap into counts that are zero so far, the system's share included.
+/// Counts the program's heap, with the system's share, into counts that are all 0.
 pub(crate) fn add_stats(stats: &mut Stats) {
     let mut stopped = GLOBAL.stop();
     stats.add(&mut stopped);
@@ -371,16 +377,17 @@ pub(crate) fn add_stats(stats: &mut Stats) {
         stats.bytes.committed = told(&state.arenas, |start, bytes| SystemMemory.committed_bytes(start, bytes));
     });
     drop(stopped);
-    // Its lock is not one of ours: asked when none of ours is held.
+    // The system's `malloc` has a lock of its own, so it is asked while none of ours is held.
     stats.system = system_malloc();
 }
 
-/// Bytes of all arenas, of each of which the OS is asked; `None` if it does not tell.
+/// The sum over all arenas of the bytes that the OS reports when asked; `None` if it does not report them.
 fn told(arenas: &ArenaTable, ask: impl Fn(NonNull<u8>, usize) -> Option<usize>) -> Option<usize> {
     arenas.iter().map(|arena| ask(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
-/// Blocks in the program's hands: the pools' counts less the magazines'; and runs.
+/// The number of blocks that the program has: the pools' counts of blocks outside, less the blocks in magazines; plus
+/// the runs.
 pub(crate) fn live_blocks(stopped: &mut Stopped<'_>) -> usize {
     let mut outside = [0_usize; CLASS_COUNT + MEDIUM_CLASS_COUNT];
     let mut runs = 0;

@@ -1,4 +1,4 @@
-//! Tables of fixed length for serde, which knows arrays up to 32 entries only.
+//! Arrays of fixed length for serde, which supports only arrays of up to 32 entries.
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
@@ -15,5 +15,5 @@ pub(crate) fn deserialize<'de, T: Deserialize<'de>, D: Deserializer<'de>, const 
 ) -> Result<[T; N], D::Error> {
     let entries = Vec::<T>::deserialize(deserializer)?;
     let count = entries.len();
-    entries.try_into().map_err(|_| D::Error::invalid_length(count, &"64 entries, one a size class or pool"))
+    entries.try_into().map_err(|_| D::Error::invalid_length(count, &"64 entries, one per size class or pool"))
 }

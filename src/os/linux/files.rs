@@ -58,6 +58,22 @@ impl Descriptor {
         if number < 0 { Err(errno()) } else { Ok(Self(number as c_int)) }
     }
 
+    /// A copy of it with a number of at least `least`, closed at `exec`.
+    ///
+    /// # Errors
+    /// The system's number of the error.
+    pub fn copy_from(self, least: c_int) -> Result<Self, c_int> {
+        let _errno = KeepErrno::new();
+        // SAFETY: duplicates a descriptor; not a cancellation point.
+        let copy = unsafe { libc::fcntl(self.0, libc::F_DUPFD_CLOEXEC, least) };
+        if copy < 0 { Err(errno()) } else { Ok(Self(copy)) }
+    }
+
+    /// Whether a file of bytes is behind it, rather than a pipe, a device or a folder.
+    pub fn is_file(self) -> bool {
+        self.status().is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
+    }
+
     /// Closes it.
     pub fn close(self) {
         let _errno = KeepErrno::new();
@@ -146,48 +162,52 @@ impl Descriptor {
     }
 }
 
+/// Opens a file to write at its end; `anew`, it is made if need be, and emptied.
+///
+/// # Errors
+/// The system's number of the error.
+#[cfg(feature = "trace")]
+pub(crate) fn open_to_write(path: &CStr, anew: bool) -> Result<Descriptor, c_int> {
+    // Without waiting for the other end of a pipe.
+    let flags = libc::O_WRONLY | libc::O_APPEND | libc::O_NONBLOCK;
+    Descriptor::open(path, if anew { flags | libc::O_CREAT | libc::O_TRUNC } else { flags })
+}
+
 /// While it lives, a write of the calling thread's that fails is an error and no more: without a reader it would send
 /// `SIGPIPE`, beyond the limit of files' sizes `SIGXFSZ`, and each would end a program that expects no write.
+///
+/// By the system calls' numbers, on the kernel's sets of signals: each function of the C library that the crate names costs
+/// every program that starts a look-up of 700 instructions.
 struct NoWriteSignals {
-    before: libc::sigset_t,
+    before: u64,
     /// Those of them that were not pending before.
-    ours: libc::sigset_t,
+    ours: u64,
 }
 
 impl NoWriteSignals {
     fn new() -> Self {
-        // SAFETY: plain data, of which zero is a valid value.
-        let (mut before, mut ours): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
-        let mut pending = before;
-        // SAFETY: sets of our own, and signals that exist.
-        unsafe {
-            libc::sigpending(&mut pending);
-            libc::sigemptyset(&mut ours);
-            for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-                if libc::sigismember(&pending, signal) != 1 {
-                    libc::sigaddset(&mut ours, signal);
-                }
-            }
-            libc::pthread_sigmask(libc::SIG_BLOCK, &ours, &mut before);
-        }
+        const BOTH: u64 = 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1);
+        let (mut before, mut pending) = (0_u64, 0_u64);
+        // SAFETY: a set of our own, of the length that is said.
+        unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut pending, size_of::<u64>()) };
+        let ours = BOTH & !pending;
+        let (set, old) = (&raw const ours, &raw mut before);
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, set, old, size_of::<u64>()) };
         Self { before, ours }
     }
 }
 
 impl Drop for NoWriteSignals {
     fn drop(&mut self) {
-        /// Bytes of the kernel's set, with which a C library's begins.
-        const SET_BYTES: usize = size_of::<u64>();
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        let nobody = core::ptr::null::<libc::siginfo_t>();
-        // SAFETY: sets of our own and a time; nobody is told what came. By the system call's number: the C library's
-        // function is a cancellation point.
-        unsafe {
-            while libc::syscall(libc::SYS_rt_sigtimedwait, &raw const self.ours, nobody, &raw const at_once, SET_BYTES)
-                > 0
-            {}
-            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, core::ptr::null_mut());
-        }
+        let (nobody, ours) = (core::ptr::null_mut::<libc::siginfo_t>(), &raw const self.ours);
+        let bytes = size_of::<u64>();
+        // SAFETY: sets of our own and a time; nobody is told what came.
+        while unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, ours, nobody, &raw const at_once, bytes) } > 0 {}
+        let (before, nothing) = (&raw const self.before, core::ptr::null_mut::<u64>());
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, before, nothing, bytes) };
     }
 }
 

@@ -14,7 +14,10 @@ mod wait;
 
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use cancellation::NoCancellation;
-#[cfg(feature = "__raw")]
+#[cfg(feature = "trace")]
+pub(crate) use files::open_to_write;
+#[cfg(any(feature = "__raw", feature = "trace"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use files::{Descriptor, Identity};
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{
@@ -23,11 +26,11 @@ pub(crate) use memory::{
 };
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
-#[cfg(feature = "trace")]
-pub(crate) use process::working_directory;
 pub(crate) use process::{
     abort, at_end, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number, when_alone,
 };
+#[cfg(feature = "trace")]
+pub(crate) use process::{resident_set_bytes, working_directory};
 #[cfg(feature = "trace")]
 pub(crate) use stack::is_readable;
 pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};

@@ -5,6 +5,8 @@ use core::ptr;
 
 #[cfg(any(feature = "hardened", feature = "trace"))]
 use super::KeepErrno;
+#[cfg(feature = "trace")]
+use super::files::Descriptor;
 
 /// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
 /// of shared libraries ran earlier).
@@ -97,6 +99,21 @@ pub(crate) fn working_directory(buffer: &mut [u8]) -> Option<usize> {
     // With the null byte at its end. What does not begin with a slash is outside of the process's root.
     let len = usize::try_from(bytes).ok()?.checked_sub(1)?;
     buffer.starts_with(b"/").then_some(len)
+}
+
+/// Bytes of the process that have memory now, as the OS says; 0 if it does not tell. Allocates nothing.
+#[cfg(feature = "trace")]
+pub(crate) fn resident_set_bytes() -> usize {
+    let mut text = [0; 128];
+    let Ok(file) = Descriptor::open(c"/proc/self/statm", libc::O_RDONLY) else { return 0 };
+    let len = file.read(&mut text);
+    file.close();
+    // OS pages: all of the program's, then those in memory.
+    let fields = core::str::from_utf8(text.get(..len).unwrap_or_default()).unwrap_or_default();
+    let pages = fields.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
+    // SAFETY: no preconditions.
+    let page_bytes = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(0);
+    pages.unwrap_or(0).saturating_mul(page_bytes)
 }
 
 /// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before

@@ -81,6 +81,12 @@ pub(crate) fn is_readable(_address: usize) -> bool {
     false
 }
 
+#[cfg(feature = "trace")]
+#[allow(unreachable_pub, reason = "as on other platforms")]
+pub use super::no_files::{Descriptor, Identity};
+#[cfg(feature = "trace")]
+pub(crate) use super::no_files::{open_to_write, resident_set_bytes};
+
 /// As above.
 #[cfg(feature = "trace")]
 pub(crate) fn working_directory(_buffer: &mut [u8]) -> Option<usize> {

@@ -31,13 +31,19 @@ impl File {
         let own = PathBuf::from(modules::path_of(number));
         // Opening what is no file (a pipe that got the name) may wait for ever.
         let is_own = own.is_file() && (!id.is_empty() || begins_as(&own, number));
-        let candidates = [debug_file(id), is_own.then_some(own)];
+        Self::open(is_own.then_some(own), id, particulars.base)
+    }
+
+    /// A module's own file, if that is known to be there and has this build id, or the one with its debug information;
+    /// the module's addresses are moved by `base`.
+    pub(in crate::trace) fn open(own: Option<PathBuf>, id: &[u8], base: usize) -> Option<Self> {
+        let candidates = [debug_file(id), own];
         let open = |path: PathBuf| {
             let loader = Loader::new(&path).ok()?;
             is_of(&path, id).then_some(loader)
         };
         let loader = candidates.into_iter().flatten().find_map(open)?;
-        Some(Self { loader, base: particulars.base })
+        Some(Self { loader, base })
     }
 
     /// The call that an address is in, after what was inlined into it, innermost first.

@@ -3,5 +3,6 @@
 pub(crate) mod files;
 pub(crate) mod modules;
 pub(crate) mod origins;
+pub(crate) mod recorded;
 pub(crate) mod symbols;
 pub(crate) mod traceback;

@@ -78,7 +78,7 @@ impl Symbols {
         let mut frames = Vec::new();
         let mut push = |call: Call| {
             let unknown = Frame::unknown();
-            let file = call.file.map(|file| self.shorten(&file));
+            let file = call.file.map(|file| shorten(&file, &self.directory));
             frames.push(Frame {
                 file: keep(file.as_deref().unwrap_or(&unknown.file)),
                 line: call.line,
@@ -101,13 +101,14 @@ impl Symbols {
         }
         frames.into()
     }
+}
 
-    fn shorten(&self, file: &Path) -> String {
-        let file = file.strip_prefix(&self.directory).unwrap_or(file).to_string_lossy();
-        // The standard library's: `/rustc/` and a commit.
-        let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
-        library.map_or(&*file, |(_, file)| file).to_owned()
-    }
+/// A source file's name, relative to a folder that it is in.
+pub(super) fn shorten(file: &Path, folder: &Path) -> String {
+    let file = file.strip_prefix(folder).unwrap_or(file).to_string_lossy();
+    // The standard library's: `/rustc/` and a commit.
+    let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
+    library.map_or(&*file, |(_, file)| file).to_owned()
 }
 
 /// Prints the frames of an address with its module, a line each, if they were looked up before and nobody looks one up

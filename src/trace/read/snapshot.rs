@@ -140,11 +140,14 @@ fn named(config: &Config, addresses: &[usize]) -> Traceback {
     traceback(places.iter())
 }
 
-fn place(symbols: &Symbols, word: usize, modules: &mut Vec<Module>) -> CodePlace {
-    let frames = symbols.look_up(word);
-    // The allocator, inlined into its caller.
+/// Takes off the allocator, inlined into its caller.
+pub(in crate::trace) fn without_inlined_allocator(frames: Arc<[Frame]>) -> Arc<[Frame]> {
     let own = frames.iter().take_while(|frame| frame.is_allocator()).count();
-    let frames = if own > 0 && own < frames.len() { frames[own..].into() } else { frames };
+    if own > 0 && own < frames.len() { frames[own..].into() } else { frames }
+}
+
+fn place(symbols: &Symbols, word: usize, modules: &mut Vec<Module>) -> CodePlace {
+    let frames = without_inlined_allocator(symbols.look_up(word));
     let address = loaded::address_of(word) as u64;
     CodePlace { address, module: module_of(address, loaded::number_of(word), modules), frames }
 }
@@ -163,7 +166,7 @@ fn module_of(address: u64, number: Number, modules: &mut Vec<Module>) -> Option<
 }
 
 /// Takes the allocator's frames off the inner end, and what is more than the limit off the outer one.
-fn without_allocator(mut places: Vec<CodePlace>, limit: usize) -> Vec<CodePlace> {
+pub(in crate::trace) fn without_allocator(mut places: Vec<CodePlace>, limit: usize) -> Vec<CodePlace> {
     let is_own = |place: &&CodePlace| !place.frames.is_empty() && place.frames.iter().all(Frame::is_allocator);
     let own = places.iter().take_while(is_own).count();
     // A program's own code may bear the allocator's name: then keep it all rather than nothing.
@@ -254,6 +257,17 @@ impl Builder {
     pub(in crate::trace) fn add(&mut self, stack: usize, bytes: u64, count: u64) {
         let sum = self.traces.entry((stack, bytes)).or_default();
         *sum = sum.saturating_add(count);
+    }
+
+    /// Adds blocks to a stack of which only the sum of their bytes is known: as if of two sizes, a byte apart, so that the
+    /// sum is exact.
+    pub(in crate::trace) fn add_sum(&mut self, stack: usize, bytes: u64, blocks: u64) {
+        let (Some(bytes_each), Some(larger)) = (bytes.checked_div(blocks), bytes.checked_rem(blocks)) else { return };
+        for (bytes, blocks) in [(bytes_each, blocks - larger), (bytes_each + 1, larger)] {
+            if blocks > 0 {
+                self.add(stack, bytes, blocks);
+            }
+        }
     }
 
     /// The snapshot, without what is not of single blocks.

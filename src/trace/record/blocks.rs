@@ -9,12 +9,19 @@
 //!   refused by a shard of another.
 //! - *Probe*: from a key's home to its place there is no empty entry.
 //! - *Filter*: while sampling, a block in the table has a count above 0 in `FILTER`.
+//!
+//! # Timelines
+//! While one is recorded (`timeline`), a shard also keeps what has changed since it was last looked at, by stack and by
+//! the interval in which the blocks were allocated. A block's interval is kept beside its address: so a block takes no
+//! more memory, and a free knows what it ends. What is allocated and freed within one interval cancels out.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use super::memory::Mapped;
-use super::sampling::weighted_bytes;
+use super::peaks;
+use super::sampling::{weight, weighted_bytes};
 use super::stacks::StackId;
+use super::sums::{Change, SumKey, Sums};
 use crate::protocols::lock::Lock;
 
 const SHARD_BITS: u32 = 6;
@@ -27,9 +34,30 @@ const FILTER_BITS: u32 = 10;
 /// A traced block. Half of Python's entry and its key: a program has many.
 #[derive(Clone, Copy)]
 struct Entry {
-    /// 0 if empty.
-    address: usize,
+    /// 0 if empty. The upper 16 bits, which no address has, are the interval of the timeline in which the block was
+    /// allocated; 0 if none was recorded then.
+    word: u64,
     block: Block,
+}
+
+impl Entry {
+    const ADDRESS_BITS: u32 = 48;
+
+    fn new(address: usize, birth: u16, block: Block) -> Self {
+        Self { word: address as u64 | u64::from(birth) << Self::ADDRESS_BITS, block }
+    }
+
+    fn is_empty(self) -> bool {
+        self.word == 0
+    }
+
+    fn address(self) -> usize {
+        (self.word & ((1 << Self::ADDRESS_BITS) - 1)) as usize
+    }
+
+    fn birth(self) -> u16 {
+        (self.word >> Self::ADDRESS_BITS) as u16
+    }
 }
 
 /// A block's size and its stack, in one word.
@@ -61,25 +89,29 @@ struct Shard {
     /// A power of two, or none.
     entries: Mapped<Entry>,
     used: usize,
+    /// The interval of the timeline that is recorded; 0 if none is.
+    interval_now: u16,
+    /// What has changed in this interval.
+    changes: Sums,
+}
+
+impl Shard {
+    const fn new(session: u32) -> Self {
+        Self { session, interval: 0, entries: Mapped::new(), used: 0, interval_now: 0, changes: Sums::new() }
+    }
 }
 
 /// On a cache line of its own.
 #[repr(align(64))]
 struct Padded(Lock<Shard>);
 
-static TABLE: [Padded; SHARDS] =
-    [const { Padded(Lock::new(Shard { session: 0, interval: 0, entries: Mapped::new(), used: 0 })) }; SHARDS];
+static TABLE: [Padded; SHARDS] = [const { Padded(Lock::new(Shard::new(0))) }; SHARDS];
 
 /// How many blocks of the table have each hash, as far as a byte counts; written under the lock of the hash's shard.
 static FILTER: [AtomicU8; SHARDS << FILTER_BITS] = [const { AtomicU8::new(0) }; SHARDS << FILTER_BITS];
 
 pub(in crate::trace) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
 
-/// Bytes of the program's traced blocks, or their estimate.
-static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
-static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// From so many bytes on what is held is to be kept as the peak; the highest number if it never is.
-static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// Bytes of blocks that the tracer itself allocated.
 static TRACER_BYTES: AtomicU64 = AtomicU64::new(0);
 /// Blocks that could not be recorded.
@@ -108,6 +140,22 @@ impl Hash {
     fn home(self, entries: usize) -> usize {
         (self.0 << SHARD_BITS >> (64 - entries.trailing_zeros())) as usize
     }
+}
+
+/// What a block's coming (1) or going (-1) changes: weighted, if blocks are sampled.
+#[inline(always)]
+fn change_of(block: Block, sign: i64, interval: u64) -> Change {
+    if interval == 0 {
+        return Change { bytes: sign * block.bytes() as i64, blocks: sign };
+    }
+    weighted_change(block.bytes(), sign, interval)
+}
+
+#[cold]
+#[inline(never)]
+fn weighted_change(bytes: u64, sign: i64, interval: u64) -> Change {
+    let blocks = weight(bytes, interval).count.round() as i64;
+    Change { bytes: sign * weighted_bytes(bytes, interval) as i64, blocks: sign * blocks }
 }
 
 /// Records a block of the session that the caller saw; a block that was recorded at the same address before is gone.
@@ -147,11 +195,15 @@ impl Shard {
         let mask = self.entries.len().checked_sub(1)?;
         let mut place = hash.home(mask + 1);
         loop {
-            match self.entries[place].address {
-                0 => return None,
-                found if found == address => return Some(place),
-                _ => place = (place + 1) & mask,
+            let entry = self.entries[place];
+            // First: null is looked for, too, and is no block.
+            if entry.is_empty() {
+                return None;
             }
+            if entry.address() == address {
+                return Some(place);
+            }
+            place = (place + 1) & mask;
         }
     }
 
@@ -160,7 +212,7 @@ impl Shard {
         if (self.used + 1) * 8 > self.entries.len() * 7 {
             self.grow()?;
         }
-        self.place(hash, Entry { address, block });
+        self.place(hash, Entry::new(address, self.interval_now, block));
         self.used += 1;
         count_in_filter(hash, 1);
         if block.stack() == StackId::TRACER {
@@ -168,18 +220,38 @@ impl Shard {
             TRACER_BYTES.fetch_add(block.bytes(), Ordering::Relaxed);
             return Some(());
         }
-        let bytes = weighted_bytes(block.bytes(), self.interval);
-        let current = CURRENT_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if current > PEAK_BYTES.load(Ordering::Relaxed) {
-            PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
+        peaks::add(weighted_bytes(block.bytes(), self.interval));
+        if self.interval_now != 0 {
+            self.note(block, self.interval_now, 1);
         }
         Some(())
+    }
+
+    /// Notes for the timeline that a block came (1) or went (-1).
+    #[inline(always)]
+    fn note(&mut self, block: Block, birth: u16, sign: i64) {
+        let change = change_of(block, sign, self.interval);
+        if self.changes.add(SumKey::new(block.stack(), birth), change).is_none() {
+            // Relaxed: a count.
+            LOST.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes the blocks that are there as a timeline begins.
+    fn note_all(&mut self) {
+        for place in 0..self.entries.len() {
+            let entry = self.entries[place];
+            if !entry.is_empty() && entry.block.stack() != StackId::TRACER {
+                self.entries[place] = Entry::new(entry.address(), 0, entry.block);
+                self.note(entry.block, 0, 1);
+            }
+        }
     }
 
     fn place(&mut self, hash: Hash, entry: Entry) {
         let mask = self.entries.len() - 1;
         let mut place = hash.home(mask + 1);
-        while self.entries[place].address != 0 {
+        while !self.entries[place].is_empty() {
             place = (place + 1) & mask;
         }
         self.entries[place] = entry;
@@ -188,34 +260,38 @@ impl Shard {
     fn grow(&mut self) -> Option<()> {
         let entries = Mapped::zeroed((self.entries.len() * 2).max(FIRST_ENTRIES))?;
         let old = core::mem::replace(&mut self.entries, entries);
-        for &entry in old.iter().filter(|entry| entry.address != 0) {
-            self.place(Hash::of(entry.address), entry);
+        for &entry in old.iter().filter(|entry| !entry.is_empty()) {
+            self.place(Hash::of(entry.address()), entry);
         }
         Some(())
     }
 
     fn remove(&mut self, hash: Hash, address: usize) -> Option<Block> {
         let mut hole = self.find(hash, address)?;
-        let block = self.entries[hole].block;
+        let removed = self.entries[hole];
+        let block = removed.block;
         let mask = self.entries.len() - 1;
         // Closes the hole by moving entries back that are not before their home then (Knuth's algorithm R).
         let mut place = hole;
         loop {
             place = (place + 1) & mask;
             let entry = self.entries[place];
-            if entry.address == 0 {
+            if entry.is_empty() {
                 break;
             }
-            let home = Hash::of(entry.address).home(mask + 1);
+            let home = Hash::of(entry.address()).home(mask + 1);
             if (place.wrapping_sub(home) & mask) >= (place.wrapping_sub(hole) & mask) {
                 self.entries[hole] = entry;
                 hole = place;
             }
         }
-        self.entries[hole].address = 0;
+        self.entries[hole].word = 0;
         self.used -= 1;
         count_in_filter(hash, -1);
         self.uncount(block);
+        if self.interval_now != 0 && block.stack() != StackId::TRACER {
+            self.note(block, removed.birth(), -1);
+        }
         Some(block)
     }
 
@@ -224,7 +300,7 @@ impl Shard {
         if block.stack() == StackId::TRACER {
             TRACER_BYTES.fetch_sub(block.bytes(), Ordering::Relaxed);
         } else {
-            CURRENT_BYTES.fetch_sub(weighted_bytes(block.bytes(), self.interval), Ordering::Relaxed);
+            peaks::subtract(weighted_bytes(block.bytes(), self.interval));
         }
     }
 }
@@ -257,7 +333,7 @@ pub(in crate::trace) fn begin(session: u32, interval: u64) {
     }
     // Relaxed (both): counts.
     LOST.store(0, Ordering::Relaxed);
-    reset_peak();
+    peaks::reset();
 }
 
 /// Forgets all blocks of the program; those of the tracer stay known.
@@ -267,7 +343,7 @@ pub(in crate::trace) fn clear() {
     }
     // Relaxed: a count.
     LOST.store(0, Ordering::Relaxed);
-    reset_peak();
+    peaks::reset();
 }
 
 impl Shard {
@@ -276,10 +352,10 @@ impl Shard {
             // What moves back into the hole is looked at next. At the table's end that comes from its start, where only
             // blocks are left that stay.
             while let entry = self.entries[place]
-                && entry.address != 0
+                && !entry.is_empty()
                 && forgets(entry.block)
             {
-                self.remove(Hash::of(entry.address), entry.address);
+                self.remove(Hash::of(entry.address()), entry.address());
             }
         }
     }
@@ -298,7 +374,7 @@ pub(in crate::trace) fn copy() -> Vec<Block> {
                 if shard.used > room {
                     return shard.used;
                 }
-                blocks.extend(shard.entries.iter().filter(|entry| entry.address != 0).map(|entry| entry.block));
+                blocks.extend(shard.entries.iter().filter(|entry| !entry.is_empty()).map(|entry| entry.block));
                 0
             });
             if missing == 0 {
@@ -310,29 +386,53 @@ pub(in crate::trace) fn copy() -> Vec<Block> {
     blocks
 }
 
-/// The program's bytes now and at most, or their estimates.
-pub(in crate::trace) fn traced_memory() -> (u64, u64) {
-    // Relaxed (both): a reading while others write is a snapshot.
-    let current = CURRENT_BYTES.load(Ordering::Relaxed);
-    (current, PEAK_BYTES.load(Ordering::Relaxed).max(current))
+/// Begins an interval (0 for none) in each shard, and adds what has changed in the last one to `sums`, as far as there
+/// is memory for it. `spare` is empty, before and after.
+pub(in crate::trace) fn begin_interval(interval: u16, sums: &mut Sums, spare: &mut Sums) {
+    for shard in &TABLE {
+        shard.0.lock().with(|shard| {
+            if shard.interval_now == 0 && interval != 0 {
+                shard.note_all();
+            }
+            shard.interval_now = interval;
+            core::mem::swap(&mut shard.changes, spare);
+        });
+        // Outside of the lock.
+        for (key, change) in spare.iter() {
+            if sums.add(key, change).is_none() {
+                // Relaxed: a count.
+                LOST.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        spare.clear();
+    }
 }
 
-pub(in crate::trace) fn reset_peak() {
-    // Relaxed (all): as in `traced_memory`. First down, then up: who counts meanwhile is not lost.
-    PEAK_BYTES.store(0, Ordering::Relaxed);
-    PEAK_BYTES.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
+/// Ends the timeline in a forked child, whose parent goes on with it.
+pub(in crate::trace) fn forget_intervals() {
+    for shard in &TABLE {
+        shard.0.lock().with(|shard| {
+            shard.interval_now = 0;
+            shard.changes = Sums::new();
+        });
+    }
+    peaks::sample_from(u64::MAX);
 }
 
-/// Whether there is a new peak to be kept.
-pub(in crate::trace) fn peak_is_due() -> bool {
-    // Relaxed (both): a hint; who keeps it looks again.
-    CURRENT_BYTES.load(Ordering::Relaxed) >= KEEP_BYTES.load(Ordering::Relaxed)
-}
-
-/// Has a peak of at least so many bytes kept; none, if that is the highest number.
-pub(in crate::trace) fn keep_peak_from(bytes: u64) {
-    // Relaxed: as above.
-    KEEP_BYTES.store(bytes, Ordering::Relaxed);
+/// Adds the program's blocks to `sums`, by their stacks; `None` if there is no memory for that.
+pub(in crate::trace) fn add_by_stack(sums: &mut Sums) -> Option<()> {
+    for shard in &TABLE {
+        shard.0.lock().with(|shard| {
+            for entry in shard.entries.iter().filter(|entry| !entry.is_empty()) {
+                if entry.block.stack() != StackId::TRACER {
+                    let key = SumKey::new(entry.block.stack(), 0);
+                    sums.add(key, change_of(entry.block, 1, shard.interval))?;
+                }
+            }
+            Some(())
+        })?;
+    }
+    Some(())
 }
 
 pub(in crate::trace) fn tracer_bytes() -> u64 {
@@ -370,7 +470,7 @@ mod tests {
     use super::*;
 
     fn shard() -> Shard {
-        Shard { session: 1, interval: 0, entries: Mapped::new(), used: 0 }
+        Shard::new(1)
     }
 
     /// Addresses of one shard, which collide as the hash has them collide.
@@ -413,6 +513,14 @@ mod tests {
         }
         shard.forget(|_| true);
         assert_eq!(shard.used, 0);
+    }
+
+    #[test]
+    fn null_is_no_block_of_a_table_with_room() {
+        let mut shard = shard();
+        shard.insert(Hash::of(16), 16, Block::new(1, StackId::TRACER)).expect("memory");
+        assert_eq!(shard.remove(Hash::of(0), 0), None);
+        assert_eq!(shard.used, 1);
     }
 
     #[test]

@@ -19,10 +19,12 @@ use core::sync::atomic::Ordering;
 
 use super::blocks::{self, Block};
 use super::capture;
+use super::peaks;
 use super::session;
 use super::stacks::{self, StackId};
 use super::state::{Busy, INTERVAL_BYTES, SESSION};
 use super::thread;
+use super::timeline;
 use crate::observe::{Owner, Request, Tracer};
 use crate::os;
 
@@ -69,10 +71,21 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         return Owner::Program;
     };
     blocks::insert(session, block.addr(), Block::new(bytes, stack));
-    if stack != StackId::TRACER && blocks::peak_is_due() {
-        session::keep_peak();
+    if stack != StackId::TRACER && peaks::is_near() {
+        at_peak();
     }
     owner_of(stack)
+}
+
+#[cold]
+#[inline(never)]
+fn at_peak() {
+    if peaks::is_due() {
+        session::keep_peak();
+    }
+    if peaks::sample_is_due() {
+        timeline::sample_peak();
+    }
 }
 
 fn owner_of(stack: StackId) -> Owner {

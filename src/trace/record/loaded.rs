@@ -42,6 +42,10 @@ pub(in crate::trace) struct Number(pub(super) u16);
 impl Number {
     pub(in crate::trace) const NONE: Self = Self(0);
 
+    pub(in crate::trace) const fn get(self) -> u16 {
+        self.0
+    }
+
     fn of_place(place: usize) -> Self {
         Self(place as u16 + 1)
     }

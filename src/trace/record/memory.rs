@@ -13,10 +13,10 @@ pub(in crate::trace) fn mapped_bytes() -> usize {
     MAPPED_BYTES.load(Ordering::Relaxed)
 }
 
-/// A growing array of plain values, zeroed where it was not written.
+/// A growing array of plain values, zeroed where it was never written.
 ///
 /// # Invariants
-/// - `start` is a mapping of `capacity` values, zeroed beyond `len`; it dangles if `capacity` is 0.
+/// - `start` is a mapping of `capacity` values, zeroed where none was written; it dangles if `capacity` is 0.
 pub(in crate::trace) struct Mapped<T: Copy> {
     start: NonNull<T>,
     len: usize,
@@ -25,6 +25,8 @@ pub(in crate::trace) struct Mapped<T: Copy> {
 
 // SAFETY: owns its memory, as a `Vec` does.
 unsafe impl<T: Copy + Send> Send for Mapped<T> {}
+// SAFETY: by a shared reference it is only read.
+unsafe impl<T: Copy + Sync> Sync for Mapped<T> {}
 
 impl<T: Copy> Mapped<T> {
     pub(in crate::trace) const fn new() -> Self {
@@ -53,6 +55,11 @@ impl<T: Copy> Mapped<T> {
         unsafe { self.start.add(self.len).as_ptr().copy_from_nonoverlapping(values.as_ptr(), values.len()) };
         self.len = len;
         Some(())
+    }
+
+    /// Takes values off the end, until `len` are left, and keeps the memory.
+    pub(in crate::trace) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 
     fn grow_to(&mut self, capacity: usize) -> Option<()> {

@@ -5,17 +5,21 @@ pub(crate) mod capture;
 pub(crate) mod config;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 pub(crate) mod elf;
+pub(crate) mod encode;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod find;
 pub(crate) mod hook;
 pub(crate) mod loaded;
 pub(crate) mod memory;
+pub(crate) mod peaks;
 pub(crate) mod rules;
 pub(crate) mod sampling;
 pub(crate) mod session;
 pub(crate) mod stacks;
 pub(crate) mod state;
+pub(crate) mod sums;
 pub(crate) mod thread;
+pub(crate) mod timeline;
 pub(crate) mod walk;
 
 use crate::observe;
@@ -23,12 +27,9 @@ use crate::os;
 use crate::os::fork::{ForkPlace, Participant, join};
 use config::{Config, StartError};
 
-/// The session's lock, which comes before the heap's.
-static SESSION: Participant = {
-    // SAFETY: called after `prepare`, on the same thread or on its copy in the forked child.
-    let release = || unsafe { session::release() };
-    Participant { prepare: session::acquire, parent: release, child: release }
-};
+/// The locks of the session and of its timeline, which come before the heap's.
+static SESSION: Participant =
+    Participant { prepare: acquire_session, parent: release_session, child: release_session_in_child };
 
 /// The locks of the tables, which come after the heap's.
 static TABLES: Participant = Participant { prepare: acquire_tables, parent: release_tables, child: release_tables };
@@ -41,6 +42,27 @@ extern "C" fn watch() {
         join(ForkPlace::TraceSession, &SESSION);
         join(ForkPlace::TraceTables, &TABLES);
     }
+}
+
+fn acquire_session() {
+    session::acquire();
+    timeline::acquire();
+}
+
+fn release_session() {
+    // SAFETY: called after `acquire_session`, on the same thread or on its copy in the forked child.
+    unsafe {
+        timeline::release();
+        session::release();
+    }
+}
+
+/// Those of the tables are free by now: participants let go in the opposite order.
+fn release_session_in_child() {
+    release_session();
+    timeline::forget_in_child();
+    #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+    super::serve::close_in_child();
 }
 
 fn acquire_tables() {

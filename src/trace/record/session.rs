@@ -1,12 +1,14 @@
 //! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then those of the heap, then the buffers (`capture`), then those that come last of all:
+//! `CONTROL`, then `SYMBOLS`, then `RECORDER` (`timeline`), then those of the heap, then the buffers (`capture`), then those that come last of all:
 //! `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and
 //! `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits for either; it asks for `CONTROL`
 //! (to keep a peak) outside of all locks of the heap.
 
+use core::ffi::{CStr, c_int};
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -16,9 +18,11 @@ use super::capture::{self, FRAMES_MAX};
 use super::config::{Config, StartError};
 use super::loaded;
 use super::memory;
+use super::peaks;
 use super::rules;
 use super::stacks::{self, StackId};
 use super::state::{Busy, FRAMES, INTERVAL_BYTES, SESSION, SYSTEM_UNWINDER};
+use super::timeline;
 use super::walk;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::observe::{self, TRACE};
@@ -67,7 +71,7 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
         stacks::begin(control.sessions);
         blocks::begin(control.sessions, interval);
         ThreadCache::poison_all(&GLOBAL, true);
-        blocks::keep_peak_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
+        peaks::keep_from(if config.keeps_peak { PEAK_MIN_BYTES } else { u64::MAX });
         observe::want(TRACE);
         // Release: pairs with the Acquire in `allocated`. The caches are poisoned, and the tracer is called for every
         // block, before a block is recorded.
@@ -79,13 +83,15 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
 
 /// Stops the session that runs, if there is one and `is_meant` says so of its number.
 pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
+    let busy = Busy::enter();
     CONTROL.lock().with(|control| {
         if control.config.is_none() || !is_meant(control.sessions) {
             return;
         }
+        timeline::end(None, &busy);
         control.config = None;
         symbols::clear();
-        blocks::keep_peak_from(u64::MAX);
+        peaks::keep_from(u64::MAX);
         control.peak = None;
         origins::remove();
         // Relaxed: who reads the old number is refused by the tables below.
@@ -96,6 +102,17 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
         stacks::begin(0);
         rules::end();
     });
+}
+
+/// Begins a timeline of the session that runs; its number, or `None` if there is one already. The caller is [`Busy`].
+///
+/// # Errors
+/// The system's number of the error; `ESRCH` if no session runs.
+pub(in crate::trace) fn begin_timeline(path: &CStr, every: Duration, _busy: &Busy) -> Result<Option<u32>, c_int> {
+    CONTROL.lock().with(|control| {
+        let config = control.config.ok_or(libc::ESRCH)?;
+        timeline::begin(path, config, every)
+    })
 }
 
 pub(in crate::trace) fn config() -> Option<Config> {
@@ -114,7 +131,7 @@ pub(in crate::trace) fn clear() {
 
 pub(in crate::trace) fn reset_peak() {
     CONTROL.lock().with(|control| {
-        blocks::reset_peak();
+        peaks::reset();
         control.forget_peak();
     });
 }
@@ -123,7 +140,7 @@ impl Control {
     fn forget_peak(&mut self) {
         self.peak = None;
         if self.config.is_some_and(|config| config.keeps_peak) {
-            blocks::keep_peak_from(PEAK_MIN_BYTES);
+            peaks::keep_from(PEAK_MIN_BYTES);
         }
     }
 }
@@ -140,10 +157,10 @@ pub(in crate::trace) fn keep_peak() {
     let busy = Busy::enter_in_allocation();
     let Some(mut control) = CONTROL.try_lock() else { return };
     control.with(|control| {
-        if control.config.is_some_and(|config| config.keeps_peak) && blocks::peak_is_due() {
-            let (current, _) = blocks::traced_memory();
+        if control.config.is_some_and(|config| config.keeps_peak) && peaks::is_due() {
+            let (current, _) = peaks::traced_memory();
             control.peak = control.copy(&busy).map(Arc::new);
-            blocks::keep_peak_from(current + current / 8);
+            peaks::keep_from(current + current / 8);
         }
     });
 }

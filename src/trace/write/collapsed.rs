@@ -9,7 +9,7 @@ use crate::trace::record::sampling::weight;
 use crate::trace::record::state::Busy;
 
 /// The frames from the outermost on, without those before the program's `main` or the thread's function.
-fn from_start(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
+pub(in crate::trace) fn from_start(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
     // Put there by the standard library for this purpose.
     let starts = |frame: &Frame| frame.function().contains("::__rust_begin_short_backtrace");
     let start = frames.iter().position(starts).filter(|&start| start > 0).unwrap_or(frames.len());

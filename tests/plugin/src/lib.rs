@@ -9,11 +9,11 @@ use pymalloc::Pymalloc;
 static GLOBAL: Pymalloc = Pymalloc::new();
 
 thread_local! {
-    /// More than the loader has room for in the blocks of threads that run already.
+    /// Bytes of thread-locals: more than the loader has room for in the blocks of threads that run already.
     static OWN: Cell<[u64; 512]> = const { Cell::new([1; 512]) };
 }
 
-/// Allocates so many blocks, and frees them; returns the sum of the numbers in them, from 1.
+/// Allocates `count` blocks, which hold the numbers from 1, and frees them. Returns the sum of the numbers.
 #[unsafe(no_mangle)]
 pub extern "C" fn plugin_sum(count: u64) -> u64 {
     let boxes: Vec<Box<u64>> = (1..=count).map(|number| black_box(Box::new(number))).collect();
@@ -21,13 +21,13 @@ pub extern "C" fn plugin_sum(count: u64) -> u64 {
     boxes.iter().map(|number| **number * own[**number as usize % own.len()]).sum()
 }
 
-/// Blocks in the library's hands.
+/// Blocks that the library holds.
 #[unsafe(no_mangle)]
 pub extern "C" fn plugin_blocks() -> usize {
     pymalloc::allocated_blocks()
 }
 
-/// Frees and allocates when its thread ends, and says so.
+/// Frees and allocates when its thread ends, and prints a line.
 struct Last(Vec<Box<u64>>);
 
 impl Drop for Last {
@@ -43,7 +43,7 @@ thread_local! {
     static LAST: RefCell<Last> = const { RefCell::new(Last(Vec::new())) };
 }
 
-/// Has so many blocks freed, and as many allocated, when the calling thread ends.
+/// Makes the calling thread free `count` blocks at its end, and allocate the same number.
 #[unsafe(no_mangle)]
 pub extern "C" fn plugin_hold(count: u64) {
     LAST.with_borrow_mut(|last| last.0.extend((0..count).map(Box::new)));

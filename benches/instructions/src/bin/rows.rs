@@ -1,8 +1,8 @@
-//! Does the work of one row once, and prints how many operations that is. Run under callgrind, which counts inside
-//! `counted` and nowhere else.
+//! Does the work of one row once, and prints the number of operations. It runs under callgrind, which counts only
+//! inside `counted`.
 //!
-//! Sizes and counts are frozen with the baseline. No randomness but a seeded shuffle, no clock, never two threads
-//! that run at once: two runs execute the same instructions.
+//! Sizes and counts are frozen with the baseline. There is no randomness except a seeded shuffle, no clock, and never
+//! two threads that run at once. So two runs execute the same instructions.
 
 use pymalloc::Pymalloc;
 use std::alloc::{GlobalAlloc, Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
@@ -14,9 +14,10 @@ use std::{ptr, thread};
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Pairs of the rows without a live set.
+/// Number of pairs in rows without a live set.
 const PAIRS: usize = 100_000;
-/// Blocks that are counted; as many are handled before, so that magazine and depot are as they stay.
+/// Number of blocks that are counted. The same number is handled before, so that magazine and depot reach their steady
+/// state.
 const BLOCKS: usize = 20_000;
 const SHUFFLED_BLOCKS: usize = 50_000;
 const FRESH_BLOCKS: usize = 2_000;
@@ -29,12 +30,12 @@ const SEED: u64 = 0x5EED_0B10_C5A1_10C8;
 const BYTES_48: Layout = Layout::new::<[u64; 6]>();
 const BYTES_64: Layout = Layout::new::<[u64; 8]>();
 
-/// What callgrind counts, by this name.
+/// The function that callgrind counts, by its name.
 #[unsafe(no_mangle)]
 #[inline(never)]
 fn counted(body: &mut dyn FnMut()) {
     body();
-    // Not a jump into the body: callgrind has to see its end.
+    // Keeps the call from becoming a jump into the body: callgrind has to see the end of this function.
     black_box(());
 }
 
@@ -59,7 +60,7 @@ fn checked(block: *mut u8, layout: Layout) -> *mut u8 {
 }
 
 /// # Safety
-/// `block` is a block of `layout` and the caller's.
+/// `block` is a block of `layout`, and the caller owns it.
 #[inline(always)]
 unsafe fn free(block: *mut u8, layout: Layout) {
     // SAFETY: the caller's promise.
@@ -69,7 +70,7 @@ unsafe fn free(block: *mut u8, layout: Layout) {
 /// Blocks of 64 bytes.
 struct Blocks(Vec<*mut u8>);
 
-// SAFETY: memory that its owner may free on any thread.
+// SAFETY: the owner of a block may free it on any thread.
 unsafe impl Send for Blocks {}
 
 impl Blocks {
@@ -84,7 +85,7 @@ impl Blocks {
         }
     }
 
-    /// Frees all but the last `counted_blocks` unseen, and these under callgrind's eyes.
+    /// Frees all but the last `counted_blocks` uncounted, then those counted by callgrind.
     fn free_counted(mut self, counted_blocks: usize) {
         let last = Self(self.0.split_off(self.0.len() - counted_blocks));
         self.free_all();
@@ -96,7 +97,7 @@ impl Blocks {
         });
     }
 
-    /// Allocates under callgrind's eyes.
+    /// Allocates, counted by callgrind.
     fn new_counted(count: usize) -> Self {
         let mut blocks = Vec::with_capacity(count);
         counted(&mut || {
@@ -210,7 +211,7 @@ fn depot_round_trip() -> usize {
             unsafe { free(block, BYTES_64) };
         }
     };
-    // Until the magazine has grown.
+    // Repeats until the magazine has grown.
     (0..20).for_each(|_| round());
     counted(&mut || (0..DEPOT_ROUNDS).for_each(|_| round()));
     DEPOT_BLOCKS * DEPOT_ROUNDS
@@ -256,7 +257,7 @@ fn remote_collect() -> usize {
     BLOCKS
 }
 
-/// A large allocator with one block, which is nobody's.
+/// A large allocator with one block, which no code uses.
 struct OneBlock;
 
 // SAFETY: the one caller has one block at a time, and never uses it.
@@ -295,10 +296,10 @@ fn thread_attach() -> usize {
         counted(&mut free_pair_to_attach);
         ptr::null_mut()
     }
-    // std's threads allocate before their closure runs; these do not.
+    // std's threads allocate before their closure runs; threads of the C library do not.
     for _ in 0..THREADS {
         let mut id = 0;
-        // SAFETY: a new thread with nothing of ours, waited for at once.
+        // SAFETY: a new thread that uses no data of ours, and is joined at once.
         let status = unsafe {
             libc::pthread_create(&raw mut id, ptr::null(), attach, ptr::null_mut())
                 | libc::pthread_join(id, ptr::null_mut())

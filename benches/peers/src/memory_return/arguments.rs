@@ -5,25 +5,25 @@ use peers::patterns::{self, PATTERNS, Pattern};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Those that the patterns are run with: the verdicts compare with them.
+/// The allocators that the patterns run with; the verdicts compare them.
 const COMPARED: [&str; 4] = [BASELINE, "glibc", "jemalloc", "mimalloc3"];
 
-/// What to run.
+/// The patterns to run.
 #[derive(Debug)]
 pub struct Options {
     pub patterns: Vec<&'static Pattern>,
     pub allocators: Vec<&'static Allocator>,
-    /// Where the report goes.
+    /// The folder of the report.
     pub out: PathBuf,
-    /// Build workers first; else those of the last time are used.
+    /// Whether to build workers first; if not, those of the last time are used.
     pub build: bool,
 }
 
-/// What the command line asks for.
+/// The action that the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     Compare(Options),
-    /// A text, and nothing else.
+    /// Only printing a text.
     Print(String),
 }
 
@@ -38,7 +38,7 @@ Runs patterns of threads, sizes and phases beside other allocators, and records 
   --help             print this
 ";
 
-/// Where this package is.
+/// The folder of this package.
 pub fn package() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

@@ -1,4 +1,4 @@
-//! Builds one worker an allocator, and keeps a copy of each.
+//! Builds one worker per allocator, and keeps a copy of each.
 
 use crate::arguments::package;
 use peers::allocators::Allocator;
@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-/// Where the worker is.
+/// The path of the worker.
 pub fn program(allocator: &Allocator) -> PathBuf {
     package().join("target/patterns").join(allocator.name)
 }
 
-/// Builds a worker; what Cargo says goes to a file in `out`.
+/// Builds a worker; Cargo's output goes to a file in `out`.
 pub fn worker(allocator: &Allocator, out: &Path) -> Result<(), String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let features = format!("pattern,{}", allocator.feature);

@@ -1,5 +1,5 @@
-//! How well memory follows the live set: runs each memory pattern with each of a few allocators, records RSS over
-//! time, and says which figures meet what the project wants.
+//! How well memory follows the live set: runs each memory pattern with a few allocators, records RSS over time, and
+//! reports which figures meet the project's limits.
 
 mod arguments;
 mod build;

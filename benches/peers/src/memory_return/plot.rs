@@ -1,4 +1,4 @@
-//! Resident memory over time, one curve an allocator.
+//! Draws resident memory over time, one curve per allocator.
 
 use crate::watch::Run;
 use peers::patterns::Pattern;
@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::Path;
 
 const SIZE: (u32, u32) = (860, 320);
-/// Points of a curve: about one for two and a half pixels, so that the file stays small.
+/// Points of a curve: about one per two and a half pixels, so that the file stays small.
 const POINTS_MAX: usize = 320;
 const COLOURS: [RGBColor; 4] =
     [RGBColor(200, 30, 30), RGBColor(120, 120, 120), RGBColor(30, 100, 200), RGBColor(30, 150, 60)];
@@ -53,7 +53,7 @@ pub fn draw(path: &Path, pattern: &Pattern, runs: &[&Run]) -> Result<(), Box<dyn
     Ok(())
 }
 
-/// The highest of neighbours, in seconds and MiB.
+/// The highest points among neighbours, in seconds and MiB.
 fn thinned(samples: &[(u64, u64)]) -> impl Iterator<Item = (f64, f64)> + '_ {
     let together = samples.len().div_ceil(POINTS_MAX).max(1);
     samples.chunks(together).filter_map(|some| {

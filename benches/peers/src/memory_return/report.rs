@@ -6,7 +6,7 @@ use peers::allocators::BASELINE;
 use peers::patterns::{Figure, Limit, Pattern};
 use std::fmt::Write as _;
 
-/// All figures: a line each, with what they should be at most, and whether this crate's is.
+/// All figures: one line each, with the limit, and whether this crate's figure meets it.
 pub fn table(options: &Options, runs: &[Run]) -> String {
     let mut text = format!("{:18} {:40}", "pattern", "figure");
     for allocator in &options.allocators {
@@ -44,7 +44,7 @@ fn line(text: &mut String, options: &Options, runs: &[Run], pattern: &Pattern, f
     text.push('\n');
 }
 
-/// What the figure should be at most, as far as the peers that this depends on have one.
+/// The limit of the figure; `None` if it depends on peers that have no such figure.
 fn limit(limit: Limit, value: &impl Fn(&str) -> Option<f64>) -> Option<f64> {
     match limit {
         Limit::Free => None,

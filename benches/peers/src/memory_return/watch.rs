@@ -1,4 +1,4 @@
-//! Runs one worker, and looks at its resident memory meanwhile.
+//! Runs one worker, and watches its resident memory meanwhile.
 
 use crate::build;
 use peers::allocators::Allocator;
@@ -9,9 +9,9 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-/// Between two looks.
+/// The time between two looks.
 const INTERVAL: Duration = Duration::from_millis(10);
-/// A worker that takes longer has hung.
+/// A worker that takes longer counts as hanging.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// One run.
@@ -21,7 +21,7 @@ pub struct Run {
     pub allocator: &'static Allocator,
     /// Milliseconds since the start, and resident KiB.
     pub samples: Vec<(u64, u64)>,
-    /// When the parts of the pattern began: milliseconds, and their names.
+    /// When the parts of the pattern began, in milliseconds, and their names.
     pub marks: Vec<(u64, String)>,
     /// Names and values of the figures.
     pub figures: Vec<(String, f64)>,
@@ -88,7 +88,7 @@ fn lines(child: &mut Child) -> Receiver<String> {
     let (sender, receiver) = channel();
     let output = child.stdout.take().expect("it is piped");
     thread::spawn(move || {
-        // Ends with the worker, or when nobody listens any more.
+        // Ends with the worker, or when the receiver is gone.
         for line in BufReader::new(output).lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
                 break;
@@ -98,7 +98,7 @@ fn lines(child: &mut Child) -> Receiver<String> {
     receiver
 }
 
-/// Resident KiB of a process, unless it is at its end.
+/// Resident KiB of a process; `None` if it is ending.
 fn resident_kib(process: u32) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{process}/statm")).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

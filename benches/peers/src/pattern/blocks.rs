@@ -1,4 +1,5 @@
-//! Blocks of the measured allocator whose addresses lie elsewhere, so that RSS shows the allocator alone.
+//! Blocks of the measured allocator. The list of their addresses lies in other memory, so that RSS shows only the
+//! allocator.
 
 use crate::offheap::Offheap;
 use crate::random::Random;
@@ -18,7 +19,7 @@ fn layout(bytes: u32) -> Layout {
 }
 
 impl Blocks {
-    /// `count` blocks, not 0, of the sizes that `bytes` says, not 0. Each byte is written.
+    /// Allocates `count` blocks (not 0) of the sizes that `bytes` gives (not 0), and writes each byte.
     pub fn new(count: usize, mut bytes: impl FnMut() -> usize) -> Self {
         let mut blocks = Self { addresses: Offheap::new(count), sizes: Offheap::new(count) };
         for index in 0..count {
@@ -35,7 +36,7 @@ impl Blocks {
         blocks
     }
 
-    /// Brings them into random order.
+    /// Puts the blocks into random order.
     pub fn shuffle(&mut self, random: &mut Random) {
         for index in (1..self.addresses.len()).rev() {
             let other = random.below(index + 1);
@@ -44,7 +45,7 @@ impl Blocks {
         }
     }
 
-    /// Frees every `step`th one that is not freed yet, beginning with the one of number `first`.
+    /// Frees every `step`th block that is not freed yet, beginning with number `first`.
     pub fn free(&mut self, first: usize, step: usize) {
         for index in (first..self.addresses.len()).step_by(step) {
             let block = std::mem::replace(&mut self.addresses[index], std::ptr::null_mut());

@@ -1,4 +1,4 @@
-//! What threads that ended cost for ever.
+//! The lasting cost of threads that ended.
 
 use crate::blocks::Blocks;
 use crate::{figure, mark, rss};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::time::Instant;
 use std::{hint, thread};
 
-/// Runs that many threads at once, each with blocks of several classes, and ends them.
+/// Runs a number of threads at once, each with blocks of several classes, and ends them.
 fn ended(threads: usize) {
     let all = Arc::new(Barrier::new(threads));
     let start = |_| {
@@ -42,12 +42,12 @@ pub fn fork() {
     figure("KiB that the child dirties", dirty_kib as f64);
 }
 
-/// Microseconds until the parent goes on, and the KiB that the child has for itself.
+/// Forks; returns the microseconds until the parent goes on, and the KiB that only the child has.
 fn fork_once(clock: Instant) -> (f64, usize) {
     let mut ends = [0; 2];
     // SAFETY: room for two descriptors.
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0, "a pipe");
-    // SAFETY: the child allocates, which the allocator must bear, and ends by `_exit`.
+    // SAFETY: the child allocates, which the allocator must allow, and ends by `_exit`.
     let child = unsafe { libc::fork() };
     let mut dirty_kib = 0_usize;
     if child == 0 {
@@ -87,7 +87,7 @@ pub fn walk() {
     }
 }
 
-/// Seconds for 10,000 blocks allocated and freed in bulk: the best of many.
+/// Seconds to allocate and free 10,000 blocks in bulk: the best of many rounds.
 fn pairs_in_bulk() -> f64 {
     let round = |_| {
         let clock = Instant::now();

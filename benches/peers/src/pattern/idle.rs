@@ -1,4 +1,4 @@
-//! Threads that did something once, and sleep.
+//! Threads that worked once, and then sleep.
 
 use crate::blocks::Blocks;
 use crate::random::Random;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const STACK_BYTES: usize = 64 << 10;
 
-/// Runs `work` in each of `threads` threads and lets them sleep; what wakes them, and their handles.
+/// Runs `work` in each of `threads` threads and lets them sleep. Returns what wakes them, and their handles.
 fn sleepers(
     threads: usize,
     work: impl Fn(usize) -> Blocks + Send + Sync + 'static,
@@ -38,7 +38,7 @@ fn wake((end, handles): (Arc<Barrier>, Vec<JoinHandle<()>>)) {
     handles.into_iter().for_each(|handle| handle.join().expect("no thread panics"));
 }
 
-/// A block in each class, `step` classes apart, over and over.
+/// Blocks of classes that are `step` apart, one of each, again and again.
 fn each_class(step: usize) -> Blocks {
     let mut class = 0;
     Blocks::new(64 / step, || {
@@ -73,7 +73,7 @@ pub fn beside_a_big_heap() {
     drop(heap);
 }
 
-/// Each thread of a pool in turn has a burst, three at a time; then all sleep.
+/// Each thread of a pool in turn has a burst of work, three threads at a time; then all sleep.
 pub fn pool_of_bursts(threads: usize, bytes_max: usize) {
     const AT_ONCE: usize = 3;
     const BURST_BYTES: usize = 16 << 20;

@@ -8,7 +8,7 @@ use std::sync::Barrier;
 use std::sync::mpsc::channel;
 use std::thread;
 
-/// Small blocks that stay, and workers that allocate and free large ones, one worker after the other, and sleep.
+/// Small blocks stay. Workers, one after the other, allocate and free large blocks, and then sleep.
 pub fn kept(workers: usize) {
     let index = Blocks::new((16 << 20) / 64, || 64);
     let before = rss::bytes() as f64;
@@ -38,7 +38,7 @@ pub fn kept(workers: usize) {
     drop(index);
 }
 
-/// Phases of small and of large blocks, of as many bytes.
+/// Phases of small and of large blocks in turn, of the same number of bytes.
 pub fn small_and_large() {
     const THREADS: usize = 8;
     const SHARE: usize = (96 << 20) / THREADS;

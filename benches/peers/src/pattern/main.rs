@@ -1,4 +1,4 @@
-//! Runs one memory pattern with the allocator that a feature chose; the runner `memory-return` watches its RSS.
+//! Runs one memory pattern with the allocator that a Cargo feature chose. The runner `memory-return` watches its RSS.
 //!
 //! `pattern NAME` prints lines: `mark LABEL` when a part begins, `figure VALUE NAME` when a figure is known. Exit code
 //! 2 on a bad command line.
@@ -54,7 +54,7 @@ fn find(name: &str) -> Option<fn()> {
     })
 }
 
-/// Says that the next part of the pattern begins.
+/// Reports that the next part of the pattern begins.
 fn mark(label: &str) {
     println!("mark {label}");
 }

@@ -1,4 +1,4 @@
-//! Threads whose work changes: class after class, owner and freer, near a limit.
+//! Threads whose work changes: class after class, by owners and by other freeing threads, and near a limit.
 
 use crate::blocks::Blocks;
 use crate::random::Random;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 const PHASE_BYTES: usize = 100 << 20;
 
-/// Each class in turn: allocated by all threads, freed by them or by their neighbours.
+/// Each class in turn: all threads allocate, and then they or their neighbours free.
 pub fn classes_in_turn(threads: usize, cross: bool) {
     let slots: Vec<Mutex<Option<Blocks>>> = (0..threads).map(|_| Mutex::new(None)).collect();
     let all = Barrier::new(threads);
@@ -50,7 +50,7 @@ pub fn classes_in_turn(threads: usize, cross: bool) {
     figure("MiB between phases, at worst", *worst.lock().expect("no thread panics"));
 }
 
-/// One thread allocates and sleeps, others free all of it.
+/// One thread allocates and sleeps; other threads free all of its blocks.
 pub fn sleeping_owner() {
     const BYTES: usize = 64;
     const THREADS: usize = 8;
@@ -79,7 +79,8 @@ pub fn sleeping_owner() {
     figure("MiB left, at worst", worst);
 }
 
-/// A thread that allocates blocks of a size frees a few of another's; the owner frees the rest, and both sleep.
+/// A thread that allocates blocks of one size frees a few of another thread's blocks. The owner frees the rest, and
+/// both sleep.
 pub fn pinned_depots() {
     const BYTES: usize = 64;
     let (to_other, from_owner) = channel::<Blocks>();

@@ -1,4 +1,4 @@
-//! Asking the allocator, and the C library's beside it, to return what is free.
+//! Requests to the allocator, and to the C library's `malloc` beside it, to return free memory.
 
 #[cfg(feature = "alloc-mimalloc3")]
 unsafe extern "C" {
@@ -16,7 +16,8 @@ unsafe extern "C" {
     ) -> libc::c_int;
 }
 
-/// Asks for all of it, by the allocator's own means; large blocks of `pymalloc` are glibc's.
+/// Asks for the return of all free memory, by the allocator's own means. glibc is asked, too, because it serves the
+/// large blocks of `pymalloc`.
 pub fn request() {
     #[cfg(feature = "alloc-pymalloc")]
     pymalloc::purge();

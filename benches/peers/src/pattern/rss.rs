@@ -1,4 +1,4 @@
-//! Memory of this process, as the kernel says.
+//! The memory of this process, as the kernel reports it.
 
 use std::fs;
 

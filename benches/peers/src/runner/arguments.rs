@@ -6,10 +6,10 @@ use peers::params::Scale;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// How a worker is built: a Cargo profile of this package.
+/// The way to build a worker: a Cargo profile of this package.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// As most programs are: no link-time optimisation.
+    /// As most programs are built: no link-time optimisation.
     Release,
     /// Fat link-time optimisation, one code generation unit.
     Lto,
@@ -39,26 +39,26 @@ pub struct Options {
     pub modes: Vec<Mode>,
     /// Runs of each workload with each allocator.
     pub rounds: usize,
-    /// What is run.
+    /// The workloads that are run.
     pub workloads: Vec<&'static Entry>,
-    /// Who is compared, the baseline first.
+    /// The allocators that are compared, the baseline first.
     pub allocators: Vec<&'static Allocator>,
     /// Where CSV, plots and build logs go.
     pub out: PathBuf,
-    /// Build workers first; else those of the last time are used.
+    /// Whether to build workers first; if not, those of the last time are used.
     pub build: bool,
-    /// Stop after building.
+    /// Whether to stop after building.
     pub run: bool,
-    /// Add to the runs of the report that is there.
+    /// Whether to add to the runs of the existing report.
     pub add: bool,
 }
 
-/// What the command line asks for.
+/// The action that the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     /// A comparison.
     Compare(Options),
-    /// A text, and nothing else.
+    /// Only printing a text.
     Print(String),
 }
 
@@ -141,7 +141,7 @@ pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Command, Str
     }))
 }
 
-/// Where this package is.
+/// The folder of this package.
 pub fn package() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }

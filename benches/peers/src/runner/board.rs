@@ -9,7 +9,7 @@ use peers::sample::Sample;
 
 /// A workload belongs to the small set if at least this share of its requests is small.
 const SMALL_SET_SHARE: f64 = 0.99;
-/// The workload whose peak RSS is what an allocator takes to start.
+/// The workload whose peak RSS is the start-up RSS of an allocator.
 const START_STOP: &str = "start-stop";
 
 /// All results of one build mode.
@@ -28,24 +28,24 @@ pub struct Board {
 /// The results of one workload.
 #[derive(Debug)]
 pub struct Row {
-    /// Which one.
+    /// The workload.
     pub workload: &'static Entry,
-    /// The share of its requests that are small, if it was counted.
+    /// The share of small ones among its requests, if it was counted.
     pub small_share: Option<f64>,
     /// Bytes asked for and live at the peak, if it was counted.
     pub counted_live_bytes: Option<u64>,
     /// Medians field by field, one for each allocator; `None` where it failed.
     pub cells: Vec<Option<Sample>>,
-    /// Memory overhead in bytes, one for each allocator; `None` where something that it takes is unknown.
+    /// Memory overhead in bytes, one for each allocator; `None` where a figure for it is unknown.
     pub overheads: Vec<Option<i64>>,
 }
 
-/// What allocators are compared by: less is better.
+/// A figure by which allocators are compared: less is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Metric {
-    /// Nanoseconds an operation.
+    /// Nanoseconds per operation.
     Time,
-    /// Nanoseconds of all processors together, an operation.
+    /// Nanoseconds of all processors together, per operation.
     CpuTime,
     /// Highest RSS of the process.
     PeakRss,
@@ -63,7 +63,7 @@ impl Board {
         Self::of_runs(mode, options, runs, |_| true)
     }
 
-    /// The results of each round on its own: how far they lie apart is the noise.
+    /// The results of each round on its own: their spread is the noise.
     pub fn of_each_round(mode: Mode, options: &Options, runs: &Runs) -> Vec<Self> {
         (0..options.rounds)
             .map(|round| Self::of_runs(mode, options, runs, |run| run.round == round))
@@ -71,7 +71,7 @@ impl Board {
     }
 
     fn of_runs(mode: Mode, options: &Options, runs: &Runs, include: impl Fn(&Run) -> bool) -> Self {
-        // Columns are the same for each choice of runs.
+        // All choices of runs have the same columns.
         let has_runs = |allocator: &&'static Allocator| {
             runs.done.iter().any(|run| run.mode == mode && run.allocator.name == allocator.name)
         };
@@ -132,8 +132,8 @@ impl Board {
         self.allocators.iter().position(|own| own.name == allocator)
     }
 
-    /// The geometric mean of an allocator's ratios to the baseline over some rows, and the
-    /// number of rows: those where both came to an end.
+    /// The geometric mean of an allocator's ratios to the baseline over some rows, and the number of rows in which both
+    /// finished.
     pub fn mean_ratio(
         &self,
         column: usize,
@@ -143,7 +143,7 @@ impl Board {
         self.mean_ratio_of(column, 0, metric, include)
     }
 
-    /// The same for any two allocators: the first one's figures as multiples of the second one's.
+    /// The same for any two allocators: the first one's figures, as multiples of the second one's.
     pub fn mean_ratio_of(
         &self,
         column: usize,
@@ -184,7 +184,8 @@ impl Row {
         Some(self.figure(column, metric)? / self.figure(other, metric)?)
     }
 
-    /// Whether the workload counts in overall means: the series would count many times over.
+    /// Whether the workload counts in overall means. Those of a series don't, because the series would count many
+    /// times.
     pub const fn is_single(&self) -> bool {
         !matches!(self.workload.theme, Theme::Scaling | Theme::Live)
     }
@@ -199,12 +200,12 @@ impl Row {
         self.is_single() && self.is_small()
     }
 
-    /// Whether so much is live that its overhead can be told from noise.
+    /// Whether enough is live that the overhead is more than noise.
     pub fn has_large_heap(&self) -> bool {
         self.counted_live_bytes.is_some_and(|bytes| bytes >= LARGE_HEAP_BYTES)
     }
 
-    /// RSS that the allocations took, per byte asked for: where the workload knows.
+    /// RSS of the allocations per byte asked for, where the workload reports it.
     pub fn rss_per_byte(&self, column: usize) -> Option<f64> {
         let sample = self.cells[column].as_ref()?;
         let grown = sample.end_rss.saturating_sub(sample.start_rss);

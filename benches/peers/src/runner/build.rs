@@ -1,5 +1,5 @@
-//! Builds one worker for each allocator and build mode, and keeps a copy of each: they all come
-//! from the same target, so that the workloads' dependencies are compiled only once a mode.
+//! Builds one worker for each allocator and build mode, and keeps a copy of each. All are built as the same Cargo
+//! target, so that the workloads' dependencies are compiled only once per mode.
 
 use crate::arguments::{Mode, Options, package};
 use crate::native::{self, Native};
@@ -18,21 +18,21 @@ pub struct Worker {
     pub mode: Mode,
     /// With which allocator.
     pub allocator: &'static Allocator,
-    /// The program.
+    /// The path of its program.
     pub program: PathBuf,
 }
 
-/// Those that can be run.
+/// The workers that can be run.
 #[derive(Debug, Default)]
 pub struct Workers {
-    /// The ones that are compared.
+    /// The workers that are compared.
     pub compared: Vec<Worker>,
-    /// The one that counts requests.
+    /// The worker that counts requests.
     pub counting: Option<PathBuf>,
 }
 
-/// Builds the workers. A peer that cannot be built is dropped with a line that says so; without
-/// the baseline there is nothing to compare.
+/// Builds the workers. A peer that cannot be built is dropped, with a line that says so. The baseline must be built, or
+/// there is nothing to compare with.
 pub fn workers(options: &Options) -> Result<Workers, String> {
     let counting_mode = options.modes[0];
     let mut wanted = vec![(counting_mode, &COUNTING)];
@@ -83,7 +83,7 @@ pub fn bar_style() -> ProgressStyle {
         .expect("a valid template")
 }
 
-/// The worker, if its C and C++ code is optimised or it has none. The proof goes to a file.
+/// Returns the worker, if it has no C or C++ code or this is optimised. The proof is written to a file.
 fn checked(
     program: PathBuf,
     mode: Mode,

@@ -1,4 +1,4 @@
-//! A comparison in parts: the runs of earlier parts, read back from their `runs.csv`.
+//! A comparison in parts: reads the runs of earlier parts from their `runs.csv`.
 
 use crate::arguments::{Mode, Options};
 use crate::run::{Run, Runs};
@@ -8,10 +8,10 @@ use peers::sample::Sample;
 use std::fs;
 use std::io::ErrorKind;
 
-/// The runs that the report in `options.out` was made from; none if there is no report yet.
+/// The runs of the report in `options.out`; none if there is no report yet.
 ///
 /// # Errors
-/// One line: the file can't be read, is not of this program's making, or has runs of another scale.
+/// One line, if the file can't be read, is not from this program, or has runs of another scale.
 pub fn read(options: &Options) -> Result<Runs, String> {
     let path = options.out.join("runs.csv");
     match fs::read_to_string(&path) {
@@ -62,7 +62,7 @@ fn parse(text: &str, scale: &str) -> Result<Runs, String> {
     Ok(runs)
 }
 
-/// Adds later runs; the rounds of a workload in a build mode are counted on.
+/// Adds later runs. Their rounds of a workload in a build mode get the next numbers.
 pub fn add(runs: &mut Runs, later: Runs) {
     let known = runs.done.len();
     for run in later.done {
@@ -75,7 +75,7 @@ pub fn add(runs: &mut Runs, later: Runs) {
     runs.failures.extend(later.failures);
 }
 
-/// The options of a report on all these runs: whatever they ran, in the usual order.
+/// The options of a report on all these runs: all that they ran, in the usual order.
 pub fn report_options(options: &Options, runs: &Runs) -> Options {
     let has = |test: &dyn Fn(&Run) -> bool| runs.done.iter().any(test);
     Options {

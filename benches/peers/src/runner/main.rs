@@ -45,12 +45,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all went well: no run of ours failed, and all checksums agree. A peer that could not
-/// be built, or crashed, is reported, but spoils nothing.
+/// Whether all went well: no run of ours failed, and all checksums agree. A peer that could not be built, or that
+/// crashed, is reported, but does not count as a failure.
 fn compare(options: &Options) -> Result<bool, String> {
     fs::create_dir_all(&options.out)
         .map_err(|error| format!("cannot write to {}: {error}", options.out.display()))?;
-    // Before the builds: a mistake should not cost minutes.
+    // This comes before the builds, so that a mistake does not cost minutes.
     let mut runs = if options.add { kept::read(options)? } else { run::Runs::default() };
     let clock = Instant::now();
     let workers = if options.build || options.run {
@@ -71,7 +71,7 @@ fn compare(options: &Options) -> Result<bool, String> {
     let of_board =
         |board: &Board| Targets::new(board, &Board::of_each_round(board.mode, options, &runs));
     let targets: Vec<Targets> = boards.iter().map(of_board).collect();
-    // Files before the terminal: whoever reads it may stop reading.
+    // The files are written before the terminal's text, because the reader of the terminal may stop reading.
     files::write(options, &runs, &boards, &targets)
         .and_then(|()| boards.iter().try_for_each(|board| plots::draw(&options.out, board)))
         .map_err(|error| format!("cannot write the report: {error}"))?;

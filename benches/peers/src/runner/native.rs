@@ -1,6 +1,6 @@
-//! Proof that the C and C++ peers are optimised: the compiler writes its own command line into
-//! the object files, the linker keeps it, and here it is read back from the finished worker.
-//! What build scripts and CMake say they do is not asked.
+//! Proof that the C and C++ peers are optimised: the compiler writes its own command line into the object files, the
+//! linker keeps it, and this module reads it from the finished worker.
+//! It does not rely on what build scripts and CMake say that they do.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -9,9 +9,9 @@ use std::{env, fs, io};
 
 /// The variables from which build scripts take the user's flags.
 const VARIABLES: [&str; 2] = ["CFLAGS", "CXXFLAGS"];
-/// Makes GCC and Clang record their command line; it changes nothing in the code.
+/// The flag that makes GCC and Clang record their command line; it does not change the code.
 const RECORD: &str = "-frecord-gcc-switches";
-/// How such a record starts.
+/// The start of such a record.
 const RECORD_HEAD: &[u8] = b"GNU C";
 
 /// The environment of a build, with recording switched on.
@@ -27,11 +27,11 @@ pub fn recording_environment() -> impl Iterator<Item = (&'static str, OsString)>
 /// How a worker's C and C++ code was compiled.
 #[derive(Debug)]
 pub enum Native {
-    /// There is none, or the compiler did not record anything.
+    /// There is no such code, or the compiler recorded nothing.
     Unknown,
-    /// The distinct records of code that is all optimised.
+    /// All of it is optimised; these are the distinct records.
     Optimised(BTreeSet<String>),
-    /// The record of code that is not.
+    /// Some of it is not optimised; this is its record.
     Unoptimised(String),
 }
 
@@ -45,7 +45,7 @@ fn records(program: &[u8]) -> BTreeSet<String> {
     let record = |start: usize| {
         let text = program[start..].split(|&byte| byte == 0).next()?;
         let text = str::from_utf8(text).ok()?;
-        // "GNU C17 12.2.0 -mtune=…": other texts may start alike, but have no flags.
+        // "GNU C17 12.2.0 -mtune=…": other texts may start the same, but have no flags.
         (text.contains(" -m") || text.contains(" -O")).then(|| text.to_owned())
     };
     starts.filter_map(record).collect()
@@ -53,7 +53,7 @@ fn records(program: &[u8]) -> BTreeSet<String> {
 
 fn judge(records: BTreeSet<String>) -> Native {
     let is_optimised = |record: &&String| {
-        // The last one counts.
+        // The last optimisation flag counts.
         let level = record.split_whitespace().rfind(|word| word.starts_with("-O"));
         matches!(level, Some("-O2" | "-O3"))
     };

@@ -1,21 +1,21 @@
-//! Memory overhead: what a process takes beyond the bytes that its program asked for.
+//! Memory overhead: the memory of a process beyond the bytes that its program asked for.
 //!
-//! It is peak RSS, less the bytes asked for and live at the peak (as the counting worker saw them), less start-up RSS:
-//! the peak RSS of the same worker, with the same allocator, when it only starts and ends (`start-stop`). What is left
-//! is the allocator's, and beside it what is the same for all: code of the workload, stacks, and in `peak-*` its own
-//! arrays.
+//! It is peak RSS, less the bytes asked for and live at the peak (as the counting worker counted them), less start-up
+//! RSS. Start-up RSS is the peak RSS of the same worker with the same allocator when it only starts and ends
+//! (`start-stop`). The rest is the allocator's memory, and some that is the same for all allocators: code of the
+//! workload, stacks, and in `peak-*` its own arrays.
 //!
-//! Where little is allocated, what is left is noise, and may be negative; it has no ratio then. The rule: an overhead
-//! below [`NOISE_BYTES`] counts as [`NOISE_BYTES`], for each allocator alike. Two that are both below compare as equal.
-//! The CSV has the bytes as they came out, negative ones included.
+//! Where little is allocated, the rest is noise, and may be negative, so that it has no ratio. The rule: an overhead
+//! below [`NOISE_BYTES`] counts as [`NOISE_BYTES`], for every allocator. Two overheads that are both below compare as
+//! equal. The CSV has the bytes as measured, negative ones included.
 
-/// By so much RSS of one program may differ from run to run.
+/// The difference in RSS, in bytes, that one program may have from run to run.
 pub const NOISE_BYTES: i64 = 256 << 10;
 
-/// A workload in which at least so many bytes are live: there the rule about noise hardly ever applies.
+/// In a workload with at least this many live bytes, the rule about noise hardly ever applies.
 pub const LARGE_HEAP_BYTES: u64 = 4 << 20;
 
-/// Bytes beyond those asked for; negative when noise is larger than what is left.
+/// Bytes beyond those asked for; negative if noise is larger than the rest.
 pub fn overhead(peak_rss: u64, live_bytes: u64, start_up_rss: u64) -> i64 {
     // Sizes of a process are far below half of an i64's range.
     peak_rss as i64 - live_bytes as i64 - start_up_rss as i64

@@ -12,7 +12,7 @@ use std::path::Path;
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-/// One colour for each allocator, the baseline in red.
+/// One colour per allocator; the baseline's is red.
 const COLOURS: [RGBColor; 12] = [
     RGBColor(214, 39, 40),
     RGBColor(255, 152, 150),
@@ -28,7 +28,7 @@ const COLOURS: [RGBColor; 12] = [
     RGBColor(23, 190, 207),
 ];
 
-/// The same for an allocator in every plot, whoever else is in it.
+/// The colour of an allocator: the same in every plot, whichever others are in it.
 fn colour(board: &Board, column: usize) -> RGBColor {
     let name = board.allocators[column].name;
     let number = ALLOCATORS.iter().position(|allocator| allocator.name == name);
@@ -51,14 +51,14 @@ pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
         .map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Bars from 1 outwards, on a logarithmic scale: as long for twice as for half.
+/// Draws bars from 1 outwards, on a logarithmic scale: the bars for twice and for half are equally long.
 fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
     const BAR: i32 = 6;
     const GAP: i32 = 12;
     const LEFT: i32 = 180;
     const TOP: i32 = 60;
     const WIDTH: i32 = 1_000;
-    // From an eighth to 16 times; longer bars are cut and say how long they are.
+    // The scale goes from an eighth to 16 times. Longer bars are cut and labelled with their value.
     const LOW: f64 = -3.0;
     const HIGH: f64 = 4.0;
     let rows: Vec<&Row> = board.rows.iter().filter(|row| row.figure(0, metric).is_some()).collect();
@@ -120,7 +120,7 @@ fn legend(area: &Area<'_>, board: &Board, first: usize, (x, y): (i32, i32)) -> R
     Ok(())
 }
 
-/// The two means of each allocator: down and left is better.
+/// Draws the two means of each allocator: lower and further left is better.
 fn scatter(board: &Board, path: &Path) -> Result<()> {
     let points: Vec<(usize, f64, f64)> = (0..board.allocators.len())
         .filter_map(|column| {
@@ -188,7 +188,7 @@ const SCALING: Series = Series {
     y: |nanos| 1_000.0 / nanos,
 };
 
-/// Flat if no thread waits for another, however few cores there are.
+/// This curve is flat if no thread waits for another, whatever the number of cores.
 const SCALING_COST: Series = Series {
     title: "Processor time of a random replacement by more and more threads",
     y_title: "ns of processor time a pair",

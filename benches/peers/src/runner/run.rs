@@ -1,4 +1,4 @@
-//! Runs the workers: every pair of workload and allocator in a process of its own, in rounds.
+//! Runs the workers: each pair of workload and allocator in a process of its own, in rounds.
 
 use crate::arguments::{Mode, Options};
 use crate::build::{Worker, Workers, bar_style};
@@ -16,7 +16,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 use std::{fs, thread};
 
-/// A worker that takes longer has hung.
+/// A worker that takes longer counts as hanging.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// One run.
@@ -24,32 +24,31 @@ const TIMEOUT: Duration = Duration::from_secs(180);
 pub struct Run {
     /// How the worker was built.
     pub mode: Mode,
-    /// What it did.
+    /// The workload.
     pub workload: &'static Entry,
-    /// With which allocator.
+    /// The allocator.
     pub allocator: &'static Allocator,
-    /// In which round, from 0.
+    /// The round, from 0.
     pub round: usize,
-    /// What it said.
+    /// The worker's report.
     pub sample: Sample,
 }
 
 /// All runs.
 #[derive(Debug, Default)]
 pub struct Runs {
-    /// Those that came to an end.
+    /// The runs that finished.
     pub done: Vec<Run>,
-    /// What the counting worker said, by workload.
+    /// The counting worker's reports, by workload.
     pub counted: BTreeMap<&'static str, Sample>,
-    /// Runs of a peer that crashed or hung: its own affair, but never hidden.
+    /// Runs of peers that crashed or hung: no failure of ours, but never hidden.
     pub peer_failures: Vec<String>,
-    /// Runs of ours, or of the counting worker, that did.
+    /// Runs of ours, or of the counting worker, that crashed or hung.
     pub failures: Vec<String>,
 }
 
-/// Counts requests, then runs all rounds. Workloads keep their order; inside a workload the
-/// allocators take turns, and each round starts with the next one, so that none always follows
-/// the same neighbour or always comes first.
+/// Counts requests, then runs all rounds. Workloads keep their order. Within a workload the allocators take turns, and
+/// each round starts with the next allocator, so that none always comes first.
 pub fn all_rounds(options: &Options, workers: &Workers) -> Runs {
     let mut runs = Runs::default();
     if !options.run {
@@ -95,7 +94,7 @@ pub fn all_rounds(options: &Options, workers: &Workers) -> Runs {
     runs
 }
 
-/// Whether this machine has the memory; says so if not.
+/// Whether this machine has enough memory; prints a line if not.
 fn fits(workload: &&'static Entry) -> bool {
     let available_mib = fs::read_to_string("/proc/meminfo")
         .ok()
@@ -117,7 +116,7 @@ fn fits(workload: &&'static Entry) -> bool {
 fn run(program: &Path, workload: &Entry, scale: Scale) -> Result<Sample, String> {
     let mut child = Command::new(program)
         .args([workload.name, "--scale", scale.name()])
-        // Allocators read their settings from the environment: none of the user's.
+        // Allocators read settings from the environment, so the worker gets none of the user's.
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -126,16 +125,16 @@ fn run(program: &Path, workload: &Entry, scale: Scale) -> Result<Sample, String>
         .map_err(|error| format!("does not start: {error}"))?;
     let mut stdout = child.stdout.take().expect("it is piped");
     let (sender, receiver) = channel();
-    // The pipe ends when the process does; a thread reads it, so that waiting can have a limit.
+    // The pipe ends with the process. A thread reads it, so that the wait can have a limit.
     thread::spawn(move || {
         let mut text = String::new();
         let result = stdout.read_to_string(&mut text).map(|_| text);
-        // The receiver is gone after a timeout: nobody wants to know.
+        // After a timeout the receiver is gone, and the result is not needed.
         let _ = sender.send(result);
     });
     let text = receiver.recv_timeout(TIMEOUT);
     if text.is_err() {
-        // It may just have ended by itself; then there is nothing to kill.
+        // It may have ended by itself at this moment; then there is nothing to kill.
         let _ = child.kill();
     }
     let output =
@@ -159,7 +158,7 @@ impl Runs {
         failures.push(format!("{} with {}: {reason}", workload.name, allocator.name));
     }
 
-    /// Our own runs that failed, and all runs that computed something else than the others did.
+    /// Our own runs that failed, and all runs whose result differs from the others'.
     pub fn complaints(&self) -> Vec<String> {
         let mut complaints = self.failures.clone();
         let mut expected: BTreeMap<&str, (&str, u64)> = BTreeMap::new();

@@ -14,7 +14,7 @@ pub fn render_all(boards: &[Board], targets: &[Targets]) -> String {
     both.map(|(board, targets)| render(board) + &render_targets(targets)).collect()
 }
 
-/// The targets: those of many workloads one by one; of each workload, the ones that were missed.
+/// The targets: each one over many workloads; of those per workload, only the missed ones.
 fn render_targets(targets: &Targets) -> String {
     let mut text = String::new();
     if targets.lines.is_empty() {
@@ -203,7 +203,7 @@ fn memory(board: &Board, text: &mut String) {
     means(board, text, Metric::EndRss, "end RSS, all", Row::is_single);
     let faults = |column: usize| {
         let rows = board.rows.iter().filter(|row| row.is_single());
-        // Only where both came to an end, or the sums would not compare.
+        // Only workloads that both finished: otherwise the sums could not be compared.
         let pairs = rows.filter_map(|row| Some((row.cells[column]?, row.cells[0]?)));
         let sums = pairs
             .fold((0, 0), |(own, base), (cell, first)| (own + cell.faults, base + first.faults));
@@ -242,7 +242,7 @@ fn density(board: &Board, text: &mut String) {
     }
 }
 
-/// Both means, because most workloads allocate too little for their overhead to be told from noise.
+/// Both means are shown, because most workloads allocate so little that their overhead is noise.
 fn overhead(board: &Board, text: &mut String) {
     if !board.rows.iter().any(|row| row.figure(0, Metric::Overhead).is_some()) {
         return;

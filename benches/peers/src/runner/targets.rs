@@ -1,13 +1,13 @@
-//! The project's targets, computed: what a result would have to be, what it is, and how far apart the two are.
+//! The project's targets: what a result should be, what it is, and how far apart the two are.
 //!
-//! Each figure is to be as small as possible, is computed from medians, and once more from each round alone: the
-//! range of these is the noise. Who the fastest or smallest peer is, is chosen by medians.
+//! A smaller figure is better. Each figure is computed from medians, and once more from each round alone; the range of
+//! the latter is the noise. Medians decide which peer is the fastest or the smallest.
 
 use crate::arguments::Mode;
 use crate::board::{Board, Metric, Row};
 use peers::catalog::Theme;
 
-/// The allocators that are meant by name.
+/// The allocators that targets name.
 const GLIBC: &str = "glibc";
 const OURS_OVER_MIMALLOC: &str = "py+mi3";
 const MIMALLOC: &str = "mimalloc3";
@@ -17,35 +17,35 @@ const MIMALLOC: &str = "mimalloc3";
 pub struct Targets {
     /// How the workers were built.
     pub mode: Mode,
-    /// One by one.
+    /// The targets.
     pub lines: Vec<Line>,
 }
 
 /// One target.
 #[derive(Debug)]
 pub struct Line {
-    /// What is compared.
+    /// The figure that is compared.
     pub target: &'static str,
-    /// Of which workload; empty if of many.
+    /// The workload; empty if there are many.
     pub workload: String,
-    /// With whom; empty if with nobody.
+    /// The peer to compare with; empty if there is none.
     pub peer: String,
-    /// What came out.
+    /// The measured figure.
     pub figure: f64,
     /// The lowest and the highest figure of single rounds.
     pub range: (f64, f64),
-    /// What may come out at most; `None` if nobody said.
+    /// The most that the figure may be; `None` if no limit was set.
     pub limit: Option<f64>,
 }
 
-/// What came of a target.
+/// The verdict on a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// In each round.
     Met,
-    /// By the medians, but not in each round.
+    /// Met by the medians, but not in each round.
     MetWithinNoise,
-    /// By the medians, but met in some round.
+    /// Missed by the medians, but met in some round.
     MissedWithinNoise,
     /// In each round.
     Missed,
@@ -65,7 +65,7 @@ impl Verdict {
         }
     }
 
-    /// Whether the medians say so, noise or not.
+    /// Whether the medians meet the limit, noise or not.
     pub const fn is_missed(self) -> bool {
         matches!(self, Self::Missed | Self::MissedWithinNoise)
     }
@@ -118,7 +118,7 @@ fn peers(board: &Board) -> impl Iterator<Item = usize> + '_ {
     (0..board.allocators.len()).filter(|&column| !board.allocators[column].is_ours())
 }
 
-/// The peer with the smallest of some figure.
+/// The peer with the smallest value of some figure.
 fn smallest(board: &Board, figure: impl Fn(usize) -> Option<f64>) -> Option<usize> {
     let figures = peers(board).filter_map(|peer| Some((peer, figure(peer)?)));
     figures.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(peer, _)| peer)
@@ -155,7 +155,7 @@ impl Results<'_> {
     /// Speed over the whole small set.
     fn means(&self, lines: &mut Vec<Line>) {
         let figure = |board: &Board, peer| mean(board, 0, peer, Metric::Time, Row::is_in_small_set);
-        // The best peer is the one that we are least ahead of.
+        // The best peer is the one over which our lead is smallest.
         let best = smallest(self.board, |peer| Some(-figure(self.board, peer)?));
         let Some(best) = best else { return };
         lines.extend(self.line(
@@ -282,7 +282,7 @@ impl Results<'_> {
         ));
     }
 
-    /// How flat the series are: nobody said how flat is flat.
+    /// How flat the series are; there is no limit for that.
     fn series(&self, lines: &mut Vec<Line>) {
         for (target, theme, metric) in [
             (
@@ -388,7 +388,7 @@ mod tests {
 
     #[test]
     fn means_go_against_the_best_single_peer_and_workloads_against_their_own() {
-        // By the mean stoolap is best (300 * 50 < 200 * 80), though mimalloc3 is fastest at one of the two.
+        // By the mean, stoolap is best (300 * 50 < 200 * 80), although mimalloc3 is fastest at one of the two.
         let lifo = row("lifo-10k", &[(100, 20), (1, 1), (400, 20), (200, 20), (300, 20)]);
         let lists = row("linked-lists", &[(100, 20), (1, 1), (400, 20), (80, 20), (50, 20)]);
         let targets = Targets::new(&board(vec![lifo, lists]), &[]);

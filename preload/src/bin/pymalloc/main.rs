@@ -1,7 +1,12 @@
 //! `pymalloc run -- program arguments…`: starts a program on `libpymalloc.so`.
 
 mod library;
+#[cfg(feature = "trace")]
+mod over_time;
 mod program;
+mod sockets;
+#[cfg(feature = "trace")]
+mod top;
 mod traced;
 
 use std::ffi::OsString;
@@ -23,6 +28,12 @@ struct Arguments {
 enum Action {
     /// Starts a program with its malloc replaced; its exit status is the program's
     Run(Run),
+    /// Shows what `run --timeline` recorded, in the terminal or as a page for a browser
+    #[cfg(feature = "trace")]
+    Timeline(over_time::Show),
+    /// Shows what a running program holds, live: one that was started by `run --serve`, or that calls `trace::serve`
+    #[cfg(feature = "trace")]
+    Top(top::Top),
 }
 
 #[derive(Args)]
@@ -47,6 +58,16 @@ struct Run {
     /// Trace one allocation every so many bytes on average, rather than all
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     trace_every: Option<u64>,
+    /// Record memory over time to FILE: a page for a browser if its name ends in `.html`, else what `pymalloc timeline`
+    /// reads; `%p` as for `--trace`
+    #[arg(long, value_name = "FILE")]
+    timeline: Option<PathBuf>,
+    /// Milliseconds between samples [default: 100]
+    #[arg(long, value_name = "MS", requires = "timeline", value_parser = clap::value_parser!(u32).range(1..=3_600_000))]
+    timeline_every: Option<u32>,
+    /// Answer `pymalloc top`, at a socket of this user's own
+    #[arg(long)]
+    serve: bool,
     /// Check every free at its call rather than when the block returns to its pool: by the hardened library if it was
     /// built, else by doing without caches (slow in threads)
     #[arg(long)]
@@ -59,7 +80,7 @@ struct Run {
     command: Vec<OsString>,
 }
 
-fn run(run: Run) -> Result<std::convert::Infallible, String> {
+fn run(run: Run) -> Result<ExitCode, String> {
     let library = library::find(run.library, run.hardened)?;
     let Some((name, arguments)) = run.command.split_first() else {
         return Err("no program".into());
@@ -78,24 +99,38 @@ fn run(run: Run) -> Result<std::convert::Infallible, String> {
     if run.hardened {
         command.env("PYMALLOC_HARDENED", "1");
     }
-    traced::prepare(
+    let _files = traced::prepare(
         &mut command,
         &library,
         traced::Wish {
             profile: run.trace,
             flame_graph: run.flame_graph,
+            timeline: run.timeline,
+            timeline_every: run.timeline_every,
+            serve: run.serve,
             at_exit: run.trace_exit,
             frames: run.trace_frames,
             every_bytes: run.trace_every,
         },
     )?;
+    #[cfg(feature = "trace")]
+    if let Some(files) = &_files {
+        return over_time::run(command, files);
+    }
     // Returns only if the program could not be started.
     Err(format!("{}: {}", path.display(), command.exec()))
 }
 
 fn main() -> ExitCode {
-    let Action::Run(arguments) = Arguments::parse().action;
-    let Err(error) = run(arguments);
-    eprintln!("pymalloc: {error}");
-    ExitCode::from(2)
+    let done = match Arguments::parse().action {
+        Action::Run(arguments) => run(arguments),
+        #[cfg(feature = "trace")]
+        Action::Timeline(arguments) => over_time::show(&arguments).map(|()| ExitCode::SUCCESS),
+        #[cfg(feature = "trace")]
+        Action::Top(arguments) => top::run(&arguments).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("pymalloc: {error}");
+        ExitCode::from(2)
+    })
 }

@@ -1,4 +1,5 @@
-//! `--trace` and what belongs to it: checked here, so that hours of a program's run are not lost to a typing error.
+//! `--trace`, `--timeline`, `--serve` and what belongs to them: checked here, so that hours of a program's run are not
+//! lost to a typing error.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -9,26 +10,40 @@ use object::Endianness;
 use object::read::elf::ElfFile64;
 use object::read::{Object, ObjectSymbol};
 
+#[cfg(feature = "trace")]
+use crate::over_time::Files;
+use crate::sockets;
+
+/// Without the tracer there is nothing to wait for.
+#[cfg(not(feature = "trace"))]
+pub(crate) enum Files {}
+
 /// What the command line asks for.
 pub(crate) struct Wish {
     pub(crate) profile: Option<PathBuf>,
     pub(crate) flame_graph: Option<PathBuf>,
+    pub(crate) timeline: Option<PathBuf>,
+    pub(crate) timeline_every: Option<u32>,
+    pub(crate) serve: bool,
     pub(crate) at_exit: bool,
     pub(crate) frames: Option<u16>,
     pub(crate) every_bytes: Option<u64>,
 }
 
-/// Has the program traced as wished.
+/// Has the program traced as wished; where its timeline goes, if one is recorded.
 ///
 /// # Errors
 /// The library has no tracer, or a file can't be written.
-pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Result<(), String> {
-    let files = [("PYMALLOC_TRACE", wish.profile), ("PYMALLOC_TRACE_FLAME_GRAPH", wish.flame_graph)];
-    if files.iter().all(|(_, file)| file.is_none()) {
-        return if wish.at_exit || wish.frames.is_some() || wish.every_bytes.is_some() {
-            Err("--trace-exit, --trace-frames and --trace-every go with --trace or --flame-graph".into())
+pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Result<Option<Files>, String> {
+    let saves = wish.profile.is_some() || wish.flame_graph.is_some();
+    if wish.at_exit && !saves {
+        return Err("--trace-exit goes with --trace or --flame-graph".into());
+    }
+    if !saves && wish.timeline.is_none() && !wish.serve {
+        return if wish.frames.is_some() || wish.every_bytes.is_some() {
+            Err("--trace-frames and --trace-every go with --trace, --flame-graph, --timeline or --serve".into())
         } else {
-            Ok(())
+            Ok(None)
         };
     }
     if !can_trace(library)? {
@@ -37,7 +52,13 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
             library.display()
         ));
     }
+    let (timeline, raw) = timeline(wish.timeline)?;
     let mut of_every_process = false;
+    let files = [
+        ("PYMALLOC_TRACE", wish.profile),
+        ("PYMALLOC_TRACE_FLAME_GRAPH", wish.flame_graph),
+        ("PYMALLOC_TIMELINE", raw),
+    ];
     for (variable, file) in files.into_iter().filter_map(|(variable, file)| Some((variable, file?))) {
         let many = file.as_os_str().as_bytes().windows(2).any(|pair| pair == b"%p");
         of_every_process |= many;
@@ -48,6 +69,9 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
         }
         command.env(variable, file);
     }
+    if wish.serve {
+        command.env("PYMALLOC_SERVE", sockets::make_folder()?.join("%p"));
+    }
     if !of_every_process {
         // The program takes this process over.
         command.env("PYMALLOC_TRACE_PROCESS", std::process::id().to_string());
@@ -55,13 +79,36 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
     if wish.at_exit {
         command.env("PYMALLOC_TRACE_AT", "exit");
     }
-    let numbers = [("PYMALLOC_TRACE_FRAMES", wish.frames.map(u64::from)), ("PYMALLOC_TRACE_EVERY", wish.every_bytes)];
+    let numbers = [
+        ("PYMALLOC_TRACE_FRAMES", wish.frames.map(u64::from)),
+        ("PYMALLOC_TRACE_EVERY", wish.every_bytes),
+        ("PYMALLOC_TIMELINE_EVERY", wish.timeline_every.map(u64::from)),
+    ];
     for (variable, number) in numbers {
         if let Some(number) = number {
             command.env(variable, number.to_string());
         }
     }
-    Ok(())
+    Ok(timeline)
+}
+
+/// Where the timeline goes, and the file that the program is to write.
+#[cfg(feature = "trace")]
+fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), String> {
+    let files = named.map(Files::of).transpose()?;
+    if let Some(page) = files.as_ref().and_then(Files::page) {
+        check_writable(page, false).map_err(|error| format!("{}: {error}", page.display()))?;
+    }
+    let raw = files.as_ref().map(|files| files.raw.clone());
+    Ok((files, raw))
+}
+
+#[cfg(not(feature = "trace"))]
+fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), String> {
+    match named {
+        Some(_) => Err("--timeline: this command was built without the feature `trace`".into()),
+        None => Ok((None, None)),
+    }
 }
 
 /// Makes the file, or looks for its folder if there will be one for each process.

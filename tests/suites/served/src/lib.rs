@@ -1,8 +1,8 @@
 //! Makes `Pymalloc` the global allocator of a test binary that links this crate.
 //!
-//! At exit the heap checks itself, and a line with what it served is appended to the file that `SERVED_LOG` names:
-//! the binary, small and large requests, the small blocks that were not freed, those that the heap knows to be live,
-//! the arenas ever mapped, and what the self-check says.
+//! At exit the heap checks itself, and one line is appended to the file that `SERVED_LOG` names: the binary, the small
+//! and the large requests, the small blocks that were not freed, those that the heap counts as live, the arenas ever
+//! mapped, and the result of the self-check.
 #![cfg(feature = "pymalloc")]
 
 use std::alloc::{GlobalAlloc, Layout};
@@ -34,7 +34,7 @@ fn count_free(layout: Layout) {
     }
 }
 
-// SAFETY: every call goes to `Pymalloc` as it comes.
+// SAFETY: every call is forwarded to `Pymalloc` unchanged.
 unsafe impl GlobalAlloc for Counted {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout);
@@ -69,7 +69,7 @@ unsafe impl GlobalAlloc for Counted {
 extern "C" fn at_exit() {
     let Some(log) = std::env::var_os("SERVED_LOG") else { return };
     let binary = std::env::current_exe().unwrap_or_default();
-    // Before anything else is allocated or freed here.
+    // This comes before anything else is allocated or freed here.
     let (small, freed) = (SMALL.load(Ordering::Relaxed), SMALL_FREED.load(Ordering::Relaxed));
     let large = LARGE.load(Ordering::Relaxed);
     let (live, arenas, verdict) = match pymalloc::self_check() {
@@ -85,7 +85,7 @@ extern "C" fn at_exit() {
 }
 
 extern "C" fn at_start() {
-    // SAFETY: a function that stays.
+    // SAFETY: the function lives as long as the program.
     unsafe { libc::atexit(at_exit) };
 }
 
