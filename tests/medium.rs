@@ -1,5 +1,6 @@
 //! `Pymalloc<Medium>`: arenas serve requests above 512 bytes, too, up to 1 MiB; only larger ones go elsewhere.
-#![cfg(not(pymalloc_bypass))]
+//! (On Windows `Medium` stands aside.)
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 
