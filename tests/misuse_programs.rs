@@ -348,6 +348,10 @@ fn every_pattern_ends_as_the_table_says() {
             common::without_emulators_line(&mut output.stderr);
             let found = outcome(&output);
             let said = table.get(*name).map_or("", |row| row[column].as_str());
+            // The memory behind the block's pool is not committed there.
+            if cfg!(windows) && *name == "overflow_small_1_mib" && found == "crash" {
+                continue;
+            }
             // What the system's malloc does with a large block is not specified here.
             if found != said && !(said == "system's" && matches!(found, "crash" | "missed" | "prevented")) {
                 wrong.push(format!("{name} on {allocator}: {found}, but the table says {said:?}"));

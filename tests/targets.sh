@@ -126,14 +126,14 @@ windows() {
     wine
     plugin
     step 'Windows: the heaps of the tests'
-    on_windows test --release --lib
+    on_windows test -p pymalloc --release --lib
     step 'Windows: all test binaries, and object pools'
     on_windows test -p pymalloc -p pymalloc-object-pool --tests --no-fail-fast -- --skip tests::
     step 'Windows: the hardened allocator'
-    on_windows test --release --features hardened --lib
-    on_windows test --features hardened "${windows_hardened_tests[@]}"
+    on_windows test -p pymalloc --release --features hardened --lib
+    on_windows test -p pymalloc --features hardened "${windows_hardened_tests[@]}"
     step 'Windows: the tracer says that it is not there'
-    on_windows test --features trace --test trace_windows
+    on_windows test -p pymalloc --features trace --test trace_windows
     step 'Windows: the examples'
     local example
     for example in global pool_cheap pool_connections pool_buffers pool_parsers heap_picture; do
@@ -149,8 +149,8 @@ windows-short() {
     wine
     plugin
     step 'Windows, in short: the heaps of the tests; ends of threads and of the process, statistics, memory return'
-    on_windows test --release --lib -- --skip tests::bound::
-    on_windows test --release --test teardown --test statistics --test memory_return --test plugin_windows
+    on_windows test -p pymalloc --release --lib -- --skip tests::bound::
+    on_windows test -p pymalloc --release --test teardown --test statistics --test memory_return --test plugin_windows
 }
 
 check() {

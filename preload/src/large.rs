@@ -1,5 +1,5 @@
-//! What is above 512 bytes: from the arenas up to 1 MiB, beyond that glibc's own malloc; and definitions that come after
-//! ours in the link chain.
+//! What is above 512 bytes: from the arenas up to 1 MiB, beyond that glibc's own malloc; and definitions that come
+//! after ours in the link chain.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::MaybeUninit;

@@ -15,13 +15,13 @@ use crate::observe::Request;
 use crate::os::{BYPASS, COMMITS};
 
 /// The large allocator for programs that allocate more than small objects: pools for requests up to
-/// [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES), runs of pools for those up to [`RUN_MAX_BYTES`](crate::RUN_MAX_BYTES),
-/// and `L` for what is larger.
+/// [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES), runs of pools for those up to
+/// [`RUN_MAX_BYTES`](crate::RUN_MAX_BYTES), and `L` for what is larger.
 ///
 /// Requests from 513 bytes on have 48 size classes, eight for each doubling, with the same magazines, pools and frees
-/// between threads as small ones. A request of more than 32 KiB is a run of free pools side by side. All of it is of the
-/// same arenas as the small blocks: what one size leaves free serves the others, [`purge()`](crate::purge()) gives it
-/// back, and [`set_limit`](crate::set_limit) bounds it.
+/// between threads as small ones. A request of more than 32 KiB is a run of free pools side by side. All of it is of
+/// the same arenas as the small blocks: what one size leaves free serves the others, [`purge()`](crate::purge()) gives
+/// it back, and [`set_limit`](crate::set_limit) bounds it.
 ///
 /// Worth its line for programs that allocate many blocks between 513 bytes and 1 MiB: buffers, messages, pages, growing
 /// vectors. A program of small objects gains nothing.
@@ -34,8 +34,8 @@ use crate::os::{BYPASS, COMMITS};
 /// As of [`Pymalloc`](crate::Pymalloc): null when the OS gives no memory, or the limit is reached.
 ///
 /// # Aborts
-/// As of [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible; a run that is freed twice, or with another
-/// layout, at the call.
+/// As of [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible; a run that is freed twice, or with
+/// another layout, at the call.
 ///
 /// # Examples
 /// ```

@@ -268,8 +268,8 @@ impl MediumPlace {
         }
     }
 
-    /// Of the block at `address`; `None` if no arena holds it, or it is a small one. Reads the tree of arenas and a tag,
-    /// and of a run its descriptor; never the block. Aborts if no block starts there.
+    /// Of the block at `address`; `None` if no arena holds it, or it is a small one. Reads the tree of arenas and a
+    /// tag, and of a run its descriptor; never the block. Aborts if no block starts there.
     pub fn of_address(address: *const c_void) -> Option<Self> {
         let pool = GLOBAL.map.pool_of(address.addr())?;
         // Relaxed: as in `of_far`.
@@ -312,8 +312,8 @@ impl MediumPlace {
     /// Takes back a block.
     ///
     /// # Safety
-    /// `block` is a block of this place in the caller's hands. (What can be checked is: of a run here, of another when it
-    /// returns to its pool.)
+    /// `block` is a block of this place in the caller's hands. (What can be checked is: of a run here, of another when
+    /// it returns to its pool.)
     #[inline]
     pub unsafe fn free(self, block: *mut c_void) {
         // SAFETY: the caller's promise is the same.
@@ -337,8 +337,8 @@ impl MediumPlace {
     }
 }
 
-/// Aborts, with a line that says why, if a block is found freed twice that the exit would find: for what allocates at the
-/// exit.
+/// Aborts, with a line that says why, if a block is found freed twice that the exit would find: for what allocates at
+/// the exit.
 pub fn check_at_exit() {
     cache::exit::check();
 }

@@ -1,5 +1,5 @@
-//! What a thread's cache has for the medium classes: the same as for small ones, but nothing of it is touched before the
-//! thread's first medium request.
+//! What a thread's cache has for the medium classes: the same as for small ones, but nothing of it is touched before
+//! the thread's first medium request.
 //!
 //! Medium magazines are never poisoned: whoever looks on is told of medium blocks where they enter and leave the
 //! allocator `Medium`, as of every large one.

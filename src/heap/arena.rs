@@ -267,7 +267,7 @@ impl PoolRef {
         self.pool().set_touched_bytes(touched_bytes);
     }
 
-    /// The reverse of [`join`](Self::join).
+    /// The reverse of [`join`](Self::join). Heap lock.
     pub(crate) fn split(self, pools: usize) {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
@@ -277,6 +277,9 @@ impl PoolRef {
         for (number, part) in self.run(pools).enumerate() {
             let bytes = touched_bytes.saturating_sub(number * POOL_BYTES).min(POOL_BYTES);
             part.pool().set_touched_bytes(if is_purged(number) { 0 } else { bytes });
+            if is_purged(number) {
+                part.set_backed(1, false);
+            }
             part.pool().set_state(State::Unused);
         }
     }

@@ -179,9 +179,9 @@ impl Pool {
         self.purged.set(self.purged.get() & !mask);
     }
 
-    /// The OS refused to purge the pool: any byte may be other than zero.
+    /// The OS refused to purge the pool: any byte may be other than zero. Parts that count as purged by themselves still do.
     pub(crate) fn set_touched(&self) {
-        self.set_touched_bytes(POOL_BYTES);
+        self.touched_bytes.set(POOL_BYTES as u32);
     }
 
     /// So many bytes at the pool's start may be other than zero, and none was purged.

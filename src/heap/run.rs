@@ -1,12 +1,13 @@
-//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one block
-//! of the program's.
+//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one
+//! block of the program's.
 //!
-//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in any
-//! thread's cache.
+//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in
+//! any thread's cache.
 //!
 //! # Invariants
 //! - *First*: the first pool's descriptor is for all. The others are behind it, and have no touched bytes of their own.
-//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory goes
+//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory
+//!   goes
 //!   back to the OS, that of its first pool is null. So of two frees of one run the second is found, whenever it comes.
 
 use core::ptr::{self, NonNull};
@@ -29,8 +30,8 @@ pub(crate) struct RunSize {
 }
 
 impl Heap {
-    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare` says
-    /// what they are, under the heap's lock.
+    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare`
+    /// says what they are, under the heap's lock.
     pub(crate) fn take_run(
         &self,
         wish: MapArena,
@@ -64,8 +65,8 @@ impl Heap {
         Some(first)
     }
 
-    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the OS
-    /// first, without the lock.
+    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the
+    /// OS first, without the lock.
     pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
         let _ = self.give_run_if(first, pools, || Ok(()));
     }
@@ -84,7 +85,7 @@ impl Heap {
                 // Relaxed: under the heap's lock, or of a pool of which no block is outside.
                 first.tag().store(ptr::null_mut(), Ordering::Relaxed);
             } else {
-                self.take_back(state, first, pools, source);
+                self.take_back(state, (first, pools), false, source);
             }
             Ok(is_surplus)
         })?;
@@ -100,15 +101,25 @@ impl Heap {
                     first.pool().set_untouched(0);
                     state.arenas.note_purged_run(first, pools);
                 }
-                self.take_back(state, first, pools, source);
+                // Where the OS refused, some of it may be gone: where memory has to be committed, all of it again.
+                self.take_back(state, (first, pools), !is_purged && commits(source), source);
             });
         }
         Ok(())
     }
 
-    fn take_back(&self, state: &mut HeapState, first: PoolRef, pools: usize, source: &dyn MemorySource) {
+    fn take_back(
+        &self,
+        state: &mut HeapState,
+        (first, pools): (PoolRef, usize),
+        is_in_doubt: bool,
+        source: &dyn MemorySource,
+    ) {
         first.split(pools);
         for pool in first.run(pools) {
+            if is_in_doubt {
+                pool.pool().add_purged(u8::MAX);
+            }
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
         }
@@ -133,7 +144,15 @@ impl Heap {
     /// What is impossible about it.
     pub(crate) fn free_run(&self, start: usize, pools: usize) -> Result<(), Impossible> {
         let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
-        self.give_run_if(first, pools, || check_run(first, start, Some(pools)).map(|_| ()))
+        self.give_run_if(first, pools, || {
+            check_run(first, start, Some(pools))?;
+            if cfg!(feature = "hardened") {
+                // What is free is zero (*Clean*, in `cache/hardened`), whatever it serves next.
+                // SAFETY: a run that the program gave up.
+                unsafe { first.start().write_bytes(0, pools * POOL_BYTES) };
+            }
+            Ok(())
+        })
     }
 
     /// Makes a run of `pools` one of `wanted` where it lies, if the pools behind it are free, or can be given back.
@@ -192,7 +211,8 @@ fn make_run(first: PoolRef, pools: usize) {
     first.run(pools).for_each(|pool| pool.tag().store(RUN_TAG, Ordering::Relaxed));
 }
 
-/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap lock.
+/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap
+/// lock.
 fn check_run(first: PoolRef, start: usize, pools: Option<usize>) -> Result<usize, Impossible> {
     // Relaxed: under the heap's lock; of a pool that is no run, only to choose the message.
     let tag = first.tag().load(Ordering::Relaxed);

@@ -154,7 +154,9 @@ enum Kind {
 
 impl Arbitrary for Kind {
     fn arbitrary(g: &mut Gen) -> Self {
-        *g.choose(&[Self::Plain, Self::LargePages, Self::Commits]).expect("not empty")
+        // No system that commits has OS pages larger than a pool.
+        let large = if Memory.commits() { Self::Commits } else { Self::LargePages };
+        *g.choose(&[Self::Plain, large, Self::Commits]).expect("not empty")
     }
 }
 

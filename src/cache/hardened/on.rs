@@ -167,8 +167,14 @@ fn written_after_free(class: SizeClass, slots: &[Slot]) -> ! {
 #[inline(always)]
 pub(crate) fn freed<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u8) -> Option<*mut u8> {
     check_free(heap_of(cache), class, block);
-    // Medium blocks are checked, but neither cleared nor held.
-    let Some(class) = class.small() else { return Some(block) };
+    let Some(class) = class.small() else {
+        // Medium blocks are not held; cleared, because their memory may serve small blocks next (*Clean*).
+        if CLEARS {
+            // SAFETY: a block of the class, which the caller gave up.
+            unsafe { block.write_bytes(0, class.block_bytes()) };
+        }
+        return Some(block);
+    };
     if !QUARANTINES {
         clear(class, block);
         return Some(block);
