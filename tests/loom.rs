@@ -1,8 +1,8 @@
 //! Loom models of the protocols: every interleaving (up to a bound), and every value that a weak memory may show.
 //!
 //! # What runs
-//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs` and `protocols/block_state.rs` are compiled here
-//! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is typed again.
+//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs` and `protocols/summons.rs`
+//! are compiled here from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is typed again.
 //! What lies around them in `pool_set/` and `cache/` names half the crate, so `world`, `bare`, `poison`, `publication`,
 //! `classes`, `idle`, `session` and `states` repeat it in small; each says what it repeats, and a change there is a
 //! change here.
@@ -28,6 +28,8 @@ mod lock;
 mod remote;
 #[path = "../src/protocols/roll.rs"]
 mod roll;
+#[path = "../src/protocols/summons.rs"]
+mod summons;
 #[path = "loom/sync.rs"]
 mod sync;
 
@@ -55,6 +57,8 @@ mod remote_free;
 mod session;
 #[path = "loom/states.rs"]
 mod states;
+#[path = "loom/summons.rs"]
+mod summoned;
 #[path = "loom/world.rs"]
 mod world;
 

@@ -16,13 +16,18 @@ mod platform;
 #[path = "unsupported.rs"]
 mod platform;
 
+#[cfg(any(feature = "__raw", all(feature = "graph", target_os = "linux", target_pointer_width = "64")))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+pub use platform::Descriptor;
+#[cfg(feature = "__raw")]
+pub use platform::Identity;
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::NoCancellation;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
+#[cfg(all(feature = "graph", target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub(crate) use platform::tasks;
 pub(crate) use platform::thread_token;
-#[cfg(feature = "__raw")]
-pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
 pub(crate) use platform::{at_end, at_start};

@@ -54,6 +54,8 @@
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 
+#[cfg(feature = "graph")]
+pub(crate) mod access;
 mod guard;
 mod names;
 mod read;

@@ -10,8 +10,9 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// The folders and files of `src/`, from top to bottom. Those of one line are beside each other: none imports another.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 11] = [
     &["api"],
+    &["graph"],
     &["trace", "inspect", "purge"],
     &["cache"],
     &["pool_set"],

@@ -9,13 +9,18 @@ mod process;
 #[cfg(feature = "trace")]
 mod stack;
 mod system_malloc;
+#[cfg(feature = "graph")]
+pub(crate) mod tasks;
 mod threads;
 mod wait;
 
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use cancellation::NoCancellation;
+#[cfg(any(feature = "__raw", feature = "graph"))]
+#[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
+pub use files::Descriptor;
 #[cfg(feature = "__raw")]
-pub use files::{Descriptor, Identity};
+pub use files::Identity;
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{
     advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, resident_bytes, unmap,

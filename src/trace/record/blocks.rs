@@ -310,6 +310,24 @@ pub(in crate::trace) fn copy() -> Vec<Block> {
     blocks
 }
 
+/// Shows each block of the table, and each of the table's own arrays by its first address and its bytes.
+///
+/// # Safety
+/// After [`acquire_all`], on the same thread or its copy.
+#[cfg(feature = "graph")]
+pub(in crate::trace) unsafe fn each_held(mut block: impl FnMut(usize, Block), mut array: impl FnMut(usize, usize)) {
+    for shard in &TABLE {
+        // SAFETY: the caller holds the lock.
+        unsafe {
+            shard.0.with_held(|shard| {
+                array(shard.entries.as_ptr().addr(), size_of_val(&*shard.entries));
+                let entries = shard.entries.iter().filter(|entry| entry.address != 0);
+                entries.for_each(|entry| block(entry.address, entry.block));
+            });
+        }
+    }
+}
+
 /// The program's bytes now and at most, or their estimates.
 pub(in crate::trace) fn traced_memory() -> (u64, u64) {
     // Relaxed (both): a reading while others write is a snapshot.

@@ -39,6 +39,19 @@ pub(super) struct Frame {
     pub(super) bp: usize,
 }
 
+/// Where the return addresses of a walk go.
+pub(super) trait Sink {
+    /// Takes a return address with its module, and the stack pointer after that return; `false` if there is no room.
+    fn note(&mut self, word: usize, sp: usize) -> bool;
+}
+
+impl Sink for Filled<'_> {
+    #[inline(always)]
+    fn note(&mut self, word: usize, _sp: usize) -> bool {
+        self.push(word)
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -62,7 +75,7 @@ impl Stack {
     }
 
     /// Fills in the return addresses above `marker`, from the frame `start` on, with their modules.
-    pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_>) -> End {
+    pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut impl Sink) -> End {
         if !(self.low.get()..self.high.get()).contains(&start.sp) {
             self.begin_at(start.sp & !(PAGE_BYTES - 1));
         }
@@ -112,6 +125,25 @@ impl Stack {
     }
 }
 
+/// Walks up a stack whose thread stands still, from `start` on: for the heap's graph.
+#[cfg(feature = "graph")]
+pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl FnMut(usize, usize) -> bool) {
+    struct Notes<F>(F);
+    impl<F: FnMut(usize, usize) -> bool> Sink for Notes<F> {
+        fn note(&mut self, word: usize, sp: usize) -> bool {
+            (self.0)(word, sp)
+        }
+    }
+    let start = Frame { pc, sp, bp };
+    let mut notes = Notes(note);
+    // The interrupted function itself: its place is no return address, so the call before it is looked up all the same.
+    if let Some(word) = loaded::word(pc + 1, module_of(pc, Found::NONE).number)
+        && notes.note(word, sp)
+    {
+        Stack::new().walk(start, 0, &mut notes);
+    }
+}
+
 /// Whether so many bytes more of the calling thread's stack can be used.
 pub(super) fn has_room(bytes: usize) -> bool {
     let here = 0_u8;
@@ -121,7 +153,7 @@ pub(super) fn has_room(bytes: usize) -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut frame = start;
     let mut module = module_of(frame.pc, Found::NONE);
     loop {
@@ -149,7 +181,7 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
         module = module_of(frame.pc, module);
         if frame.sp > marker {
             let Some(found) = loaded::word(frame.pc, module.number) else { return End::Unknown };
-            if !filled.push(found) {
+            if !filled.note(found, frame.sp) {
                 return End::Whole;
             }
         }
@@ -227,7 +259,7 @@ unsafe fn is_behind_a_call(pc: usize) -> bool {
 
 /// A frame record is the caller's frame pointer and the return address; the frame pointer points to it.
 #[cfg(target_arch = "aarch64")]
-fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut module = Found::NONE;
     let (mut record, mut above) = (start.bp, start.sp);
     while record != 0 {
@@ -242,7 +274,7 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
         }
         if record > marker {
             module = module_of(pc, module);
-            if !loaded::word(pc, module.number).is_some_and(|found| filled.push(found)) {
+            if !loaded::word(pc, module.number).is_some_and(|found| filled.note(found, record + 16)) {
                 return End::Whole;
             }
         }
@@ -253,7 +285,7 @@ fn walk(start: Frame, marker: usize, filled: &mut Filled<'_>, word: impl Fn(usiz
 
 /// Elsewhere the system's unwinder walks.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn walk(_start: Frame, _marker: usize, _filled: &mut Filled<'_>, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(_start: Frame, _marker: usize, _filled: &mut impl Sink, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     End::Unknown
 }
 
