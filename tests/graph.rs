@@ -1,61 +1,26 @@
 //! The heap as a graph: planted leaks are found, and nothing else is; who holds what.
 //!
 //! What is planted is remembered inverted: so the memory of the test itself refers to none of it.
-#![cfg(feature = "graph")]
+#![cfg(all(feature = "graph", target_os = "linux"))]
 #![allow(clippy::vec_box, reason = "the boxes are what is looked at")]
 
+mod common;
+mod planted;
+
 use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hint::black_box;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 
+use common::Rng;
+use planted::{Hidden, on_clean_stack, scrub_stack, take, traced};
 use pymalloc::Pymalloc;
-use pymalloc::graph::{self, Config, HeapGraph, Reach};
-use pymalloc::trace::{self, Session};
+use pymalloc::graph::{self, By, Config, Error, Place, Reach, Reference};
+use pymalloc::trace::{self, Filter};
 
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
-
-/// Addresses that nobody may find.
-#[derive(Default)]
-struct Hidden(Vec<usize>);
-
-impl Hidden {
-    fn note<T: ?Sized>(&mut self, value: &T) {
-        self.0.push(!(&raw const *value).cast::<u8>().addr());
-    }
-
-    /// How many of them the graph says are reached so.
-    fn count(&self, graph: &HeapGraph, reach: Reach) -> usize {
-        let block = |hidden: &usize| graph.block_of(std::ptr::without_provenance::<u8>(!hidden));
-        self.0.iter().filter(|hidden| block(hidden).is_some_and(|block| block.reach == reach)).count()
-    }
-}
-
-/// Overwrites what calls left below this frame, as a program's next calls would.
-#[inline(never)]
-fn scrub_stack() {
-    black_box([0_u64; 4096]);
-}
-
-#[inline(never)]
-fn on_clean_stack<R>(body: impl FnOnce() -> R) -> R {
-    let result = black_box(body)();
-    scrub_stack();
-    result
-}
-
-fn take() -> HeapGraph {
-    graph::take(Config::new()).expect("a graph")
-}
-
-/// Runs a body with the tracer on, after other tests.
-fn traced<R>(body: impl FnOnce() -> R) -> R {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _session = Session::start(trace::Config::new()).expect("the tracer is off");
-    body()
-}
 
 struct Person {
     name: String,
@@ -78,11 +43,8 @@ fn forget_friends(hidden: &mut Hidden, number: usize) {
 fn circles_of_rc_and_forgotten_boxes_are_found_and_what_is_held_is_not() {
     traced(|| {
         let (mut lost, mut held) = (Hidden::default(), Hidden::default());
-        let people: Vec<Rc<Person>> = on_clean_stack(|| {
-            (0..1000)
-                .map(|number| Rc::new(Person { name: format!("{number:30}"), friends: RefCell::default() }))
-                .collect()
-        });
+        let person = |number| Rc::new(Person { name: format!("{number:30}"), friends: RefCell::default() });
+        let people: Vec<Rc<Person>> = on_clean_stack(|| (0..1000).map(person).collect());
         people.iter().for_each(|person| {
             held.note(&**person);
             held.note(person.name.as_bytes());
@@ -94,18 +56,286 @@ fn circles_of_rc_and_forgotten_boxes_are_found_and_what_is_held_is_not() {
             }
         });
         let graph = take();
-        let found = lost.count(&graph, Reach::Unreachable);
-        println!("found {found} of {}; {}; pause {:?}", lost.0.len(), graph.summary(), graph.pause());
-        assert!(found * 100 >= lost.0.len() * 99, "{found} of {}", lost.0.len());
-        assert_eq!(held.count(&graph, Reach::Rooted), held.0.len());
+        lost.assert_mostly_unreachable(&graph, 99);
+        assert_eq!(held.count(&graph, Reach::Rooted), held.len());
         let leaks = graph.leaks();
-        println!("{}", leaks.top(3));
         let circles = leaks.iter().find(|leak| leak.cycle.is_some()).expect("circles");
         assert!(circles.count >= 990, "{circles}");
         assert_eq!(circles.cycle.as_ref().expect("one").steps.len(), 4, "two people and two lists of friends");
         assert!(circles.traceback.cause().function().contains("forget_friends"), "{circles}");
         // Two people, their names, their lists.
         assert_eq!(circles.retained_blocks, circles.count as u64 * 6, "{circles}");
+        assert!(circles.to_string().contains("-> the first"), "{circles}");
         drop(people);
+    });
+}
+
+#[test]
+fn what_a_cache_forgets_as_it_evicts_is_found_behind_its_vacant_buckets() {
+    traced(|| {
+        let mut lost = Hidden::default();
+        let mut rng = Rng::new(5);
+        let mut cache: HashMap<u64, Box<[u64; 7]>> = HashMap::new();
+        let mut order = VecDeque::new();
+        on_clean_stack(|| {
+            for _ in 0..20_000 {
+                let key = rng.next();
+                cache.insert(key, Box::new([key; 7]));
+                order.push_back(key);
+                if order.len() > 4000 {
+                    let oldest = order.pop_front().expect("not empty");
+                    let value = cache.remove(&oldest).expect("evicted once");
+                    if oldest % 4 == 0 {
+                        lost.note(&*value);
+                        std::mem::forget(value);
+                    }
+                }
+            }
+        });
+        let graph = take();
+        lost.assert_mostly_unreachable(&graph, 95);
+        let mut held = Hidden::default();
+        cache.values().for_each(|value| held.note(&**value));
+        assert_eq!(held.count(&graph, Reach::Rooted), 4000);
+    });
+}
+
+#[test]
+fn nothing_that_maps_and_queues_hold_is_a_leak_and_what_they_lost_is() {
+    traced(|| {
+        let (mut lost, mut held) = (Hidden::default(), Hidden::default());
+        let mut tree: BTreeMap<String, Vec<Box<u64>>> = BTreeMap::new();
+        let mut queue: VecDeque<Box<[u64; 3]>> = VecDeque::new();
+        let mut table: HashMap<String, Rc<str>> = HashMap::new();
+        on_clean_stack(|| {
+            for number in 0..3000_u64 {
+                tree.entry(format!("{:40}", number % 700)).or_default().push(Box::new(number));
+                queue.push_back(Box::new([number; 3]));
+                if queue.len() > 100 {
+                    queue.pop_front();
+                }
+                table.insert(format!("{number:30}"), format!("{number:50}").into());
+                if number % 10 == 0 {
+                    lost.note(Box::leak(vec![number; 70].into_boxed_slice()));
+                }
+            }
+        });
+        let graph = take();
+        for (key, numbers) in &tree {
+            held.note(key.as_bytes());
+            numbers.iter().for_each(|number| held.note(&**number));
+        }
+        queue.iter().for_each(|entry| held.note(&**entry));
+        for (key, value) in &table {
+            held.note(key.as_bytes());
+            held.note(value.as_bytes());
+        }
+        assert_eq!(held.count(&graph, Reach::Rooted), held.len());
+        lost.assert_mostly_unreachable(&graph, 99);
+    });
+}
+
+static HELD_BY_STATIC: std::sync::Mutex<Option<Box<[u64; 9]>>> = std::sync::Mutex::new(None);
+
+thread_local! {
+    static HELD_BY_THREAD: RefCell<Option<Box<[u64; 11]>>> = const { RefCell::new(None) };
+}
+
+#[inline(never)]
+fn holds_on_its_stack(body: impl FnOnce(&u64)) {
+    let boxed = black_box(Box::new(5));
+    body(&boxed);
+    black_box(&boxed);
+}
+
+#[test]
+fn paths_name_the_static_the_thread_local_and_the_frame_that_a_block_hangs_on() {
+    traced(|| {
+        let mut hidden = Hidden::default();
+        on_clean_stack(|| {
+            let boxed = Box::new([1; 9]);
+            hidden.note(&*boxed);
+            *HELD_BY_STATIC.lock().expect("no panic") = Some(boxed);
+            let boxed = Box::new([2; 11]);
+            hidden.note(&*boxed);
+            HELD_BY_THREAD.set(Some(boxed));
+        });
+        holds_on_its_stack(|boxed| {
+            scrub_stack();
+            let graph = take();
+            let path = |address: usize| graph.path_to(std::ptr::without_provenance::<u8>(address)).expect("a block");
+            let path_of_static = path(hidden.address(0));
+            let Some(Place::Static { symbol, module }) = &path_of_static.place else { panic!("{path_of_static}") };
+            assert!(symbol.contains("HELD_BY_STATIC") && module.contains("graph"), "{path_of_static}");
+            assert_eq!(path_of_static.steps.len(), 1);
+            let path_of_local = path(hidden.address(1));
+            let Some(Place::ThreadLocal { symbol, thread }) = &path_of_local.place else { panic!("{path_of_local}") };
+            assert!(symbol.contains("HELD_BY_THREAD") && !thread.is_empty(), "{path_of_local}");
+            let found = graph.referrers(&raw const *boxed).expect("a block");
+            let is_frame = |reference: &Reference| {
+                matches!(reference, Reference::Root(Place::Stack { function: Some(frame), .. })
+                    if frame.function().contains("holds_on_its_stack"))
+            };
+            assert!(found.iter().any(is_frame), "{found:?}");
+        });
+        *HELD_BY_STATIC.lock().expect("no panic") = None;
+        HELD_BY_THREAD.set(None);
+    });
+}
+
+struct Tree {
+    value: [u64; 4],
+    children: Vec<Tree>,
+}
+
+#[inline(never)]
+fn tree(depth: u64) -> Tree {
+    Tree { value: [depth; 4], children: (1..depth).map(tree).collect() }
+}
+
+#[inline(never)]
+fn hold_trees() -> Box<Tree> {
+    Box::new(tree(6))
+}
+
+#[test]
+fn what_a_block_retains_is_what_would_be_freed_with_it() {
+    traced(|| {
+        let (root, measured) = pymalloc::measure(hold_trees);
+        scrub_stack();
+        let graph = take();
+        let block = graph.block_of(&raw const *root).expect("a block");
+        assert_eq!((block.reach, block.bytes), (Reach::Rooted, size_of::<Tree>()));
+        let referents = graph.referents(&raw const *root).expect("a block");
+        let [Reference::Block(children, _)] = &referents[..] else { panic!("{referents:?}") };
+        assert_eq!(children.bytes, 5 * size_of::<Tree>());
+        assert_eq!(root.children.len(), 5);
+        assert_eq!(root.value[0], 6);
+        // `measure` counts blocks as they are handed out, the graph as they were asked for: both are whole words here.
+        assert_eq!(block.retained_bytes, measured.bytes_live as u64);
+        let by_function = graph.retained(By::Function);
+        let row = |name: &str| by_function.iter().find(|row| row.name.ends_with(name)).expect("a row");
+        assert_eq!(row("graph::hold_trees").retained_bytes, block.retained_bytes);
+        assert_eq!(row("graph::tree").retained_bytes, block.retained_bytes - block.bytes as u64);
+        let crates = graph.retained(By::Crate);
+        let own = crates.iter().find(|row| row.name == "graph").expect("the test's own crate");
+        assert!(own.retained_bytes >= block.retained_bytes && own.blocks > 20);
+        let paths = graph.paths_to(&[Filter::include().function("graph::tree").expect("a pattern")], 3);
+        assert!((1..=3).contains(&paths.paths.len()) && paths.blocks > 10, "{paths}");
+    });
+}
+
+#[test]
+fn pictures_show_the_block_and_who_refers_to_it() {
+    traced(|| {
+        let inner: Rc<[u64; 3]> = Rc::new([1; 3]);
+        let outer = Box::new([Rc::clone(&inner), Rc::clone(&inner)]);
+        let graph = take();
+        let svg = graph.to_svg(Rc::as_ptr(&inner), 3).expect("a block");
+        let dot = graph.to_dot(Rc::as_ptr(&inner), 3).expect("a block");
+        for (text, start) in [(&svg, "<svg"), (&dot, "digraph")] {
+            assert!(text.starts_with(start) && text.contains("Rc&lt;T") | text.contains("Rc<T"), "{text}");
+            assert!(text.contains("alloc::boxed::Box"), "{text}");
+        }
+        let nowhere = std::ptr::without_provenance::<u8>(8);
+        assert!(graph.to_svg(nowhere, 1).is_err() && graph.path_to(nowhere).is_err());
+        drop(outer);
+    });
+}
+
+/// How a pointer may be kept, and whether it is seen: the table of docs/tracing.md.
+#[test]
+fn pointers_that_are_kept_as_addresses_are_seen_and_those_that_are_hidden_are_not() {
+    traced(|| {
+        let mut kept: Vec<Box<[usize; 4]>> = Vec::new();
+        let (mut seen, mut hidden) = (Hidden::default(), Hidden::default());
+        let trait_object: Box<dyn Fn() -> u64>;
+        let raw;
+        let mut half: Vec<Vec<u8>> = Vec::new();
+        {
+            let new = |hidden: &mut Hidden| {
+                let leaked = Box::leak(Box::new([3_u64; 6]));
+                hidden.note(leaked);
+                (&raw const *leaked).expose_provenance()
+            };
+            kept.push(Box::new([new(&mut seen), 0, 0, 0]));
+            kept.push(Box::new([new(&mut seen) | 7, 0, 0, 0]));
+            kept.push(Box::new([new(&mut seen) + 40, 0, 0, 0]));
+            kept.push(Box::new([new(&mut hidden) | 1 << 63, 0, 0, 0]));
+            kept.push(Box::new([new(&mut hidden) ^ 0x5555_5555_5555, 0, 0, 0]));
+            kept.push(Box::new([new(&mut hidden) >> 3, 0, 0, 0]));
+            let address = new(&mut hidden);
+            let mut bytes = vec![0; 32];
+            bytes[3..11].copy_from_slice(&address.to_ne_bytes());
+            half.push(bytes);
+            let captured = Box::new(9_u64);
+            seen.note(&*captured);
+            trait_object = Box::new(move || *captured);
+            let shared = Arc::new([1_u64; 5]);
+            seen.note(&*shared);
+            raw = Arc::into_raw(shared);
+        }
+        scrub_stack();
+        let graph = take();
+        assert_eq!(seen.count(&graph, Reach::Rooted), seen.len());
+        assert_eq!(hidden.count(&graph, Reach::Unreachable), hidden.len());
+        assert_eq!(trait_object(), 9);
+        // SAFETY: made by `into_raw`.
+        drop(unsafe { Arc::from_raw(raw) });
+        drop((kept, half));
+    });
+}
+
+#[test]
+fn a_scan_in_the_process_finds_what_a_copy_finds() {
+    traced(|| {
+        let mut lost = Hidden::default();
+        let kept: Vec<Box<[u64; 5]>> = on_clean_stack(|| {
+            (0..100).for_each(|number| lost.note(Box::leak(Box::new([number; 12]))));
+            (0..100).map(|number| Box::new([number; 5])).collect()
+        });
+        let mut held = Hidden::default();
+        kept.iter().for_each(|boxed| held.note(&**boxed));
+        let copied = take();
+        let scanned = graph::take(Config::new().in_process()).expect("a graph");
+        for graph in [&copied, &scanned] {
+            lost.assert_mostly_unreachable(graph, 99);
+            assert_eq!(held.count(graph, Reach::Rooted), 100);
+        }
+        // Graphs that are kept refer to nothing.
+        lost.assert_mostly_unreachable(&take(), 99);
+        drop((copied, scanned, kept));
+    });
+}
+
+#[test]
+fn without_every_block_traced_there_is_no_graph() {
+    traced(|| {
+        trace::stop();
+        assert_eq!(graph::take(Config::new()).err(), Some(Error::NotTracing));
+        trace::start(trace::Config::new().sample_every(4096)).expect("not tracing");
+        assert_eq!(graph::take(Config::new()).err(), Some(Error::Sampled));
+        trace::stop();
+        assert!(graph::find_leaks(|| ()).is_ok_and(|(_, leaks)| leaks.is_empty()));
+        assert!(!trace::is_tracing());
+    });
+}
+
+#[inline(never)]
+fn leaks_a_circle() {
+    let one = Rc::new(Person { name: String::from("alone"), friends: RefCell::default() });
+    one.friends.borrow_mut().push(Rc::clone(&one));
+}
+
+#[test]
+fn a_test_fails_by_what_it_leaks_and_passes_when_it_leaks_nothing() {
+    traced(|| {
+        let sum = graph::assert_no_leaks(|| (0..100).map(|number| *black_box(Box::new(number))).sum::<u64>());
+        assert_eq!(sum, 4950);
+        let panic = std::panic::catch_unwind(|| graph::assert_no_leaks(|| on_clean_stack(leaks_a_circle)));
+        let message = panic.expect_err("it leaks").downcast::<String>().expect("a message");
+        assert!(message.contains("1 cycle of") && message.contains("leaks_a_circle"), "{message}");
+        // What was leaked before is nobody's fault now.
+        graph::assert_no_leaks(|| ());
     });
 }

@@ -56,19 +56,23 @@ fn process() -> u32 {
     std::process::id()
 }
 
-fn number(name: &CStr) -> Option<usize> {
+pub(crate) fn number(name: &CStr) -> Option<usize> {
     variable(name)?.to_str().ok()?.parse().ok()
 }
 
-fn named(name: &CStr) -> Option<&'static CStr> {
+pub(crate) fn named(name: &CStr) -> Option<&'static CStr> {
     variable(name).filter(|name| !name.is_empty())
+}
+
+/// Whether this process is to be traced.
+pub(crate) fn is_meant() -> bool {
+    let only = variable(c"PYMALLOC_TRACE_PROCESS");
+    only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes())
 }
 
 pub(crate) fn start() {
     let (profile, flame_graph) = (named(c"PYMALLOC_TRACE"), named(c"PYMALLOC_TRACE_FLAME_GRAPH"));
-    let only = variable(c"PYMALLOC_TRACE_PROCESS");
-    let is_meant = only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes());
-    if (profile.is_none() && flame_graph.is_none()) || !is_meant {
+    if (profile.is_none() && flame_graph.is_none()) || !is_meant() {
         return;
     }
     kept::keep_stderr();
@@ -90,12 +94,12 @@ pub(crate) fn start() {
         profile: profile.map(keep),
         flame_graph: flame_graph.map(keep),
         at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
-        this_process_only: only.is_some(),
+        this_process_only: variable(c"PYMALLOC_TRACE_PROCESS").is_some(),
         forks: forks(),
     });
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = Text::new(kept::stderr);
     out.push(text.as_bytes());
     out.flush();

@@ -17,6 +17,8 @@ use crate::trace::access::{self, Busy, Frame, Traceback};
 /// Taken by [`take`](super::take()).
 pub struct HeapGraph {
     pub(super) nodes: Vec<Node>,
+    /// Where in the nodes the large ones begin: before, and from there on, they are sorted.
+    large_start: usize,
     /// Where the references of each node end.
     pub(super) ends: Vec<u32>,
     pub(super) edges: Vec<Edge>,
@@ -95,8 +97,11 @@ pub(super) fn graph(
     let threads = name_threads(threads, &frames, busy);
     roots.sort_by_key(|root| root.kind);
     let (via, reach) = reached(nodes.len(), &ends, &edges, &roots);
+    let descends = |pair: &[Node]| pair[0].address() > pair[1].address();
+    let large_start = nodes.windows(2).position(descends).map_or(nodes.len(), |last| last + 1);
     HeapGraph {
         nodes,
+        large_start,
         ends,
         edges,
         roots,
@@ -173,15 +178,8 @@ impl HeapGraph {
             (address - part[number].address() < part[number].bytes.max(1)).then_some(number)
         };
         // Small blocks first, then large ones: each part is sorted.
-        let large = self.large_start();
+        let large = self.large_start;
         by_address(&self.nodes[..large]).or_else(|| Some(large + by_address(&self.nodes[large..])?))
-    }
-
-    fn large_start(&self) -> usize {
-        self.nodes
-            .windows(2)
-            .position(|pair| pair[0].address() > pair[1].address())
-            .map_or(self.nodes.len(), |at| at + 1)
     }
 
     /// How long the other threads stood still, with the waiting for them.

@@ -181,6 +181,11 @@ impl HeapGraph {
         sum
     }
 
+    /// All blocks: small ones by address, then large ones; a `.heapsnapshot` has them in the same order.
+    pub fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        (0..self.nodes.len()).map(|number| self.block(number))
+    }
+
     /// The block that an address is in; `None` if it is in none.
     pub fn block_of<T: ?Sized>(&self, address: *const T) -> Option<Block> {
         let _busy = Busy::enter();

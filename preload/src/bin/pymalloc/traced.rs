@@ -31,12 +31,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
             Ok(())
         };
     }
-    if !can_trace(library)? {
-        return Err(format!(
-            "{}: built without the tracer; build it with `cargo build --release -p pymalloc-preload --features trace`",
-            library.display()
-        ));
-    }
+    check_tracer(library)?;
     let mut of_every_process = false;
     for (variable, file) in files.into_iter().filter_map(|(variable, file)| Some((variable, file?))) {
         let many = file.as_os_str().as_bytes().windows(2).any(|pair| pair == b"%p");
@@ -64,8 +59,20 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
     Ok(())
 }
 
+/// # Errors
+/// The library has no tracer.
+pub(crate) fn check_tracer(library: &Path) -> Result<(), String> {
+    if can_trace(library)? {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: built without the tracer; build it with `cargo build --release -p pymalloc-preload --features trace`",
+        library.display()
+    ))
+}
+
 /// Makes the file, or looks for its folder if there will be one for each process.
-fn check_writable(file: &Path, many: bool) -> std::io::Result<()> {
+pub(crate) fn check_writable(file: &Path, many: bool) -> std::io::Result<()> {
     if !many {
         return fs::OpenOptions::new().write(true).create(true).truncate(false).open(file).map(drop);
     }
