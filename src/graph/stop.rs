@@ -29,6 +29,8 @@ use crate::trace::access::Mapped;
 /// Summonses of the first chunk; each further one has twice as many as the one before.
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
+/// Looks at a thread that blocks the signal before it is left alone.
+const LOOKS: usize = 3;
 /// How long a wait for one thread lasts before the kernel is asked about it.
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -81,7 +83,13 @@ pub(super) fn blocking(signal: c_int) -> Vec<u32> {
     let mut threads = Vec::new();
     // Without a list nobody is stopped either: `stop` says so.
     let _ = tasks::each_task(|thread| threads.push(thread));
-    threads.retain(|&thread| tasks::task(thread, signal) == Task::Blocks);
+    // Who starts a thread or a process blocks signals for a moment.
+    for look in 0..LOOKS {
+        if look > 0 && !threads.is_empty() {
+            std::thread::sleep(LOOK);
+        }
+        threads.retain(|&thread| tasks::task(thread, signal) == Task::Blocks);
+    }
     threads
 }
 
@@ -170,7 +178,7 @@ impl Stopped {
             let rest = deadline.saturating_duration_since(Instant::now());
             summons.wait_for(self.call, rest.min(LOOK));
             let about = if summons.stands(self.call).is_some() { Task::Runs } else { tasks::task(thread, signal) };
-            if about == Task::Runs && !rest.is_zero() {
+            if about != Task::Gone && !rest.is_zero() {
                 continue;
             }
             if let Some(said) = summons.abandon(self.call) {

@@ -2,7 +2,6 @@
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
 use std::hint::black_box;
-use std::sync::{Mutex, PoisonError};
 
 use pymalloc::graph::{self, Config, HeapGraph, Reach};
 use pymalloc::trace::{self, Session};
@@ -59,10 +58,11 @@ pub(crate) fn take() -> HeapGraph {
     graph::take(Config::new()).expect("a graph")
 }
 
-/// Runs a body with the tracer on, after other tests.
-pub(crate) fn traced<R>(body: impl FnOnce() -> R) -> R {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let _session = Session::start(trace::Config::new()).expect("the tracer is off");
-    body()
+/// Runs the body of the test named `test` with the tracer on, in a process of its own: what other tests left in memory
+/// refers to nothing there.
+pub(crate) fn traced(test: &str, body: impl FnOnce()) {
+    crate::common::alone(test, || {
+        let _session = Session::start(trace::Config::new()).expect("the tracer is off");
+        body();
+    });
 }

@@ -167,7 +167,7 @@ fn shape(blocks: usize) -> Shape {
 
 #[test]
 fn each_block_retains_in_a_file_what_the_graph_says() {
-    traced(|| {
+    traced("each_block_retains_in_a_file_what_the_graph_says", || {
         let blocks = std::env::var("PYMALLOC_GRAPH_BLOCKS").map_or(20_000, |blocks| blocks.parse().expect("a number"));
         let shape = on_clean_stack(|| shape(blocks));
         let graph = take();
@@ -203,7 +203,7 @@ fn sums_of_groups<'read>(read: &'read Read, sums: &[u64]) -> HashMap<&'read str,
 
 #[test]
 fn two_files_give_a_block_that_lives_the_same_id() {
-    traced(|| {
+    traced("two_files_give_a_block_that_lives_the_same_id", || {
         let kept: Vec<Box<[u64; 6]>> = (0..500).map(|number| Box::new([number; 6])).collect();
         let ids = |graph: &HeapGraph| -> HashSet<u64> {
             let mut file = Vec::new();
@@ -235,7 +235,7 @@ fn leaks_nothing<R>(name: &str, program: impl FnOnce() -> R) -> R {
 
 #[test]
 fn programs_of_other_peoples_crates_leak_nothing() {
-    traced(|| {
+    traced("programs_of_other_peoples_crates_leak_nothing", || {
         drop(leaks_nothing("JSON", || {
             let text: String = (0..500).map(|number| format!("{{\"{number}\":[{number},[\"x{number}\"]]}},")).collect();
             serde_json::from_str::<Value>(&format!("[{}0]", text)).expect("JSON")
@@ -351,7 +351,7 @@ fn database() -> (Vec<Arc<(String, u64)>>, BTreeMap<u64, Vec<Arc<(String, u64)>>
 
 #[test]
 fn what_a_server_forgets_is_found_behind_its_tasks() {
-    traced(|| {
+    traced("what_a_server_forgets_is_found_behind_its_tasks", || {
         let mut lost = Hidden::default();
         let runtime = on_clean_stack(|| {
             let runtime = server();

@@ -8,7 +8,7 @@ use super::analysis::LeakRoot;
 use super::answers::{Reach, Site, Summary};
 use crate::graph::build::{HeapGraph, UNTRACED_SITE};
 use crate::trace::Filter;
-use crate::trace::access::{self, Busy, Bytes, Traceback};
+use crate::trace::access::{self, Busy, Bytes, Frame, Traceback};
 
 /// Blocks that refer to each other in a circle: the shortest one through the first of them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,7 +87,13 @@ struct OwnFrames<'traceback>(&'traceback Traceback);
 
 impl fmt::Display for OwnFrames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own = self.0.frames().iter().filter(|frame| !frame.is_library());
+        // The C library's way to `main`, and the compiler's.
+        let is_start = |frame: &Frame| {
+            ["_start", "start_thread", "clone", "clone3"].contains(&frame.function())
+                || frame.function().starts_with("__libc_start")
+                || (frame.function() == "main" && frame.line() == 0)
+        };
+        let own = self.0.frames().iter().filter(|frame| !frame.is_library() && !is_start(frame));
         for frame in own.take(FRAMES_SHOWN) {
             writeln!(f, "  File \"{}\", line {}, in {}", frame.file(), frame.line(), frame.function())?;
         }

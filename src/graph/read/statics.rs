@@ -59,7 +59,7 @@ fn read(module: &Module) -> Option<Symbols> {
     let bytes = std::fs::read(&module.path).ok()?;
     let file = object::File::parse(&*bytes).ok()?;
     let mut symbols = Symbols::default();
-    for symbol in file.symbols().chain(file.dynamic_symbols()).filter(|symbol| symbol.is_definition()) {
+    for symbol in file.symbols().chain(file.dynamic_symbols()).filter(|symbol| !symbol.is_undefined()) {
         let list = match symbol.kind() {
             SymbolKind::Data => &mut symbols.statics,
             SymbolKind::Tls => &mut symbols.thread_locals,

@@ -75,6 +75,8 @@ pub(in crate::graph) unsafe fn in_copy(input: &Input<'_>) -> Result<Copied, i32>
     let (read, write) = tasks::pipe().ok_or(libc::EMFILE)?;
     match tasks::copy_process() {
         Ok(None) => {
+            // A copy must never go on as the program: not even by a panic.
+            let _ends = EndsCopy;
             tasks::quiet_copy(write);
             // A parent that is gone is found out by what is sent last.
             let mut tell = |done, total| {
@@ -99,6 +101,15 @@ pub(in crate::graph) unsafe fn in_copy(input: &Input<'_>) -> Result<Copied, i32>
             write.close();
             Err(error)
         }
+    }
+}
+
+/// Ends the copy of the process when it is dropped.
+struct EndsCopy;
+
+impl Drop for EndsCopy {
+    fn drop(&mut self) {
+        tasks::exit_copy(2);
     }
 }
 

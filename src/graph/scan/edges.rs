@@ -10,7 +10,7 @@
 
 use super::ScanError;
 use super::index::Index;
-use super::memory::{Reader, each_word};
+use super::memory::{Reader, each_word, words_of};
 use super::tables::Tables;
 use crate::graph::found::{Edge, RawNode, VACANT};
 use crate::trace::access::Mapped;
@@ -37,10 +37,10 @@ pub(super) unsafe fn scan(
 ) -> Result<(), ScanError> {
     let total: u64 = index.nodes.iter().map(|node| u64::from(node.words)).sum::<u64>() * WORD_BYTES as u64;
     let (mut done, mut told) = (0, 0);
-    for node in index.nodes.iter() {
+    for (number, node) in index.nodes.iter().enumerate() {
         let first = tables.edges.len();
         let bytes = node.words as usize * WORD_BYTES;
-        let range = (node.address, node.address + bytes);
+        let range = words_of((node.address, node.address + bytes));
         let mut result = Some(());
         let edges = &mut tables.edges;
         let mut part = |part| {
@@ -55,14 +55,16 @@ pub(super) unsafe fn scan(
                 });
             }
         };
-        // A block of a pool lies in an arena, which is in memory.
-        if bytes < 1 << 12 {
+        // A block of a pool lies in an arena, which is there. A large one may have been given back unseen, by other means
+        // than this crate's.
+        let is_small = number < index.small;
+        if is_small {
             part(range)
         } else {
             reader.each_part(range, &mut part)
         }
         result.ok_or(ScanError::Memory)?;
-        if tables.edges.len() > first {
+        if tables.edges.len() > first && (is_small || reader.holds((node.address, node.address + node.bytes))) {
             // SAFETY: the caller's promise.
             unsafe { mark_vacant(node, tables.edges.get_mut(first..).unwrap_or_default()) };
         }

@@ -72,6 +72,8 @@ pub(super) struct Index {
     large_start: usize,
     large_bytes: usize,
     pub(super) nodes: Mapped<RawNode>,
+    /// How many of the nodes are small blocks: the first ones.
+    pub(super) small: usize,
 }
 
 fn memory<T>(found: Option<T>) -> Result<T, ScanError> {
@@ -141,6 +143,7 @@ impl Index {
             large_start: 0,
             large_bytes: 0,
             nodes,
+            small: 0,
         })
     }
 
@@ -227,6 +230,7 @@ impl Index {
                 *place = self.nodes.len() as u32;
             }
         }
+        self.small = self.nodes.len();
         self.large.sort_unstable_by_key(|block| block.start);
         for block in self.large.iter_mut().filter(|block| block.stack != access::OWN) {
             let words = u32::try_from(block.bytes / WORD_BYTES).map_err(|_| ScanError::TooLarge)?;

@@ -16,6 +16,8 @@ pub(super) struct Area {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) kind: AreaKind,
+    /// Whether the mapping right below can't be accessed: below a thread's stack there is such a guard.
+    pub(super) is_guarded: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,8 @@ pub(super) enum AreaKind {
     File,
     /// The main thread's stack.
     MainStack,
+    /// What `brk` gave.
+    Heap,
 }
 
 impl Area {
@@ -35,6 +39,19 @@ impl Area {
     }
 }
 
+/// The range of a line of `/proc/self/maps` that tells of a mapping that can't be accessed.
+fn guard(line: &[u8]) -> Option<Range> {
+    let mut words = line.split(|&byte| byte == b' ');
+    let range = words.next()?;
+    if words.next()?.starts_with(b"---") { range_of(range) } else { None }
+}
+
+fn range_of(text: &[u8]) -> Option<Range> {
+    let (start, end) = core::str::from_utf8(text).ok()?.split_once('-')?;
+    let number = |text| usize::from_str_radix(text, 16).ok();
+    Some((number(start)?, number(end)?))
+}
+
 /// A line of `/proc/self/maps`: `start-end rwxp offset device inode path`.
 fn area(line: &[u8]) -> Option<Area> {
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
@@ -42,16 +59,16 @@ fn area(line: &[u8]) -> Option<Area> {
     if !access.starts_with(b"rw") || access.get(3) != Some(&b'p') {
         return None;
     }
-    let (start, end) = core::str::from_utf8(range).ok()?.split_once('-')?;
-    let number = |text| usize::from_str_radix(text, 16).ok();
+    let (start, end) = range_of(range)?;
     let kind = match words.nth(3) {
         Some(b"[stack]") => AreaKind::MainStack,
+        Some(b"[heap]") => AreaKind::Heap,
         Some(path) if path.starts_with(b"/") => AreaKind::File,
         // What the kernel maps: its counters for user space can't be mistaken for memory.
         Some(path) if path.starts_with(b"[v") => return None,
         _ => AreaKind::Anonymous,
     };
-    Some(Area { start: number(start)?, end: number(end)?, kind })
+    Some(Area { start, end, kind, is_guarded: false })
 }
 
 /// The process's private mappings that can be read and written, by address.
@@ -59,16 +76,19 @@ pub(super) fn areas() -> Result<Mapped<Area>, ScanError> {
     let file = open(c"/proc/self/maps").map_err(ScanError::System)?;
     let mut areas = Mapped::new();
     let mut buffer = [0; 8192];
-    let mut used = 0;
+    let (mut used, mut guard_end) = (0, 0);
     loop {
         let read = file.read(&mut buffer[used..]);
         let filled = &buffer[..used + read];
         let mut rest = 0;
         for line in filled.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
             rest += line.len();
-            if let Some(area) = area(line.trim_ascii_end()) {
-                areas.push(area).ok_or(ScanError::Memory)?;
+            let line = line.trim_ascii_end();
+            if let Some(area) = area(line) {
+                let is_guarded = area.start == guard_end;
+                areas.push(Area { is_guarded, ..area }).ok_or(ScanError::Memory)?;
             }
+            guard_end = guard(line).map_or(0, |guard| guard.1);
         }
         let end = filled.len();
         if read == 0 {
@@ -159,6 +179,11 @@ impl<'areas> Reader<'areas> {
         Self { areas, pagemap: open(c"/proc/self/pagemap").ok(), page_bytes: SystemMemory.page_bytes() }
     }
 
+    /// Whether all of a range can be read.
+    pub(super) fn holds(&self, range: Range) -> bool {
+        Area::holding(self.areas, range.0).is_some_and(|area| range.1 <= area.end)
+    }
+
     /// Shows each part of a range that can be read and may have been written. The range begins and ends at words.
     pub(super) fn each_part(&self, range: Range, visit: &mut dyn FnMut(Range)) {
         let first = self.areas.partition_point(|area| area.end <= range.0);
@@ -212,6 +237,12 @@ impl Drop for Reader<'_> {
     }
 }
 
+/// The whole words of a range.
+pub(super) fn words_of((start, end): Range) -> Range {
+    let start = start.next_multiple_of(size_of::<usize>());
+    (start, (end & !(size_of::<usize>() - 1)).max(start))
+}
+
 /// Shows each word of a range with its address.
 ///
 /// # Safety
@@ -235,10 +266,10 @@ mod tests {
     #[test]
     fn lines_of_maps_are_read_and_others_are_left_out() {
         let found = |line: &str| area(line.as_bytes());
-        let area = |start, end, kind| Some(Area { start, end, kind });
+        let area = |start, end, kind| Some(Area { start, end, kind, is_guarded: false });
         assert_eq!(
             found("55d0-55f0 rw-p 00000000 00:00 0                          [heap]"),
-            area(0x55d0, 0x55f0, AreaKind::Anonymous)
+            area(0x55d0, 0x55f0, AreaKind::Heap)
         );
         assert_eq!(found("10-20 rw-p 00000000 00:00 0"), area(0x10, 0x20, AreaKind::Anonymous));
         assert_eq!(found("10-20 rw-p 00002000 fe:01 77 /lib/a b.so"), area(0x10, 0x20, AreaKind::File));
@@ -248,6 +279,8 @@ mod tests {
         {
             assert_eq!(found(line), None, "{line}");
         }
+        assert_eq!(guard(b"10-20 ---p 0 0:0 0"), Some((0x10, 0x20)));
+        assert_eq!(guard(b"10-20 rw-p 0 0:0 0"), None);
     }
 
     #[test]
@@ -258,7 +291,9 @@ mod tests {
         }
         claims.join();
         let mut gaps = Vec::new();
-        claims.each_gap(&Area { start: 10, end: 100, kind: AreaKind::Anonymous }, |gap| gaps.push(gap));
+        claims.each_gap(&Area { start: 10, end: 100, kind: AreaKind::Anonymous, is_guarded: false }, |gap| {
+            gaps.push(gap)
+        });
         assert_eq!(gaps, [(12, 20), (50, 90)]);
     }
 

@@ -1,6 +1,7 @@
 //! From memory to nodes, references and roots: allocates nothing, and calls nothing that takes a lock of the C library's.
 //! It runs in a copy of the process, or in the process while the other threads stand still.
 
+mod chunks;
 mod copy;
 mod edges;
 mod index;

@@ -1,7 +1,8 @@
 //! What is referred to from outside of the blocks: statics, thread-locals, stacks, and foreign memory.
 
+use super::chunks;
 use super::index::Index;
-use super::memory::{Area, AreaKind, Claims, Range, Reader, each_word};
+use super::memory::{Area, AreaKind, Claims, Range, Reader, each_word, words_of};
 use super::tables::Tables;
 use super::{Input, ScanError};
 use crate::cache::GLOBAL;
@@ -42,8 +43,11 @@ pub(super) unsafe fn scan(
     if is_copy {
         scanner.unlisted_modules(areas)?;
     }
+    scanner.ended_threads(areas)?;
+    // SAFETY: the areas are those of the process.
+    unsafe { chunks::claim_free(areas, scanner.claims) }?;
     scanner.claims.join();
-    for area in areas.iter().filter(|area| is_copy || area.kind == AreaKind::Anonymous) {
+    for area in areas.iter().filter(|area| is_copy || area.kind != AreaKind::File) {
         let Scanner { reader, index, claims, tables } = &mut scanner;
         let mut result = Ok(());
         claims.each_gap(area, |gap| {
@@ -61,12 +65,6 @@ pub(super) unsafe fn scan(
 fn without((start, end): Range, hole: Range) -> [Range; 2] {
     let low = hole.0.clamp(start, end);
     [(start, low), (hole.1.clamp(low, end), end)]
-}
-
-/// The whole words of a range.
-fn words_of((start, end): Range) -> Range {
-    let start = start.next_multiple_of(WORD_BYTES);
-    (start, (end & !(WORD_BYTES - 1)).max(start))
 }
 
 /// What is noted of each reference of a range.
@@ -178,6 +176,42 @@ impl Scanner<'_> {
             count < FRAMES_MAX && noted.is_some()
         });
         noted.ok_or(ScanError::Memory)
+    }
+
+    /// Claims the stacks of threads that ended, which the C library keeps for others: what lies there is nobody's. Their
+    /// own blocks, where a thread's result may wait for who joins it, are left to foreign memory.
+    ///
+    /// Such a stack is a mapping above a guard, in which a thread's block lies that is not of a thread that lives. The first
+    /// and the third word of a block are its own address (x86-64; glibc's `tcbhead_t`).
+    fn ended_threads(&mut self, areas: &[Area]) -> Result<(), ScanError> {
+        if cfg!(not(all(target_arch = "x86_64", target_env = "gnu"))) {
+            return Ok(());
+        }
+        self.claims.join();
+        for area in areas.iter().filter(|area| area.is_guarded && area.kind == AreaKind::Anonymous) {
+            let mut first = None;
+            self.claims.each_gap(area, |gap| {
+                first.get_or_insert(gap);
+            });
+            let Some(gap) = first.filter(|gap| gap.0 == area.start) else { continue };
+            let mut block = None;
+            self.reader.each_part(words_of(gap), &mut |part| {
+                // SAFETY: of an area that can be read.
+                unsafe {
+                    each_word(part, |address, word| {
+                        let third = address + 2 * WORD_BYTES;
+                        if word == address && block.is_none() && third + WORD_BYTES <= part.1 {
+                            let third = core::ptr::with_exposed_provenance::<usize>(third).read_volatile();
+                            block = (third == address).then_some(address);
+                        }
+                    });
+                }
+            });
+            if let Some(block) = block {
+                self.claims.add(area.start, block - area.start)?;
+            }
+        }
+        Ok(())
     }
 
     /// The writable mappings of files that the loader does not list: those of a module that is being loaded, and the

@@ -12,6 +12,8 @@ const BOX_HEIGHT: usize = 40;
 const GAP_X: usize = 90;
 const GAP_Y: usize = 16;
 const MARGIN: usize = 16;
+/// How far below a box an arrow leads that goes back.
+const BELOW: usize = 28;
 /// Characters of a line that a box has room for.
 const LINE_MAX: usize = 52;
 
@@ -45,7 +47,7 @@ fn corners(picture: &Picture) -> (Vec<(usize, usize)>, usize, usize) {
         (x, MARGIN + above + row * (BOX_HEIGHT + GAP_Y))
     };
     let corners = picture.boxes.iter().zip(&rows).map(corner).collect();
-    (corners, columns * (BOX_WIDTH + GAP_X) - GAP_X + 2 * MARGIN, height + 2 * MARGIN)
+    (corners, columns * (BOX_WIDTH + GAP_X) - GAP_X + 2 * MARGIN, height + 2 * MARGIN + BELOW)
 }
 
 fn draw(picture: &Picture) -> String {
@@ -95,10 +97,11 @@ fn arrow(text: &mut String, from: (usize, usize), to: (usize, usize), name: &str
         let bend = (x2 - x1) / 2;
         (format!("M{x1} {y1}C{} {y1} {} {y2} {x2} {y2}", x1 + bend, x2 - bend), (x1 + bend, y1.midpoint(y2)))
     } else {
-        // Back, to the right or within a column: out on the right side and in on the right side.
-        let (x1, x2) = (from.0 + BOX_WIDTH, to.0 + BOX_WIDTH);
-        let out = x1.max(x2) + GAP_X / 2;
-        (format!("M{x1} {}C{out} {y1} {out} {y2} {x2} {}", y1 + 6, y2 - 6), (out - GAP_X / 8, y1.midpoint(y2)))
+        // Back, or within a column: below the boxes.
+        let (x1, x2) = (from.0 + BOX_WIDTH * 2 / 3, to.0 + BOX_WIDTH / 3);
+        let below = from.1.max(to.1) + BOX_HEIGHT + BELOW;
+        let path = format!("M{x1} {}C{x1} {below} {x2} {below} {x2} {}", from.1 + BOX_HEIGHT, to.1 + BOX_HEIGHT);
+        (path, (x1.midpoint(x2), below - BELOW / 4))
     };
     let _ = writeln!(text, "<path d=\"{path}\" fill=\"none\" stroke=\"#555\" marker-end=\"url(#tip)\"/>");
     if !name.is_empty() {

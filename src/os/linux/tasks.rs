@@ -157,13 +157,18 @@ pub(crate) fn task(thread: u32, signal: c_int) -> Task {
     path.push_number(thread as usize);
     path.push("/status\0");
     let mut buffer = [0; 4096];
-    let read = CStr::from_bytes_until_nul(path.bytes()).ok().and_then(|path| {
-        let file = Descriptor::open(path, libc::O_RDONLY).ok()?;
-        let read = file.read(&mut buffer);
-        file.close();
-        Some(read)
-    });
-    let text = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
+    let opened = CStr::from_bytes_until_nul(path.bytes()).map_err(|_| libc::EINVAL);
+    let read = match opened.and_then(|path| Descriptor::open(path, libc::O_RDONLY)) {
+        Ok(file) => {
+            let read = file.read(&mut buffer);
+            file.close();
+            read
+        }
+        Err(libc::ENOENT | libc::ESRCH) => 0,
+        // Nothing is known then; a descriptor may be missing.
+        Err(_) => return Task::Runs,
+    };
+    let text = buffer.get(..read).unwrap_or_default();
     let value = |name: &[u8]| {
         let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
         Some(line.trim_ascii_start())
