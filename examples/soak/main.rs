@@ -101,7 +101,8 @@ impl Soak {
     fn summary(&self) -> String {
         let Stats { arenas_mapped, arenas_peak, .. } = pymalloc::stats();
         format!(
-            "{:.0} s: {} cycles, {} blocks, {} short threads, {} forks; refused: {Refused}; {} limits; {} requests got null; \
+            "{:.0} s: {} cycles, {} blocks, {} short threads, {} forks; refused: {Refused}; {} limits; \
+             {} requests got null; \
              arenas: {arenas_mapped} now, {arenas_peak} at the peak, {} at the floor",
             self.started.elapsed().as_secs_f64(),
             self.counts.cycles,

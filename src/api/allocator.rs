@@ -185,6 +185,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.alloc_observed(layout) };
         }
+        current().note_large(layout.size());
         // SAFETY: the caller keeps the same contract.
         unsafe { self.large.alloc(layout) }
     }
@@ -208,6 +209,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.alloc_zeroed_observed(layout) };
         }
+        current().note_large(layout.size());
         // SAFETY: the caller keeps the same contract.
         unsafe { self.large.alloc_zeroed(layout) }
     }

@@ -61,6 +61,10 @@ pub(crate) const CLOSED_SLOTS_MAX: usize = 64;
 
 /// Slow calls of a thread for each visit to one of its classes (see `cache/age.rs`).
 pub(crate) const SLOW_CALLS_PER_VISIT: u64 = 4;
+/// Bytes of large requests of a thread for each round of visits to its classes.
+pub(crate) const LARGE_BYTES_PER_ROUND: usize = 64 << 10;
+/// Classes visited in such a round.
+pub(crate) const VISITS_PER_ROUND: usize = 4;
 /// Visits to a class for each that sends all of its blocks home, where double frees are seen.
 pub(crate) const VISITS_PER_CHECK: u64 = 8;
 
@@ -138,6 +142,8 @@ const _: () = {
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).
     assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
+    assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);
     assert!(MAGAZINE_SLOTS_MIN >= 2);
 };

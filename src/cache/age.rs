@@ -1,7 +1,8 @@
 //! Ageing: blocks that a thread's cache did not need for a while go home, so that they pin no pools.
 //!
-//! Every few slow calls visit one class, whichever called, and all classes in turn. A visit finds out what the class did
-//! not use since its last visit, and gives it back:
+//! Every few slow calls visit one class, whichever called, and all classes in turn. So do every few bytes of large
+//! requests: a thread that goes over to large blocks makes no slow calls, and what its caches keep is in their way. A
+//! visit finds out what the class did not use since its last visit, and gives it back:
 //!
 //! - *Magazine.* A visit raises the magazine's floor to three quarters of its blocks. An allocation that would go below
 //!   the floor takes the slow path, once, and that lowers the floor again. So a floor that still stands at the next visit
@@ -22,27 +23,61 @@
 //!   number of its blocks, except that the thread may have popped some since: then it took the slow path, or will.
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK};
+use crate::base::config::{
+    CLASS_COUNT, LARGE_BYTES_PER_ROUND, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK, VISITS_PER_ROUND,
+};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::pool_set::Inside;
+use crate::sync::Ordering;
 
 impl ThreadCache {
     /// Visits the next class, if one is due: at the end of a slow call of `calling`.
     #[inline]
     pub(super) fn age(&self, calling: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+        if self.slow_calls.get(inside.door()).is_multiple_of(SLOW_CALLS_PER_VISIT) {
+            self.visit_next(Some(calling), heap, inside);
+        }
+    }
+
+    /// Notes a large request; visits the next classes, if a round is due.
+    #[inline(always)]
+    pub(crate) fn note_large(&self, bytes: usize) {
+        // Relaxed (both): only this thread's count, but in a stand-in, where counts may be lost.
+        let large = self.large_bytes.load(Ordering::Relaxed).wrapping_add(bytes);
+        self.large_bytes.store(large, Ordering::Relaxed);
+        if large >= LARGE_BYTES_PER_ROUND {
+            self.age_by_large();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn age_by_large(&self) {
+        // Relaxed: as in `note_large`.
+        self.large_bytes.store(0, Ordering::Relaxed);
+        if let Some(heap) = self.heap.get() {
+            // Refused if another thread is inside, or this one, which a signal handler interrupted: the next request that
+            // is due makes the round.
+            self.set.try_enter(heap, |inside| {
+                (0..VISITS_PER_ROUND).for_each(|_| self.visit_next(None, heap, inside));
+            });
+        }
+    }
+
+    /// Visits the next class. Blocks of `calling` may be on their way from the quarantine to the magazine.
+    #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn visit_next(&self, calling: Option<SizeClass>, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
-        let calls = self.slow_calls.get(door);
-        if calls.is_multiple_of(SLOW_CALLS_PER_VISIT) {
-            let visits = calls / SLOW_CALLS_PER_VISIT;
-            if let Some(class) = SizeClass::from_number(visits as usize & (CLASS_COUNT - 1)) {
-                let checks = (visits / CLASS_COUNT as u64 + 1).is_multiple_of(VISITS_PER_CHECK);
-                self.visit(class, checks, heap, inside);
-                // Blocks of the calling class may be on their way from the quarantine to the magazine.
-                if class != calling && self.shape(class).seen.get(door) == 0 {
-                    self.hardened.flush_class(class, inside);
-                }
+        let visits = self.visits.get(door).wrapping_add(1);
+        self.visits.set(door, visits);
+        if let Some(class) = SizeClass::from_number(visits as usize & (CLASS_COUNT - 1)) {
+            let all = (visits / CLASS_COUNT as u64 + 1).is_multiple_of(VISITS_PER_CHECK);
+            self.visit(class, all, heap, inside);
+            if Some(class) != calling && self.shape(class).seen.get(door) == 0 {
+                self.hardened.flush_class(class, inside);
             }
         }
     }
@@ -56,8 +91,6 @@ impl ThreadCache {
     }
 
     /// Gives home what the class did not use since its last visit, or all that it has.
-    #[cold]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn visit(&self, class: SizeClass, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         if self.depot_rests(class, door) {

@@ -47,7 +47,7 @@ use crate::heap::pool::Slot;
 use crate::heap::set::PoolSet;
 use crate::observe::Request;
 use crate::os;
-use crate::sync::{AtomicPtr, Ordering};
+use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 use count::Allocations;
 use depot::Depot;
 use magazine::{Magazine, Shape};
@@ -74,6 +74,10 @@ pub(crate) struct ThreadCache {
     heap: Cell<Option<&'static Heap>>,
     /// Calls on the slow path so far.
     slow_calls: DoorCell<u64>,
+    /// Visits to classes so far (see `age`).
+    visits: DoorCell<u64>,
+    /// Bytes of large requests since they last led to a visit. Only its thread writes; any thread in the stand-ins.
+    large_bytes: AtomicUsize,
     /// Blocks in the depots.
     depot_blocks: DoorCell<usize>,
     /// The kernel's number of its thread. Door.
@@ -200,6 +204,8 @@ impl ThreadCache {
             poison: DoorCell::new(0),
             thread: Cell::new(0),
             slow_calls: DoorCell::new(0),
+            visits: DoorCell::new(0),
+            large_bytes: AtomicUsize::new(0),
             allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; 1 + MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],

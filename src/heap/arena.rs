@@ -46,13 +46,15 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
 /// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of
 ///   `backed` is set.
+/// - Bit `i` of `backed` is set if all of pool `i` may have memory: it came with a huge page or in one call, and was not
+///   given back since.
 #[repr(C)]
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.
     start: Cell<*mut u8>,
     /// Whether huge pages were asked for. Heap lock.
     pub(crate) huge: Cell<bool>,
-    /// Pools whose memory came with a huge page and was not given back since. Heap lock.
+    /// Pools whose memory came all at once, with a huge page or by one call, and was not given back since. Heap lock.
     pub(crate) backed: Cell<u64>,
     /// Pools that no set owns. Heap lock.
     pub(crate) free: Cell<u64>,
@@ -204,7 +206,7 @@ impl PoolRef {
         self.index
     }
 
-    /// Whether the pool's memory came with a huge page and was not given back since. Heap lock.
+    /// Whether the pool's memory came all at once and was not given back since. Heap lock.
     pub(crate) fn is_backed(self) -> bool {
         self.arena.backed.get() >> self.index & 1 == 1
     }

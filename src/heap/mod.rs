@@ -123,10 +123,10 @@ impl Heap {
     /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it, which asks for a huge page if
     /// the set that takes the pool `is_dense`. `None` when there is none.
     ///
-    /// With it, whether its memory will come an OS page at a time, unless it is [faulted in](Self::fault_in).
+    /// If the pool `needs_all` of its memory, and that would come an OS page at a time, it comes in one call.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take_pool(&self, wish: MapArena, is_dense: bool) -> Option<(PoolRef, bool)> {
-        let (pool, by_page, grown_bytes) = self.with_state(|state, source| {
+    pub(crate) fn take_pool(&self, wish: MapArena, is_dense: bool, needs_all: bool) -> Option<PoolRef> {
+        let (pool, fault_in, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !state.may_map(wish) {
                     return None;
@@ -137,23 +137,21 @@ impl Heap {
             let pool = state.arenas.take_pool()?;
             state.pools_taken += 1;
             pool.set_up();
-            Some((pool, !pool.has_memory(), state.note_growth()))
+            let fault_in = needs_all && !pool.has_memory() && POOL_BYTES.is_multiple_of(source.page_bytes());
+            if fault_in {
+                pool.set_backed(true);
+            }
+            Some((pool, fault_in, state.note_growth()))
         })?;
         if let Some(bytes) = grown_bytes {
             self.source().let_malloc_keep(bytes);
         }
-        Some((pool, by_page))
-    }
-
-    /// Gives a whole pool, which the caller owns, memory in one call.
-    pub(crate) fn fault_in(&self, pool: PoolRef) {
-        let source = self.source();
-        if POOL_BYTES.is_multiple_of(source.page_bytes())
-            && let Some(start) = NonNull::new(pool.pool().start())
-        {
-            // SAFETY: a pool's memory, whole OS pages.
-            unsafe { source.populate(start, POOL_BYTES) };
+        // Not under the lock: the kernel clears the memory.
+        if fault_in && let Some(start) = NonNull::new(pool.pool().start()) {
+            // SAFETY: the memory of a pool that the caller owns, whole OS pages.
+            unsafe { self.source().populate(start, POOL_BYTES) };
         }
+        Some(pool)
     }
 
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.

@@ -41,12 +41,10 @@ impl Inside<'_> {
     /// Makes a pool of the heap one of the set's, of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_new(&mut self, class: SizeClass, wish: MapArena) -> bool {
-        let Some((place, by_page)) = self.heap.take_pool(wish, self.is_dense()) else {
+        let needs_all = self.pools.of_class(class) >= FAULT_IN_FROM_POOLS;
+        let Some(place) = self.heap.take_pool(wish, self.is_dense(), needs_all) else {
             return false;
         };
-        if by_page && self.pools.of_class(class) >= FAULT_IN_FROM_POOLS {
-            self.heap.fault_in(place);
-        }
         self.pools.owned_count += 1;
         self.open(place, class);
         true

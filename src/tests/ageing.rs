@@ -6,7 +6,8 @@ use super::test_heap::{TestHeap, class, fill, slots, slow_calls};
 #[cfg(not(feature = "hardened"))]
 use crate::base::config::VISITS_PER_CHECK;
 use crate::base::config::{
-    ARENA_BYTES, CLASS_COUNT, CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN, POOL_BYTES, SLOW_CALLS_PER_VISIT,
+    ARENA_BYTES, CLASS_COUNT, CLOSED_SLOTS_MAX, LARGE_BYTES_PER_ROUND, MAGAZINE_SLOTS_MIN, POOL_BYTES,
+    SLOW_CALLS_PER_VISIT, VISITS_PER_ROUND,
 };
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened::QUARANTINE_SLOTS;
@@ -41,6 +42,27 @@ fn a_class_that_is_not_used_any_more_keeps_nothing_after_two_visits() {
 }
 
 // What the quarantine of the feature `hardened` holds is not in use, either; how much that is here depends on chance.
+#[test]
+fn what_is_cached_goes_home_while_the_thread_makes_large_requests_only() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    for bytes in [16, 64, 512] {
+        fill(cache, bytes, 16 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        assert_ne!(cached(cache, class(bytes)), 0);
+    }
+    let calls = slow_calls(cache);
+    // Behind a door that is taken nothing is done, and nobody waits.
+    cache.set.door.lock().with(|_| cache.note_large(CLASS_COUNT * LARGE_BYTES_PER_ROUND));
+    // Two visits for each class, by requests of half the bytes that lead to a round.
+    (0..4 * CLASS_COUNT / VISITS_PER_ROUND).for_each(|_| cache.note_large(LARGE_BYTES_PER_ROUND / 2));
+    for bytes in [16, 64, 512] {
+        assert_eq!(cached(cache, class(bytes)), 0);
+    }
+    assert_eq!(slow_calls(cache), calls, "none of it is taken for work on small blocks");
+    test.check();
+    cache.release();
+}
+
 #[test]
 #[cfg(not(feature = "hardened"))]
 fn what_a_class_never_goes_below_goes_home_although_it_is_in_use() {

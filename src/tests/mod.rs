@@ -22,6 +22,7 @@ pub(crate) mod memory;
 mod metadata;
 mod oracle;
 mod os_pages;
+mod phases;
 mod programs;
 mod purge_batches;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -25,7 +25,8 @@ mod profiler {
         trace::start(config).expect("starts");
         Box::new(|| {
             let traced = trace::traced_memory();
-            eprintln!("traced {}, at most {}; overhead {}", traced.bytes_live, traced.bytes_peak, trace::overhead_bytes());
+            let overhead = trace::overhead_bytes();
+            eprintln!("traced {}, at most {}; overhead {overhead}", traced.bytes_live, traced.bytes_peak);
         })
     }
 }

@@ -48,7 +48,8 @@ pub fn runs_csv(options: &Options, runs: &Runs) -> String {
 
 fn medians_csv(boards: &[Board]) -> String {
     let mut text = format!(
-        "mode,theme,workload,small_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,overhead_ratio,rss_per_byte,peak_live_bytes,overhead_bytes,{}\n",
+        "mode,theme,workload,small_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,overhead_ratio,rss_per_byte,\
+         peak_live_bytes,overhead_bytes,{}\n",
         Sample::FIELDS.join(",")
     );
     // An unknown figure is an empty field.

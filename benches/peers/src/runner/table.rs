@@ -49,7 +49,8 @@ fn render_targets(targets: &Targets) -> String {
             target(&mut text, line);
         }
     }
-    text += "\nNot measured here: memory that is back after the last free of a peak without a further call (tests/memory_return.rs, tests/sleeping_thread.rs)\n";
+    text += "\nNot measured here: memory that is back after the last free of a peak without a further call \
+             (tests/memory_return.rs, tests/sleeping_thread.rs)\n";
     text
 }
 
@@ -247,7 +248,8 @@ fn overhead(board: &Board, text: &mut String) {
     }
     heading(
         text,
-        "Memory overhead (peak RSS less live bytes less start-up RSS, 0.25 MiB at least): MiB of pymalloc; the others as multiples of it",
+        "Memory overhead (peak RSS less live bytes less start-up RSS, 0.25 MiB at least): MiB of pymalloc; \
+         the others as multiples of it",
     );
     line(text, "workload", ["live", "MiB"].map(str::to_owned).into_iter().chain(names(board, 1)));
     for row in board.rows.iter().filter(|row| row.figure(0, Metric::Overhead).is_some()) {

@@ -1,0 +1,153 @@
+//! Property tests of memory: programs of phases, in which a few threads work on a few classes and the others sleep. The
+//! oracle is the bound of `docs/design/10-memory-return.md` (*Threads that sleep for good*): after each phase and a
+//! purge by any thread, what is resident is the OS pages of live blocks and those of blocks in magazines.
+
+use std::collections::BTreeSet;
+
+use quickcheck::{Arbitrary, Gen, QuickCheck};
+
+use super::test_heap::{Live, TestHeap, alloc, fill, slow_calls};
+use crate::base::config::{CLASS_COUNT, POOL_BYTES, SLOW_CALLS_PER_VISIT};
+use crate::base::size_class::SizeClass;
+use crate::cache::ThreadCache;
+use crate::cache::hardened::QUARANTINE_SLOTS;
+use crate::os::MemorySource;
+
+/// Threads that a program plays.
+const THREADS: usize = 4;
+const PHASES_MAX: usize = 12;
+
+/// A peak of blocks of two classes, which goes but for one block in `keep`, and then work on the first class.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    owner: usize,
+    /// Frees the owner's blocks; the owner itself, or another thread.
+    freer: usize,
+    classes: [usize; 2],
+    peak_bytes: usize,
+    keep: usize,
+    shuffled: bool,
+}
+
+impl Arbitrary for Phase {
+    fn arbitrary(g: &mut Gen) -> Self {
+        // Large blocks for the most part: the fewer blocks a peak has, the more programs there can be.
+        let class = |g: &mut Gen| [7, 15, 20, 31, 40, 50, 62, 63][usize::arbitrary(g) % 8];
+        Self {
+            owner: usize::arbitrary(g) % THREADS,
+            freer: usize::arbitrary(g) % THREADS,
+            classes: [class(g), class(g)],
+            peak_bytes: (2 + usize::arbitrary(g) % 7) << 20,
+            keep: [100, 1000, usize::MAX][usize::arbitrary(g) % 3],
+            shuffled: bool::arbitrary(g),
+        }
+    }
+}
+
+struct World {
+    test: TestHeap,
+    threads: [&'static ThreadCache; THREADS],
+    /// The class on which each thread worked last.
+    last: [Option<SizeClass>; THREADS],
+    live: Vec<Live>,
+}
+
+fn nth_class(number: usize) -> SizeClass {
+    SizeClass::from_number(number % CLASS_COUNT).expect("in range")
+}
+
+/// Puts the blocks into an order that has nothing to do with their addresses.
+fn shuffle(blocks: &mut [Live]) {
+    let mut random = 1_usize;
+    for last in (1..blocks.len()).rev() {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        blocks.swap(last, (random >> 32) % (last + 1));
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let test = TestHeap::new();
+        Self { threads: std::array::from_fn(|_| test.attach()), last: [None; THREADS], live: Vec::new(), test }
+    }
+
+    fn run(&mut self, phase: Phase) {
+        let classes = phase.classes.map(nth_class);
+        let owner = self.threads[phase.owner];
+        let mut peak: Vec<Live> = classes
+            .iter()
+            .flat_map(|&class| (0..phase.peak_bytes / 2 / class.block_bytes()).map(move |seed| (class, seed)))
+            .map(|(class, seed)| alloc(owner, class, seed as u64).expect("memory"))
+            .collect();
+        if phase.shuffled {
+            shuffle(&mut peak);
+        }
+        for (index, block) in peak.into_iter().enumerate() {
+            if index % phase.keep == phase.keep - 1 {
+                self.live.push(block);
+            } else {
+                block.free(self.threads[phase.freer]);
+            }
+        }
+        for thread in [phase.owner, phase.freer] {
+            self.work(thread, classes[0]);
+        }
+    }
+
+    /// Allocates and frees until every class was visited twice: then what is not of this class rests, and goes home.
+    fn work(&mut self, thread: usize, class: SizeClass) {
+        let cache = self.threads[thread];
+        let end = slow_calls(cache) + 2 * CLASS_COUNT as u64 * SLOW_CALLS_PER_VISIT;
+        while slow_calls(cache) < end {
+            fill(cache, class.block_bytes(), 2 * POOL_BYTES).into_iter().for_each(|block| block.free(cache));
+        }
+        self.last[thread] = Some(class);
+    }
+
+    /// Free blocks in the cache of `thread`; panics if some are not of the class on which it worked last.
+    fn cached(&self, thread: usize) -> Vec<(usize, SizeClass)> {
+        let cache = self.threads[thread];
+        cache.set.door.lock().with(|pools| {
+            let of_class = |class| cache.all_blocks(class, pools.door()).map(move |block| (block.addr(), class));
+            let blocks: Vec<_> = SizeClass::all().flat_map(of_class).collect();
+            assert!(blocks.iter().all(|&(_, class)| Some(class) == self.last[thread]), "what rests has gone home");
+            blocks
+        })
+    }
+
+    /// What may be resident after a purge: the OS pages of live blocks and of those in caches.
+    fn bound_bytes(&self) -> usize {
+        let page_bytes = self.test.memory.page_bytes();
+        let live = self.live.iter().map(|block| (block.start.addr(), block.class));
+        let cached = (0..THREADS).flat_map(|thread| self.cached(thread));
+        let pages_of =
+            |(start, class): (usize, SizeClass)| start / page_bytes..=(start + class.block_bytes() - 1) / page_bytes;
+        live.chain(cached).flat_map(pages_of).collect::<BTreeSet<usize>>().len() * page_bytes
+    }
+}
+
+fn memory_follows(phases: Vec<Phase>) -> bool {
+    let mut world = World::new();
+    for (number, phase) in phases.into_iter().enumerate() {
+        world.run(phase);
+        world.test.purge();
+        // `hardened` looks at free blocks, too, and an OS page that was read counts as resident.
+        let read_pages = if cfg!(feature = "hardened") { THREADS * QUARANTINE_SLOTS } else { 0 };
+        let bound = world.bound_bytes() + read_pages * world.test.memory.page_bytes();
+        let resident = world.test.memory.resident_bytes();
+        assert!(resident <= bound, "after phase {number}: {resident} bytes are resident, more than {bound}");
+        world.test.check();
+    }
+    true
+}
+
+/// Programs to run: a few in the test command, or as many as `PYMALLOC_PROGRAMS` says.
+fn programs() -> u64 {
+    std::env::var("PYMALLOC_PROGRAMS").ok().and_then(|number| number.parse().ok()).unwrap_or(8)
+}
+
+#[test]
+fn after_any_phases_and_a_purge_sleeping_threads_keep_their_magazines_and_nothing_else() {
+    let test = memory_follows as fn(Vec<Phase>) -> bool;
+    QuickCheck::new().rng(Gen::new(PHASES_MAX)).tests(programs()).max_tests(programs()).quickcheck(test);
+}
