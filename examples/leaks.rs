@@ -75,7 +75,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("the program stood still for {:?}", graph.pause());
 
     graph.save_heapsnapshot(folder.join("heap.heapsnapshot"))?;
-    std::fs::write(folder.join("referrers.svg"), graph.to_svg(picture, 4)?)?;
+    std::fs::write(folder.join("referrers.svg"), graph.to_svg(picture, 5)?)?;
     let customer = SHOP.with_borrow(|shop| shop.customers[&1050].orders.borrow()[0].customer.name.clone());
     println!(
         "wrote heap.heapsnapshot and referrers.svg (who refers to an order of {customer}) to {}",

@@ -31,8 +31,7 @@ impl core::error::Error for LeakError {}
 
 /// Runs `body`, and says which blocks that it allocated nothing refers to afterwards, circles of `Rc` among them.
 ///
-/// What was leaked before does not count, nor does what other threads leak meanwhile at call stacks at which as much had
-/// been leaked before. Traces while it runs, if nobody does so far.
+/// Blocks that were there before do not count; what other threads leak meanwhile does. Traces while it runs, if nobody does so far.
 ///
 /// # Errors
 /// No graph could be taken.
@@ -42,10 +41,10 @@ pub fn find_leaks<R>(body: impl FnOnce() -> R) -> Result<(R, Leaks), LeakError> 
     } else {
         Some(trace::Session::start(trace::Config::new()).map_err(LeakError::Trace)?)
     };
-    let before = take(Config::new()).map_err(LeakError::Graph)?.leaks();
+    let before = take(Config::new()).map_err(LeakError::Graph)?;
     let result = body();
-    let after = take(Config::new()).map_err(LeakError::Graph)?.leaks();
-    Ok((result, after.less(&before)))
+    let after = take(Config::new()).map_err(LeakError::Graph)?;
+    Ok((result, after.leaks_since(&before)))
 }
 
 /// [`find_leaks`] for tests: panics with the call stacks of what was leaked, and a circle if it is one.

@@ -30,7 +30,7 @@ use crate::trace::access::Mapped;
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
 /// Looks at a thread that blocks the signal before it is left alone.
-const LOOKS: usize = 3;
+const LOOKS: usize = 20;
 /// How long a wait for one thread lasts before the kernel is asked about it.
 const LOOK: Duration = Duration::from_millis(5);
 

@@ -97,7 +97,7 @@ fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, 
         }
         let room = threads.capacity();
         threads.extend(core::iter::once(own.thread).chain(stopped.standing.iter().map(|said| said.thread)).take(room));
-        let input = Input { own, standing: &stopped.standing, modules };
+        let input = Input { own, standing: &stopped.standing, modules, all_stand: left.is_empty() };
         // SAFETY: all locks are held, and all threads stand but those that could not be stopped.
         let scan = unsafe { run(config, &input) };
         drop(stopped);

@@ -88,6 +88,12 @@ pub(crate) fn unknown() -> Traceback {
     Traceback::new(Vec::new())
 }
 
+/// Whether the block of a traceback is that of an `Rc` or `Arc`.
+pub(crate) fn counts_references(traceback: &Traceback) -> bool {
+    let own = traceback.frames().iter().take_while(|frame| frame.is_library());
+    own.into_iter().any(|frame| ["alloc::rc::", "alloc::sync::"].iter().any(|name| frame.function().contains(name)))
+}
+
 /// Whether any frame of a traceback is of the crate.
 pub(crate) fn is_through(traceback: &Traceback, crate_name: &str) -> bool {
     traceback.frames().iter().any(|frame| frame.crate_name() == crate_name)

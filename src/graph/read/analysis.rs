@@ -11,6 +11,7 @@ use super::components::Components;
 use super::dominators::{Dominators, NONE, Successors};
 use crate::graph::build::HeapGraph;
 use crate::graph::found::RootKind;
+use crate::trace::access;
 
 /// Who refers to blocks from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -142,13 +143,17 @@ fn leak_roots(graph: &HeapGraph) -> Vec<LeakRoot> {
             members[component as usize].push(lost[node]);
         }
     }
-    // The highest number has no predecessors: from there on, in the order of addresses.
+    let counts_references: Vec<bool> = graph.sites.iter().map(access::counts_references).collect();
     let mut roots: Vec<LeakRoot> = members
         .into_iter()
         .filter(|members| !members.is_empty())
         .map(|members| {
-            // Of the same kind of circle always the same block stands for it.
-            let node = members.iter().copied().min_by_key(|&node| (graph.nodes[node as usize].site, node));
+            // Of the same kind of circle always the same block stands for it: an `Rc` or `Arc`, without which there is none.
+            let rank = |node: u32| {
+                let site = graph.nodes[node as usize].site;
+                (!counts_references[site as usize], site, node)
+            };
+            let node = members.iter().copied().min_by_key(|&node| rank(node));
             let is_cycle = members.len() > 1 || refers_to_itself[local[members[0] as usize] as usize];
             LeakRoot { node: node.unwrap_or(NONE), members, is_cycle }
         })

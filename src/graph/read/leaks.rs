@@ -2,11 +2,11 @@
 
 use core::fmt;
 use core::ops::Deref;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::analysis::LeakRoot;
 use super::answers::{Reach, Site, Summary};
-use crate::graph::build::{HeapGraph, UNTRACED_SITE};
+use crate::graph::build::{HeapGraph, Node, UNTRACED_SITE};
 use crate::trace::Filter;
 use crate::trace::access::{self, Busy, Bytes, Frame, Traceback};
 
@@ -116,21 +116,6 @@ impl Leaks {
         Self { leaks: self.leaks.iter().take(count).cloned().collect(), summary: self.summary }
     }
 
-    /// Those that are more than in older ones, of the same call stack and kind: with what is more.
-    pub(in crate::graph) fn less(&self, old: &Self) -> Self {
-        let _busy = Busy::enter();
-        let kind = |leak: &Leak| (leak.traceback.clone(), leak.cycle.as_ref().map(|cycle| cycle.steps.len()));
-        let mut known: HashMap<_, usize> = HashMap::new();
-        for leak in &old.leaks {
-            *known.entry(kind(leak)).or_default() += leak.count;
-        }
-        let grown = self.leaks.iter().filter_map(|leak| {
-            let count = leak.count.checked_sub(known.get(&kind(leak)).copied().unwrap_or(0))?;
-            (count > 0).then(|| Leak { count, ..leak.clone() })
-        });
-        Self { leaks: grown.collect(), summary: self.summary }
-    }
-
     /// Those whose call stack passes the filters.
     #[must_use]
     pub fn filter(&self, filters: &[Filter]) -> Self {
@@ -163,13 +148,30 @@ impl HeapGraph {
     /// Blocks that were allocated before the tracer was started are left out: [`summary`](Self::summary) counts them.
     #[doc(alias = "gc.garbage")]
     pub fn leaks(&self) -> Leaks {
+        self.leaks_but(|_| false)
+    }
+
+    /// What was leaked of blocks that an older graph does not have.
+    pub(in crate::graph) fn leaks_since(&self, old: &Self) -> Leaks {
+        let _busy = Busy::enter();
+        let known: HashSet<(usize, usize, &Traceback)> = old.nodes.iter().map(|node| old.key(node)).collect();
+        self.leaks_but(|node| known.contains(&self.key(node)))
+    }
+
+    /// What tells a block from others: where it is (inverted), its bytes, and the call stack that allocated it.
+    fn key(&self, node: &Node) -> (usize, usize, &Traceback) {
+        (!node.address(), node.bytes, &self.sites[node.site as usize])
+    }
+
+    /// Leaks but those of which some block is left out.
+    fn leaks_but(&self, is_left_out: impl Fn(&Node) -> bool) -> Leaks {
         let _busy = Busy::enter();
         let analysis = self.analysis();
         // By the call stack, and those of all members of a circle.
         let mut grouped: BTreeMap<(u32, Vec<u32>), Vec<&LeakRoot>> = BTreeMap::new();
         for root in &analysis.leak_roots {
             let site = self.nodes[root.node as usize].site;
-            if site == UNTRACED_SITE {
+            if site == UNTRACED_SITE || root.members.iter().any(|&node| is_left_out(&self.nodes[node as usize])) {
                 continue;
             }
             let mut sites = Vec::new();

@@ -13,7 +13,6 @@ use super::index::Index;
 use super::memory::{Reader, each_word, words_of};
 use super::tables::Tables;
 use crate::graph::found::{Edge, RawNode, VACANT};
-use crate::trace::access::Mapped;
 
 const WORD_BYTES: usize = size_of::<usize>();
 /// Control bytes that `hashbrown` looks at together.
@@ -50,7 +49,8 @@ pub(super) unsafe fn scan(
                     if let Some(target) = index.find(word)
                         && result.is_some()
                     {
-                        result = push(edges, first, target, ((address - node.address) / WORD_BYTES) as u32);
+                        let word = ((address - node.address) / WORD_BYTES) as u32 & !VACANT;
+                        result = edges.push(Edge { target, word });
                     }
                 });
             }
@@ -77,14 +77,6 @@ pub(super) unsafe fn scan(
         }
     }
     Ok(())
-}
-
-/// Notes a reference, unless the one before was to the same block.
-fn push(edges: &mut Mapped<Edge>, first: usize, target: u32, word: u32) -> Option<()> {
-    if edges.get(first..)?.last().is_some_and(|last| last.target == target) {
-        return Some(());
-    }
-    edges.push(Edge { target, word: word & !VACANT })
 }
 
 /// Marks the references from vacant buckets, if the block is laid out as a hash table.

@@ -22,6 +22,8 @@ pub(super) struct Input<'input> {
     /// The other threads.
     pub(super) standing: &'input [Interrupted],
     pub(super) modules: &'input [Module],
+    /// Whether all other threads stand.
+    pub(super) all_stand: bool,
 }
 
 /// Why a scan failed.

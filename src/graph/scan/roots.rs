@@ -43,7 +43,10 @@ pub(super) unsafe fn scan(
     if is_copy {
         scanner.unlisted_modules(areas)?;
     }
-    scanner.ended_threads(areas)?;
+    // The stack of a thread that could not be stopped looks like that of one that ended.
+    if input.all_stand {
+        scanner.ended_threads(areas)?;
+    }
     // SAFETY: the areas are those of the process.
     unsafe { chunks::claim_free(areas, scanner.claims) }?;
     scanner.claims.join();
