@@ -59,7 +59,7 @@ pub(crate) struct Summons<T> {
 unsafe impl<T: Send> Sync for Summons<T> {}
 
 impl<T: Copy> Summons<T> {
-    #[cfg_attr(not(any(test, pymalloc_loom)), allow(dead_code, reason = "elsewhere it is valid as zeroed memory"))]
+    #[cfg(pymalloc_loom)]
     pub(crate) fn new(value: T) -> Self {
         Self { word: AtomicU32::new(FREE), said: UnsafeCell::new(value) }
     }

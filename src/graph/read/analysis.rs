@@ -128,13 +128,13 @@ fn leak_roots(graph: &HeapGraph) -> Vec<LeakRoot> {
     let components = Components::of(&among);
     let mut is_source = vec![true; components.count];
     let mut refers_to_itself = vec![false; lost.len()];
-    for node in 0..lost.len() {
+    for (node, to_itself) in refers_to_itself.iter_mut().enumerate() {
         for &target in among.of(node) {
             let (from, to) = (components.of[node], components.of[target as usize]);
             if from != to {
                 is_source[to as usize] = false;
             }
-            refers_to_itself[node] |= target as usize == node;
+            *to_itself |= target as usize == node;
         }
     }
     let mut members: Vec<Vec<u32>> = vec![Vec::new(); components.count];

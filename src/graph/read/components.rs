@@ -105,28 +105,29 @@ mod tests {
             let nodes = 1 + random(12);
             let edges: Vec<(usize, usize)> = (0..random(2 * nodes)).map(|_| (random(nodes), random(nodes))).collect();
             let mut graph = Successors::default();
-            let mut reaches = vec![vec![false; nodes]; nodes];
+            let mut reaches = vec![false; nodes * nodes];
             for node in 0..nodes {
-                reaches[node][node] = true;
+                reaches[node * nodes + node] = true;
                 graph.targets.extend(edges.iter().filter(|edge| edge.0 == node).map(|edge| edge.1 as u32));
                 graph.end_node();
             }
             for &(from, to) in &edges {
-                reaches[from][to] = true;
+                reaches[from * nodes + to] = true;
             }
             for middle in 0..nodes {
                 for from in 0..nodes {
                     for to in 0..nodes {
-                        reaches[from][to] |= reaches[from][middle] && reaches[middle][to];
+                        reaches[from * nodes + to] |= reaches[from * nodes + middle] && reaches[middle * nodes + to];
                     }
                 }
             }
             let found = Components::of(&graph);
             for from in 0..nodes {
                 for to in 0..nodes {
-                    let same = reaches[from][to] && reaches[to][from];
+                    let reached = reaches[from * nodes + to];
+                    let same = reached && reaches[to * nodes + from];
                     assert_eq!(found.of[from] == found.of[to], same);
-                    if reaches[from][to] && !same {
+                    if reached && !same {
                         assert!(found.of[from] > found.of[to]);
                     }
                 }

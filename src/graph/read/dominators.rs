@@ -214,11 +214,11 @@ mod tests {
         let all = reached_without(graph, usize::MAX);
         let without: Vec<Vec<bool>> = (0..nodes).map(|node| reached_without(graph, node)).collect();
         let dominates = |one: usize, other: usize| one != other && all[one] && all[other] && !without[one][other];
-        for node in 0..nodes {
+        for (node, &is_reached) in all.iter().enumerate() {
             let mut above = (0..nodes).filter(|&one| dominates(one, node));
             let nearest = above.clone().find(|&one| above.clone().all(|other| other == one || dominates(other, one)));
             assert_eq!(found.parent[node], nearest.map_or(NONE, |node| node as u32), "node {node}");
-            if !all[node] {
+            if !is_reached {
                 assert!(above.next().is_none() && !found.order.contains(&(node as u32)));
             }
         }

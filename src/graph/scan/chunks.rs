@@ -48,7 +48,7 @@ pub(super) unsafe fn claim_free(areas: &[Area], claims: &mut Claims) -> Result<(
 /// # Safety
 /// The area can be read.
 unsafe fn chunks_of(area: &Area) -> Option<(usize, usize)> {
-    // SAFETY (both): inside of the area.
+    // SAFETY: inside of the area.
     let is_heap = |start: usize, end: usize| unsafe { walk(start, end, |_, _| Ok(())) }.is_ok();
     match area.kind {
         AreaKind::Heap => {
@@ -57,7 +57,7 @@ unsafe fn chunks_of(area: &Area) -> Option<(usize, usize)> {
         }
         AreaKind::Anonymous if area.start.is_multiple_of(HEAP_BYTES) => {
             // The third word of `heap_info` is the heap's size.
-            // SAFETY: as above.
+            // SAFETY: an area has an OS page at least.
             let bytes = unsafe { core::ptr::with_exposed_provenance::<usize>(area.start + 16).read_volatile() };
             let end = area.start.checked_add(bytes).filter(|&end| end <= area.end)?;
             let starts = OFFSETS.into_iter().flat_map(|offsets| offsets.step_by(ALIGN));
@@ -77,7 +77,7 @@ unsafe fn walk(
     end: usize,
     mut free: impl FnMut(usize, usize) -> Result<(), Option<ScanError>>,
 ) -> Result<(), Option<ScanError>> {
-    // SAFETY (both): inside of the range, as is looked at before.
+    // SAFETY: inside of the range, as is looked at before each.
     let word = |address: usize| unsafe { core::ptr::with_exposed_provenance::<usize>(address).read_volatile() };
     let mut chunk = start;
     while chunk + LEAST_BYTES <= end {
@@ -111,7 +111,7 @@ mod tests {
         let mut words: Vec<u64> = Vec::new();
         let mut before = (0, false);
         for &(count, is_free) in chunks {
-            let size = count as u64 * 8 | u64::from(!before.1);
+            let size = (count as u64 * 8) | u64::from(!before.1);
             words.extend([if before.1 { before.0 } else { 77 }, size]);
             words.resize(words.len() + count - 2, 5);
             before = (count as u64 * 8, is_free);

@@ -36,17 +36,17 @@ pub(in crate::graph) enum Failure {
 /// It has numbers only, and no padding.
 unsafe trait Plain: Copy {}
 
-// SAFETY (all): as promised.
+// SAFETY: a number.
 unsafe impl Plain for u32 {}
-// SAFETY: as above.
+// SAFETY: a number.
 unsafe impl Plain for u64 {}
-// SAFETY: as above.
+// SAFETY: two words and two half ones.
 unsafe impl Plain for RawNode {}
-// SAFETY: as above.
+// SAFETY: two numbers of the same type.
 unsafe impl Plain for Edge {}
-// SAFETY: as above.
+// SAFETY: a word, four half ones and a word.
 unsafe impl Plain for Root {}
-// SAFETY: as above.
+// SAFETY: three words.
 unsafe impl Plain for FrameNote {}
 
 const _: () = assert!(size_of::<RawNode>() == 24 && size_of::<Edge>() == 8 && size_of::<Root>() == 32);

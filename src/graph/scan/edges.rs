@@ -132,7 +132,7 @@ impl<'bytes> Table<'bytes> {
         // A bucket that holds a pointer has whole words; padding up to the group is less than a group.
         let bucket_bytes = (buckets_end / buckets) & !(WORD_BYTES - 1);
         let is_whole = bucket_bytes > 0 && (bucket_bytes * buckets).next_multiple_of(GROUP) == buckets_end;
-        let is_control = |&byte: &u8| byte < REMOVED || byte == REMOVED || byte == NEVER;
+        let is_control = |&byte: &u8| byte <= REMOVED || byte == NEVER;
         // A table keeps an eighth of its buckets, or one, free.
         let is_table = is_mirrored && is_whole && own.contains(&NEVER) && own.iter().all(is_control);
         is_table.then_some(Self { controls: own, buckets_end, bucket_bytes })
