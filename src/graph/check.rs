@@ -31,7 +31,8 @@ impl core::error::Error for LeakError {}
 
 /// Runs `body`, and says which blocks that it allocated nothing refers to afterwards, circles of `Rc` among them.
 ///
-/// Blocks that were there before do not count; what other threads leak meanwhile does. Traces while it runs, if nobody does so far.
+/// Blocks that were there before do not count; what other threads leak meanwhile does. Traces while it runs, if nobody
+/// does so far.
 ///
 /// # Errors
 /// No graph could be taken.
@@ -51,8 +52,8 @@ pub fn find_leaks<R>(body: impl FnOnce() -> R) -> Result<(R, Leaks), LeakError> 
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// let sum = pymalloc::graph::assert_no_leaks(|| (0..100).map(|number| Box::new(number)).map(|boxed| *boxed).sum::<u32>());
-/// assert_eq!(sum, 4950);
+/// let sum = pymalloc::graph::assert_no_leaks(|| (0..100).map(|number| Box::new(number)).map(|boxed|
+/// *boxed).sum::<u32>()); assert_eq!(sum, 4950);
 /// ```
 ///
 /// # Panics
@@ -66,7 +67,6 @@ pub fn assert_no_leaks<R>(body: impl FnOnce() -> R) -> R {
     }
 }
 
-// After the program's own functions at exit; before the allocator's check of its caches, which is no allocation.
 os::at_start!(read_variable);
 
 /// `PYMALLOC_LEAKS`: `1` for a report on stderr when the program exits, if something is leaked.

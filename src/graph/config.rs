@@ -26,8 +26,8 @@ impl Config {
         Self { in_process: false, patience: Duration::from_secs(1), goes_on: false }
     }
 
-    /// Scans in the process itself, while its threads stand still: longer pauses, and no copy. What is done anyway where
-    /// no copy can be made.
+    /// Scans in the process itself, while its threads stand still: longer pauses, and no copy. What is done anyway
+    /// where no copy can be made.
     pub const fn in_process(mut self) -> Self {
         self.in_process = true;
         self

@@ -1,8 +1,8 @@
 //! The heap as a graph: who holds a block, what nobody holds any more, and what each holds. With the feature `graph`.
 //!
 //! What `objgraph` and the mark phase of Python's collector are to Python, for a program that need not be rebuilt for
-//! it but for the tracer. [`take`] stops the program's threads for some milliseconds, and has every word of every block,
-//! static, thread-local, stack and register looked at for whether it points into a block.
+//! it but for the tracer. [`take`] stops the program's threads for some milliseconds, and has every word of every
+//! block, static, thread-local, stack and register looked at for whether it points into a block.
 //!
 //! ```
 //! # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -30,8 +30,8 @@
 //! Any aligned word whose value is an address in a block, the address of its last byte included. So a number may be
 //! taken for a reference and hide a leak; so do values that are dead and still there, in stacks and in spare capacity.
 //! Vacant buckets of hash tables are told and left out. A weak reference (`rc::Weak`) counts as any other. What is kept
-//! as no address (compressed, inverted, with high bits set, in a file) is not seen, and what it alone refers to counts as
-//! unreachable. `docs/tracing.md` has the table, measured.
+//! as no address (compressed, inverted, with high bits set, in a file) is not seen, and what it alone refers to counts
+//! as unreachable. `docs/graph.md` has the table.
 //!
 //! # Threads, signals
 //! The first call installs a handler for the highest real-time signal that the program leaves alone. System calls that

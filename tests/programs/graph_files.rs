@@ -1,7 +1,7 @@
 //! The heap as a graph, beside other people's crates: programs that leak nothing, and files that other readers read.
 //!
-//! Sizes in a `.heapsnapshot` are compared with the ones that a reader of our own works out, by another algorithm than the
-//! crate's; with `PYMALLOC_GRAPH_FOLDER` the file and the sizes are left there, for `tests/memlab.sh`, and
+//! Sizes in a `.heapsnapshot` are compared with the ones that a reader of our own works out, by another algorithm than
+//! the crate's; with `PYMALLOC_GRAPH_FOLDER` the file and the sizes are left there, for `tests/memlab.sh`, and
 //! `PYMALLOC_GRAPH_BLOCKS` says how many blocks it has.
 #![cfg(target_os = "linux")]
 #![allow(clippy::vec_box, reason = "the boxes are what is looked at")]

@@ -1,10 +1,10 @@
 //! The graph with one root, and its dominator tree: what all answers about retained bytes stand on.
 //!
-//! Below the root are *groups*: the statics of each module, each thread's stack and thread-locals, foreign memory, and what
-//! nobody refers to. A group refers to the blocks that it refers to in memory; foreign memory only to those that nothing
-//! better reaches; the last one to one block of each component of the unreachable blocks that no other component refers
-//! to. A reference from a block to one that is reached in a better way counts for nothing here: it keeps nothing alive
-//! that would not live anyhow.
+//! Below the root are *groups*: the statics of each module, each thread's stack and thread-locals, foreign memory, and
+//! what nobody refers to. A group refers to the blocks that it refers to in memory; foreign memory only to those that
+//! nothing better reaches; the last one to one block of each component of the unreachable blocks that no other
+//! component refers to. A reference from a block to one that is reached in a better way counts for nothing here: it
+//! keeps nothing alive that would not live anyhow.
 
 use super::answers::Reach;
 use super::components::Components;
@@ -148,7 +148,8 @@ fn leak_roots(graph: &HeapGraph) -> Vec<LeakRoot> {
         .into_iter()
         .filter(|members| !members.is_empty())
         .map(|members| {
-            // Of the same kind of circle always the same block stands for it: an `Rc` or `Arc`, without which there is none.
+            // Of the same kind of circle always the same block stands for it: an `Rc` or `Arc`, without which there is
+            // none.
             let rank = |node: u32| {
                 let site = graph.nodes[node as usize].site;
                 (!counts_references[site as usize], site, node)

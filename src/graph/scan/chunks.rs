@@ -1,9 +1,9 @@
 //! Free memory of glibc's `malloc`, which is no foreign memory: what lies there is nobody's.
 //!
-//! Large blocks of the program, hash tables that have grown among them, go back to glibc with all that they referred to.
-//! So its heaps are walked, chunk by chunk: a chunk begins with the size of the one before, if that is free, and its own
-//! size, whose lowest bit says that the one before is in use (`malloc/malloc.c`, "Chunks of memory"). What is in glibc's
-//! caches of small chunks counts as in use there.
+//! Large blocks of the program, hash tables that have grown among them, go back to glibc with all that they referred
+//! to. So its heaps are walked, chunk by chunk: a chunk begins with the size of the one before, if that is free, and
+//! its own size, whose lowest bit says that the one before is in use (`malloc/malloc.c`, "Chunks of memory"). What is
+//! in glibc's caches of small chunks counts as in use there.
 //!
 //! Nothing here is promised. A walk is believed if it ends where the heap ends and each free chunk's size stands at its
 //! end, too; a heap that is laid out in another way, or that a thread was changing, is foreign memory as a whole.

@@ -55,8 +55,8 @@ pub(super) unsafe fn scan(
                 });
             }
         };
-        // A block of a pool lies in an arena, which is there. A large one may have been given back unseen, by other means
-        // than this crate's.
+        // A block of a pool lies in an arena, which is there. A large one may have been given back unseen, by other
+        // means than this crate's.
         let is_small = number < index.small;
         if is_small {
             part(range)

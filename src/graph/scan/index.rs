@@ -1,8 +1,9 @@
 //! Which block an address is in.
 //!
-//! Small blocks are found by arithmetic: arena, pool, number in the pool, and a table of all places of all pools in use;
-//! large ones by a search among their starts. A block is *traced* (the tracer knows it) or *untraced*: small, in the
-//! program's hands, and allocated before the tracer was started, or at this moment on its way to or from the program.
+//! Small blocks are found by arithmetic: arena, pool, number in the pool, and a table of all places of all pools in
+//! use; large ones by a search among their starts. A block is *traced* (the tracer knows it) or *untraced*: small, in
+//! the program's hands, and allocated before the tracer was started, or at this moment on its way to or from the
+//! program.
 
 use super::ScanError;
 use super::memory::{Area, Claims};

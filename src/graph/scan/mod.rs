@@ -1,5 +1,5 @@
-//! From memory to nodes, references and roots: allocates nothing, and calls nothing that takes a lock of the C library's.
-//! It runs in a copy of the process, or in the process while the other threads stand still.
+//! From memory to nodes, references and roots: allocates nothing, and calls nothing that takes a lock of the C
+//! library's. It runs in a copy of the process, or in the process while the other threads stand still.
 
 mod chunks;
 mod copy;
@@ -35,11 +35,12 @@ pub(super) enum ScanError {
     System(i32),
 }
 
-/// Scans all memory. `is_copy` says whether the process is a copy; `progress` hears how many of how many steps are done.
+/// Scans all memory. `is_copy` says whether the process is a copy; `progress` hears how many of how many steps are
+/// done.
 ///
 /// # Safety
-/// The calling thread, or the one that it is a copy of, holds all locks of the crate, and no other thread runs but those
-/// that could not be stopped.
+/// The calling thread, or the one that it is a copy of, holds all locks of the crate, and no other thread runs but
+/// those that could not be stopped.
 unsafe fn scan(input: &Input<'_>, is_copy: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Tables, ScanError> {
     let areas = memory::areas()?;
     let mut claims = memory::Claims::new();

@@ -181,11 +181,11 @@ impl Scanner<'_> {
         noted.ok_or(ScanError::Memory)
     }
 
-    /// Claims the stacks of threads that ended, which the C library keeps for others: what lies there is nobody's. Their
-    /// own blocks, where a thread's result may wait for who joins it, are left to foreign memory.
+    /// Claims the stacks of threads that ended, which the C library keeps for others: what lies there is nobody's.
+    /// Their own blocks, where a thread's result may wait for who joins it, are left to foreign memory.
     ///
-    /// Such a stack is a mapping above a guard, in which a thread's block lies that is not of a thread that lives. The first
-    /// and the third word of a block are its own address (x86-64; glibc's `tcbhead_t`).
+    /// Such a stack is a mapping above a guard, in which a thread's block lies that is not of a thread that lives. The
+    /// first and the third word of a block are its own address (x86-64; glibc's `tcbhead_t`).
     fn ended_threads(&mut self, areas: &[Area]) -> Result<(), ScanError> {
         if cfg!(not(all(target_arch = "x86_64", target_env = "gnu"))) {
             return Ok(());

@@ -1,9 +1,9 @@
 //! The format of V8's heap snapshots, which Chrome's DevTools (panel Memory), VS Code and memlab open.
 //!
-//! A node is seven numbers and an edge three, all in JSON. Ids and sizes are read as 32-bit numbers there: so an id is a
-//! hash of a block's address, size and call stack, the same in each snapshot while the block lives; and a block of
-//! 4 GiB or more is several nodes. The tree of dominators that the viewers find is this crate's: references that
-//! keep nothing alive are written as weak ones.
+//! A node is seven numbers and an edge three, all in JSON. Ids and sizes are read as 32-bit numbers there: so an id is
+//! a hash of a block's address, size and call stack, the same in each snapshot while the block lives; and a block of 4
+//! GiB or more is several nodes. The tree of dominators that the viewers find is this crate's: references that keep
+//! nothing alive are written as weak ones.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
