@@ -42,7 +42,7 @@
 //! RSS.
 //!
 //! # Where it works
-//! On 64-bit Linux, with glibc or musl. Elsewhere, under Miri, and in a program built with `RUSTFLAGS='--cfg
+//! On 64-bit Linux, with glibc or musl, and on 64-bit Windows. Elsewhere, under Miri, and in a program built with `RUSTFLAGS='--cfg
 //! pymalloc_bypass'` (for valgrind and the sanitizers, which then see each block), every request goes to the large
 //! allocator. Two copies of the crate in one program are two heaps: a block must go back to the copy it came from, or
 //! the other one aborts.

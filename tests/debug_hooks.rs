@@ -5,25 +5,22 @@ mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System, alloc, alloc_zeroed, dealloc, realloc};
 use std::hint::black_box;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::thread;
 
-use common::{Block, Rng, abort_of, or_exit};
+#[cfg(unix)]
+use common::or_exit;
+use common::{Block, Rng, abort_of, thread_number};
 use pymalloc::Pymalloc;
 use pymalloc::debug::{CLEAN_BYTE, DEAD_BYTE, DebugAlloc, FORBIDDEN_BYTE, Origins, set_origins};
 
 /// The thread that may not allocate, from its misuse on, by the kernel's number; 0 for none. libtest's own may: it
 /// waits for the test, and allocates for that at a moment of its own.
-static FORBIDDEN: AtomicI32 = AtomicI32::new(0);
-
-fn this_thread() -> i32 {
-    // SAFETY: no preconditions.
-    unsafe { libc::gettid() }
-}
+static FORBIDDEN: AtomicI64 = AtomicI64::new(0);
 
 fn forbid() {
-    FORBIDDEN.store(this_thread(), Ordering::Relaxed);
+    FORBIDDEN.store(thread_number(), Ordering::Relaxed);
 }
 
 /// `Pymalloc`, but a call of the thread to which it is forbidden ends the process in another way than the misuse does.
@@ -31,7 +28,7 @@ struct Watched(Pymalloc);
 
 fn forbidden() {
     let thread = FORBIDDEN.load(Ordering::Relaxed);
-    if thread != 0 && thread == this_thread() {
+    if thread != 0 && thread == thread_number() {
         // SAFETY: always allowed.
         unsafe { libc::_exit(99) };
     }
@@ -510,6 +507,7 @@ fn threads_share_it_while_somebody_checks_all() {
     pymalloc::self_check().expect("a sound heap");
 }
 
+#[cfg(unix)]
 #[test]
 fn a_forked_child_of_a_busy_program_allocates_frees_and_checks() {
     let done = AtomicBool::new(false);

@@ -1,6 +1,6 @@
 //! Caches in a forked child: its first thread's is known by the new number, and each further thread gets one of its
 //! own, although ended threads had left some before the fork.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 use std::hint::black_box;
 use std::panic::catch_unwind;

@@ -247,6 +247,7 @@ fn threads_choose_differently() {
     assert!(orders.len() > 1);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_forked_child_chooses_differently_from_its_parent_and_its_heap_is_sound() {
     const COUNT: usize = 200;

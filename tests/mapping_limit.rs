@@ -1,6 +1,6 @@
 //! The kernel's limit on the number of mappings is reached: `munmap` of an arena amid others refuses, because it would
 //! make two mappings of one. The range is kept and purged, nothing is lost, and it goes back when there is room again.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

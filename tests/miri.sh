@@ -24,9 +24,10 @@ cargo +nightly miri --version >/dev/null 2>&1 || {
 export CARGO_INCREMENTAL=0
 
 declare -A flags=([stacked]='' [tree]='-Zmiri-tree-borrows' [no]='-Zmiri-disable-stacked-borrows')
-# Each path of a block: by magazines, depots, frees across caches, the last resort; metadata; the doors.
-heaps=(tests::magazines::a_zeroed tests::remote_frees::bits tests::depots::what_a_thread tests::metadata tests::locks
-    tests::programs)
+# Each path of a block: by magazines, frees across caches; metadata; the doors.
+heaps=(tests::magazines::a_zeroed tests::remote_frees::bits tests::metadata tests::locks)
+# Without a model: a model looks at each word of a structure whenever a reference to it is made, and these take too long so.
+long=(tests::depots::what_a_thread tests::programs)
 threads=(tests::threads::)
 parts=(base::text base::size_class::tests::numbers)
 readers=(trace::read trace::names::traceback)
@@ -49,9 +50,9 @@ fi
 for model in stacked tree; do
     run 'text and classes' "$model" '' pymalloc -- "${parts[@]}"
     run 'heaps' "$model" '' pymalloc -- "${heaps[@]}"
-    run 'threads on a heap' "$model" '' pymalloc -- "${threads[@]}"
     run "the tracer's readers" "$model" '' pymalloc --features trace -- "${readers[@]}"
     run 'object pools' "$model" '' pymalloc-object-pool --
 done
-run 'threads on a heap' no "-Zmiri-many-seeds=0..$seeds" pymalloc -- "${threads[@]}"
+run 'depots, programs' no '' pymalloc -- "${long[@]}"
 run 'object pools' no "-Zmiri-many-seeds=0..$seeds" pymalloc-object-pool -- barrier stock
+run 'threads on a heap' no "-Zmiri-many-seeds=0..$seeds" pymalloc -- "${threads[@]}"

@@ -6,11 +6,13 @@
 #![cfg(not(pymalloc_bypass))]
 
 mod common;
+#[cfg_attr(unix, path = "unix/misuse.rs")]
+#[cfg_attr(windows, path = "windows/misuse.rs")]
+mod system;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 use std::ptr::{null_mut, without_provenance_mut};
 use std::{env, thread};
@@ -82,14 +84,6 @@ fn write(start: *mut u8, offset: isize, bytes: usize) {
 fn shows(start: *const u8, bytes: usize) -> bool {
     // SAFETY: the misuse is the test; volatile, because the block may be anybody's.
     (0..bytes).any(|index| unsafe { black_box(start).add(index).read_volatile() } == 0x41)
-}
-
-/// Memory that no allocator knows.
-fn map(protection: i32) -> *mut u8 {
-    // SAFETY: a new mapping disturbs nothing.
-    let start = unsafe { libc::mmap(null_mut(), 1 << 20, protection, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
-    assert_ne!(start, libc::MAP_FAILED);
-    start.cast::<u8>().wrapping_add(4096)
 }
 
 /// What a pattern returns when it gets to its end: whether its aim was out of reach.
@@ -219,8 +213,8 @@ const PATTERNS: &[(&str, Pattern)] = &[
         static NOT_OURS: [u64; 8] = [0; 8];
         free_of(heap, (&raw const NOT_OURS).cast_mut().cast())
     }),
-    ("free_of_mapped_memory", |heap| free_of(heap, map(libc::PROT_READ | libc::PROT_WRITE))),
-    ("free_of_protected_memory", |heap| free_of(heap, map(libc::PROT_NONE))),
+    ("free_of_mapped_memory", |heap| free_of(heap, system::map(true))),
+    ("free_of_protected_memory", |heap| free_of(heap, system::map(false))),
     ("free_of_null", |heap| free_of(heap, null_mut())),
     ("free_of_garbage", |heap| free_of(heap, without_provenance_mut(0x4141_4141_4141_4140))),
     ("free_of_the_systems_block", |heap| {
@@ -289,15 +283,7 @@ const PATTERNS: &[(&str, Pattern)] = &[
     }),
     ("executable_heap", |heap| {
         let victim = heap.victim(SMALL).addr();
-        let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux");
-        let holds = |line: &&str| {
-            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-            range.is_some_and(|(first, end)| {
-                let number = |text| usize::from_str_radix(text, 16).expect("hexadecimal");
-                (number(first)..number(end)).contains(&victim)
-            })
-        };
-        !maps.lines().find(holds).expect("the block is mapped").split(' ').nth(1).expect("a mode").contains('x')
+        !system::is_executable(victim)
     }),
 ];
 
@@ -305,20 +291,18 @@ const PATTERNS: &[(&str, Pattern)] = &[
 fn outcome(output: &Output) -> &'static str {
     let printed = String::from_utf8_lossy(&output.stderr);
     let last = printed.lines().next_back().unwrap_or_default();
-    match (output.status.signal(), output.status.code()) {
-        (Some(libc::SIGABRT), _) if last.starts_with("pymalloc: ") => "caught",
-        (Some(libc::SIGABRT | libc::SIGSEGV | libc::SIGBUS), _) => "crash",
-        (None, Some(PREVENTED)) => "prevented",
-        (None, Some(0)) => "missed",
+    match output.status.code() {
+        Some(PREVENTED) => "prevented",
+        Some(0) => "missed",
+        _ if common::is_abort(output.status) && last.starts_with("pymalloc: ") => "caught",
+        _ if common::is_abort(output.status) || system::is_fault(output.status) => "crash",
         _ => panic!("{:?}: {printed}", output.status),
     }
 }
 
 /// Runs a pattern in this process, and then all that finds misuse late.
 fn run_here(pattern: Pattern, is_debug: bool) -> ! {
-    let no_core_file = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: a valid limit.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const no_core_file) }, 0);
+    common::prepare_to_abort();
     let prevented = pattern(Heap(if is_debug { &DEBUG } else { &PLAIN }));
     if is_debug {
         DEBUG.check_all();

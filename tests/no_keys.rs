@@ -1,5 +1,5 @@
 //! The process has no pthread key left: threads do without a cache, which nobody would take back when they end.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

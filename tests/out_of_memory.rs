@@ -3,13 +3,10 @@
 
 mod common;
 
-use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, realloc};
-use std::ffi::c_void;
+use std::alloc::{Layout, alloc, dealloc};
 use std::hint::black_box;
-use std::mem::MaybeUninit;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::slice::from_raw_parts;
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use common::{alone, assert_live_near, assert_sound};
 use pymalloc::Pymalloc;
@@ -17,8 +14,6 @@ use pymalloc::Pymalloc;
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// What the process may map beyond what it has.
-const HEADROOM_BYTES: usize = 32 << 20;
 const SLACK_BLOCKS: usize = 32;
 const FILL: u8 = 0xEE;
 
@@ -101,152 +96,6 @@ impl Chain {
     }
 }
 
-/// The limit on all that is mapped, or on what is private and writable.
-#[derive(Clone, Copy)]
-enum Limit {
-    AddressSpace,
-    Data,
-}
-
-/// What `setrlimit` takes, which each C library calls by a name of its own.
-#[cfg(target_env = "gnu")]
-type Resource = libc::__rlimit_resource_t;
-#[cfg(not(target_env = "gnu"))]
-type Resource = libc::c_int;
-
-impl Limit {
-    fn resource(self) -> Resource {
-        match self {
-            Self::AddressSpace => libc::RLIMIT_AS,
-            Self::Data => libc::RLIMIT_DATA,
-        }
-    }
-
-    /// What counts against it now; stacks are counted in, which the kernel does not.
-    fn used_bytes(self) -> usize {
-        match self {
-            Self::AddressSpace => common::mapped_bytes(),
-            Self::Data => common::data_bytes(),
-        }
-    }
-}
-
-fn set_limit(resource: Limit, bytes: Option<usize>) {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a place for the limit, and a limit.
-    unsafe {
-        assert_eq!(libc::getrlimit(resource.resource(), &raw mut limit), 0);
-        limit.rlim_cur = bytes.map_or(limit.rlim_max, |bytes| bytes as libc::rlim_t);
-        assert_eq!(libc::setrlimit(resource.resource(), &raw const limit), 0);
-    }
-}
-
-/// What the thread that has never allocated frees: it takes the address when there is one.
-static TO_FREE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
-static FREED: AtomicUsize = AtomicUsize::new(0);
-const FREED_THERE: Layout = Layout::new::<[u64; 8]>();
-
-/// Rust's own threads allocate before they run anything, so this is one of the system's.
-extern "C" fn free_what_comes(_: *mut c_void) -> *mut c_void {
-    for freed in 1..=2 {
-        let start = loop {
-            // Acquire pairs with `free_in_the_other_thread`: the block's contents.
-            let start = TO_FREE.swap(null_mut(), Ordering::Acquire);
-            if !start.is_null() {
-                break start;
-            }
-            std::thread::yield_now();
-        };
-        // SAFETY: the block has this layout, and the sender has let go of it.
-        unsafe { dealloc(start, FREED_THERE) };
-        // Release pairs with the sender's wait.
-        FREED.store(freed, Ordering::Release);
-    }
-    null_mut()
-}
-
-fn free_in_the_other_thread(start: *mut u8) {
-    let freed = FREED.load(Ordering::Relaxed);
-    // Release pairs with the swap in the thread.
-    TO_FREE.store(start, Ordering::Release);
-    while FREED.load(Ordering::Acquire) == freed {
-        std::thread::yield_now();
-    }
-}
-
-fn exhaust_and_recover(limit: Limit) {
-    let mut thread = MaybeUninit::uninit();
-    // SAFETY: `thread` is a place for the handle; the argument is not used.
-    let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), null(), free_what_comes, null_mut()) };
-    assert_eq!(error, 0);
-    // SAFETY: the thread was made, so its handle was written.
-    let thread: libc::pthread_t = unsafe { thread.assume_init() };
-    // As many bytes as that must be had whatever the size was before: memory that one class has
-    // freed serves the others.
-    let enough_bytes = HEADROOM_BYTES / 2;
-    let before = assert_sound().blocks_live();
-    set_limit(limit, Some(limit.used_bytes() + HEADROOM_BYTES));
-
-    for bytes in [64, 8, 512, 24, 136, 16, 256, 48] {
-        let mut chain = Chain::new(bytes);
-        chain.grow(usize::MAX);
-        assert!(chain.bytes() >= enough_bytes, "{} bytes in blocks of {bytes}", chain.bytes());
-        assert_live_near(before + chain.blocks, SLACK_BLOCKS);
-        if bytes == FREED_THERE.size() {
-            free_in_the_other_thread(chain.pop().expect("many blocks"));
-            assert_sound();
-        }
-        let most = chain.blocks;
-        chain.free_half();
-        let half = chain.blocks;
-        chain.grow(usize::MAX);
-        // A few may be held in the cache of the thread that freed one.
-        assert!(chain.blocks - half >= (most - half) * 9 / 10, "{half} of {most}, then {}", chain.blocks);
-        chain.free_all();
-    }
-
-    let (mut small, mut largest) = (Chain::new(8), Chain::new(512));
-    // A small block first: when the large ones have taken every pool, there may be none for it.
-    small.grow(1);
-    largest.grow(usize::MAX);
-    small.grow(usize::MAX);
-    // SAFETY: the sizes are not 0, and a failed realloc leaves the block to its owner.
-    unsafe {
-        assert!(black_box(alloc_zeroed(largest.layout)).is_null());
-        let start = small.pop().expect("many blocks");
-        start.cast::<u64>().write(0x0123_4567_89AB_CDEF);
-        assert!(black_box(realloc(start, small.layout, largest.layout.size())).is_null());
-        assert_eq!(start.cast::<u64>().read(), 0x0123_4567_89AB_CDEF);
-        small.free(start);
-    }
-    small.free_all();
-    largest.free_all();
-
-    set_limit(limit, None);
-    let mut chain = Chain::new(FREED_THERE.size());
-    let more_than_before = 2 * HEADROOM_BYTES / FREED_THERE.size();
-    chain.grow(more_than_before);
-    assert_eq!(chain.blocks, more_than_before);
-    free_in_the_other_thread(chain.pop().expect("many blocks"));
-    // SAFETY: a thread of ours, joined once.
-    assert_eq!(unsafe { libc::pthread_join(thread, null_mut()) }, 0);
-    chain.free_all();
-    assert_live_near(before, SLACK_BLOCKS);
-}
-
-#[test]
-fn null_comes_at_the_limit_of_address_space_and_memory_comes_back() {
-    // The limit holds for the whole process.
-    alone("null_comes_at_the_limit_of_address_space_and_memory_comes_back", || {
-        exhaust_and_recover(Limit::AddressSpace);
-    });
-}
-
-#[test]
-fn null_comes_at_the_limit_of_data_and_memory_comes_back() {
-    alone("null_comes_at_the_limit_of_data_and_memory_comes_back", || exhaust_and_recover(Limit::Data));
-}
-
 /// Unlike the system's limits, this one is the heap's own: large requests go on.
 fn exhaust_and_recover_below_a_limit_of_the_heap() {
     let arenas = 6;
@@ -289,4 +138,167 @@ fn exhaust_and_recover_below_a_limit_of_the_heap() {
 #[test]
 fn null_comes_at_the_limit_of_the_heap_and_memory_comes_back() {
     alone("null_comes_at_the_limit_of_the_heap_and_memory_comes_back", exhaust_and_recover_below_a_limit_of_the_heap);
+}
+
+/// The system's limits, which hold for a process.
+#[cfg(unix)]
+mod system {
+    use std::alloc::{Layout, alloc_zeroed, dealloc, realloc};
+    use std::ffi::c_void;
+    use std::hint::black_box;
+    use std::mem::MaybeUninit;
+    use std::ptr::{null, null_mut};
+    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+    use crate::common::{self, alone, assert_live_near, assert_sound};
+    use crate::{Chain, SLACK_BLOCKS};
+
+    /// What the process may map beyond what it has.
+    const HEADROOM_BYTES: usize = 32 << 20;
+
+    /// The limit on all that is mapped, or on what is private and writable.
+    #[derive(Clone, Copy)]
+    enum Limit {
+        AddressSpace,
+        Data,
+    }
+
+    /// What `setrlimit` takes, which each C library calls by a name of its own.
+    #[cfg(target_env = "gnu")]
+    type Resource = libc::__rlimit_resource_t;
+    #[cfg(not(target_env = "gnu"))]
+    type Resource = libc::c_int;
+
+    impl Limit {
+        fn resource(self) -> Resource {
+            match self {
+                Self::AddressSpace => libc::RLIMIT_AS,
+                Self::Data => libc::RLIMIT_DATA,
+            }
+        }
+
+        /// What counts against it now; stacks are counted in, which the kernel does not.
+        fn used_bytes(self) -> usize {
+            match self {
+                Self::AddressSpace => common::mapped_bytes(),
+                Self::Data => common::data_bytes(),
+            }
+        }
+    }
+
+    fn set_limit(resource: Limit, bytes: Option<usize>) {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is a place for the limit, and a limit.
+        unsafe {
+            assert_eq!(libc::getrlimit(resource.resource(), &raw mut limit), 0);
+            limit.rlim_cur = bytes.map_or(limit.rlim_max, |bytes| bytes as libc::rlim_t);
+            assert_eq!(libc::setrlimit(resource.resource(), &raw const limit), 0);
+        }
+    }
+
+    /// What the thread that has never allocated frees: it takes the address when there is one.
+    static TO_FREE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
+    static FREED: AtomicUsize = AtomicUsize::new(0);
+    const FREED_THERE: Layout = Layout::new::<[u64; 8]>();
+
+    /// Rust's own threads allocate before they run anything, so this is one of the system's.
+    extern "C" fn free_what_comes(_: *mut c_void) -> *mut c_void {
+        for freed in 1..=2 {
+            let start = loop {
+                // Acquire pairs with `free_in_the_other_thread`: the block's contents.
+                let start = TO_FREE.swap(null_mut(), Ordering::Acquire);
+                if !start.is_null() {
+                    break start;
+                }
+                std::thread::yield_now();
+            };
+            // SAFETY: the block has this layout, and the sender has let go of it.
+            unsafe { dealloc(start, FREED_THERE) };
+            // Release pairs with the sender's wait.
+            FREED.store(freed, Ordering::Release);
+        }
+        null_mut()
+    }
+
+    fn free_in_the_other_thread(start: *mut u8) {
+        let freed = FREED.load(Ordering::Relaxed);
+        // Release pairs with the swap in the thread.
+        TO_FREE.store(start, Ordering::Release);
+        while FREED.load(Ordering::Acquire) == freed {
+            std::thread::yield_now();
+        }
+    }
+
+    fn exhaust_and_recover(limit: Limit) {
+        let mut thread = MaybeUninit::uninit();
+        // SAFETY: `thread` is a place for the handle; the argument is not used.
+        let error = unsafe { libc::pthread_create(thread.as_mut_ptr(), null(), free_what_comes, null_mut()) };
+        assert_eq!(error, 0);
+        // SAFETY: the thread was made, so its handle was written.
+        let thread: libc::pthread_t = unsafe { thread.assume_init() };
+        // As many bytes as that must be had whatever the size was before: memory that one class has
+        // freed serves the others.
+        let enough_bytes = HEADROOM_BYTES / 2;
+        let before = assert_sound().blocks_live();
+        set_limit(limit, Some(limit.used_bytes() + HEADROOM_BYTES));
+
+        for bytes in [64, 8, 512, 24, 136, 16, 256, 48] {
+            let mut chain = Chain::new(bytes);
+            chain.grow(usize::MAX);
+            assert!(chain.bytes() >= enough_bytes, "{} bytes in blocks of {bytes}", chain.bytes());
+            assert_live_near(before + chain.blocks, SLACK_BLOCKS);
+            if bytes == FREED_THERE.size() {
+                free_in_the_other_thread(chain.pop().expect("many blocks"));
+                assert_sound();
+            }
+            let most = chain.blocks;
+            chain.free_half();
+            let half = chain.blocks;
+            chain.grow(usize::MAX);
+            // A few may be held in the cache of the thread that freed one.
+            assert!(chain.blocks - half >= (most - half) * 9 / 10, "{half} of {most}, then {}", chain.blocks);
+            chain.free_all();
+        }
+
+        let (mut small, mut largest) = (Chain::new(8), Chain::new(512));
+        // A small block first: when the large ones have taken every pool, there may be none for it.
+        small.grow(1);
+        largest.grow(usize::MAX);
+        small.grow(usize::MAX);
+        // SAFETY: the sizes are not 0, and a failed realloc leaves the block to its owner.
+        unsafe {
+            assert!(black_box(alloc_zeroed(largest.layout)).is_null());
+            let start = small.pop().expect("many blocks");
+            start.cast::<u64>().write(0x0123_4567_89AB_CDEF);
+            assert!(black_box(realloc(start, small.layout, largest.layout.size())).is_null());
+            assert_eq!(start.cast::<u64>().read(), 0x0123_4567_89AB_CDEF);
+            small.free(start);
+        }
+        small.free_all();
+        largest.free_all();
+
+        set_limit(limit, None);
+        let mut chain = Chain::new(FREED_THERE.size());
+        let more_than_before = 2 * HEADROOM_BYTES / FREED_THERE.size();
+        chain.grow(more_than_before);
+        assert_eq!(chain.blocks, more_than_before);
+        free_in_the_other_thread(chain.pop().expect("many blocks"));
+        // SAFETY: a thread of ours, joined once.
+        assert_eq!(unsafe { libc::pthread_join(thread, null_mut()) }, 0);
+        chain.free_all();
+        assert_live_near(before, SLACK_BLOCKS);
+    }
+
+    #[test]
+    fn null_comes_at_the_limit_of_address_space_and_memory_comes_back() {
+        // The limit holds for the whole process.
+        alone("null_comes_at_the_limit_of_address_space_and_memory_comes_back", || {
+            exhaust_and_recover(Limit::AddressSpace);
+        });
+    }
+
+    #[test]
+    fn null_comes_at_the_limit_of_data_and_memory_comes_back() {
+        alone("null_comes_at_the_limit_of_data_and_memory_comes_back", || exhaust_and_recover(Limit::Data));
+    }
 }

@@ -11,7 +11,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use common::{Block, Rng, alone, assert_sound, or_exit, rss_bytes};
+#[cfg(unix)]
+use common::or_exit;
+use common::{Block, Rng, alone, assert_sound, memory_bytes};
 use config::{MAGAZINE_SLOTS_MAX, PURGE_UNIT_BYTES};
 use pymalloc::Pymalloc;
 use pymalloc::purge::{PurgeConfig, PurgeThread};
@@ -60,18 +62,18 @@ fn what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call() {
     alone("what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call", || {
         let _purging = PurgeThread::start(often()).expect("a thread");
         // The threads' own stacks, and what std keeps.
-        let floor_bytes = rss_bytes();
+        let floor_bytes = memory_bytes();
         // One that frees what it allocated, and one pair that hands everything on.
         let (own, wake_own, thread_own) = sleeper(|| {
             let boxes = boxes::<Small>([1; 8], &mut Rng::new(1));
-            let bytes = rss_bytes();
+            let bytes = memory_bytes();
             drop(boxes);
             bytes
         });
         let own_peak_bytes = own.recv().expect("it says so");
         let (made, wake_maker, thread_maker) = sleeper(|| boxes::<Small2>([2; 12], &mut Rng::new(2)));
         let given = made.recv().expect("it sends them");
-        let peak_bytes = rss_bytes();
+        let peak_bytes = memory_bytes();
         let (freed, wake_freer, thread_freer) = sleeper(move || drop(given));
         freed.recv().expect("it says so");
         assert!(own_peak_bytes - floor_bytes >= BYTES_EACH && peak_bytes - floor_bytes >= BYTES_EACH);
@@ -84,7 +86,7 @@ fn what_sleeping_threads_left_of_a_peak_goes_back_without_a_further_call() {
         assert!(bound_bytes < peak_bytes / 2, "the bound says something");
         let mut left_bytes = 0;
         wait_until("the memory went back", || {
-            left_bytes = rss_bytes();
+            left_bytes = memory_bytes();
             left_bytes <= bound_bytes
         });
         assert_sound();
@@ -157,6 +159,7 @@ fn busy_threads_and_a_busy_purge_thread_leave_a_sound_heap() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn a_forked_child_has_none_and_may_start_its_own() {
     alone("a_forked_child_has_none_and_may_start_its_own", || {
@@ -183,16 +186,17 @@ fn a_forked_child_has_none_and_may_start_its_own() {
 }
 
 /// What the child does with its parent's guard; its exit code.
+#[cfg(unix)]
 fn in_child(of_parent: PurgeThread) -> libc::c_int {
     // SAFETY: `alarm` has no preconditions; a child that hangs dies of it.
     unsafe { libc::alarm(60) };
     // It can't be joined here: does nothing.
     drop(of_parent);
     let Ok(purging) = PurgeThread::start(often()) else { return 1 };
-    let before = rss_bytes();
+    let before = memory_bytes();
     drop(boxes::<Small>([3; 8], &mut Rng::new(3)));
     pymalloc::flush_thread_cache();
-    wait_until("the memory went back", || rss_bytes() < before + (8 << 20));
+    wait_until("the memory went back", || memory_bytes() < before + (8 << 20));
     purging.stop();
     libc::c_int::from(pymalloc::self_check().is_err())
 }

@@ -1,5 +1,5 @@
 //! A forked child starts its own purge thread, whatever lock of std's another thread of the parent held.
-#![cfg(not(pymalloc_bypass))]
+#![cfg(all(unix, not(pymalloc_bypass)))]
 
 mod common;
 

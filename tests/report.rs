@@ -3,13 +3,12 @@
 
 mod common;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::hint::black_box;
-use std::os::unix::ffi::OsStringExt;
 use std::process::{Command, Output};
 use std::thread;
 
-use common::{is_child, watchdog};
+use common::is_child;
 use pymalloc::{ARENA_BYTES, Pymalloc, stats};
 
 #[global_allocator]
@@ -106,6 +105,7 @@ fn a_report_is_printed_at_each_new_arena() {
     assert_eq!(seen[..arenas], Vec::from_iter(1..=arenas));
 }
 
+#[cfg(unix)]
 #[test]
 fn a_signal_asks_for_a_report() {
     if is_child() {
@@ -142,10 +142,18 @@ fn a_word_that_is_not_understood_gets_one_line_and_the_program_runs() {
     assert_eq!(lines.len(), 2, "{text}");
     assert!(lines[0].starts_with("pymalloc: PYMALLOC_STATS: not understood") && lines[0].ends_with("\"exot\""));
     assert!(lines[1].ends_with("\"signal=KILL\""));
-    let value = OsString::from_vec(vec![b'x', 0xff]);
-    let output = child("a_word_that_is_not_understood_gets_one_line_and_the_program_runs", Some(&value));
-    assert!(output.status.success());
-    assert!(String::from_utf8(output.stderr).expect("UTF-8").contains("bytes that are not text"));
+    // Windows makes text of any value.
+    #[cfg(unix)]
+    {
+        let output = child("a_word_that_is_not_understood_gets_one_line_and_the_program_runs", Some(&no_text()));
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stderr).expect("UTF-8").contains("bytes that are not text"));
+    }
+}
+
+#[cfg(unix)]
+fn no_text() -> std::ffi::OsString {
+    std::os::unix::ffi::OsStringExt::from_vec(vec![b'x', 0xff])
 }
 
 #[test]
@@ -171,6 +179,7 @@ fn reports_of_several_threads_do_not_mix() {
 }
 
 /// Runs `body` on a thread with the smallest stack that the system allows.
+#[cfg(unix)]
 fn on_a_small_stack(body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void) {
     // SAFETY: the attributes are initialised before use, the thread is joined, and its function takes no argument.
     unsafe {
@@ -184,6 +193,7 @@ fn on_a_small_stack(body: extern "C" fn(*mut libc::c_void) -> *mut libc::c_void)
     }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_report_needs_little_stack() {
     extern "C" fn report(_: *mut libc::c_void) -> *mut libc::c_void {
@@ -201,7 +211,8 @@ fn a_report_needs_little_stack() {
 #[test]
 fn exit_on_a_thread_while_others_allocate_prints_and_ends() {
     if is_child() {
-        watchdog();
+        #[cfg(unix)]
+        common::watchdog();
         for _ in 0..3 {
             thread::spawn(|| {
                 loop {
@@ -219,9 +230,15 @@ fn exit_on_a_thread_while_others_allocate_prints_and_ends() {
     }
     let output = child("exit_on_a_thread_while_others_allocate_prints_and_ends", Some("exit".as_ref()));
     assert_eq!(output.status.code(), Some(7), "{output:?}");
-    assert_reports(&String::from_utf8_lossy(&output.stderr), 0, 1);
+    let text = String::from_utf8_lossy(&output.stderr);
+    // Windows ends the others first, as a rule inside the allocator; Wine calls nothing of the program's after that.
+    let none = ["", "pymalloc: no statistics at exit: a thread was ended inside the allocator\n"];
+    if !cfg!(windows) || !none.contains(&&*text) {
+        assert_reports(&text, 0, 1);
+    }
 }
 
+#[cfg(unix)]
 #[test]
 fn a_forked_child_prints_its_own_report() {
     if is_child() {
@@ -249,6 +266,7 @@ fn a_forked_child_prints_its_own_report() {
     assert_ne!(processes[0], processes[1]);
 }
 
+#[cfg(unix)]
 #[test]
 fn a_closed_stderr_changes_nothing() {
     if is_child() {

@@ -6,7 +6,7 @@ mod common;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use common::{arenas_after_purge, assert_sound, rss_bytes};
+use common::{arenas_after_purge, assert_sound, memory_bytes};
 use pymalloc::{ARENA_BYTES, Pymalloc};
 
 #[global_allocator]
@@ -34,7 +34,7 @@ fn blocks_of_a_sleeping_thread_go_back_to_the_os() {
     });
 
     let (small, bigger) = from_sleeper.recv().expect("the sleeper sends");
-    let peak_bytes = rss_bytes();
+    let peak_bytes = memory_bytes();
     assert!(peak_bytes >= 2 * BYTES_EACH);
     assert!(assert_sound().arenas_mapped >= 2 * BYTES_EACH / ARENA_BYTES);
     for (serial, block) in (0..).zip(small) {
@@ -47,7 +47,7 @@ fn blocks_of_a_sleeping_thread_go_back_to_the_os() {
     // The sleeper's own cache still holds a few blocks, hence not 0.
     let arenas = arenas_after_purge();
     assert!(arenas <= 8, "{arenas} arenas are still mapped");
-    let left_bytes = rss_bytes();
+    let left_bytes = memory_bytes();
     assert!(left_bytes < peak_bytes / 4, "{left_bytes} bytes of {peak_bytes} are still resident");
 
     assert!(!sleeper.is_finished(), "it slept all the time");

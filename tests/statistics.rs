@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
-use common::{Block, Rng, assert_sound, watchdog};
+#[cfg(unix)]
+use common::watchdog;
+use common::{Block, Rng, assert_sound, thread_number};
 use pymalloc::stats::{CacheUse, Stats};
 use pymalloc::{ARENA_BYTES, Pymalloc, allocated_blocks, class_number, stats, thread_caches};
 
@@ -103,8 +105,7 @@ fn thread_caches_show_who_holds_what() {
     let barrier = Barrier::new(2);
     thread::scope(|scope| {
         scope.spawn(|| {
-            // SAFETY: no preconditions.
-            NUMBER.store(unsafe { libc::syscall(libc::SYS_gettid) }, Ordering::Relaxed);
+            NUMBER.store(thread_number(), Ordering::Relaxed);
             let kept: Vec<Block> = (0..4000).map(|serial| Block::new(serial, Layout::new::<[u64; 6]>())).collect();
             barrier.wait();
             barrier.wait();
@@ -123,8 +124,7 @@ fn thread_caches_show_who_holds_what() {
         let other = numbered(NUMBER.load(Ordering::Relaxed));
         assert!(other.into_iter().all(|cache| cache.used_by == CacheUse::Thread && cache.bytes_used >= 4000 * 48));
         assert_eq!(numbered(NUMBER.load(Ordering::Relaxed)).count(), 1);
-        // SAFETY: no preconditions.
-        let own = unsafe { libc::syscall(libc::SYS_gettid) };
+        let own = thread_number();
         assert!(numbered(own).all(|cache| cache.used_by == CacheUse::Caller) && numbered(own).count() == 1);
         assert!(of(CacheUse::Parked).chain(of(CacheUse::Spare)).all(|cache| cache.thread.is_none()));
         let cached: usize = caches.iter().map(|cache| cache.bytes_cached).sum();
@@ -138,7 +138,7 @@ fn thread_caches_show_who_holds_what() {
     });
 }
 
-#[cfg(target_env = "gnu")]
+#[cfg(all(unix, target_env = "gnu"))]
 fn large_requests_show_in_the_systems_share() {
     // SAFETY: a name, and the default handle.
     let can_tell = !unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"mallinfo2".as_ptr()) }.is_null();
@@ -152,7 +152,7 @@ fn large_requests_show_in_the_systems_share() {
     assert!(stats().system.expect("as before").bytes_live < after.bytes_live - 2_900_000);
 }
 
-#[cfg(not(target_env = "gnu"))]
+#[cfg(not(all(unix, target_env = "gnu")))]
 fn large_requests_show_in_the_systems_share() {
     assert_eq!(stats().system, None);
 }
@@ -160,17 +160,21 @@ fn large_requests_show_in_the_systems_share() {
 /// What the OS says follows what is written, and what is purged.
 fn resident_bytes_are_those_that_the_os_knows_of() {
     const BYTES: usize = 24 << 20;
-    let resident = || pymalloc::stats().bytes.resident.expect("Linux tells");
+    let resident = || pymalloc::stats().bytes.resident.expect("the system tells");
     let before = resident();
     let boxes: Vec<Box<[u8; 256]>> = (0..BYTES / 256).map(|_| Box::new([1; 256])).collect();
     let full = resident();
     assert!(full >= before + BYTES * 9 / 10, "{before} and {BYTES} make {full}");
     let stats = pymalloc::stats();
     assert!(full <= stats.bytes.arenas);
+    assert_eq!(stats.bytes.committed.is_some(), cfg!(windows));
+    assert!(stats.bytes.committed.is_none_or(|committed| (full..=stats.bytes.arenas).contains(&committed)));
     drop(boxes);
     pymalloc::purge();
     let purged = resident();
     assert!(purged + BYTES * 9 / 10 <= full, "{purged} of {full} after a purge");
+    let committed = pymalloc::stats().bytes.committed;
+    assert!(committed.is_none_or(|committed| committed + BYTES * 9 / 10 <= full), "{committed:?} of {full} after it");
 }
 
 fn main() {
@@ -191,6 +195,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let list = arguments.iter().any(|argument| argument == "--list");
     let is_skipped = |name: &str| arguments.windows(2).any(|pair| pair[0] == "--skip" && name.contains(&pair[1]));
+    #[cfg(unix)]
     watchdog();
     for (name, test) in tests {
         if is_skipped(name) {

@@ -6,7 +6,7 @@ mod common;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use common::{Rng, assert_sound, rss_bytes};
+use common::{Rng, assert_sound, memory_bytes};
 use pymalloc::{ARENA_BYTES, Pymalloc};
 
 #[global_allocator]
@@ -53,13 +53,13 @@ fn the_living_use_what_ended_threads_have_freed() {
     let freed = THREADS * BLOCKS_PER_THREAD / 2;
     // Written now, so that the list itself is resident already.
     let mut replaced: Vec<Option<Block>> = (0..freed).map(|_| None).collect();
-    let (arenas, resident_bytes) = (assert_sound().arenas_mapped, rss_bytes());
+    let (arenas, resident_bytes) = (assert_sound().arenas_mapped, memory_bytes());
     assert!(arenas >= freed as usize * 2 * size_of::<[u64; 8]>() / ARENA_BYTES);
     for (serial, place) in (0..).zip(&mut replaced) {
         *place = Some(block(serial));
     }
 
-    let (arenas_now, resident_bytes_now) = (assert_sound().arenas_mapped, rss_bytes());
+    let (arenas_now, resident_bytes_now) = (assert_sound().arenas_mapped, memory_bytes());
     assert!(arenas_now <= arenas + arenas / 10, "{arenas} arenas, then {arenas_now}");
     assert!(
         resident_bytes_now <= resident_bytes + resident_bytes / 10,

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# The tests on other targets than the host's: x86-64 with musl, and aarch64 with glibc under QEMU. Not for the gate: takes about
-# an hour.
-#   tests/targets.sh [musl|aarch64|pages|preload|check]…      (all, if none is named)
+# The tests on other targets than the host's: x86-64 with musl, aarch64 with glibc under QEMU, and Windows under Wine. Not for the
+# gate, but for windows-short: takes more than an hour.
+#   tests/targets.sh [musl|aarch64|pages|preload|windows|windows-short|check]…      (all but windows-short, if none is named)
 # musl runs on any x86-64 Linux: `rustup target add x86_64-unknown-linux-musl`.
 # aarch64 and preload (its library on aarch64) need, from Debian,
 # `apt-get install qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross` and
 # `rustup target add aarch64-unknown-linux-gnu`. Tests start themselves anew, so the kernel has to know the emulator: where
 # /proc/sys/fs/binfmt_misc/qemu-aarch64 is missing, and root asks, it is told for the time of the run.
+# windows needs `apt-get install gcc-mingw-w64-x86-64 wine64` and `rustup target add x86_64-pc-windows-gnu`.
 # pages has the tests of heaps take the host's OS pages for 16 and 64 KiB. Kernels that have such: tests/pages/run.
 # check only compiles, for every target of its list that rustup has installed. What is left out, and why, is in docs/testing.md.
 set -euo pipefail
@@ -96,10 +97,67 @@ preload() {
     on_aarch64 -p pymalloc-preload --test c_api --test processes -- --skip a_limit_on_addresses
 }
 
+# --- Windows ---------------------------------------------------------------------------------------------------------
+
+# Before the first use of Wine. What it keeps, and a library that std asks for and Wine 8 lacks, are in target/.
+wine() {
+    local wine64 folder=$PWD/target/windows
+    wine64=$(command -v wine64 || ls /usr/lib/wine/wine64 2>/dev/null || true)
+    [ -n "$wine64" ] && command -v x86_64-w64-mingw32-gcc >/dev/null ||
+        { echo "$0: wine64 or x86_64-w64-mingw32-gcc is missing (see the head of this file)" >&2; exit 2; }
+    mkdir -p "$folder"
+    x86_64-w64-mingw32-gcc -O1 -shared -o "$folder/bcryptprimitives.dll" tests/windows/bcryptprimitives.c -ladvapi32
+    export CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUNNER=$wine64
+    export WINEPREFIX=$folder/wine WINEDEBUG=-all WINEPATH="Z:${folder//\//\\}"
+}
+
+on_windows() { cargo "$1" --locked --target x86_64-pc-windows-gnu "${@:2}"; }
+
+# A library with an allocator of its own, which a test opens; under Wine no test can build it.
+plugin() {
+    cargo build --quiet --locked --target x86_64-pc-windows-gnu --manifest-path tests/plugin/Cargo.toml --target-dir target/windows
+    export PYMALLOC_PLUGIN="Z:${PWD//\//\\}\\target\\windows\\x86_64-pc-windows-gnu\\debug\\plugin.dll"
+}
+
+windows_hardened_tests=(--test hardened --test misuse_programs --test aborts --test statistics --test measure --test teardown
+    --test zeroed --test realloc --test unwinding)
+
+windows() {
+    wine
+    plugin
+    step 'Windows: the heaps of the tests'
+    on_windows test --release --lib
+    step 'Windows: all test binaries, and object pools'
+    on_windows test -p pymalloc -p pymalloc-object-pool --tests --no-fail-fast -- --skip tests::
+    step 'Windows: the hardened allocator'
+    on_windows test --release --features hardened --lib
+    on_windows test --features hardened "${windows_hardened_tests[@]}"
+    step 'Windows: the tracer says that it is not there'
+    on_windows test --features trace --test trace_windows
+    step 'Windows: the examples'
+    local example
+    for example in global pool_cheap pool_connections pool_buffers pool_parsers heap_picture; do
+        on_windows run --quiet --release -p pymalloc -p pymalloc-object-pool -p pymalloc-examples --example "$example" >/dev/null
+        echo "$example: passed"
+    done
+    on_windows run --quiet --release --example wordfreq -- --threads 3 >/dev/null
+    echo 'wordfreq: passed'
+}
+
+# What the gate has time for.
+windows-short() {
+    wine
+    plugin
+    step 'Windows, in short: the heaps of the tests; ends of threads and of the process, statistics, memory return'
+    on_windows test --release --lib -- --skip tests::bound::
+    on_windows test --release --test teardown --test statistics --test memory_return --test plugin_windows
+}
+
 check() {
     local target features
     for target in x86_64-unknown-linux-musl aarch64-unknown-linux-gnu riscv64gc-unknown-linux-gnu i686-unknown-linux-gnu \
-        x86_64-apple-darwin x86_64-pc-windows-gnu wasm32-wasip1 wasm32-unknown-unknown; do
+        x86_64-apple-darwin x86_64-pc-windows-gnu x86_64-pc-windows-msvc aarch64-pc-windows-msvc wasm32-wasip1 \
+        wasm32-unknown-unknown; do
         if ! rustup target list --installed | grep -qx "$target"; then
             echo "$target: not installed, left out"
             continue
@@ -114,12 +172,12 @@ check() {
     done
 }
 
-[ $# -gt 0 ] || set -- musl aarch64 pages preload check
+[ $# -gt 0 ] || set -- musl aarch64 pages preload windows check
 for run in "$@"; do
     case $run in
-        musl | aarch64 | pages | preload | check) "$run" ;;
+        musl | aarch64 | pages | preload | windows | windows-short | check) "$run" ;;
         *)
-            echo "$0: $run is none of musl, aarch64, pages, preload, check" >&2
+            echo "$0: $run is none of musl, aarch64, pages, preload, windows, windows-short, check" >&2
             exit 2
             ;;
     esac

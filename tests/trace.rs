@@ -1,5 +1,5 @@
 //! The tracer against programs whose every allocation is known.
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;

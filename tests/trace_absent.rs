@@ -1,5 +1,5 @@
 //! The tracer in a program that has another allocator: it sees nothing, does no harm, and does not call that "no leak".
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 
 use pymalloc::trace::{self, Config, GrowthError, Runs, TracedMemory, find_growth};
 

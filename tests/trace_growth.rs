@@ -1,5 +1,5 @@
 //! The leak helper: finds what grows, and only that.
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 #![allow(clippy::vec_box, reason = "the boxes are what is traced")]
 
 mod common;

@@ -1,5 +1,5 @@
 //! How much stack the calls of the allocator need, traced: threads may have 16 KiB, the least that POSIX allows.
-#![cfg(feature = "trace")]
+#![cfg(all(feature = "trace", not(windows)))]
 
 mod common;
 

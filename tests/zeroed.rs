@@ -4,9 +4,9 @@
 mod common;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc};
+use std::ffi::c_void;
 use std::hint::black_box;
-use std::mem::MaybeUninit;
-use std::ptr::{null, null_mut};
+use std::ptr::null_mut;
 use std::slice::from_raw_parts;
 
 use common::{arenas_after_purge, one_at_a_time, rss_bytes};
@@ -107,7 +107,7 @@ fn memory_fresh_from_the_os_is_not_touched() {
 }
 
 /// What a thread does that has no runtime: its first request of all is for zeros.
-extern "C" fn request_zeros(_: *mut libc::c_void) -> *mut libc::c_void {
+extern "C-unwind" fn request_zeros(_: *mut c_void) -> *mut c_void {
     let layout = layout(72);
     let start = zeroed(layout);
     let good = is_zero(start, layout.size());
@@ -124,13 +124,31 @@ fn a_threads_first_request_may_be_for_zeros() {
     leave_dirt(layout(72), (4 << 20) / 72);
     pymalloc::flush_thread_cache();
     for _ in 0..10 {
-        let (mut thread, mut good) = (MaybeUninit::uninit(), null_mut());
-        // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was
-        // made.
-        unsafe {
-            assert_eq!(libc::pthread_create(thread.as_mut_ptr(), null(), request_zeros, null_mut()), 0);
-            assert_eq!(libc::pthread_join(thread.assume_init(), &raw mut good), 0);
-        }
-        assert_eq!(good.addr(), 1, "a block for zeros is not zero");
+        assert_eq!(on_a_new_thread(request_zeros).addr(), 1, "a block for zeros is not zero");
     }
+}
+
+#[cfg(unix)]
+fn on_a_new_thread(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> *mut c_void {
+    unsafe extern "C-unwind" {
+        fn pthread_create(
+            thread: *mut libc::pthread_t,
+            attributes: *const libc::pthread_attr_t,
+            main: extern "C-unwind" fn(*mut c_void) -> *mut c_void,
+            argument: *mut c_void,
+        ) -> libc::c_int;
+    }
+    let (mut thread, mut result) = (std::mem::MaybeUninit::uninit(), null_mut());
+    // SAFETY: a function that takes no argument, on a thread that is joined; its handle is written when it was made.
+    unsafe {
+        assert_eq!(pthread_create(thread.as_mut_ptr(), std::ptr::null(), main, null_mut()), 0);
+        assert_eq!(libc::pthread_join(thread.assume_init(), &raw mut result), 0);
+    }
+    result
+}
+
+#[cfg(windows)]
+fn on_a_new_thread(main: extern "C-unwind" fn(*mut c_void) -> *mut c_void) -> *mut c_void {
+    let [result] = common::windows_threads::run_and_join(main, [null_mut()]);
+    result
 }

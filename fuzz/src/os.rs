@@ -8,6 +8,8 @@ use crate::system_os;
 pub(crate) use crate::system_os::{MemoryRange, MemorySource, SystemMalloc, abort, write_stderr};
 
 pub(crate) const BYPASS: bool = false;
+pub(crate) const COMMITS: bool = false;
+pub(crate) const KILLS_THREADS_AT_EXIT: bool = false;
 
 /// No forks.
 pub(crate) mod fork {
@@ -34,6 +36,13 @@ macro_rules! at_end {
     };
 }
 pub(crate) use at_end;
+
+macro_rules! when_alone {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use when_alone;
 
 pub(crate) fn system_malloc() -> Option<SystemMalloc> {
     None

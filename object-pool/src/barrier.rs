@@ -3,12 +3,13 @@
 //!
 //! On Linux the light fence only binds the compiler, and the heavy one makes the kernel run a full fence on every
 //! processor that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is that
-//! of Goldblatt, "Asymmetric fences", WG21 P1202). Elsewhere, and under Miri, both are full fences.
+//! of Goldblatt, "Asymmetric fences", WG21 P1202). On Windows `FlushProcessWriteBuffers` does the same, and can't fail.
+//! Elsewhere, and under Miri, both are full fences.
 
 use core::sync::atomic::{Ordering, fence};
 
 /// Whether the light fence leans on the heavy one's system call.
-const BY_KERNEL: bool = cfg!(target_os = "linux") && !cfg!(miri);
+const BY_KERNEL: bool = cfg!(any(target_os = "linux", windows)) && !cfg!(miri);
 
 /// The fence of the side that comes often.
 ///
@@ -50,6 +51,8 @@ pub(super) fn heavy_fence() {
             std::process::abort();
         }
     }
+    #[cfg(all(windows, not(miri)))]
+    kernel::flush_write_buffers();
     fence(Ordering::SeqCst);
 }
 
@@ -58,6 +61,18 @@ mod kernel {
     pub(super) fn membarrier(command: libc::c_int) -> bool {
         // SAFETY: the call takes numbers only and changes no memory but errno.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    }
+}
+
+#[cfg(all(windows, not(miri)))]
+mod kernel {
+    #[link(name = "kernel32")]
+    unsafe extern "system" {
+        safe fn FlushProcessWriteBuffers();
+    }
+
+    pub(super) fn flush_write_buffers() {
+        FlushProcessWriteBuffers();
     }
 }
 

@@ -19,11 +19,12 @@
 use core::ffi::CStr;
 use core::fmt::Write;
 use std::io::IsTerminal;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pymalloc_core::raw::NoCancellation;
+use pymalloc_core::raw::{self, NoCancellation};
 use pymalloc_core::trace::{self, Config, Snapshot};
 
 use crate::kept::{self, File, Text};
@@ -126,9 +127,59 @@ impl Progress {
     }
 }
 
+/// Bytes of stack that looking names up takes, with a wide margin.
+const SAVING_STACK_BYTES: usize = 1 << 20;
+/// Bytes of memory without which it is not tried: out of memory, the program would end by an abort.
+const SAVING_MEMORY_BYTES: usize = 64 << 20;
+
 extern "C" fn at_exit() {
     let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
     let _no_cancellation = NoCancellation::new();
+    // First: a block that was freed twice could be handed out twice here.
+    raw::check_at_exit();
+    if !has_memory() {
+        return say("pymalloc: tracing: nothing was saved: the program may not have 64 MiB more\n");
+    }
+    if has_stack() {
+        return save_traced(wish);
+    }
+    // A small stack, or one that the program made. Not always so: who calls `exit` in a library's constructor holds the
+    // loader's lock, which names may need.
+    match std::thread::Builder::new().stack_size(SAVING_STACK_BYTES).spawn(|| save_traced(wish)) {
+        Ok(saving) => drop(saving.join()),
+        Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no stack to do it on: {error}\n")),
+    }
+}
+
+/// Whether the system gives memory still.
+fn has_memory() -> bool {
+    let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: new memory, which nobody touches and which is given up at once.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), SAVING_MEMORY_BYTES, rights, flags | libc::MAP_NORESERVE, -1, 0);
+        start != libc::MAP_FAILED && libc::munmap(start, SAVING_MEMORY_BYTES) == 0
+    }
+}
+
+/// Whether the calling thread runs on its own stack, and has enough of it left.
+fn has_stack() -> bool {
+    let here = 0_u8;
+    let here = (&raw const here).addr();
+    let mut attributes = MaybeUninit::uninit();
+    let (mut low, mut bytes) = (std::ptr::null_mut(), 0);
+    // SAFETY: the attributes are filled in, read and destroyed, once each.
+    let known = unsafe {
+        libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) == 0 && {
+            let known = libc::pthread_attr_getstack(attributes.as_ptr(), &mut low, &mut bytes) == 0;
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            known
+        }
+    };
+    let low = low.addr();
+    known && (low..low + bytes).contains(&here) && here - low >= SAVING_STACK_BYTES
+}
+
+fn save_traced(wish: &Wish) {
     let traced = trace::traced_memory();
     let mut progress = Progress { begun: Instant::now(), shown: None };
     let tell = |done, total| progress.tell(done, total);

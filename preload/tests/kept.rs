@@ -35,7 +35,7 @@ impl Drop for Folder {
     }
 }
 
-fn run(options: &[&str], program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+fn command_on_library(options: &[&str], program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(command_path());
     command
         .arg("run")
@@ -46,6 +46,11 @@ fn run(options: &[&str], program: &Path, arguments: &[&str], variables: &[(&str,
         .arg(program)
         .args(arguments)
         .env_remove("LD_PRELOAD");
+    command
+}
+
+fn run(options: &[&str], program: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = command_on_library(options, program, arguments);
     output_of(command.envs(variables.iter().copied()))
 }
 
@@ -126,7 +131,26 @@ fn a_report_that_cannot_be_saved_is_not_said_to_be() {
     let report = Scratch::new("report");
     let option = format!("--stats={}", report.0.display());
     let output = run(&[&option], &program.0, &["/", "full"], &[]);
+    assert!(output.status.success(), "{output:?}");
     assert!(text(&output.stderr).contains("not saved: File too large"), "{output:?}");
+}
+
+/// As `program 2>&1 | head`.
+#[test]
+fn a_stderr_that_nobody_reads_any_more_ends_no_program() {
+    let Some(program) = compile("vanished.c", &[]) else { return };
+    let empty = Folder::new("empty");
+    let profile = Scratch::new("unread.pb");
+    let name = profile.0.to_str().expect("UTF-8");
+    let options = [&["--stats"][..], &["--trace", name]];
+    for options in options.into_iter().take(if cfg!(feature = "trace") { 2 } else { 1 }) {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = command_on_library(options, &program.0, &[empty.path()]);
+        let status = command.env("PYMALLOC_STATS", "exit").stderr(writer).status().expect("it starts");
+        assert!(status.success(), "{options:?}: {status}");
+    }
+    assert!(!cfg!(feature = "trace") || fs::metadata(name).is_ok_and(|found| found.len() > 0));
 }
 
 #[cfg(feature = "trace")]
@@ -172,9 +196,13 @@ mod traced {
         let Some(program) = compile("vanished.c", &[]) else { return };
         let profile = Scratch::new("full.pb");
         let name = profile.0.to_str().expect("UTF-8");
-        let said = text(&run(&["--trace", name], &program.0, &["/", "full"], &[]).stderr);
-        assert!(said.contains("not saved: File too large") && said.contains("nothing was saved"), "{said}");
-        assert!(!said.contains("saved are"), "{said}");
+        for (limit, reason) in [("full", "not saved: File too large"), ("data", "may not have 64 MiB more")] {
+            let output = run(&["--trace", name], &program.0, &["/", limit], &[]);
+            let said = text(&output.stderr);
+            assert!(output.status.success(), "{output:?}");
+            assert!(said.contains(reason) && said.contains("nothing was saved"), "{said}");
+            assert!(!said.contains("saved are"), "{said}");
+        }
     }
 }
 

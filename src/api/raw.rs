@@ -251,6 +251,12 @@ pub fn check_start(address: *const c_void) {
     }
 }
 
+/// Aborts, with a line that says why, if a block is found freed twice that the exit would find: for what allocates at the
+/// exit.
+pub fn check_at_exit() {
+    cache::exit::check();
+}
+
 /// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own
 /// up.
 ///

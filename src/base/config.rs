@@ -55,6 +55,8 @@ pub(crate) const MAGAZINE_BYTES_MAX: usize = 32 << 10;
 
 /// Most blocks in a thread's depots.
 pub(crate) const DEPOT_BLOCKS_MAX: usize = 8192;
+/// Most bytes in the depot of one class of a thread: fewer than that many blocks above 256 bytes.
+pub(crate) const DEPOT_BYTES_MAX: usize = 2 << 20;
 
 /// Most slots of a magazine whose depot overflowed, until its class is allocated from again.
 pub(crate) const CLOSED_SLOTS_MAX: usize = 64;

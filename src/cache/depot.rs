@@ -8,13 +8,13 @@
 //! - *Depot's door*: everything here is behind the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
-//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` blocks. The bound is one of blocks, not of
-//!   bytes, because each block may pin a pool, whatever its size.
+//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` blocks, because each block may pin a pool,
+//!   whatever its size. Each holds at most `DEPOT_BYTES_MAX`.
 
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX};
+use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX, DEPOT_BYTES_MAX};
 use crate::base::size_class::SizeClass;
 use crate::heap::Heap;
 use crate::heap::door::{Door, DoorCell};
@@ -107,7 +107,10 @@ impl ThreadCache {
         if slots.len() != capacity_max(class) || !self.shape(class).allocated.get(door) || depot.closed.get(door) {
             return false;
         }
-        if self.depot_blocks.get(door) + chunk_blocks(class) > DEPOT_BLOCKS_MAX {
+        let own_blocks = (usize::from(depot.chunks.get(door)) + 1) * chunk_blocks(class);
+        if self.depot_blocks.get(door) + chunk_blocks(class) > DEPOT_BLOCKS_MAX
+            || own_blocks * class.block_bytes() > DEPOT_BYTES_MAX
+        {
             self.close_depot(class, inside);
             return false;
         }

@@ -20,12 +20,13 @@
 //! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has
 //!   one, who holds the door may empty them.
 
+mod abandoned;
 mod age;
 mod count;
 mod depot;
 #[cfg(feature = "__raw")]
 mod direct;
-mod exit;
+pub(crate) mod exit;
 pub(crate) mod fork;
 pub(crate) mod hardened;
 mod last_resort;
@@ -53,6 +54,7 @@ use depot::Depot;
 use magazine::{Magazine, Shape};
 use tidy::Seen;
 
+pub(crate) use abandoned::is_abandoned;
 #[cfg(feature = "__raw")]
 pub(crate) use count::allocations_min;
 #[cfg(feature = "__raw")]

@@ -14,11 +14,13 @@
 //! the C library's `malloc`). The thread's end is learned from a pthread key, whose destructors run after those of
 //! Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
 //! first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the last two,
-//! leaves its cache behind.)
+//! leaves its cache behind.) On Windows the end is learned from a TLS callback, behind the thread-locals' destructors,
+//! too (`os/windows/callbacks.rs`).
 
 use core::ffi::c_void;
 use core::ptr;
 
+use super::abandoned::{self, is_abandoned};
 use super::{ThreadCache, count, last_resort, tls};
 use crate::base::size_class::SizeClass;
 use crate::cache::fork;
@@ -106,6 +108,9 @@ pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8
     if let Some(cache) = attach() {
         return cache.alloc(class, request);
     }
+    if is_abandoned() {
+        return abandoned::alloc(class);
+    }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
     observe::allocated(block, class.block_bytes(), request);
     block
@@ -116,6 +121,9 @@ pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8
 pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc_zeroed(class, request);
+    }
+    if is_abandoned() {
+        return abandoned::alloc(class);
     }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
     observe::allocated(block, class.block_bytes(), request);
@@ -136,6 +144,9 @@ pub(crate) fn take_spare(heap: &'static Heap, class: SizeClass) -> Option<Block>
 pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
     if let Some(cache) = attach() {
         return cache.put(class, block);
+    }
+    if is_abandoned() {
+        return;
     }
     observe::freed(block, class.block_bytes());
     GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)]));

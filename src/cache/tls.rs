@@ -12,6 +12,9 @@
 //! - *Initial-exec*, in the preload library: the offset is looked up once, when the library is loaded, and read from a
 //!   table. That needs static TLS, for which there is room at the program's start; and a descriptor's call may
 //!   allocate, which inside of `malloc` it must not.
+//! - *Windows*: the program or library has a number, by which the thread's block (the TEB) leads to its copy of the
+//!   thread-locals; the word is at a fixed place there. Four loads, no call, in programs and libraries alike. (With MinGW,
+//!   std's thread-locals allocate: what holds a cache must not.)
 
 use super::ThreadCache;
 
@@ -20,14 +23,17 @@ static UNATTACHED: ThreadCache = ThreadCache::stand_in();
 /// Stands in for the cache of a thread that gave its own up.
 pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 
-// Assembly where it was run: on x86-64 with glibc; for the preload library on aarch64, too.
-#[cfg(not(all(
-    target_os = "linux",
-    any(
-        all(feature = "__raw", any(target_arch = "x86_64", target_arch = "aarch64")),
-        all(target_arch = "x86_64", target_env = "gnu"),
+// Assembly where it was run: on x86-64 with glibc, and on Windows; for the preload library on aarch64, too.
+#[cfg(not(any(
+    all(
+        target_os = "linux",
+        any(
+            all(feature = "__raw", any(target_arch = "x86_64", target_arch = "aarch64")),
+            all(target_arch = "x86_64", target_env = "gnu"),
+        ),
+        not(miri)
     ),
-    not(miri)
+    all(windows, target_arch = "x86_64", not(miri)),
 )))]
 mod place {
     use core::cell::Cell;
@@ -55,6 +61,86 @@ mod place {
     }
 }
 
+/// The word's symbol: of this version of the crate, because a program may have several.
+#[cfg(not(miri))]
+#[allow(unused_macros, reason = "not where std's thread-local is used")]
+macro_rules! slot {
+    ($before:literal, $behind:literal) => {
+        concat!(
+            $before,
+            "pymalloc_thread_slot_",
+            env!("CARGO_PKG_VERSION_MAJOR"),
+            "_",
+            env!("CARGO_PKG_VERSION_MINOR"),
+            "_",
+            env!("CARGO_PKG_VERSION_PATCH"),
+            $behind
+        )
+    };
+}
+
+#[cfg(all(windows, target_arch = "x86_64", not(miri)))]
+mod place {
+    use core::arch::{asm, global_asm};
+
+    use super::ThreadCache;
+    use super::UNATTACHED;
+
+    // The linker joins the sections of this name, sorted, between the C library's `.tls` and `.tls$ZZZ`, to what each
+    // thread gets a copy of.
+    global_asm!(
+        ".section .tls$PYM, \"dw\"",
+        ".p2align 3",
+        slot!(".globl ", ""),
+        slot!("", ":"),
+        ".quad {unattached}",
+        ".text",
+        unattached = sym UNATTACHED,
+    );
+
+    /// Does as `$then` with the address of the thread's copy of the module's thread-locals, in `{result}`. `gs:[0x58]`
+    /// holds the table of these copies, `_tls_index` the module's place in it.
+    macro_rules! copy {
+        ($then:expr => $result:ident, $($option:ident),*) => {
+            asm!(
+                "mov {index:e}, dword ptr [rip + _tls_index]",
+                "mov {result}, qword ptr gs:[0x58]",
+                "mov {result}, qword ptr [{result} + 8*{index}]",
+                $then,
+                index = out(reg) _,
+                result = out(reg) $result,
+                options($($option,)* nostack, preserves_flags),
+            )
+        };
+    }
+
+    #[inline(always)]
+    pub(super) fn get() -> &'static ThreadCache {
+        let cache: *const ThreadCache;
+        // SAFETY: reads this thread's word, which always holds the address of a cache; caches live for ever.
+        unsafe {
+            copy!(slot!("mov {result}, qword ptr [{result} + ", "@SECREL32]") => cache, pure, readonly);
+            &*cache
+        }
+    }
+
+    #[cfg(feature = "__raw")]
+    #[inline(always)]
+    pub(super) fn get_plus(bytes: usize) -> *const u8 {
+        core::ptr::from_ref(get()).cast::<u8>().wrapping_add(bytes)
+    }
+
+    pub(super) fn set(cache: &'static ThreadCache) {
+        let place: usize;
+        // SAFETY: no memory but constants of the thread is read. The word is this thread's, and is only read as a whole,
+        // by `get`.
+        unsafe {
+            copy!(slot!("lea {result}, [{result} + ", "@SECREL32]") => place, readonly);
+            core::ptr::with_exposed_provenance_mut::<&'static ThreadCache>(place).write_volatile(cache);
+        }
+    }
+}
+
 #[cfg(all(
     target_os = "linux",
     any(
@@ -68,22 +154,6 @@ mod place {
 
     use super::ThreadCache;
     use super::UNATTACHED;
-
-    /// The word's symbol: of this version of the crate, because a program may have several.
-    macro_rules! slot {
-        ($before:literal, $behind:literal) => {
-            concat!(
-                $before,
-                "pymalloc_thread_slot_",
-                env!("CARGO_PKG_VERSION_MAJOR"),
-                "_",
-                env!("CARGO_PKG_VERSION_MINOR"),
-                "_",
-                env!("CARGO_PKG_VERSION_PATCH"),
-                $behind
-            )
-        };
-    }
 
     /// Asks the word's descriptor for its offset, and does as `$then` with it, in `rax`. The linker knows the first
     /// two instructions in this form only.

@@ -46,8 +46,8 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
 /// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of
 ///   `backed` is set.
-/// - Bit `i` of `backed` is set if all of pool `i` may have memory: it came with a huge page or in one call, and was not
-///   given back since.
+/// - Bit `i` of `backed` is set if all of pool `i` may have memory: it came with a huge page, in one call, or because it
+///   was committed, and was not given back since.
 #[repr(C)]
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.

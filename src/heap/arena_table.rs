@@ -15,6 +15,7 @@ use crate::base::config::{
     PURGE_UNIT_BYTES,
 };
 use crate::heap::arena::{ALL_POOLS, Arena, ArenaRef, PoolRef};
+use crate::heap::commits;
 use crate::heap::purge_batch::{Marked, PurgeBatch};
 use crate::os::{MemoryRange, MemorySource};
 
@@ -64,6 +65,18 @@ fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
         // SAFETY: the arena's memory.
         unsafe { source.advise_huge(start, ARENA_BYTES, false) };
     }
+}
+
+/// Commits a pool, of which some may be committed; `false` if the OS refuses. Such a pool is *backed* then: it counts as
+/// memory, touched or not.
+pub(crate) fn commit_pool(pool: PoolRef, source: &dyn MemorySource) -> bool {
+    // SAFETY: a pool's memory, of whole OS pages where memory has to be committed.
+    let committed = NonNull::new(pool.start()).is_some_and(|start| unsafe { source.commit(start, POOL_BYTES) });
+    if committed {
+        pool.set_backed(true);
+        pool.pool().remove_purged(u8::MAX);
+    }
+    committed
 }
 
 /// The arenas by their free pools.
@@ -181,8 +194,14 @@ impl ArenaTable {
         }
         let free = self.with_free.trailing_zeros() as usize + 1;
         let arena = (*self.lists.get(free)?)?;
-        self.unlink(arena);
         let index = arena.free.get().trailing_zeros() as usize;
+        Some(self.take_from(arena, index))
+    }
+
+    /// Takes a free pool of `arena`.
+    #[inline(always)]
+    fn take_from(&mut self, arena: ArenaRef, index: usize) -> PoolRef {
+        self.unlink(arena);
         let bit = 1_u64 << index;
         arena.free.set(arena.free.get() & !bit);
         self.free_pools -= 1;
@@ -191,7 +210,37 @@ impl ArenaTable {
             self.dirty_pools -= 1;
         }
         self.link(arena);
-        Some(PoolRef::at_index(arena, index))
+        PoolRef::at_index(arena, index)
+    }
+
+    /// As [`take_pool`](Self::take_pool), where memory has to be committed: it has been. Where the OS refuses, a pool that
+    /// has all of its memory, if there is any.
+    pub(crate) fn take_committed(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
+        let is_whole = |pool: &PoolRef| pool.has_memory() && pool.pool().purged() == 0;
+        let pool = self.take_pool()?;
+        if is_whole(&pool) || commit_pool(pool, source) {
+            return Some(pool);
+        }
+        self.put_back(pool);
+        let is_free = |pool: &PoolRef| pool.arena().free.get() >> pool.index() & 1 == 1;
+        let pool = self.iter().flat_map(ArenaRef::pools).find(|pool| is_free(pool) && is_whole(pool))?;
+        Some(self.take_from(pool.arena(), pool.index()))
+    }
+
+    /// Makes a pool one that no set owns; returns its bit.
+    #[inline(always)]
+    fn put_back(&mut self, pool: PoolRef) -> u64 {
+        let arena = pool.arena();
+        self.unlink(arena);
+        let bit = 1_u64 << pool.index();
+        arena.free.set(arena.free.get() | bit);
+        self.free_pools += 1;
+        if pool.has_memory() {
+            arena.dirty.set(arena.dirty.get() | bit);
+            self.dirty_pools += 1;
+        }
+        self.link(arena);
+        bit
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
@@ -208,15 +257,7 @@ impl ArenaTable {
     /// Takes back a pool; returns whether its arena is wholly free now.
     fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
         let arena = pool.arena();
-        self.unlink(arena);
-        let bit = 1_u64 << pool.index();
-        arena.free.set(arena.free.get() | bit);
-        self.free_pools += 1;
-        if pool.has_memory() {
-            arena.dirty.set(arena.dirty.get() | bit);
-            self.dirty_pools += 1;
-        }
-        self.link(arena);
+        let bit = self.put_back(pool);
         if arena.free.get() == ALL_POOLS {
             return true;
         }
@@ -258,7 +299,9 @@ impl ArenaTable {
             let bytes = (end - first) * POOL_BYTES;
             no_longer_huge(&arena, source);
             for index in first..end {
-                PoolRef::at_index(arena, index).pool().set_untouched();
+                let pool = PoolRef::at_index(arena, index).pool();
+                // What has to be committed stays known, in case that the OS refuses.
+                pool.set_untouched(if commits(source) { pool.purged() } else { 0 });
             }
             arena.backed.set(arena.backed.get() & !run);
             self.dirty_pools -= (arena.dirty.get() & run).count_ones() as usize;

@@ -22,9 +22,11 @@ use core::ptr::NonNull;
 use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_map::AddressMap;
+use crate::heap::arena_table::commit_pool;
 use crate::heap::class_map::ClassMap;
+use crate::heap::pool::Pool;
 use crate::heap::set::PoolSet;
-use crate::os::{MemorySource, SystemMemory};
+use crate::os::{self, MemorySource, SystemMemory};
 use crate::protocols::lock::Lock;
 use crate::protocols::roll::Roll;
 use crate::sync::AtomicU32;
@@ -82,6 +84,12 @@ impl ArenaLimits {
     }
 }
 
+/// Whether memory of `source` has to be committed before it is used.
+#[inline(always)]
+fn commits(source: &dyn MemorySource) -> bool {
+    os::COMMITS && source.commits()
+}
+
 impl Heap {
     /// A heap over the system's memory.
     pub(crate) const fn new() -> Self {
@@ -120,6 +128,11 @@ impl Heap {
         self.state.lock().with(|state| body(state, self.source()))
     }
 
+    /// Whether nobody holds the locks that are not a set's; for the process's last thread.
+    pub(crate) fn is_unlocked(&self) -> bool {
+        self.stop.try_lock().is_some() && self.state.try_lock().is_some()
+    }
+
     /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it, which asks for a huge page if
     /// the set that takes the pool `is_dense`. `None` when there is none.
     ///
@@ -131,10 +144,11 @@ impl Heap {
                 if !state.may_map(wish) {
                     return None;
                 }
-                let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
+                // A huge page is committed as a whole.
+                let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
                 state.map_arena(&self.map, source, huge)?;
             }
-            let pool = state.arenas.take_pool()?;
+            let pool = if commits(source) { state.arenas.take_committed(source) } else { state.arenas.take_pool() }?;
             state.pools_taken += 1;
             pool.set_up();
             let fault_in = needs_all && !pool.has_memory() && POOL_BYTES.is_multiple_of(source.page_bytes());
@@ -152,6 +166,18 @@ impl Heap {
             unsafe { self.source().populate(start, POOL_BYTES) };
         }
         Some(pool)
+    }
+
+    /// Whether memory has to be committed before it is used.
+    #[inline(always)]
+    pub(crate) fn commits(&self) -> bool {
+        commits(self.source())
+    }
+
+    /// Commits the parts of a pool, which the caller owns, that were purged, if any; `false` if the OS refuses.
+    pub(crate) fn commit_parts(&self, pool: &Pool) -> bool {
+        let commit = |place| self.with_state(|_, source| commit_pool(place, source));
+        pool.purged() == 0 || self.map.pool_of(pool.start().addr()).is_some_and(commit)
     }
 
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.

@@ -131,10 +131,10 @@ impl Pool {
         self.touched_bytes.get() != 0
     }
 
-    /// The pool was purged: all zero again.
-    pub(crate) fn set_untouched(&self) {
+    /// The pool was purged: all zero again. Of its parts, those of `purged` still count as purged by themselves.
+    pub(crate) fn set_untouched(&self, purged: u8) {
         self.touched_bytes.set(0);
-        self.purged.set(0);
+        self.purged.set(purged);
     }
 
     /// The parts that were purged, as a mask.

@@ -63,7 +63,7 @@ impl PurgeBatch {
             // one.
             let end = if self.done == 0 { self.count } else { self.done + 1 };
             // SAFETY: the caller's promise is the same.
-            self.done += unsafe { source.purge_each(&self.ranges[self.done..end]) };
+            self.done += unsafe { source.decommit_each(&self.ranges[self.done..end]) };
             if self.done < end {
                 let refused = self.done;
                 self.done += 1;

@@ -100,7 +100,7 @@ impl HeapState {
         source: &dyn MemorySource,
         huge: bool,
     ) -> Option<()> {
-        let start = source.map(ARENA_BYTES, ARENA_BYTES)?;
+        let start = source.reserve(ARENA_BYTES, ARENA_BYTES)?;
         let address = start.addr().get();
         let leaf = if map.lacks_leaf(address) { self.metadata.alloc(source) } else { None };
         if let Some(leaf) = leaf {

@@ -18,6 +18,7 @@ use core::cell::UnsafeCell;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::cache::is_abandoned;
 use crate::inspect::stats::{Stats, add_stats};
 use crate::observe::{self, REPORT, Reporter};
 use crate::os::fork;
@@ -96,6 +97,10 @@ fn complain(what: &str, word: &[u8]) {
 }
 
 extern "C" fn at_exit() {
+    if is_abandoned() {
+        os::report_stderr(b"pymalloc: no statistics at exit: a thread was ended inside the allocator\n");
+        return;
+    }
     // Threads run on: one of them may be in the middle of a report.
     for _ in 0..1000 {
         if print("at exit") {
@@ -228,9 +233,13 @@ mod tests {
             ("1", Some(Wish::Exit)),
             ("exit", Some(Wish::Exit)),
             ("arenas", Some(Wish::Arenas)),
+            #[cfg(unix)]
             ("signal=USR1", Some(Wish::Signal(libc::SIGUSR1))),
+            #[cfg(unix)]
             ("signal=SIGUSR2", Some(Wish::Signal(libc::SIGUSR2))),
+            #[cfg(unix)]
             ("signal=QUIT", Some(Wish::Signal(libc::SIGQUIT))),
+            #[cfg(unix)]
             ("signal=SIGHUP", Some(Wish::Signal(libc::SIGHUP))),
             ("signal=KILL", None),
             ("signal=", None),

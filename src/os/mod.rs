@@ -12,7 +12,14 @@ pub(crate) mod fork;
 #[path = "linux/mod.rs"]
 mod platform;
 
-#[cfg(not(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos"))))]
+#[cfg(all(windows, target_pointer_width = "64"))]
+#[path = "windows/mod.rs"]
+mod platform;
+
+#[cfg(not(any(
+    all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")),
+    all(windows, target_pointer_width = "64"),
+)))]
 #[path = "unsupported.rs"]
 mod platform;
 
@@ -28,9 +35,11 @@ pub(crate) use platform::random_number;
 #[cfg(all(feature = "graph", target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 pub(crate) use platform::tasks;
 pub(crate) use platform::thread_token;
+#[cfg(all(windows, target_pointer_width = "64"))]
+pub(crate) use platform::{Callback, PROCESS_DETACH, at_exit, is_ending, when_process_ends};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
-pub(crate) use platform::{at_end, at_start};
+pub(crate) use platform::{at_end, at_start, when_alone};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{
     environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
@@ -38,9 +47,16 @@ pub(crate) use platform::{
 #[cfg(feature = "trace")]
 pub(crate) use platform::{is_readable, working_directory};
 
-/// Whether the platform gives memory, locks and fork handlers at all.
+/// Whether the tracer works here.
 #[cfg(feature = "trace")]
-pub(crate) const SUPPORTED: bool = platform::SUPPORTED && !cfg!(miri);
+pub(crate) const TRACES: bool = platform::TRACES && !cfg!(miri);
+
+/// Whether the running system's memory has to be [committed](MemorySource::commit) before it is used. In tests there are
+/// sources that ask for it everywhere.
+pub(crate) const COMMITS: bool = platform::COMMITS || cfg!(test);
+
+/// Whether the process's end stops the other threads wherever they are, so that locks may stay held.
+pub(crate) const KILLS_THREADS_AT_EXIT: bool = platform::KILLS_THREADS_AT_EXIT;
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// flag `pymalloc_bypass` (for valgrind and the sanitizers, which then see each block).
@@ -78,6 +94,26 @@ pub(crate) trait MemorySource: Sync {
     /// `bytes` is a multiple of the OS page, `align` a power of two.
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
+    /// Maps `bytes` as [`map`](Self::map) does; where the source [commits](Self::commits), their addresses only, and each
+    /// part has to be [committed](Self::commit) before it is used.
+    fn reserve(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        self.map(bytes, align)
+    }
+
+    /// Whether what was reserved, or [decommitted](Self::decommit_each), has to be committed before it is used.
+    fn commits(&self) -> bool {
+        false
+    }
+
+    /// Gives the range zeroed memory; what of it has memory already stays as it is. `false` when there is none: then
+    /// nothing has changed, or some of the range has memory.
+    ///
+    /// # Safety
+    /// The range was reserved by this source, in whole OS pages.
+    unsafe fn commit(&self, _start: NonNull<u8>, _bytes: usize) -> bool {
+        true
+    }
+
     /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that;
     /// every access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
     ///
@@ -97,11 +133,12 @@ pub(crate) trait MemorySource: Sync {
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Purges `ranges`, one after the other, up to the first that the OS refuses; returns how many were purged.
+    /// Purges `ranges`, one after the other, up to the first that the OS refuses; returns how many were purged. Where the
+    /// source [commits](Self::commits), they have to be committed before they are used again.
     ///
     /// # Safety
-    /// As for [`purge`](Self::purge), of each range; none starts at null.
-    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+    /// As for [`purge`](Self::purge), of each range, which was reserved; none starts at null.
+    unsafe fn decommit_each(&self, ranges: &[MemoryRange]) -> usize {
         let purged = |range: &&MemoryRange| {
             // SAFETY: the caller's promise is the same.
             NonNull::new(range.start).is_some_and(|start| unsafe { self.purge(start, range.bytes) })
@@ -126,6 +163,11 @@ pub(crate) trait MemorySource: Sync {
         None
     }
 
+    /// Bytes of the range that are committed; `None` where nothing has to be. The range is of whole OS pages.
+    fn committed_bytes(&self, _start: NonNull<u8>, _bytes: usize) -> Option<usize> {
+        None
+    }
+
     /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no
     /// more.
     fn let_malloc_keep(&self, _bytes: usize) {}
@@ -147,6 +189,20 @@ impl MemorySource for SystemMemory {
     }
 
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn reserve(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
+        platform::reserve(bytes, align)
+    }
+
+    fn commits(&self) -> bool {
+        platform::COMMITS
+    }
+
+    unsafe fn commit(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller's promise is the same.
+        unsafe { platform::commit(start, bytes) }
+    }
+
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
         platform::map_guarded(bytes, guard_bytes)
     }
@@ -161,9 +217,9 @@ impl MemorySource for SystemMemory {
         unsafe { platform::purge(start, bytes) }
     }
 
-    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+    unsafe fn decommit_each(&self, ranges: &[MemoryRange]) -> usize {
         // SAFETY: the caller's promise is the same.
-        unsafe { platform::purge_each(ranges) }
+        unsafe { platform::decommit_each(ranges) }
     }
 
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
@@ -178,6 +234,10 @@ impl MemorySource for SystemMemory {
 
     fn resident_bytes(&self, start: NonNull<u8>, bytes: usize) -> Option<usize> {
         platform::resident_bytes(start, bytes)
+    }
+
+    fn committed_bytes(&self, start: NonNull<u8>, bytes: usize) -> Option<usize> {
+        platform::committed_bytes(start, bytes)
     }
 
     fn let_malloc_keep(&self, bytes: usize) {

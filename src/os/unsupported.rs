@@ -6,12 +6,28 @@ use core::sync::atomic::AtomicU32;
 use super::MemoryRange;
 
 pub(crate) const SUPPORTED: bool = false;
+#[cfg(feature = "trace")]
+pub(crate) const TRACES: bool = false;
+pub(crate) const COMMITS: bool = false;
+pub(crate) const KILLS_THREADS_AT_EXIT: bool = false;
 
 pub(crate) fn page_bytes() -> usize {
     4096
 }
 
 pub(crate) fn map(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) fn reserve(_bytes: usize, _align: usize) -> Option<NonNull<u8>> {
+    None
+}
+
+pub(crate) unsafe fn commit(_start: NonNull<u8>, _bytes: usize) -> bool {
+    false
+}
+
+pub(crate) fn committed_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize> {
     None
 }
 
@@ -27,7 +43,7 @@ pub(crate) unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
 
-pub(crate) unsafe fn purge_each(_ranges: &[MemoryRange]) -> usize {
+pub(crate) unsafe fn decommit_each(_ranges: &[MemoryRange]) -> usize {
     0
 }
 
@@ -137,6 +153,13 @@ macro_rules! at_end {
     };
 }
 pub(crate) use at_end;
+
+macro_rules! when_alone {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use when_alone;
 
 pub(crate) fn environment(_name: &core::ffi::CStr) -> Option<&'static [u8]> {
     None

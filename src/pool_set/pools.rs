@@ -28,7 +28,7 @@ impl Inside<'_> {
     /// Makes an empty pool of the set one of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_empty(&mut self, class: SizeClass) -> bool {
-        let Some(pool) = self.pools.empty.first() else {
+        let Some(pool) = self.empty_with_memory() else {
             return false;
         };
         let place = place_of(self.heap, pool);
@@ -36,6 +36,15 @@ impl Inside<'_> {
         self.pools.empty_count -= 1;
         self.open(place, class);
         true
+    }
+
+    /// An empty pool of the set, all of whose memory is there.
+    #[inline]
+    fn empty_with_memory(&self) -> Option<&Pool> {
+        if !self.heap.commits() {
+            return self.pools.empty.first();
+        }
+        self.pools.empty.iter().find(|pool| self.heap.commit_parts(pool))
     }
 
     /// Makes a pool of the heap one of the set's, of `class`.

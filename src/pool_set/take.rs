@@ -8,6 +8,7 @@ use crate::base::size_class::SizeClass;
 use crate::heap::MapArena;
 use crate::heap::pool::Slot;
 use crate::heap::pool::{Block, Pool, State};
+use crate::os;
 
 impl Inside<'_> {
     /// Fills `slots` from the front with free blocks of `class`; returns how many.
@@ -73,7 +74,35 @@ impl Inside<'_> {
             return None;
         }
         // SAFETY: pools live in metadata, which is never unmapped.
-        self.pools.partial(class).first().map(|pool| unsafe { &*ptr::from_ref(pool) })
+        let pool = self.pools.partial(class).first().map(|pool| unsafe { &*ptr::from_ref(pool) })?;
+        if os::COMMITS && pool.purged() != 0 && self.heap.commits() {
+            return self.pool_with_memory(pool, class, needed);
+        }
+        Some(pool)
+    }
+
+    /// The partial pool `first`, whose purged parts are committed for it. Where the OS refuses: a partial pool without such
+    /// parts, which is the first of its list then; a new one only if `needed`.
+    #[cold]
+    fn pool_with_memory<'heap>(&mut self, first: &'heap Pool, class: SizeClass, needed: bool) -> Option<&'heap Pool> {
+        if self.heap.commit_parts(first) {
+            return Some(first);
+        }
+        let whole = |inside: &Self| {
+            let pool = inside.pools.partial(class).iter().find(|pool| pool.purged() == 0);
+            // SAFETY: pools live in metadata, which is never unmapped.
+            pool.map(|pool| unsafe { &*ptr::from_ref(pool) })
+        };
+        let pool = match whole(self) {
+            Some(pool) => pool,
+            // A pool that was stolen may have such parts, too.
+            None if self.find_pool(class, needed) => whole(self)?,
+            None => return None,
+        };
+        let partial = self.pools.partial(class);
+        partial.remove(pool);
+        partial.push_first(pool);
+        Some(pool)
     }
 
     /// Sees to it that the set has a partial pool of `class`.

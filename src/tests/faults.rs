@@ -204,6 +204,7 @@ fn a_map_that_fails_once_costs_nothing_but_that_call() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn what_is_mapped_between_guards_has_no_access_on_either_side() {
     let (bytes, guard_bytes) = (1 << 16, SystemMemory.page_bytes());
@@ -226,8 +227,9 @@ fn what_is_mapped_between_guards_has_no_access_on_either_side() {
 }
 
 #[test]
+#[cfg_attr(windows, ignore = "memory is committed there")]
 fn an_arena_whose_metadata_the_os_does_not_purge_begins_anew() {
-    let test = TestHeap::new();
+    let test = TestHeap::without_commits();
     let cache = test.attach();
     test.memory.refuse_purge.store(true, Relaxed);
     let populates = || test.memory.populates.load(Relaxed);

@@ -20,7 +20,7 @@ unsafe impl Send for Mapping {}
 
 impl Mapping {
     /// Bytes of it that are resident, as the kernel says.
-    #[cfg(not(miri))]
+    #[cfg(all(unix, not(miri)))]
     pub(crate) fn resident_bytes(&self) -> usize {
         use crate::os::MemorySource;
 
@@ -31,12 +31,35 @@ impl Mapping {
         os_pages.iter().filter(|&&os_page| os_page & 1 != 0).count() * os_page_bytes
     }
 
+    /// Bytes of it that are committed, as Windows says.
+    #[cfg(windows)]
+    pub(crate) fn resident_bytes(&self) -> usize {
+        use crate::os::MemorySource;
+
+        Memory.committed_bytes(self.start, self.bytes).expect("Windows tells")
+    }
+
     /// Nobody knows.
     #[cfg(miri)]
     pub(crate) fn resident_bytes(&self) -> usize {
         panic!("Miri has no resident memory: no test under it may ask")
     }
 }
+
+/// Lets the range be used, or not: what stands for committed memory where the system commits none.
+///
+/// # Safety
+/// The range is mapped, in whole OS pages.
+#[cfg(all(unix, not(miri)))]
+pub(crate) unsafe fn set_usable(start: NonNull<u8>, bytes: usize, usable: bool) {
+    let access = if usable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+    // SAFETY: a range of the caller's.
+    assert_eq!(unsafe { libc::mprotect(start.as_ptr().cast(), bytes, access) }, 0);
+}
+
+/// There is no protection.
+#[cfg(not(all(unix, not(miri))))]
+pub(crate) unsafe fn set_usable(_start: NonNull<u8>, _bytes: usize, _usable: bool) {}
 
 #[cfg(miri)]
 mod allocated {

@@ -8,6 +8,7 @@ mod beyond;
 mod bitmaps;
 mod bound;
 mod caches;
+mod commits;
 mod counts;
 mod depots;
 mod ended_threads;
@@ -33,6 +34,7 @@ mod sweeps;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod system;
 pub(crate) mod test_heap;
+mod test_memory;
 mod threads;
 mod thresholds;
 mod warm;

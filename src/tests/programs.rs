@@ -43,6 +43,8 @@ enum Op {
     Refuse { purge: bool, unmap: bool, each: u8 },
     /// So many further maps succeed.
     Maps { left: u8 },
+    /// So many further commits succeed, where there are any.
+    Commits { left: u8 },
     /// At most so many arenas from now on, or as many as there is memory for.
     Limit { arenas: u8 },
     /// The self-check, in the middle.
@@ -71,9 +73,27 @@ impl Arbitrary for Op {
             28 => Self::Purge,
             29 => Self::Refuse { purge: u8::arbitrary(g) < 64, unmap: bool::arbitrary(g), each: u8::arbitrary(g) % 8 },
             30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
+            30 if bool::arbitrary(g) => Self::Commits { left: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
             _ => Self::Check,
         }
+    }
+}
+
+/// What a heap's memory is like.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// The system's OS pages.
+    Plain,
+    /// An OS page holds several pools.
+    LargePages,
+    /// Memory has to be committed.
+    Commits,
+}
+
+impl Arbitrary for Kind {
+    fn arbitrary(g: &mut Gen) -> Self {
+        *g.choose(&[Self::Plain, Self::LargePages, Self::Commits]).expect("not empty")
     }
 }
 
@@ -88,8 +108,12 @@ struct World {
 }
 
 impl World {
-    fn new(page_bytes: usize) -> Self {
-        let test = TestHeap::with_page_bytes(page_bytes);
+    fn new(kind: Kind) -> Self {
+        let test = match kind {
+            Kind::Plain => TestHeap::with_page_bytes(Memory.page_bytes()),
+            Kind::LargePages => TestHeap::with_page_bytes(64 << 10),
+            Kind::Commits => TestHeap::that_commits(),
+        };
         Self { test, threads: [None; THREADS], live: BTreeMap::new(), serial: 0, operations: 0 }
     }
 
@@ -190,6 +214,11 @@ impl World {
                 let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
                 self.test.memory.maps_left.store(left, Ordering::Relaxed);
             }
+            Op::Commits { left } => {
+                // As above.
+                let left = if left < 64 { usize::from(left) % 8 } else { usize::MAX };
+                self.test.memory.commits_left.store(left, Ordering::Relaxed);
+            }
             Op::Limit { arenas } => {
                 // Mostly none, as above.
                 let arenas = if arenas < 64 { usize::from(arenas) % 8 } else { usize::MAX };
@@ -241,9 +270,9 @@ impl World {
 /// Allocations and frees of all programs that passed.
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Runs a program where an OS page holds several pools, or with the system's OS pages.
-fn run_program(large_pages: bool, program: Vec<Op>) -> bool {
-    let mut world = World::new(if large_pages { 64 << 10 } else { Memory.page_bytes() });
+/// Runs a program over memory of a kind.
+fn run_program(kind: Kind, program: Vec<Op>) -> bool {
+    let mut world = World::new(kind);
     for op in program {
         world.run(op);
     }
@@ -266,6 +295,6 @@ fn programs_of_operations_keep_the_heap_sound_and_every_block_intact() {
         .rng(Gen::new(STEPS_MAX))
         .tests(programs())
         .max_tests(programs())
-        .quickcheck(run_program as fn(bool, Vec<Op>) -> bool);
+        .quickcheck(run_program as fn(Kind, Vec<Op>) -> bool);
     println!("{} programs, {} allocations and frees", programs(), OPERATIONS.load(Ordering::Relaxed));
 }

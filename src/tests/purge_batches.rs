@@ -90,7 +90,12 @@ fn the_os_purges_many_ranges_and_nothing_between_them() {
     for pages in [2, 4, 64, 2000] {
         let (start, ranges) = every_second_page(pages);
         // SAFETY: nothing in the ranges is needed.
-        assert_eq!(unsafe { SystemMemory.purge_each(&ranges) }, ranges.len());
+        assert_eq!(unsafe { SystemMemory.decommit_each(&ranges) }, ranges.len());
+        for range in &ranges {
+            let start = ptr::NonNull::new(range.start).expect("a page");
+            // SAFETY: mapped above.
+            assert!(unsafe { SystemMemory.commit(start, range.bytes) });
+        }
         let expected: Vec<_> = (0..pages).map(|page| page % 2 == 0).collect();
         assert_eq!(zeros(start, pages), expected);
         // SAFETY: mapped above, not used any more.
@@ -98,6 +103,7 @@ fn the_os_purges_many_ranges_and_nothing_between_them() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn the_os_purges_up_to_the_first_range_that_it_refuses() {
     for locked in [0, 3, 15] {
@@ -109,14 +115,14 @@ fn the_os_purges_up_to_the_first_range_that_it_refuses() {
         // SAFETY: libc's own thread-local.
         unsafe { *libc::__errno_location() = libc::EDOM };
         // SAFETY: nothing in the ranges is needed.
-        assert_eq!(unsafe { SystemMemory.purge_each(&ranges) }, locked);
+        assert_eq!(unsafe { SystemMemory.decommit_each(&ranges) }, locked);
         // SAFETY: as above.
         assert_eq!(unsafe { *libc::__errno_location() }, libc::EDOM);
         let are_zero = zeros(start, pages);
         assert!((0..locked).all(|range| are_zero[2 * range]));
         assert!(!are_zero[2 * locked] && (0..pages).skip(1).step_by(2).all(|page| !are_zero[page]));
         // SAFETY: nothing in the ranges is needed.
-        assert_eq!(unsafe { SystemMemory.purge_each(&ranges[locked + 1..]) }, ranges.len() - locked - 1);
+        assert_eq!(unsafe { SystemMemory.decommit_each(&ranges[locked + 1..]) }, ranges.len() - locked - 1);
         // SAFETY: mapped above, not used any more.
         assert!(unsafe { SystemMemory.unmap(start, pages * page_bytes()) });
     }
@@ -149,7 +155,7 @@ impl MemorySource for Locked {
         false
     }
 
-    unsafe fn purge_each(&self, ranges: &[MemoryRange]) -> usize {
+    unsafe fn decommit_each(&self, ranges: &[MemoryRange]) -> usize {
         self.asked.fetch_add(ranges.len(), Relaxed);
         0
     }

@@ -14,7 +14,7 @@ const PIDFD_SELF: libc::c_int = -10_000;
 /// How many of the ranges are purged.
 fn purged(ranges: &[MemoryRange]) -> usize {
     // SAFETY: nothing in the ranges is needed.
-    unsafe { SystemMemory.purge_each(ranges) }
+    unsafe { SystemMemory.decommit_each(ranges) }
 }
 
 /// Whether the kernel has the call for many ranges of the caller's own memory.

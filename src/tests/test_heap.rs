@@ -1,12 +1,10 @@
-//! A heap for one test, its memory source, and the caches on top of it.
+//! A heap for one test, and the caches on top of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ptr::NonNull;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
-use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
+use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::cache::{ThreadCache, take_spare};
@@ -20,163 +18,8 @@ use crate::inspect::stats::Stats;
 use crate::observe::Request;
 use crate::os::MemorySource;
 use crate::purge::heap::purge_heap;
-use crate::tests::memory::{Mapping, Memory};
-
-/// Memory with faults on request, and an account of what is mapped.
-pub(crate) struct TestMemory {
-    page_bytes: usize,
-    /// Maps that still succeed.
-    pub(crate) maps_left: AtomicUsize,
-    pub(crate) maps: AtomicUsize,
-    /// The number of the map, from 0, that fails although others succeed.
-    pub(crate) fail_once: AtomicUsize,
-    pub(crate) refuse_purge: AtomicBool,
-    /// Every so many purges, one is refused when its first OS page is gone; 0: none.
-    pub(crate) refuse_each: AtomicUsize,
-    pub(crate) refuse_unmap: AtomicBool,
-    pub(crate) purges: AtomicUsize,
-    /// Bytes of arenas that were purged or unmapped.
-    given_back_bytes: AtomicUsize,
-    pub(crate) populates: AtomicUsize,
-    /// What the C library's `malloc` was let keep, call by call.
-    pub(crate) malloc_keeps: Mutex<Vec<usize>>,
-    /// Ranges for which huge pages were asked for, and those for which they no longer are.
-    pub(crate) huge: AtomicUsize,
-    pub(crate) no_longer_huge: AtomicUsize,
-    mapped: Mutex<BTreeMap<usize, Mapping>>,
-}
-
-impl TestMemory {
-    fn new(page_bytes: usize) -> Self {
-        Self {
-            page_bytes,
-            maps_left: AtomicUsize::new(usize::MAX),
-            maps: AtomicUsize::new(0),
-            fail_once: AtomicUsize::new(usize::MAX),
-            refuse_purge: AtomicBool::new(false),
-            refuse_each: AtomicUsize::new(0),
-            refuse_unmap: AtomicBool::new(false),
-            purges: AtomicUsize::new(0),
-            given_back_bytes: AtomicUsize::new(0),
-            populates: AtomicUsize::new(0),
-            malloc_keeps: Mutex::new(Vec::new()),
-            huge: AtomicUsize::new(0),
-            no_longer_huge: AtomicUsize::new(0),
-            mapped: Mutex::new(BTreeMap::new()),
-        }
-    }
-
-    /// Whether parts of pools can be purged, because an OS page is no larger than one.
-    pub(super) fn purges_parts(&self) -> bool {
-        PURGE_UNIT_BYTES.is_multiple_of(self.page_bytes)
-    }
-
-    /// Pools that go back to the OS together, because one OS page holds them.
-    pub(super) fn pools_of_os_page(&self) -> usize {
-        self.page_bytes.div_ceil(POOL_BYTES)
-    }
-
-    /// Bytes of arenas that are resident, as the kernel says.
-    pub(super) fn resident_bytes(&self) -> usize {
-        let mapped = self.mapped.lock().expect("no test panicked with it");
-        mapped.values().filter(|mapping| mapping.bytes == ARENA_BYTES).map(Mapping::resident_bytes).sum()
-    }
-
-    /// The length of the mapping that the range lies in; panics unless that is one live mapping, and the range is made
-    /// of whole OS pages.
-    fn assert_mapped(&self, start: usize, bytes: usize) -> usize {
-        assert!(start.is_multiple_of(self.page_bytes) && bytes.is_multiple_of(self.page_bytes));
-        let mapped = self.mapped.lock().expect("no test panicked with it");
-        let (&first, mapping) = mapped.range(..=start).next_back().expect("a mapping");
-        assert!(start + bytes <= first + mapping.bytes, "range outside its mapping");
-        mapping.bytes
-    }
-
-    /// Counts what went back to the OS of a mapping of that length, if that is an arena.
-    fn count_given_back(&self, mapping_bytes: usize, bytes: usize) {
-        if mapping_bytes == ARENA_BYTES {
-            self.given_back_bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-}
-
-impl MemorySource for TestMemory {
-    fn page_bytes(&self) -> usize {
-        self.page_bytes
-    }
-
-    fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
-        if self.maps.fetch_add(1, Ordering::Relaxed) == self.fail_once.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        let start = Memory.map(bytes, align.max(self.page_bytes))?;
-        self.mapped.lock().expect("no test panicked with it").insert(start.addr().get(), Mapping { start, bytes });
-        Some(start)
-    }
-
-    fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
-        assert!(bytes.is_multiple_of(self.page_bytes), "{bytes} bytes are not whole OS pages");
-        self.maps.fetch_add(1, Ordering::Relaxed);
-        self.maps_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        let start = Memory.map_guarded(bytes, guard_bytes)?;
-        // SAFETY: the guard is part of the mapping.
-        let mapping = Mapping { start: unsafe { start.sub(guard_bytes) }, bytes: bytes + 2 * guard_bytes };
-        self.mapped.lock().expect("no test panicked with it").insert(mapping.start.addr().get(), mapping);
-        Some(start)
-    }
-
-    unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        self.assert_mapped(start.addr().get(), bytes);
-        if self.refuse_unmap.load(Ordering::Relaxed) {
-            return false;
-        }
-        let removed = self.mapped.lock().expect("no test panicked with it").remove(&start.addr().get());
-        assert_eq!(removed.map(|mapping| mapping.bytes), Some(bytes), "only whole mappings are unmapped");
-        // SAFETY: the caller's promise is the same.
-        let unmapped = unsafe { Memory.unmap(start, bytes) };
-        self.count_given_back(bytes, if unmapped { bytes } else { 0 });
-        unmapped
-    }
-
-    unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        let mapping_bytes = self.assert_mapped(start.addr().get(), bytes);
-        let (each, before) = (self.refuse_each.load(Ordering::Relaxed), self.purges.fetch_add(1, Ordering::Relaxed));
-        if self.refuse_purge.load(Ordering::Relaxed) {
-            return false;
-        }
-        if each != 0 && before.is_multiple_of(each) {
-            // As Linux where all but the first OS page is locked.
-            // SAFETY: the caller's promise is the same.
-            unsafe { Memory.purge(start, self.page_bytes) };
-            return false;
-        }
-        // SAFETY: the caller's promise is the same.
-        let purged = unsafe { Memory.purge(start, bytes) };
-        self.count_given_back(mapping_bytes, if purged { bytes } else { 0 });
-        purged
-    }
-
-    unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool) {
-        self.assert_mapped(start.addr().get(), bytes);
-        let count = if huge { &self.huge } else { &self.no_longer_huge };
-        count.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the same.
-        unsafe { Memory.advise_huge(start, bytes, huge) }
-    }
-
-    unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
-        self.assert_mapped(start.addr().get(), bytes);
-        self.populates.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the same.
-        unsafe { Memory.populate(start, bytes) }
-    }
-
-    fn let_malloc_keep(&self, bytes: usize) {
-        self.malloc_keeps.lock().expect("no test panicked with it").push(bytes);
-    }
-}
+use crate::tests::memory::Memory;
+use crate::tests::test_memory::TestMemory;
 
 /// A heap with its memory; everything it mapped goes when it is dropped.
 pub(crate) struct TestHeap {
@@ -187,13 +30,29 @@ pub(crate) struct TestHeap {
 }
 
 impl TestHeap {
-    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large.
+    /// With the system's OS pages, or with larger ones, if `PYMALLOC_OS_PAGE_BYTES` says how large. Memory has to be
+    /// committed where the system wants that, or `PYMALLOC_COMMITS` is set.
     pub(crate) fn new() -> Self {
         Self::with_page_bytes(wanted_page_bytes())
     }
 
     pub(crate) fn with_page_bytes(page_bytes: usize) -> Self {
-        let own_memory = Box::into_raw(Box::new(TestMemory::new(page_bytes)));
+        let commits = Memory.commits() || std::env::var_os("PYMALLOC_COMMITS").is_some();
+        Self::with_memory(TestMemory::new(page_bytes, commits))
+    }
+
+    /// Over memory that has not to be committed, whatever is asked for: for what is never done where it has.
+    pub(crate) fn without_commits() -> Self {
+        Self::with_memory(TestMemory::new(wanted_page_bytes(), false))
+    }
+
+    /// Over memory that has to be committed.
+    pub(crate) fn that_commits() -> Self {
+        Self::with_memory(TestMemory::new(Memory.page_bytes(), true))
+    }
+
+    fn with_memory(memory: TestMemory) -> Self {
+        let own_memory = Box::into_raw(Box::new(memory));
         // SAFETY: lives as long as the heap, which lives until `drop`.
         let memory = unsafe { &*own_memory };
         let own_heap = Box::into_raw(Box::new(Heap::with_source(memory)));
@@ -252,6 +111,10 @@ impl TestHeap {
             // it.
             let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
             for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
+                if self.memory.commits && (!place.has_memory() || pool.purged() >> part & 1 == 1) {
+                    // Not committed.
+                    continue;
+                }
                 let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);
                 let touched = if pool.purged() >> part & 1 == 1 { 0 } else { touched };
                 assert!(bytes[touched..] == zeros[touched..], "what counts as untouched or purged is not zero");

@@ -65,8 +65,9 @@ fn a_set_keeps_some_empty_pools_and_returns_half_of_them_at_the_next() {
 }
 
 #[test]
+#[cfg_attr(windows, ignore = "memory is committed there")]
 fn arenas_ask_for_huge_pages_from_a_number_on() {
-    let test = TestHeap::new();
+    let test = TestHeap::without_commits();
     let cache = test.attach();
     let mut live = Vec::new();
     while test.memory.huge.load(Ordering::Relaxed) == 0 {
@@ -82,8 +83,9 @@ fn arenas_ask_for_huge_pages_from_a_number_on() {
 }
 
 #[test]
+#[cfg_attr(windows, ignore = "memory is committed there")]
 fn sets_that_do_not_fill_their_pools_ask_for_no_huge_pages_however_many_they_are() {
-    let test = TestHeap::new();
+    let test = TestHeap::without_commits();
     let caches: Vec<_> = (0..40).map(|_| test.attach()).collect();
     let mut live = Vec::new();
     for cache in &caches {
@@ -101,8 +103,9 @@ fn sets_that_do_not_fill_their_pools_ask_for_no_huge_pages_however_many_they_are
 }
 
 #[test]
+#[cfg_attr(windows, ignore = "memory is committed there")]
 fn pools_of_a_class_get_their_memory_at_once_from_a_number_on() {
-    let test = TestHeap::new();
+    let test = TestHeap::without_commits();
     let cache = test.attach();
     let mut live = Vec::new();
     let (from_pools, populates) = (FAULT_IN_FROM_POOLS as usize, || test.memory.populates.load(Ordering::Relaxed));

@@ -3,22 +3,36 @@
 #![allow(dead_code, unused_imports, reason = "every binary that includes this file uses its own part of it")]
 
 pub(crate) mod children;
+#[cfg(unix)]
+mod readings_unix;
+#[cfg(windows)]
+mod readings_windows;
 #[cfg(target_os = "linux")]
 pub(crate) mod sandbox;
 #[cfg(target_os = "linux")]
 pub(crate) mod stack;
+#[cfg(windows)]
+pub(crate) mod windows_threads;
 
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, realloc};
-use std::fs::File;
 use std::hint::black_box;
-use std::io::Read;
 use std::panic::{catch_unwind, resume_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub(crate) use children::{abort_of, alone, is_child, or_exit, output_of_abort, run_child, without_emulators_line};
-
-use children::TEST_DEADLINE;
+#[cfg(unix)]
+pub(crate) use children::or_exit;
+pub(crate) use children::{
+    abort_of, alone, is_abort, is_child, output_of_abort, prepare_to_abort, run_child, without_emulators_line,
+};
+#[cfg(target_os = "linux")]
+pub(crate) use readings_unix::thread_number;
+#[cfg(unix)]
+pub(crate) use readings_unix::{
+    data_bytes, mapped_bytes, memory_bytes, os_page_bytes, rss_bytes, watchdog, watchdog_off,
+};
+#[cfg(windows)]
+pub(crate) use readings_windows::{memory_bytes, os_page_bytes, rss_bytes, thread_number};
 
 /// splitmix64: small, seeded, and every state is a good one.
 #[derive(Clone, Debug)]
@@ -202,40 +216,6 @@ const fn pattern(serial: u64, index: usize) -> [u8; 8] {
     mix(serial).wrapping_add(index as u64).to_le_bytes()
 }
 
-/// Resident bytes of this process.
-pub(crate) fn rss_bytes() -> usize {
-    statm_bytes(1)
-}
-
-/// Mapped bytes of this process.
-pub(crate) fn mapped_bytes() -> usize {
-    statm_bytes(0)
-}
-
-/// Private writable bytes of this process, stacks included.
-pub(crate) fn data_bytes() -> usize {
-    statm_bytes(5)
-}
-
-fn statm_bytes(field: usize) -> usize {
-    // On the stack: a reading must not change what it reads.
-    let mut text = [0; 128];
-    let length = File::open("/proc/self/statm").and_then(|mut file| file.read(&mut text)).expect("/proc is mounted");
-    let os_pages: usize = std::str::from_utf8(&text[..length])
-        .expect("ASCII")
-        .split_ascii_whitespace()
-        .nth(field)
-        .and_then(|word| word.parse().ok())
-        .expect("numbers");
-    os_pages * os_page_bytes()
-}
-
-/// Bytes of an OS page.
-pub(crate) fn os_page_bytes() -> usize {
-    // SAFETY: `sysconf` has no preconditions.
-    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).expect("a page size")
-}
-
 /// The counts of a heap that passes its self-check.
 ///
 /// # Panics
@@ -278,17 +258,6 @@ pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
     // A test that failed holding it has said so itself.
     ONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ends this process by SIGALRM, which fails the test, if it hangs from here on.
-pub(crate) fn watchdog() {
-    // SAFETY: `alarm` has no preconditions.
-    unsafe { libc::alarm(TEST_DEADLINE.as_secs() as libc::c_uint) };
-}
-
-pub(crate) fn watchdog_off() {
-    // SAFETY: `alarm` has no preconditions.
-    unsafe { libc::alarm(0) };
 }
 
 /// Panics, and catches it, with the object by which it unwinds at many addresses.

@@ -1,12 +1,18 @@
 //! What a heap profiler costs: the same work under one of them, or with it off.
 //!
-//! `tracers MODE` prints nanoseconds an allocation and its free, and bytes of memory a live block beyond its own.
+//! `tracers MODE [BLOCKS ROUNDS]` prints nanoseconds an allocation and its free, and bytes of memory a live block beyond
+//! its own. With few blocks and rounds, callgrind counts instructions.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 const BLOCKS: usize = 200_000;
 const ROUNDS: usize = 5;
+
+/// The argument in this place, a number.
+fn number(place: usize, default: usize) -> usize {
+    std::env::args().nth(place).map_or(default, |text| text.parse().expect("a number"))
+}
 
 #[cfg(feature = "pymalloc")]
 mod profiler {
@@ -83,25 +89,26 @@ fn at_depth<R>(depth: usize, body: &mut dyn FnMut() -> R) -> R {
 
 fn main() {
     let mode = std::env::args().nth(1).unwrap_or_else(|| "off".to_owned());
+    let (blocks, rounds) = (number(2, BLOCKS), number(3, ROUNDS));
     let report = profiler::start(&mode);
-    let mut live: Vec<Box<[u64; 6]>> = Vec::with_capacity(BLOCKS);
+    let mut live: Vec<Box<[u64; 6]>> = Vec::with_capacity(blocks);
     let mut nanos: Vec<f64> = Vec::new();
     let before = rss();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         let start = Instant::now();
         at_depth(20, &mut || {
-            for number in 0..BLOCKS {
+            for number in 0..blocks {
                 live.push(black_box(Box::new([number as u64; 6])));
             }
         });
         if round == 0 {
-            let bytes = (rss() - before) as f64 / BLOCKS as f64;
+            let bytes = (rss() - before) as f64 / blocks as f64;
             println!("{mode}: {bytes:.1} bytes of memory for each live block of 48");
             report();
         }
         live.clear();
-        nanos.push(start.elapsed().as_nanos() as f64 / BLOCKS as f64);
+        nanos.push(start.elapsed().as_nanos() as f64 / blocks as f64);
     }
     nanos.sort_by(f64::total_cmp);
-    println!("{mode}: {:.0} ns an allocation and its free (median of {ROUNDS} rounds)", nanos[ROUNDS / 2]);
+    println!("{mode}: {:.0} ns an allocation and its free (median of {rounds} rounds)", nanos[rounds / 2]);
 }

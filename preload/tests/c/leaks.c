@@ -24,6 +24,9 @@ __attribute__((noinline)) static void keep_list(void) {
 }
 
 #ifndef NOTHING
+/* Keeps the compiler from leaving out what nobody uses. */
+#define USE(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
+
 __attribute__((noinline)) static void forget_list(void) {
     struct node *first = NULL;
     for (int i = 0; i < 10; i++) {
@@ -31,14 +34,14 @@ __attribute__((noinline)) static void forget_list(void) {
         node->next = first;
         first = node;
     }
-    // The last word that leads to it.
-    first = NULL;
+    USE(first);
 }
 
 __attribute__((noinline)) static void forget_ring(void) {
     struct node *one = malloc(sizeof *one), *other = malloc(sizeof *other);
     one->next = other;
     other->next = one;
+    USE(one);
 }
 #endif
 

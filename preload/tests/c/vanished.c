@@ -1,6 +1,7 @@
 // A program that changes all that a path and a variable depend on, as far as it may, and exits.
-// vanished EMPTY_DIR [full]
-#include <signal.h>
+// vanished EMPTY_DIR
+// vanished DIR full   may write no byte to a file
+// vanished DIR data   may have no more memory
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,8 +18,7 @@ int main(int count, char **arguments) {
     memset(arguments[0], 'x', strlen(arguments[0]));
     if (count > 2) {
         struct rlimit none = {0, 0};
-        signal(SIGXFSZ, SIG_IGN);
-        return setrlimit(RLIMIT_FSIZE, &none);
+        return setrlimit(strcmp(arguments[2], "data") ? RLIMIT_FSIZE : RLIMIT_DATA, &none);
     }
     if (chdir(arguments[1]))
         return 2;

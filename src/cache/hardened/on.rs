@@ -8,7 +8,7 @@ use super::zero;
 use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES};
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::SizeClass;
-use crate::cache::{GLOBAL, ThreadCache};
+use crate::cache::{GLOBAL, ThreadCache, is_abandoned};
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::heap::pool::Slot;
@@ -233,7 +233,13 @@ pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8)
 #[inline(always)]
 fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
     if CHECKS {
-        let Some(state) = state_at(heap, block.addr()) else { refuse(heap, class, block.addr(), NEVER) };
+        let Some(state) = state_at(heap, block.addr()) else {
+            // The system's, at the process's end.
+            if is_abandoned() {
+                return;
+            }
+            refuse(heap, class, block.addr(), NEVER)
+        };
         if let Err(before) = state.free(class.number() as u8) {
             refuse(heap, class, block.addr(), before);
         }
@@ -248,7 +254,9 @@ pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) 
     }
     let heap = heap_of(cache);
     let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
-    if let Err(now) = found {
+    if let Err(now) = found
+        && !is_abandoned()
+    {
         refuse(heap, class, block.addr(), now);
     }
 }

@@ -115,6 +115,9 @@ impl Stats {
         if let Some(resident) = self.bytes.resident {
             line(f, "# bytes resident, as the OS says", resident)?;
         }
+        if let Some(committed) = self.bytes.committed {
+            line(f, "# bytes committed, as the OS says", committed)?;
+        }
         line(f, "# bytes given back to the OS", self.bytes.returned)?;
         line(f, "# bytes of metadata, mapped", self.bytes.metadata)?;
         line(f, "# thread caches in use", self.caches_live)?;
@@ -186,6 +189,7 @@ mod tests {
                 unused_pools: 8_192_000,
                 untouched: 8_000_000,
                 resident: Some(3 << 20),
+                committed: Some(4 << 20),
                 metadata: 1_056_768,
                 returned: 2_109_734_912,
             },
@@ -218,6 +222,7 @@ Total                              =            8,388,608
 
 # bytes of these without memory    =            8,000,000
 # bytes resident, as the OS says   =            3,145,728
+# bytes committed, as the OS says  =            4,194,304
 # bytes given back to the OS       =        2,109,734,912
 # bytes of metadata, mapped        =            1,056,768
 # thread caches in use             =                    2

@@ -97,6 +97,9 @@ pub struct ByteStats {
     /// Bytes of arenas that have memory now, as the OS says: it was asked. `None` where it does not tell, and from
     /// [`self_check`](crate::self_check()). It may be less than `arenas` − `untouched`, where the OS has swapped some out.
     pub resident: Option<usize>,
+    /// Bytes of arenas that are committed, as the OS says: they count against what the system has, touched or not. `None`
+    /// where memory needs no promise (other systems than Windows), and from [`self_check`](crate::self_check()).
+    pub committed: Option<usize>,
     /// Bytes mapped for the allocator's own data, beside the arenas: address space, touched as needed.
     pub metadata: usize,
     /// Bytes given back to the OS since the start, whether unmapped or purged.
@@ -182,6 +185,7 @@ impl Stats {
             unused_pools: 0,
             untouched: 0,
             resident: None,
+            committed: None,
             metadata: 0,
             returned: 0,
         },
@@ -326,15 +330,18 @@ pub(crate) fn for_each_cache(stopped: &Stopped<'_>, mut body: impl FnMut(&Thread
 pub(crate) fn add_stats(stats: &mut Stats) {
     let mut stopped = GLOBAL.stop();
     stats.add(&mut stopped);
-    stats.bytes.resident = stopped.with_state(|state| resident_bytes(&state.arenas, &SystemMemory));
+    stopped.with_state(|state| {
+        stats.bytes.resident = told(&state.arenas, |start, bytes| SystemMemory.resident_bytes(start, bytes));
+        stats.bytes.committed = told(&state.arenas, |start, bytes| SystemMemory.committed_bytes(start, bytes));
+    });
     drop(stopped);
     // Its lock is not one of ours: asked when none of ours is held.
     stats.system = system_malloc();
 }
 
-/// Bytes of arenas that have memory, as the OS says; `None` if it does not tell.
-fn resident_bytes(arenas: &ArenaTable, source: &dyn MemorySource) -> Option<usize> {
-    arenas.iter().map(|arena| source.resident_bytes(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
+/// Bytes of all arenas, of each of which the OS is asked; `None` if it does not tell.
+fn told(arenas: &ArenaTable, ask: impl Fn(NonNull<u8>, usize) -> Option<usize>) -> Option<usize> {
+    arenas.iter().map(|arena| ask(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
 /// Blocks in the program's hands: the pools' counts less the magazines'.

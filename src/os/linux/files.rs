@@ -73,12 +73,13 @@ impl Descriptor {
         usize::try_from(read).unwrap_or(0)
     }
 
-    /// Writes all of it, whatever signals come.
+    /// Writes all of it, whatever signals come; a write that fails sends none.
     ///
     /// # Errors
     /// The system's number of the error.
     pub fn write_all(self, bytes: &[u8]) -> Result<(), c_int> {
         let _errno = KeepErrno::new();
+        let _no_signals = NoWriteSignals::new();
         let mut rest = bytes;
         while !rest.is_empty() {
             // SAFETY: a readable buffer of that length.
@@ -142,6 +143,51 @@ impl Descriptor {
         // SAFETY: reads the descriptor's flags.
         let flags = unsafe { libc::fcntl(self.0, libc::F_GETFL) };
         kind == libc::S_IFIFO || kind == libc::S_IFCHR || (flags >= 0 && flags & libc::O_APPEND != 0)
+    }
+}
+
+/// While it lives, a write of the calling thread's that fails is an error and no more: without a reader it would send
+/// `SIGPIPE`, beyond the limit of files' sizes `SIGXFSZ`, and each would end a program that expects no write.
+struct NoWriteSignals {
+    before: libc::sigset_t,
+    /// Those of them that were not pending before.
+    ours: libc::sigset_t,
+}
+
+impl NoWriteSignals {
+    fn new() -> Self {
+        // SAFETY: plain data, of which zero is a valid value.
+        let (mut before, mut ours): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
+        let mut pending = before;
+        // SAFETY: sets of our own, and signals that exist.
+        unsafe {
+            libc::sigpending(&mut pending);
+            libc::sigemptyset(&mut ours);
+            for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+                if libc::sigismember(&pending, signal) != 1 {
+                    libc::sigaddset(&mut ours, signal);
+                }
+            }
+            libc::pthread_sigmask(libc::SIG_BLOCK, &ours, &mut before);
+        }
+        Self { before, ours }
+    }
+}
+
+impl Drop for NoWriteSignals {
+    fn drop(&mut self) {
+        /// Bytes of the kernel's set, with which a C library's begins.
+        const SET_BYTES: usize = size_of::<u64>();
+        let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let nobody = core::ptr::null::<libc::siginfo_t>();
+        // SAFETY: sets of our own and a time; nobody is told what came. By the system call's number: the C library's
+        // function is a cancellation point.
+        unsafe {
+            while libc::syscall(libc::SYS_rt_sigtimedwait, &raw const self.ours, nobody, &raw const at_once, SET_BYTES)
+                > 0
+            {}
+            libc::pthread_sigmask(libc::SIG_SETMASK, &self.before, core::ptr::null_mut());
+        }
     }
 }
 

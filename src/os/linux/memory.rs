@@ -75,6 +75,16 @@ fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u
     }
 }
 
+/// There is nothing to do.
+pub(crate) const unsafe fn commit(_start: NonNull<u8>, _bytes: usize) -> bool {
+    true
+}
+
+/// Nothing has to be committed.
+pub(crate) const fn committed_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize> {
+    None
+}
+
 pub(crate) unsafe fn unmap(start: NonNull<u8>, bytes: usize) -> bool {
     let _errno = KeepErrno::new();
     // SAFETY: the caller gives up the range.
@@ -126,7 +136,7 @@ extern "C" fn read_variable() {
 /// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the
 /// process and, in newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not,
 /// a sandbox refuses, or `PYMALLOC_NO_PROCESS_MADVISE` says so.
-pub(crate) unsafe fn purge_each(ranges: &[MemoryRange]) -> usize {
+pub(crate) unsafe fn decommit_each(ranges: &[MemoryRange]) -> usize {
     /// Not in the C library's headers yet.
     const PIDFD_SELF: libc::c_int = -10_000;
 

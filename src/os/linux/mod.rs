@@ -23,14 +23,15 @@ pub use files::Descriptor;
 pub use files::Identity;
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{
-    advise_huge, map, map_guarded, page_bytes, populate, purge, purge_each, resident_bytes, unmap,
+    advise_huge, commit, committed_bytes, decommit_each, map, map as reserve, map_guarded, page_bytes, populate, purge,
+    resident_bytes, unmap,
 };
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;
 #[cfg(feature = "trace")]
 pub(crate) use process::working_directory;
 pub(crate) use process::{
-    abort, at_end, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number,
+    abort, at_end, at_start, environment, on_exit, on_fork, on_signal, process_id, signal_number, when_alone,
 };
 #[cfg(feature = "trace")]
 pub(crate) use stack::is_readable;
@@ -41,6 +42,12 @@ pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
 use super::{MemoryRange, SystemMalloc};
 
 pub(crate) const SUPPORTED: bool = true;
+#[cfg(feature = "trace")]
+pub(crate) const TRACES: bool = true;
+/// Memory needs no call before it is used.
+pub(crate) const COMMITS: bool = false;
+/// Other threads run on to the process's very end.
+pub(crate) const KILLS_THREADS_AT_EXIT: bool = false;
 
 /// Keeps `errno` as it was: neither a free nor an allocation that succeeds may change it.
 pub(crate) struct KeepErrno(libc::c_int);

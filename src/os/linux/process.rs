@@ -28,6 +28,14 @@ macro_rules! at_end {
 }
 pub(crate) use at_end;
 
+/// Has a function of the crate called when the process exits and no other thread is left: never here.
+macro_rules! when_alone {
+    ($function:ident) => {
+        const _: extern "C" fn() = $function;
+    };
+}
+pub(crate) use when_alone;
+
 /// Has the three functions called around every `fork` of the process.
 pub(crate) fn on_fork(
     prepare: unsafe extern "C" fn(),

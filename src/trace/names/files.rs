@@ -1,12 +1,13 @@
 //! Names from a module's file: for modules that may be unloaded, and others loaded at their place.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use addr2line::{Loader, demangle_auto};
 use object::{Object, ReadCache};
 
 use super::modules;
-use crate::trace::record::loaded::{self, Number};
+use crate::trace::record::loaded::{self, FIRST_BYTES, Number};
 
 /// A module's file, read.
 pub(in crate::trace) struct File {
@@ -27,7 +28,10 @@ impl File {
     pub(in crate::trace) fn of(number: Number) -> Option<Self> {
         let particulars = loaded::particulars(number)?;
         let id = particulars.build_id();
-        let candidates = [debug_file(id), Some(PathBuf::from(modules::path_of(number)))];
+        let own = PathBuf::from(modules::path_of(number));
+        // Opening what is no file (a pipe that got the name) may wait for ever.
+        let is_own = own.is_file() && (!id.is_empty() || begins_as(&own, number));
+        let candidates = [debug_file(id), is_own.then_some(own)];
         let open = |path: PathBuf| {
             let loader = Loader::new(&path).ok()?;
             is_of(&path, id).then_some(loader)
@@ -68,6 +72,13 @@ fn debug_file(id: &[u8]) -> Option<PathBuf> {
     let (folder, file) = id.split_at_checked(2).filter(|(_, file)| !file.is_empty())?;
     let path = Path::new("/usr/lib/debug/.build-id").join(folder).join(format!("{file}.debug"));
     path.is_file().then_some(path)
+}
+
+/// Whether a file's first bytes are those that were in memory: of a module without a build id.
+fn begins_as(path: &Path, number: Number) -> bool {
+    let mut first = [0; FIRST_BYTES];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first));
+    read.is_ok() && loaded::begins_with(number, &first)
 }
 
 /// Whether a file has this build id; none, if that is empty.

@@ -85,7 +85,7 @@ fn unwind(marker: usize, filled: &mut Filled<'_>) {
                 // SAFETY: a return address of the calling thread.
                 module = loaded::find(pc);
             }
-            pc == 0 || loaded::word(pc, module.number).is_some_and(|found| filled.push(found))
+            pc == 0 || loaded::word(pc, &module).is_some_and(|found| filled.push(found))
         });
     }
 }

@@ -4,8 +4,6 @@ use core::ffi::{CStr, c_int, c_void};
 
 use super::loaded::{BUILD_ID_MAX, Particulars, Range};
 
-/// A module's bytes that are looked at without asking the loader: the first ones, within any OS page.
-pub(in crate::trace) const FIRST_BYTES: usize = 1 << 10;
 /// Bytes from a module's start in which the headers must be to be found there.
 const HEADERS_END: usize = 1 << 12;
 /// The program headers of a loaded module.

@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::elf::{self, Headers};
-use super::loaded::{Found, Number, key, number_by_key};
+use super::loaded::{FIRST_BYTES, Found, Identity, Number, hash_of_first, number_by_identity};
 
 /// Modules that stay for ever.
 const STAYING: usize = 64;
@@ -66,7 +66,8 @@ pub(in crate::trace) fn begin() {
             return;
         }
         let name = if number == 0 { program.as_os_str().as_encoded_bytes() } else { name.to_bytes() };
-        let module = number_by_key(key(start, particulars.base, name, &[]), name, true, || Some(particulars));
+        let identity = Identity { start, base: particulars.base, name, first: 0 };
+        let module = number_by_identity(&identity, true, || Some(particulars));
         let place = &PLACES[count];
         place.start.store(start, Ordering::Relaxed);
         place.end.store(end, Ordering::Relaxed);
@@ -83,11 +84,8 @@ pub(in crate::trace) fn begin() {
 pub(in crate::trace) unsafe fn find(address: usize) -> Found {
     // Relaxed (all): written before the session's number, whose Acquire is the caller's.
     for place in PLACES.iter().take(PLACES_KNOWN.load(Ordering::Relaxed)) {
-        let found = Found {
-            number: Number(place.number.load(Ordering::Relaxed) as u16),
-            start: place.start.load(Ordering::Relaxed),
-            end: place.end.load(Ordering::Relaxed),
-        };
+        let number = Number(place.number.load(Ordering::Relaxed) as u16);
+        let found = Found::new(number, (place.start.load(Ordering::Relaxed), place.end.load(Ordering::Relaxed)));
         if found.holds(address) {
             return found;
         }
@@ -111,13 +109,12 @@ pub(in crate::trace) unsafe fn find(address: usize) -> Found {
     let Some(link_map) = link_map.filter(|link_map| !link_map.name.is_null()) else { return Found::NONE };
     let (start, end) = (object.start.addr(), object.end.addr());
     // SAFETY: the loader's string, as above; and the first kilobyte of a mapping, which is at least an OS page.
-    let (name, first) = unsafe {
-        (CStr::from_ptr(link_map.name), core::slice::from_raw_parts(object.start.cast::<u8>(), elf::FIRST_BYTES))
-    };
-    let key = key(start, link_map.base, name.to_bytes(), first);
-    let number = number_by_key(key, name.to_bytes(), false, || {
+    let (name, first) =
+        unsafe { (CStr::from_ptr(link_map.name), core::slice::from_raw_parts(object.start.cast::<u8>(), FIRST_BYTES)) };
+    let identity = Identity { start, base: link_map.base, name: name.to_bytes(), first: hash_of_first(first) };
+    let number = number_by_identity(&identity, false, || {
         // SAFETY: a loaded module's first bytes, and where it is.
         unsafe { Headers::at_start(first, link_map.base) }.map(|headers| headers.particulars())
     });
-    Found { number, start, end }
+    Found::new(number, (start, end))
 }

@@ -27,6 +27,8 @@ use crate::protocols::lock::Lock;
 const MODULES: usize = 1 << 12;
 /// Places at which a module may be, from its hash's home on.
 const PROBES: usize = 64;
+/// A module's bytes that are looked at without asking the loader: the first ones, within any OS page.
+pub(in crate::trace) const FIRST_BYTES: usize = 1 << 10;
 /// Bytes for the modules' paths.
 const NAMES_BYTES: usize = 1 << 19;
 
@@ -50,8 +52,9 @@ impl Number {
 }
 
 /// An address and its module, in one word; `None` for what is no address of a program's code.
-pub(in crate::trace) const fn word(address: usize, number: Number) -> Option<usize> {
-    if address >> ADDRESS_BITS != 0 { None } else { Some(address | (number.0 as usize) << ADDRESS_BITS) }
+#[inline(always)]
+pub(in crate::trace) const fn word(address: usize, module: &Found) -> Option<usize> {
+    if address >> ADDRESS_BITS != 0 { None } else { Some(address | module.tag) }
 }
 
 pub(in crate::trace) const fn address_of(word: usize) -> usize {
@@ -106,14 +109,25 @@ impl Particulars {
 /// A module and its place.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::trace) struct Found {
-    pub(in crate::trace) number: Number,
-    pub(in crate::trace) start: usize,
-    pub(in crate::trace) end: usize,
+    /// Its number, where a word has it.
+    tag: usize,
+    start: usize,
+    end: usize,
 }
 
 impl Found {
-    pub(in crate::trace) const NONE: Self = Self { number: Number::NONE, start: 0, end: 0 };
+    pub(in crate::trace) const NONE: Self = Self::new(Number::NONE, (0, 0));
 
+    pub(super) const fn new(number: Number, (start, end): Range) -> Self {
+        Self { tag: (number.0 as usize) << ADDRESS_BITS, start, end }
+    }
+
+    #[inline(always)]
+    pub(in crate::trace) const fn is_none(&self) -> bool {
+        self.tag == 0
+    }
+
+    #[inline(always)]
     pub(in crate::trace) fn holds(&self, address: usize) -> bool {
         (self.start..self.end).contains(&address)
     }
@@ -128,6 +142,8 @@ struct Module {
     /// Its path is a part of `Table::names`.
     name_start: u32,
     name_len: u32,
+    /// [`Identity::first`].
+    first: u64,
     stays: bool,
 }
 
@@ -140,34 +156,60 @@ struct Table {
 }
 
 static TABLE: Lock<Table> = Lock::new(Table {
-    modules: [const { Module { particulars: Particulars::NONE, name_start: 0, name_len: 0, stays: false } }; MODULES],
+    modules: [const { Module { particulars: Particulars::NONE, name_start: 0, name_len: 0, first: 0, stays: false } };
+        MODULES],
     known: 0,
     names: [0; NAMES_BYTES],
     names_used: 0,
 });
 
-/// A hash of what tells a module from others; not 0.
-pub(super) fn key(start: usize, base: usize, name: &[u8], first: &[u8]) -> u64 {
-    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
-    let words = |bytes: &[u8], hash: u64| {
-        let (whole, rest) = bytes.as_chunks::<8>();
-        let hash = whole.iter().fold(hash, |hash, &word| mix(hash, u64::from_ne_bytes(word)));
-        rest.iter().fold(hash, |hash, &byte| mix(hash, u64::from(byte)))
-    };
-    // Four at a time: each product waits for the one before it.
-    let quarter = first.len() / 4;
-    let lanes = [0, 1, 2, 3].map(|lane| words(&first[lane * quarter..][..quarter], lane as u64));
-    let hash = lanes.iter().fold(mix(start as u64, base as u64), |hash, &lane| mix(hash, lane));
-    words(name, hash).max(1)
+/// A multiplication by an odd number loses nothing; the rotation brings its upper bits, which depend on all, down.
+const fn mix(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
 
-/// The module with this hash; a new one if there is none, of what `describe` tells.
-pub(super) fn number_by_key(
-    key: u64,
-    name: &[u8],
+fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let hash = whole.iter().fold(hash, |hash, &word| mix(hash, u64::from_ne_bytes(word)));
+    rest.iter().fold(hash, |hash, &byte| mix(hash, u64::from(byte)))
+}
+
+/// A hash of a module's first bytes.
+pub(in crate::trace) fn hash_of_first(first: &[u8]) -> u64 {
+    // Four at a time: each product waits for the one before it.
+    let quarter = first.len() / 4;
+    let lanes = [0, 1, 2, 3].map(|lane| mix_bytes(lane as u64, &first[lane * quarter..][..quarter]));
+    lanes.into_iter().fold(first.len() as u64, mix)
+}
+
+/// What tells a module from others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity<'name> {
+    pub(super) start: usize,
+    /// What the addresses in the file are moved by.
+    pub(super) base: usize,
+    /// Its path, as the loader has it.
+    pub(super) name: &'name [u8],
+    /// [`hash_of_first`] of its first bytes; 0 if they are not asked for.
+    pub(super) first: u64,
+}
+
+impl Identity<'_> {
+    /// A hash; not 0.
+    fn key(&self) -> u64 {
+        // One after the other: a library's start and its base are the same number.
+        let hash = [self.start as u64, self.base as u64].into_iter().fold(self.first, mix);
+        mix_bytes(hash, self.name).max(1)
+    }
+}
+
+/// The module with this identity; a new one if there is none, of what `describe` tells.
+pub(super) fn number_by_identity(
+    identity: &Identity<'_>,
     stays: bool,
     describe: impl FnOnce() -> Option<Particulars>,
 ) -> Number {
+    let key = identity.key();
     let home = (key >> (64 - MODULES.trailing_zeros())) as usize;
     let places = || (0..PROBES).map(|probe| (home + probe) & (MODULES - 1));
     // Acquire: pairs with the Release below; the module's particulars are there then.
@@ -183,8 +225,8 @@ pub(super) fn number_by_key(
         let Some((place, found)) = known().find(is_end) else { return Number::NONE };
         if found == 0 {
             let Some(particulars) = describe() else { return Number::NONE };
-            let Some((name_start, name_len)) = table.keep_name(name) else { return Number::NONE };
-            table.modules[place] = Module { particulars, name_start, name_len, stays };
+            let Some((name_start, name_len)) = table.keep_name(identity.name) else { return Number::NONE };
+            table.modules[place] = Module { particulars, name_start, name_len, first: identity.first, stays };
             table.known += 1;
             // Release: pairs with the Acquire above.
             KEYS[place].store(key, Ordering::Release);
@@ -220,6 +262,12 @@ pub(in crate::trace) fn particulars(number: Number) -> Option<Particulars> {
 /// Whether a module stays loaded for ever.
 pub(in crate::trace) fn stays(number: Number) -> bool {
     number.place().is_some_and(|place| TABLE.lock().with(|table| table.modules[place].stays))
+}
+
+/// Whether these are the module's first bytes.
+pub(in crate::trace) fn begins_with(number: Number, first: &[u8]) -> bool {
+    let hash = hash_of_first(first);
+    number.place().is_some_and(|place| TABLE.lock().with(|table| table.modules[place].first == hash))
 }
 
 /// A module's path, as far as there is room for it; its length. Allocates nothing.
@@ -264,4 +312,32 @@ pub(in crate::trace) fn acquire() {
 pub(in crate::trace) unsafe fn release() {
     // SAFETY: the caller took it.
     unsafe { TABLE.release() };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_tells_two_modules_apart_gives_them_other_keys() {
+        let first = [7; 1024];
+        let one = || Identity { start: 1 << 40, base: 1 << 40, name: b"/lib/one.so", first: hash_of_first(&first) };
+        assert_eq!(one().key(), one().key());
+        let moved = (1..1000).map(|pages| (1 << 40) + (pages << 12));
+        // The same file at another place, and a program that is not moved.
+        let mut others: Vec<Identity<'_>> = moved.map(|start| Identity { start, base: start, ..one() }).collect();
+        others.push(Identity { base: 0, ..one() });
+        others.push(Identity { name: b"/lib/two.so", ..one() });
+        others.extend((0..first.len()).map(|place| {
+            let mut other = first;
+            other[place] ^= 1;
+            Identity { first: hash_of_first(&other), ..one() }
+        }));
+        let mut keys: Vec<u64> = others.iter().map(Identity::key).collect();
+        keys.push(one().key());
+        let count = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), count);
+    }
 }

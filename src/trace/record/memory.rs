@@ -119,6 +119,16 @@ impl<'buffer> Filled<'buffer> {
         true
     }
 
+    /// The places that are left, to be filled from the first on.
+    pub(in crate::trace) fn rest(&mut self) -> &mut [usize] {
+        self.buffer.get_mut(self.len..).unwrap_or_default()
+    }
+
+    /// Says that all places were filled but the last `left`.
+    pub(in crate::trace) fn filled_but(&mut self, left: usize) {
+        self.len = self.buffer.len().saturating_sub(left);
+    }
+
     pub(in crate::trace) fn clear(&mut self) {
         self.len = 0;
     }

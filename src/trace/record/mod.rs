@@ -37,7 +37,7 @@ static TABLES: Participant = Participant { prepare: acquire_tables, parent: rele
 os::at_start!(watch);
 
 extern "C" fn watch() {
-    if os::SUPPORTED {
+    if os::TRACES {
         join(ForkPlace::TraceSession, &SESSION);
         join(ForkPlace::TraceTables, &TABLES);
     }

@@ -52,29 +52,46 @@ pub(super) enum Rule {
     Aligned { end_below_bp: u16 },
 }
 
+/// A rule in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Packed(u64);
+
+impl Packed {
+    pub(super) const OTHER: Self = Rule::Other.pack();
+
+    /// The fields of [`Rule::Caller`], in bytes, which nearly all rules are.
+    #[inline(always)]
+    pub(super) const fn caller(self) -> Option<(bool, usize, usize)> {
+        if self.0 & 3 != 2 {
+            return None;
+        }
+        Some((self.0 & 4 != 0, (self.0 >> 32) as usize, (self.0 >> 16) as u16 as usize))
+    }
+
+    pub(super) const fn unpack(self) -> Rule {
+        match (self.caller(), self.0 & 3) {
+            (Some((from_bp, end_bytes, bp_below_bytes)), _) => {
+                Rule::Caller { from_bp, end_bytes: end_bytes as u32, bp_below_bytes: bp_below_bytes as u16 }
+            }
+            (None, 1) => Rule::Outermost,
+            (None, 3) => Rule::Aligned { end_below_bp: (self.0 >> 16) as u16 },
+            _ if self.0 == Rule::NoRoom.pack().0 => Rule::NoRoom,
+            _ => Rule::Other,
+        }
+    }
+}
+
 impl Rule {
-    const fn pack(self) -> u64 {
-        match self {
-            Self::Other | Self::NoRoom => 0,
+    const fn pack(self) -> Packed {
+        Packed(match self {
+            Self::Other => 0,
+            Self::NoRoom => 4,
             Self::Outermost => 1,
             Self::Aligned { end_below_bp } => 3 | (end_below_bp as u64) << 16,
             Self::Caller { from_bp, end_bytes, bp_below_bytes } => {
                 2 | (from_bp as u64) << 2 | (bp_below_bytes as u64) << 16 | (end_bytes as u64) << 32
             }
-        }
-    }
-
-    const fn unpack(word: u64) -> Self {
-        match word & 3 {
-            0 => Self::Other,
-            1 => Self::Outermost,
-            3 => Self::Aligned { end_below_bp: (word >> 16) as u16 },
-            _ => Self::Caller {
-                from_bp: word & 4 != 0,
-                end_bytes: (word >> 32) as u32,
-                bp_below_bytes: (word >> 16) as u16,
-            },
-        }
+        })
     }
 }
 
@@ -131,7 +148,7 @@ pub(in crate::trace) fn end() {
 /// # Safety
 /// The calling thread returns to the address, which keeps its module loaded.
 #[inline(always)]
-pub(super) unsafe fn rule(word: usize) -> Rule {
+pub(super) unsafe fn rule(word: usize) -> Packed {
     let home = (word as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> (64 - ENTRIES.trailing_zeros());
     for probe in 0..PROBES {
         let entry = &RULES[(home as usize + probe) & (ENTRIES - 1)];
@@ -139,14 +156,14 @@ pub(super) unsafe fn rule(word: usize) -> Rule {
         let known = entry.pc.load(Ordering::Acquire);
         if known == word as u64 {
             // Relaxed: ordered by the address.
-            return Rule::unpack(entry.rule.load(Ordering::Relaxed));
+            return Packed(entry.rule.load(Ordering::Relaxed));
         }
         if known == 0 {
             // SAFETY: the caller's promise.
-            return unsafe { learn(word, home as usize) };
+            return unsafe { learn(word, home as usize) }.pack();
         }
     }
-    Rule::Other
+    Packed::OTHER
 }
 
 /// Looks an address up and keeps its rule.
@@ -169,7 +186,7 @@ unsafe fn learn(word: usize, home: usize) -> Rule {
             // Relaxed (both): written under the lock only.
             match entry.pc.load(Ordering::Relaxed) {
                 0 => {
-                    entry.rule.store(rule.pack(), Ordering::Relaxed);
+                    entry.rule.store(rule.pack().0, Ordering::Relaxed);
                     // Release: pairs with the Acquire in `rule`.
                     entry.pc.store(word as u64, Ordering::Release);
                     break;
@@ -271,12 +288,13 @@ mod tests {
     fn a_rule_comes_back_as_it_was_packed() {
         for rule in [
             Rule::Other,
+            Rule::NoRoom,
             Rule::Outermost,
             Rule::Aligned { end_below_bp: 64 },
             Rule::Caller { from_bp: false, end_bytes: 8, bp_below_bytes: 0 },
             Rule::Caller { from_bp: true, end_bytes: u32::MAX, bp_below_bytes: u16::MAX },
         ] {
-            assert_eq!(Rule::unpack(rule.pack()), rule);
+            assert_eq!(rule.pack().unpack(), rule);
         }
     }
 }

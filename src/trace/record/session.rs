@@ -46,7 +46,7 @@ static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None, p
 /// Starts a session; returns its number.
 pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
     config.check()?;
-    if !os::SUPPORTED {
+    if !os::TRACES {
         return Err(StartError::Unsupported);
     }
     CONTROL.lock().with(|control| {

@@ -19,12 +19,13 @@
 //! which would take a lock of the thread.
 
 use core::cell::Cell;
+use core::slice::IterMut;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::loaded::{self, Found};
 use super::memory::Filled;
 #[cfg(target_arch = "x86_64")]
-use super::rules::{self, Rule};
+use super::rules::{self, Packed, Rule};
 use crate::os;
 
 /// No OS page is smaller.
@@ -45,10 +46,16 @@ pub(super) trait Sink {
     fn note(&mut self, word: usize, sp: usize) -> bool;
 }
 
-impl Sink for Filled<'_> {
+/// Places for as many as there are.
+impl Sink for IterMut<'_, usize> {
     #[inline(always)]
     fn note(&mut self, word: usize, _sp: usize) -> bool {
-        self.push(word)
+        let place = self.next();
+        let has_room = place.is_some();
+        if let Some(place) = place {
+            *place = word;
+        }
+        has_room
     }
 }
 
@@ -75,14 +82,25 @@ impl Stack {
     }
 
     /// Fills in the return addresses above `marker`, from the frame `start` on, with their modules.
-    pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut impl Sink) -> End {
+    pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_>) -> End {
+        // By themselves, not by `filled`: they stay in registers.
+        let mut places = filled.rest().iter_mut();
+        let ended = self.walk_into(start, marker, &mut places);
+        let left = places.len();
+        filled.filled_but(left);
+        ended
+    }
+
+    /// [`walk`](Self::walk), wherever the return addresses go.
+    #[inline(always)]
+    fn walk_into(&self, start: Frame, marker: usize, places: &mut impl Sink) -> End {
         if !(self.low.get()..self.high.get()).contains(&start.sp) {
             self.begin_at(start.sp & !(PAGE_BYTES - 1));
         }
         let own_block = os::thread_token();
         let end = if own_block > start.sp { own_block } else { usize::MAX };
         let known_end = Cell::new(self.high.get().min(end));
-        walk(start, marker, filled, |address| {
+        walk(start, marker, places, |address| {
             if address < start.sp || !address.is_multiple_of(size_of::<usize>()) {
                 return None;
             }
@@ -137,10 +155,10 @@ pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl F
     let start = Frame { pc, sp, bp };
     let mut notes = Notes(note);
     // The interrupted function itself: its place is no return address, so the call before it is looked up all the same.
-    if let Some(word) = loaded::word(pc + 1, module_of(pc, Found::NONE).number)
+    if let Some(word) = loaded::word(pc + 1, &module_of(pc, Found::NONE))
         && notes.note(word, sp)
     {
-        Stack::new().walk(start, 0, &mut notes);
+        Stack::new().walk_into(start, 0, &mut notes);
     }
 }
 
@@ -153,22 +171,26 @@ pub(super) fn has_room(bytes: usize) -> bool {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+#[inline(always)]
+fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut frame = start;
     let mut module = module_of(frame.pc, Found::NONE);
     loop {
-        let next = match rule_of(frame.pc, module) {
-            Rule::Caller { from_bp, end_bytes, bp_below_bytes } => {
-                let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes as usize);
-                let below = usize::from(bp_below_bytes);
-                let bp = if below == 0 { Some(frame.bp) } else { word(end.wrapping_sub(below)) };
-                let (Some(pc), Some(bp)) = (word(end.wrapping_sub(8)), bp) else { return End::Unknown };
-                Frame { pc, sp: end, bp }
+        let rule = rule_of(frame.pc, module);
+        let next = if let Some((from_bp, end_bytes, bp_below_bytes)) = rule.caller() {
+            let end = if from_bp { frame.bp } else { frame.sp }.wrapping_add(end_bytes);
+            let Some(pc) = word(end.wrapping_sub(8)) else { return End::Unknown };
+            let mut bp = frame.bp;
+            if bp_below_bytes != 0 {
+                let Some(saved) = word(end.wrapping_sub(bp_below_bytes)) else { return End::Unknown };
+                bp = saved;
             }
-            rule => match leave(frame, rule, word) {
+            Frame { pc, sp: end, bp }
+        } else {
+            match leave(frame, rule.unpack(), word) {
                 Ok(next) => next,
                 Err(end) => return end,
-            },
+            }
         };
         // A frame has its return address at least: so this comes to an end.
         if next.sp <= frame.sp {
@@ -180,8 +202,8 @@ fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize
         frame = next;
         module = module_of(frame.pc, module);
         if frame.sp > marker {
-            let Some(found) = loaded::word(frame.pc, module.number) else { return End::Unknown };
-            if !filled.note(found, frame.sp) {
+            let Some(found) = loaded::word(frame.pc, &module) else { return End::Unknown };
+            if !places.note(found, frame.sp) {
                 return End::Whole;
             }
         }
@@ -207,10 +229,10 @@ fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Res
         Rule::Other | Rule::Caller { .. } => {
             let next = by_frame_pointer().ok_or(End::Unknown)?;
             let module = module_of(next.pc, Found::NONE);
-            let holds = match rule_of(next.pc, module) {
+            let holds = match rule_of(next.pc, module).unpack() {
                 Rule::NoRoom => return Err(End::NoRoom),
                 // Code made at run time calls itself: then at least the next frame is above.
-                Rule::Other => module.number == loaded::Number::NONE && next.bp > frame.bp,
+                Rule::Other => module.is_none() && next.bp > frame.bp,
                 // SAFETY: code of a loaded module, since it has unwind information.
                 _ => unsafe { is_behind_a_call(next.pc) },
             };
@@ -235,11 +257,11 @@ fn module_of(pc: usize, last: Found) -> Found {
 /// The rule of a return address into a module.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn rule_of(pc: usize, module: Found) -> Rule {
-    match loaded::word(pc, module.number) {
+fn rule_of(pc: usize, module: Found) -> Packed {
+    match loaded::word(pc, &module) {
         // SAFETY: as above.
-        Some(word) if module.number != loaded::Number::NONE => unsafe { rules::rule(word) },
-        _ => Rule::Other,
+        Some(word) if !module.is_none() => unsafe { rules::rule(word) },
+        _ => Packed::OTHER,
     }
 }
 
@@ -259,7 +281,7 @@ unsafe fn is_behind_a_call(pc: usize) -> bool {
 
 /// A frame record is the caller's frame pointer and the return address; the frame pointer points to it.
 #[cfg(target_arch = "aarch64")]
-fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut module = Found::NONE;
     let (mut record, mut above) = (start.bp, start.sp);
     while record != 0 {
@@ -274,7 +296,7 @@ fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize
         }
         if record > marker {
             module = module_of(pc, module);
-            if !loaded::word(pc, module.number).is_some_and(|found| filled.note(found, record + 16)) {
+            if !loaded::word(pc, &module).is_some_and(|found| places.note(found, record + 16)) {
                 return End::Whole;
             }
         }
@@ -285,7 +307,7 @@ fn walk(start: Frame, marker: usize, filled: &mut impl Sink, word: impl Fn(usize
 
 /// Elsewhere the system's unwinder walks.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn walk(_start: Frame, _marker: usize, _filled: &mut impl Sink, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(_start: Frame, _marker: usize, _places: &mut impl Sink, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     End::Unknown
 }
 

@@ -1,0 +1,58 @@
+//! The process's end where the system ends all other threads first, wherever they are (Windows).
+//!
+//! Then the last thread's destructors run, which free and allocate. A thread that was ended inside the allocator has left
+//! its lock held, and perhaps a pool half changed: nobody may touch that any more. So the last thread, before anything of
+//! it frees, looks at every lock. If one is held, the heap is *abandoned*: the thread goes without its cache; what it
+//! frees stays where it is, and small blocks come from the large allocator of the system, which sees to its own lock.
+//! The memory of all goes with the process, in a moment.
+//!
+//! What waits for the heap's locks all the same (`purge`, `stats`, the debug hooks' own lock) ends the process with a
+//! message, rather than hang (`futex_wait`).
+//!
+//! # Invariants
+//! - *Alone*: the flag is set by the last thread, when there is no other, and never taken back.
+
+use core::alloc::{GlobalAlloc, Layout};
+use std::alloc::System;
+
+use super::{GLOBAL, tls};
+use crate::base::size_class::SizeClass;
+use crate::os;
+use crate::sync::{AtomicU32, Ordering};
+
+/// Not 0 once the heap is abandoned.
+static ABANDONED: AtomicU32 = AtomicU32::new(0);
+
+os::when_alone!(look);
+
+#[cfg_attr(not(windows), allow(dead_code, reason = "other systems have no such end"))]
+extern "C" fn look() {
+    let heap = &GLOBAL;
+    // SAFETY: sets are never unmapped.
+    let is_quiet =
+        heap.is_unlocked() && heap.sets().all(|set| unsafe { set.as_ref() }.try_enter(heap, |_| ()).is_some());
+    if !is_quiet {
+        abandon();
+    }
+}
+
+/// Leaves the heap as it is, for good. The calling thread is the process's last.
+fn abandon() {
+    // Relaxed (both): there is no other thread.
+    ABANDONED.store(1, Ordering::Relaxed);
+    tls::set(&tls::ENDED);
+}
+
+/// Whether the heap is abandoned.
+#[inline(always)]
+pub(crate) fn is_abandoned() -> bool {
+    os::KILLS_THREADS_AT_EXIT && ABANDONED.load(Ordering::Relaxed) != 0
+}
+
+/// A zeroed block of `class` that is no pool's, and is never freed.
+pub(super) fn alloc(class: SizeClass) -> *mut u8 {
+    let bytes = class.block_bytes();
+    // A block in a pool is aligned to the largest power of two that divides its size.
+    // SAFETY: sizes of classes are small, and not 0.
+    unsafe { System.alloc_zeroed(Layout::from_size_align_unchecked(bytes, 1 << bytes.trailing_zeros())) }
+}
