@@ -71,7 +71,7 @@ os::at_start!(read_variable);
 
 /// `PYMALLOC_LEAKS`: `1` for a report on stderr when the program exits, if something is leaked.
 extern "C" fn read_variable() {
-    if cfg!(feature = "__raw") || !os::SUPPORTED {
+    if cfg!(feature = "__raw") || !os::TRACES {
         return;
     }
     if os::environment(c"PYMALLOC_LEAKS").is_some_and(|value| !matches!(value, b"" | b"0"))

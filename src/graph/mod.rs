@@ -107,7 +107,7 @@ pub fn take(config: Config) -> Result<HeapGraph, Error> {
 #[inline]
 pub fn take_with(config: Config, mut progress: impl FnMut(Progress)) -> Result<HeapGraph, Error> {
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
-    if crate::os::SUPPORTED {
+    if crate::os::TRACES {
         return take::take(config, &mut progress);
     }
     let _ = (config, &mut progress);
