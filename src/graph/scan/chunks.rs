@@ -144,7 +144,8 @@ mod tests {
         assert_eq!(free_of(&[u128::MAX; 40]), None);
         let whole = heap(&[(6, false), (10, true), (4, false), (8, true)]);
         assert!(free_of(&whole).is_some());
-        for cut in 1..whole.len() {
+        // What is cut at a chunk's end is a heap still.
+        for cut in (1..whole.len()).filter(|cut| ![3, 8, 10].contains(cut)) {
             assert_eq!(free_of(&whole[..cut]), None, "{cut}");
         }
         let mut damaged = whole.clone();
