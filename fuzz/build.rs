@@ -49,7 +49,14 @@ const PLANTS: [(&str, Edit); 4] = [
         ),
     ),
     // A part that was purged is taken for zero although a block in it was handed out since.
-    ("PLANT_STALE_ZERO", ("heap/pool.rs", "self.purged.set(self.purged.get() & !parts_of(first, end));", "")),
+    (
+        "PLANT_STALE_ZERO",
+        (
+            "heap/pool.rs",
+            "self.purged.set(self.purged.get() & !parts_of(first, end, self.class::<K>().purge_unit_bytes()));",
+            "",
+        ),
+    ),
     // A lock is let go, and nobody woken.
     (
         "PLANT_FORGOTTEN_SLEEPER",

@@ -78,10 +78,13 @@ pub mod trace;
 pub use api::allocator::Pymalloc;
 pub use api::control::{allocated_blocks, flush_thread_cache, heap_map, purge, self_check, stats, thread_caches};
 pub use api::limit::{limit, set_limit, set_soft_limit, soft_limit};
+pub use api::medium::Medium;
 #[cfg(feature = "__raw")]
 #[doc(hidden)]
 pub use api::raw;
-pub use base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, SMALL_MAX_BYTES};
+pub use base::config::{
+    ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, MEDIUM_MAX_BYTES, POOL_BYTES, RUN_MAX_BYTES, SMALL_MAX_BYTES,
+};
 pub use base::size_class::{class_bytes, class_number, usable_bytes};
 pub use inspect::measure::measure;
 pub use inspect::report::request_report;

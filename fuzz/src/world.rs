@@ -4,8 +4,9 @@ use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::base::config::CLASS_COUNT;
-use crate::base::size_class::SizeClass;
+use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT};
+use crate::base::kind::{Medium, Small};
+use crate::base::size_class::{AnyClass, Class};
 use crate::cache::ThreadCache;
 use crate::heap::pool::Slot;
 use crate::heap::{ArenaLimits, Heap};
@@ -24,12 +25,25 @@ const LIVE_MAX: usize = 4_000;
 /// A live block and what it is filled with.
 struct Live {
     start: *mut u8,
-    class: SizeClass,
+    class: AnyClass,
     seed: u64,
 }
 
+/// Runs `$body` with the class of either kind that `$class` stands for.
+macro_rules! of_its_kind {
+    ($class:expr, $name:ident => $body:expr) => {
+        match Class::<Small>::from_index($class.index()) {
+            Some($name) => $body,
+            None => {
+                let $name = Class::<Medium>::from_index($class.index()).expect("one of the two kinds");
+                $body
+            }
+        }
+    };
+}
+
 impl Live {
-    fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
+    fn fill(start: *mut u8, class: AnyClass, seed: u64) -> Self {
         let live = Self { start, class, seed };
         for index in 0..class.block_bytes() / 8 {
             // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
@@ -78,13 +92,16 @@ impl World {
         self.serial.get()
     }
 
-    fn alloc(&self, thread: usize, class: SizeClass, zeroed: bool) {
+    fn alloc(&self, thread: usize, class: AnyClass, zeroed: bool) {
         let Some(cache) = self.cache(thread) else { return };
         if self.live.borrow().len() >= LIVE_MAX {
             return;
         }
         let request = Request::of_bytes(class.block_bytes());
-        let start = if zeroed { cache.alloc_zeroed(class, request) } else { cache.alloc(class, request) };
+        let start = of_its_kind!(class, known => match zeroed {
+            true => cache.alloc_zeroed(known, request),
+            false => cache.alloc(known, request),
+        });
         if start.is_null() {
             return;
         }
@@ -123,14 +140,21 @@ impl World {
         assert_eq!(known, Some(block.class.block_bytes()), "the model knows its blocks");
         match self.cache(thread) {
             // SAFETY: the block is ours, and given up.
-            Some(cache) => unsafe { cache.free(block.class, block.start) },
+            Some(cache) => of_its_kind!(block.class, class => unsafe { cache.free(class, block.start) }),
             // As a thread without a cache does.
-            None => self.heap.spare.enter(self.heap, |inside| inside.give(block.class, &[Slot::new(block.start)])),
+            None => self.heap.spare.enter(self.heap, |inside| {
+                of_its_kind!(block.class, class => inside.give(class, &[Slot::new(block.start)]));
+            }),
         }
     }
 
     fn run(&self, thread: usize, op: Op) {
-        let class_of = |class: usize| SizeClass::from_number(class).expect("in range");
+        // The last numbers stand for medium classes: those at the ends of both sizes of pools, and one between.
+        let medium = [0, 9, 23, 24, 35, 47];
+        let class_of = |class: usize| match class.checked_sub(CLASS_COUNT - medium.len()) {
+            None => AnyClass::from_index(class),
+            Some(number) => AnyClass::from_index(CLASS_COUNT + medium[number]),
+        };
         match op {
             Op::Alloc { class, blocks } => (0..blocks).for_each(|_| self.alloc(thread, class_of(class), false)),
             Op::AllocZeroed { class, blocks } => (0..blocks).for_each(|_| self.alloc(thread, class_of(class), true)),
@@ -186,12 +210,12 @@ impl World {
     /// The heap is sound, and holds exactly the blocks that the model knows of; all threads rest.
     fn check_exactly(&self) {
         let stats = self.check();
-        let mut live = [0; CLASS_COUNT];
+        let mut live = [0; CLASS_COUNT + MEDIUM_CLASS_COUNT];
         for block in self.live.borrow().iter() {
             block.verify();
-            live[block.class.number()] += 1;
+            live[block.class.index()] += 1;
         }
-        for (class, live) in stats.classes.iter().zip(live) {
+        for (class, live) in stats.classes.iter().chain(&stats.medium).zip(live) {
             assert_eq!(class.blocks_live, live, "live blocks of {} bytes", class.block_bytes);
         }
     }

@@ -1,10 +1,13 @@
-//! What the library does not serve itself: glibc's own malloc, and definitions that come after ours in the link chain.
+//! What is above 512 bytes: from the arenas up to 1 MiB, beyond that glibc's own malloc; and definitions that come after
+//! ours in the link chain.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use pymalloc_core::raw;
+use crate::start;
+
+use pymalloc_core::raw::{self, MediumPlace};
 
 // glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them.
 unsafe extern "C" {
@@ -50,15 +53,99 @@ macro_rules! allocators {
 }
 
 allocators! {
-    malloc = __libc_malloc(bytes), bytes;
-    calloc = __libc_calloc(count, bytes), count.saturating_mul(bytes);
-    memalign = __libc_memalign(align, bytes), bytes;
+    malloc = malloc_unobserved(bytes), bytes;
+    calloc = calloc_unobserved(count, bytes), count.saturating_mul(bytes);
+    memalign = memalign_unobserved(align, bytes), bytes;
     valloc = __libc_valloc(bytes), bytes;
     pvalloc = __libc_pvalloc(bytes), bytes;
 }
 
+/// Every block of C's is aligned to so many bytes.
+const ALIGN: usize = 16;
+
+fn or_no_memory(block: *mut c_void) -> *mut c_void {
+    if block.is_null() {
+        // SAFETY: libc's own thread-local.
+        unsafe { *libc::__errno_location() = libc::ENOMEM };
+    }
+    block
+}
+
+/// # Safety
+/// None.
+#[inline]
+unsafe fn malloc_unobserved(bytes: usize) -> *mut c_void {
+    match MediumPlace::of_size_align(bytes, ALIGN) {
+        Some(place) => or_no_memory(place.allocate()),
+        // SAFETY: no preconditions.
+        None => unsafe { __libc_malloc(bytes) },
+    }
+}
+
+/// # Safety
+/// None.
+#[inline]
+unsafe fn calloc_unobserved(count: usize, bytes: usize) -> *mut c_void {
+    match count.checked_mul(bytes).and_then(|bytes| MediumPlace::of_size_align(bytes, ALIGN)) {
+        Some(place) => or_no_memory(place.allocate_zeroed()),
+        // SAFETY: no preconditions.
+        None => unsafe { __libc_calloc(count, bytes) },
+    }
+}
+
+/// `align` is a power of two.
+///
+/// # Safety
+/// None.
+#[inline]
+unsafe fn memalign_unobserved(align: usize, bytes: usize) -> *mut c_void {
+    match MediumPlace::of_size_align(bytes, align.max(ALIGN)) {
+        Some(place) if start::free_is_ours() => or_no_memory(place.allocate()),
+        // SAFETY: no preconditions.
+        _ => unsafe { __libc_memalign(align, bytes) },
+    }
+}
+
 /// # Safety
 /// As for `realloc`: a block of glibc's, or null.
+#[inline]
+unsafe fn realloc_unobserved(start: *mut c_void, bytes: usize) -> *mut c_void {
+    let Some(place) = MediumPlace::of_address(start) else {
+        // SAFETY: the caller's promise is the same.
+        return unsafe { __libc_realloc(start, bytes) };
+    };
+    // SAFETY: the caller's promise; the old block stays the caller's if there is no new one.
+    unsafe {
+        if bytes == 0 {
+            place.free(start);
+            return ptr::null_mut();
+        }
+        if place.resize(start, bytes) {
+            return start;
+        }
+        let new = malloc_unobserved(bytes);
+        if !new.is_null() {
+            new.cast::<u8>().copy_from_nonoverlapping(start.cast(), bytes.min(place.block_bytes()));
+            place.free(start);
+        }
+        new
+    }
+}
+
+/// # Safety
+/// As for `free`: a block of ours above 512 bytes, or of glibc's, or null.
+#[inline]
+unsafe fn free_unobserved(start: *mut c_void) {
+    match MediumPlace::of_address(start) {
+        // SAFETY: the caller's promise is the same.
+        Some(place) => unsafe { place.free(start) },
+        // SAFETY: the caller's promise is the same.
+        None => unsafe { __libc_free(start) },
+    }
+}
+
+/// # Safety
+/// As for `realloc`: a block of ours above 512 bytes, or of glibc's, or null.
 #[inline(always)]
 pub(crate) unsafe fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
     raw::check_large(start);
@@ -67,7 +154,7 @@ pub(crate) unsafe fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
         return unsafe { realloc_observed(start, bytes) };
     }
     // SAFETY: the caller's promise is the same.
-    unsafe { __libc_realloc(start, bytes) }
+    unsafe { realloc_unobserved(start, bytes) }
 }
 
 /// # Safety
@@ -79,14 +166,14 @@ unsafe fn realloc_observed(start: *mut c_void, bytes: usize) -> *mut c_void {
         // Frees, and returns null: not a failure.
         raw::large_freed(start);
         // SAFETY: the caller's promise is the same.
-        return unsafe { __libc_realloc(start, bytes) };
+        return unsafe { realloc_unobserved(start, bytes) };
     }
     // SAFETY: the caller's promise is the same.
-    raw::large_resized(start, bytes, || unsafe { __libc_realloc(start, bytes) })
+    raw::large_resized(start, bytes, || unsafe { realloc_unobserved(start, bytes) })
 }
 
 /// # Safety
-/// As for `free`: a block of glibc's, or null.
+/// As for `free`: a block of ours above 512 bytes, or of glibc's, or null.
 #[inline(always)]
 pub(crate) unsafe fn free(start: *mut c_void) {
     raw::check_large(start);
@@ -94,7 +181,7 @@ pub(crate) unsafe fn free(start: *mut c_void) {
         raw::large_freed(start);
     }
     // SAFETY: the caller's promise is the same.
-    unsafe { __libc_free(start) }
+    unsafe { free_unobserved(start) }
 }
 
 /// A function of another library, looked up once it is needed.
@@ -177,12 +264,15 @@ pub(crate) fn look_ahead() {
     }
 }
 
-/// The bytes of a block of glibc's; `None` before the library is loaded completely.
+/// The bytes of a block of ours above 512 bytes, or of glibc's; `None` before the library is loaded completely.
 ///
 /// # Safety
 /// `start` is such a block, in the caller's hands.
 pub(crate) unsafe fn usable_bytes(start: *mut c_void) -> Option<usize> {
     raw::check_large(start);
+    if let Some(place) = MediumPlace::of_address(start) {
+        return Some(place.block_bytes());
+    }
     let next = USABLE_SIZE.known();
     // SAFETY: the C library's function of that name and type.
     (!next.is_null()).then(|| unsafe {

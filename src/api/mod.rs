@@ -3,6 +3,7 @@
 pub(crate) mod allocator;
 pub(crate) mod control;
 pub(crate) mod limit;
+pub(crate) mod medium;
 #[cfg(feature = "__raw")]
 pub mod raw;
 mod route;

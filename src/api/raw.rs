@@ -6,12 +6,15 @@
 
 use core::ffi::c_void;
 
+use super::medium::Place;
 use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES};
 use crate::base::fatal::{self, Impossible, impossible};
+use crate::base::kind::{Medium, Small};
 use crate::base::size_class::SizeClass;
 use crate::cache::hardened;
 use crate::cache::{self, GLOBAL, MagazineOffset, current};
-use crate::heap::set::tag_class;
+use crate::heap::run::RunSize;
+use crate::heap::set::{RUN_TAG, tag_class};
 use crate::observe;
 use crate::os::BYPASS;
 use crate::sync::Ordering;
@@ -244,10 +247,93 @@ pub fn check_start(address: *const c_void) {
     if tag.is_null() {
         impossible(Impossible::NoPool, address.addr(), 0);
     }
-    if let Some(class) = tag_class(tag)
+    if let Some(class) = tag_class::<Small>(tag)
         && class.block_at(address.addr() & (POOL_BYTES - 1)).is_none()
     {
         impossible(Impossible::NoBlockStart, address.addr(), class.block_bytes());
+    }
+}
+
+/// Where a request of C above the small ones goes, or a block of one came from: medium pools, or a run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MediumPlace(Place);
+
+impl MediumPlace {
+    /// For a request of so many bytes, with that alignment, a power of two; `None` if it is small, or too large.
+    #[inline]
+    pub const fn of_size_align(bytes: usize, align: usize) -> Option<Self> {
+        match Place::of_size_align(bytes, align) {
+            Place::Beyond => None,
+            place => Some(Self(place)),
+        }
+    }
+
+    /// Of the block at `address`; `None` if no arena holds it, or it is a small one. Reads the tree of arenas and a tag,
+    /// and of a run its descriptor; never the block. Aborts if no block starts there.
+    pub fn of_address(address: *const c_void) -> Option<Self> {
+        let pool = GLOBAL.map.pool_of(address.addr())?;
+        // Relaxed: as in `of_far`.
+        let tag = pool.tag().load(Ordering::Relaxed);
+        if tag == RUN_TAG {
+            return match GLOBAL.run_pools(address.addr()) {
+                Ok(pools) => Some(Self(Place::Run(RunSize { pools, align_pools: 1 }))),
+                Err(what) => impossible(what, address.addr(), POOL_BYTES),
+            };
+        }
+        let class = tag_class::<Medium>(tag)?;
+        if class.block_at(address.addr() & (class.pool_bytes() - 1)).is_none() {
+            impossible(Impossible::NoBlockStart, address.addr(), class.block_bytes());
+        }
+        Some(Self(Place::Class(class)))
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        match self.0 {
+            Place::Class(class) => class.block_bytes(),
+            Place::Run(size) => size.pools * POOL_BYTES,
+            Place::Beyond => 0,
+        }
+    }
+
+    /// A block, or null when there is no memory.
+    #[inline]
+    pub fn allocate(self) -> *mut c_void {
+        // Who looks on is told of it by the caller, as of all large blocks.
+        self.0.alloc(Request::of_bytes(0).0).cast()
+    }
+
+    /// A block whose bytes are all zero, or null when there is no memory.
+    #[inline]
+    pub fn allocate_zeroed(self) -> *mut c_void {
+        self.0.alloc_zeroed(self.block_bytes(), Request::of_bytes(0).0).cast()
+    }
+
+    /// Takes back a block.
+    ///
+    /// # Safety
+    /// `block` is a block of this place in the caller's hands. (What can be checked is: of a run here, of another when it
+    /// returns to its pool.)
+    #[inline]
+    pub unsafe fn free(self, block: *mut c_void) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { self.0.free(block.cast()) }
+    }
+
+    /// Whether the block is one for `bytes` from now on, where it lies.
+    ///
+    /// # Safety
+    /// As for [`free`](Self::free); the block stays the caller's.
+    pub unsafe fn resize(self, block: *mut c_void, bytes: usize) -> bool {
+        match (self.0, Place::of_size_align(bytes, 1)) {
+            (Place::Run(_), new @ Place::Run(_)) => self.0.resize(block.cast(), new),
+            // CPython's rule: a block that shrinks by less than a quarter stays.
+            (Place::Class(class), _) if bytes <= class.block_bytes() && 4 * bytes > 3 * class.block_bytes() => {
+                hardened::check_live(current(), class, block.cast());
+                true
+            }
+            _ => false,
+        }
     }
 }
 

@@ -37,6 +37,27 @@ pub const ARENA_BYTES: usize = 1 << ARENA_SHIFT;
 /// Pools in an arena.
 pub(crate) const POOLS_PER_ARENA: usize = ARENA_BYTES / POOL_BYTES;
 
+/// Largest request, in bytes after rounding up to its alignment, that pools serve if the large allocator is
+/// [`Medium`](crate::Medium); what is larger, up to [`RUN_MAX_BYTES`], gets a run of pools.
+pub const MEDIUM_MAX_BYTES: usize = 32 << 10;
+
+/// Number of medium size classes: eight for each doubling from [`SMALL_MAX_BYTES`] to [`MEDIUM_MAX_BYTES`].
+pub const MEDIUM_CLASS_COUNT: usize = 8 * (MEDIUM_MAX_BYTES / SMALL_MAX_BYTES).trailing_zeros() as usize;
+
+/// Largest request, in bytes after rounding up to its alignment, that arenas serve if the large allocator is
+/// [`Medium`](crate::Medium).
+pub const RUN_MAX_BYTES: usize = 1 << 20;
+
+/// Pools of the arena that the larger medium classes have for one: their blocks are of one eighth at most.
+pub(crate) const RUN_POOLS: usize = 8;
+/// Medium blocks of more bytes are in such pools.
+pub(crate) const RUN_POOLS_ABOVE_BYTES: usize = POOL_BYTES / RUN_POOLS;
+
+/// A magazine of medium blocks grows only while all its slots together stand for at most so many bytes of blocks.
+pub(crate) const MEDIUM_MAGAZINE_BYTES_MAX: usize = 128 << 10;
+/// Most bytes of medium blocks in a thread's depots.
+pub(crate) const MEDIUM_DEPOT_BYTES_MAX: usize = 1 << 20;
+
 /// Bits of a bitmap word.
 pub(crate) const WORD_BITS: usize = u64::BITS as usize;
 
@@ -45,6 +66,9 @@ pub(crate) const BITMAP_WORDS_MAX: usize = POOL_BYTES / CLASS_STEP_BYTES / WORD_
 
 /// Bytes that one core writes without disturbing another.
 pub(crate) const CACHE_LINE_BYTES: usize = 64;
+
+/// The alignment of a pool set: more than all classes of both kinds, because the low bits of a tag hold one.
+pub(crate) const TAG_BYTES: usize = 128;
 
 /// Slots of every magazine of a new thread cache; stored inside the cache itself.
 pub(crate) const MAGAZINE_SLOTS_MIN: usize = 8;
@@ -100,6 +124,13 @@ pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one in so many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
+/// The same where runs are used, as a share of the most pools that were in use of late.
+pub(crate) const DIRTY_PEAK_SHARE: usize = 8;
+/// With each run that is freed, what was in use at that peak and is not any more counts for less, by one part in so many.
+pub(crate) const PEAK_DECAY: usize = 256;
+
+/// Arenas that are searched for a run of free pools, before an empty or a new one is taken.
+pub(crate) const RUN_LOOKS: usize = 32;
 
 /// Pools in use at which the C library's `malloc` is let keep some of what it has free (one for each class that it
 /// uses is what a program has that only starts) …
@@ -107,9 +138,10 @@ pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
 /// … and how many bytes.
 pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
 
-/// Bytes of a pool that are purged together when all blocks in them are free: an OS page, of the usual size.
+/// Bytes of a pool of the usual size that are purged together when all blocks in them are free: an OS page, of the usual
+/// size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;
-/// Such parts in a pool: the bits of a byte.
+/// Such parts in a pool, whatever its size: the bits of a byte.
 pub(crate) const PURGE_PARTS: usize = u8::BITS as usize;
 
 /// Bytes of a set's pools from which on the free parts of its partial pools are purged when few blocks are left.
@@ -143,7 +175,12 @@ const _: () = {
     assert!(POOLS_PER_ARENA <= WORD_BITS);
     assert!(BITMAP_WORDS_MAX <= WORD_BITS);
     // The low bits of a pool set's address hold a class (see `pool_set`).
-    assert!(CLASS_COUNT <= CACHE_LINE_BYTES);
+    assert!(CLASS_COUNT + MEDIUM_CLASS_COUNT <= TAG_BYTES);
+    // The reciprocals' shifts are for these, and a word for the blocks of a medium pool.
+    assert!(MEDIUM_CLASS_COUNT == 48 && RUN_POOLS * RUN_POOLS_ABOVE_BYTES == POOL_BYTES);
+    // A part that is purged of a pool that is a run is one of its pools (`PoolRef::split`).
+    assert!(RUN_POOLS == PURGE_PARTS);
+    assert!(RUN_MAX_BYTES <= ARENA_BYTES && RUN_MAX_BYTES.is_multiple_of(POOL_BYTES));
     // Arrays of slots are kept by powers of two (`Metadata::alloc_array`).
     assert!(MAGAZINE_SLOTS_MIN.is_power_of_two() && MAGAZINE_SLOTS_MAX.is_power_of_two());
     assert!(CLOSED_SLOTS_MAX.is_power_of_two() && CLOSED_SLOTS_MAX >= MAGAZINE_SLOTS_MIN);

@@ -3,5 +3,6 @@
 pub(crate) mod bitmap;
 pub(crate) mod config;
 pub(crate) mod fatal;
+pub(crate) mod kind;
 pub(crate) mod size_class;
 pub(crate) mod text;

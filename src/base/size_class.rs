@@ -4,16 +4,27 @@
 //! its whole domain.
 
 use core::alloc::Layout;
+use core::marker::PhantomData;
 
-use crate::base::config::{CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, POOL_BYTES, SMALL_MAX_BYTES, WORD_BITS};
+use crate::base::config::{
+    CLASS_COUNT, CLASS_STEP_BYTES, CLASS_STEP_SHIFT, MEDIUM_CLASS_COUNT, MEDIUM_MAX_BYTES, POOL_BYTES,
+    PURGE_UNIT_BYTES, RUN_POOLS, RUN_POOLS_ABOVE_BYTES, SMALL_MAX_BYTES, WORD_BITS,
+};
+use crate::base::kind::{Kind, Medium, Small};
 
-/// One of the 64 size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+/// A size class of a kind.
 ///
 /// # Invariants
-/// The number is below [`CLASS_COUNT`].
+/// The number is below `K::CLASSES`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
-pub(crate) struct SizeClass(u8);
+pub(crate) struct Class<K>(u8, PhantomData<K>);
+
+/// One of the 64 small size classes: class 0 has blocks of 8 bytes, class 63 of 512.
+pub(crate) type SizeClass = Class<Small>;
+
+/// One of the 48 medium size classes: class 0 has blocks of 576 bytes, class 47 of 32,768.
+pub(crate) type MediumClass = Class<Medium>;
 
 impl SizeClass {
     /// The class that serves `layout`, or `None` when the request is large.
@@ -29,36 +40,79 @@ impl SizeClass {
     #[inline(always)]
     pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
         let last = size.wrapping_sub(1) | (align - 1);
-        if last < SMALL_MAX_BYTES { Some(Self((last >> CLASS_STEP_SHIFT) as u8)) } else { None }
+        if last < SMALL_MAX_BYTES { Some(Self::new((last >> CLASS_STEP_SHIFT) as u8)) } else { None }
+    }
+}
+
+impl MediumClass {
+    /// The class that serves so many bytes with that alignment (a power of two); `None` when the request is small, or
+    /// too large.
+    ///
+    /// Each doubling has eight classes: so the class is the number of the highest bit of the last byte's offset, and the
+    /// three bits behind it. A block is a multiple of an eighth of the power of two below it; what was rounded up to an
+    /// alignment beyond that is such a multiple already.
+    #[inline(always)]
+    pub(crate) const fn of_size_align(size: usize, align: usize) -> Option<Self> {
+        let last = size.wrapping_sub(1) | (align - 1);
+        if last < SMALL_MAX_BYTES || last >= MEDIUM_MAX_BYTES {
+            return None;
+        }
+        let top = last.ilog2();
+        let number = (top - SMALL_MAX_BYTES.ilog2()) as usize * STEPS + (last >> (top - STEPS.ilog2())) - STEPS;
+        Some(Self::new(number as u8))
+    }
+
+    /// Bytes of a block of class `number`.
+    #[inline(always)]
+    const fn bytes_of(number: usize) -> usize {
+        (STEPS + 1 + number % STEPS) << (SMALL_MAX_BYTES.ilog2() as usize - STEPS.ilog2() as usize + number / STEPS)
+    }
+}
+
+/// Medium classes of a doubling.
+const STEPS: usize = 8;
+
+impl<K: Kind> Class<K> {
+    #[inline(always)]
+    const fn new(number: u8) -> Self {
+        Self(number, PhantomData)
     }
 
     /// The class of that number, if there is one.
     pub(crate) const fn from_number(number: usize) -> Option<Self> {
-        if number < CLASS_COUNT { Some(Self(number as u8)) } else { None }
+        if number < K::CLASSES { Some(Self::new(number as u8)) } else { None }
     }
 
-    /// The class of that number.
-    ///
-    /// # Safety
-    /// `number` is below [`CLASS_COUNT`].
-    #[cfg(feature = "__raw")]
+    /// The class with that index, if this kind has it.
+    pub(crate) const fn from_index(index: usize) -> Option<Self> {
+        Self::from_number(index.wrapping_sub(K::FIRST))
+    }
+
+    /// The class, if it is a small one.
+    #[cfg(feature = "hardened")]
     #[inline(always)]
-    pub(crate) const unsafe fn from_number_unchecked(number: usize) -> Self {
-        Self(number as u8)
+    pub(crate) const fn small(self) -> Option<SizeClass> {
+        if K::IS_SMALL { Some(SizeClass::new(self.0)) } else { None }
+    }
+
+    /// Its index among the classes of both kinds.
+    #[inline(always)]
+    pub(crate) const fn index(self) -> usize {
+        K::FIRST + self.number()
     }
 
     /// All classes, smallest blocks first.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        (0..CLASS_COUNT as u8).map(Self)
+        (0..K::CLASSES as u8).map(Self::new)
     }
 
     /// The class with the smallest blocks.
-    pub(crate) const SMALLEST: Self = Self(0);
+    pub(crate) const SMALLEST: Self = Self::new(0);
 
     /// The class with the largest blocks.
-    pub(crate) const LARGEST: Self = Self(CLASS_COUNT as u8 - 1);
+    pub(crate) const LARGEST: Self = Self::new(K::CLASSES as u8 - 1);
 
-    /// Its number, below [`CLASS_COUNT`].
+    /// Its number, below `K::CLASSES`.
     #[inline(always)]
     pub(crate) const fn number(self) -> usize {
         self.0 as usize
@@ -67,13 +121,35 @@ impl SizeClass {
     /// Bytes of a block.
     #[inline(always)]
     pub(crate) const fn block_bytes(self) -> usize {
-        (self.number() + 1) * CLASS_STEP_BYTES
+        if K::IS_SMALL { (self.number() + 1) * CLASS_STEP_BYTES } else { MediumClass::bytes_of(self.number()) }
+    }
+
+    /// Bytes of a pool.
+    #[inline(always)]
+    pub(crate) const fn pool_bytes(self) -> usize {
+        if K::IS_SMALL || self.block_bytes() <= RUN_POOLS_ABOVE_BYTES { POOL_BYTES } else { POOL_BYTES * RUN_POOLS }
+    }
+
+    /// Pools of the arena that make one of this class.
+    #[inline(always)]
+    pub(crate) const fn pool_pools(self) -> usize {
+        self.pool_bytes() / POOL_BYTES
+    }
+
+    /// Bytes of a pool that are purged together when all blocks in them are free.
+    #[inline(always)]
+    pub(crate) const fn purge_unit_bytes(self) -> usize {
+        self.pool_pools() * PURGE_UNIT_BYTES
     }
 
     /// Blocks in a pool.
     #[inline(always)]
     pub(crate) const fn pool_blocks(self) -> usize {
-        POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
+        if K::IS_SMALL {
+            POOL_BLOCKS[self.number() & (CLASS_COUNT - 1)] as usize
+        } else {
+            MEDIUM[self.table_index()].1 as usize
+        }
     }
 
     /// Words of a bitmap with one bit a block.
@@ -90,10 +166,22 @@ impl SizeClass {
 
     /// What finds blocks of this class by their place.
     #[inline(always)]
-    pub(crate) const fn locator(self) -> Locator {
+    pub(crate) const fn locator(self) -> Locator<K> {
         let block_bytes = self.block_bytes() as u32;
-        let number = self.number() & (CLASS_COUNT - 1);
-        Locator { reciprocal: RECIPROCALS[number], block_bytes, blocks: POOL_BLOCKS[number] as u32 }
+        if K::IS_SMALL {
+            let number = self.number() & (CLASS_COUNT - 1);
+            let (reciprocal, blocks) = (RECIPROCALS[number], POOL_BLOCKS[number] as u32);
+            Locator { reciprocal, block_bytes, blocks, kind: PhantomData }
+        } else {
+            let (reciprocal, blocks) = MEDIUM[self.table_index()];
+            Locator { reciprocal, block_bytes, blocks, kind: PhantomData }
+        }
+    }
+
+    /// Its place in the table of medium classes.
+    #[inline(always)]
+    const fn table_index(self) -> usize {
+        if self.number() < MEDIUM_CLASS_COUNT { self.number() } else { MEDIUM_CLASS_COUNT - 1 }
     }
 
     /// [`Locator::block_at`], for one block.
@@ -102,13 +190,65 @@ impl SizeClass {
     }
 }
 
+/// A class of either kind, for who looks at pools whatever they hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct AnyClass(u8);
+
+/// Defines functions of [`AnyClass`] as those of its class.
+macro_rules! of_either_kind {
+    ($($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty;)+) => { $(
+        $(#[$doc])*
+        pub(crate) const fn $name(self $(, $argument: $type)*) -> $result {
+            match SizeClass::from_index(self.0 as usize) {
+                Some(class) => class.$name($($argument),*),
+                None => MediumClass::new(self.0 - CLASS_COUNT as u8).$name($($argument),*),
+            }
+        }
+    )+ };
+}
+
+impl AnyClass {
+    /// The class with that index; the largest if there is none.
+    pub(crate) const fn from_index(index: usize) -> Self {
+        Self(if index < CLASS_COUNT + MEDIUM_CLASS_COUNT { index } else { CLASS_COUNT + MEDIUM_CLASS_COUNT - 1 } as u8)
+    }
+
+    /// All classes of both kinds.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        (0..(CLASS_COUNT + MEDIUM_CLASS_COUNT) as u8).map(Self)
+    }
+
+    /// Its index.
+    pub(crate) const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    of_either_kind! {
+        /// Bytes of a block.
+        block_bytes() -> usize;
+        /// Bytes of a pool.
+        pool_bytes() -> usize;
+        /// Pools of the arena that make one of this class.
+        pool_pools() -> usize;
+        /// Blocks in a pool.
+        pool_blocks() -> usize;
+        /// Words of a bitmap with one bit a block.
+        bitmap_words() -> usize;
+        /// Word `word` of a bitmap in which all blocks of a pool are set.
+        full_word(word: usize) -> u64;
+        /// Bytes of a pool that are purged together.
+        purge_unit_bytes() -> usize;
+    }
+}
+
 /// The numbers by which blocks of a class are found; loaded once for many blocks.
 #[derive(Clone, Copy)]
-pub(crate) struct Locator {
+pub(crate) struct Locator<K> {
     reciprocal: u32,
     block_bytes: u32,
     /// Blocks in a pool.
     blocks: u32,
+    kind: PhantomData<K>,
 }
 
 /// The blocks of one bitmap word, as a range of addresses.
@@ -118,7 +258,7 @@ pub(crate) struct WordRange {
     bytes: usize,
 }
 
-impl Locator {
+impl<K: Kind> Locator<K> {
     /// The blocks of word `word` of the pool that starts at `pool_start`.
     #[inline(always)]
     pub(crate) const fn word_range(self, pool_start: usize, word: usize) -> WordRange {
@@ -138,9 +278,9 @@ impl Locator {
 
     /// The quotient of `address`'s offset in `range` by the block size; `None` if the address is outside.
     #[inline(always)]
-    pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient> {
+    pub(crate) const fn quotient_in(self, range: WordRange, address: usize) -> Option<Quotient<K>> {
         let offset = address.wrapping_sub(range.start);
-        if offset < range.bytes { Some(Quotient(offset as u64 * self.reciprocal as u64)) } else { None }
+        if offset < range.bytes { Some(Quotient::of(offset as u64 * self.reciprocal as u64)) } else { None }
     }
 
     /// The number of the block that starts `offset` bytes into its pool; `None` if no block does.
@@ -148,40 +288,45 @@ impl Locator {
     /// Divides by multiplying with a rounded-up reciprocal (Granlund and Montgomery, PLDI 1994).
     #[inline(always)]
     pub(crate) const fn block_at(self, offset: usize) -> Option<usize> {
-        let number = Quotient(offset as u64 * self.reciprocal as u64).number_or_more();
+        let number = Quotient::<K>::of(offset as u64 * self.reciprocal as u64).number_or_more();
         if number < self.blocks { Some(number as usize) } else { None }
     }
 }
 
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
-/// The reciprocal exceeds `2^28 / block_bytes` by less than 1, and offsets are below 2^15: so the fraction of an exact
-/// quotient is below 2^15, and that of any other at least `2^28 / 512 = 2^19`.
+/// The reciprocal exceeds `2^shift / block_bytes` by less than 1, and offsets are below a pool's bytes. So the fraction
+/// of an exact quotient is below these (2^15; medium: 2^18), and that of any other at least `2^28 / 512 = 2^19` (medium:
+/// `2^40 / 32,768 = 2^25`).
 #[derive(Clone, Copy)]
-pub(crate) struct Quotient(u64);
+pub(crate) struct Quotient<K>(u64, PhantomData<K>);
 
-impl Quotient {
+impl<K: Kind> Quotient<K> {
     /// A quotient that is exact.
-    pub(crate) const EXACT: Self = Self(0);
-    const INEXACT_SHIFT: u32 = 19;
-    const INEXACT_BITS: u64 = (1 << RECIPROCAL_SHIFT) - (1 << Self::INEXACT_SHIFT);
+    pub(crate) const EXACT: Self = Self::of(0);
+    const INEXACT_BITS: u64 = (1 << K::RECIPROCAL_SHIFT) - (1 << K::INEXACT_SHIFT);
+
+    #[inline(always)]
+    const fn of(quotient: u64) -> Self {
+        Self(quotient, PhantomData)
+    }
 
     /// The quotient if it is exact, else more than the blocks of any pool: the bits that tell which are put above it.
     #[inline(always)]
     const fn number_or_more(self) -> u32 {
-        ((self.0 >> Self::INEXACT_SHIFT) as u32).rotate_right(RECIPROCAL_SHIFT - Self::INEXACT_SHIFT)
+        ((self.0 >> K::INEXACT_SHIFT) as u32).rotate_right(K::RECIPROCAL_SHIFT - K::INEXACT_SHIFT)
     }
 
     /// The bit of the block in its word.
     #[inline(always)]
     pub(crate) const fn bit(self) -> u64 {
-        1 << ((self.0 >> RECIPROCAL_SHIFT) & (WORD_BITS as u64 - 1))
+        1 << ((self.0 >> K::RECIPROCAL_SHIFT) & (WORD_BITS as u64 - 1))
     }
 
     /// A quotient that is exact only if both are.
     #[inline(always)]
     pub(crate) const fn join(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+        Self::of(self.0 | other.0)
     }
 
     /// Whether the address is a block's start.
@@ -191,16 +336,14 @@ impl Quotient {
     }
 }
 
-const RECIPROCAL_SHIFT: u32 = 28;
-
 /// `ceil(2^28 / block_bytes)`: exact for every offset below `POOL_BYTES`, which a test checks one by one.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".data.rel.ro.pymalloc"))]
 static RECIPROCALS: [u32; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;
     while number < CLASS_COUNT {
-        let bytes = SizeClass(number as u8).block_bytes() as u64;
-        table[number] = (1_u64 << RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
+        let bytes = SizeClass::new(number as u8).block_bytes() as u64;
+        table[number] = (1_u64 << Small::RECIPROCAL_SHIFT).div_ceil(bytes) as u32;
         number += 1;
     }
     table
@@ -212,7 +355,20 @@ static POOL_BLOCKS: [u16; CLASS_COUNT] = {
     let mut table = [0; CLASS_COUNT];
     let mut number = 0;
     while number < CLASS_COUNT {
-        table[number] = (POOL_BYTES / SizeClass(number as u8).block_bytes()) as u16;
+        table[number] = (POOL_BYTES / SizeClass::new(number as u8).block_bytes()) as u16;
+        number += 1;
+    }
+    table
+};
+
+/// The reciprocal (`ceil(2^40 / block_bytes)`) and the blocks of a pool of each medium class.
+static MEDIUM: [(u32, u32); MEDIUM_CLASS_COUNT] = {
+    let mut table = [(0, 0); MEDIUM_CLASS_COUNT];
+    let mut number = 0;
+    while number < MEDIUM_CLASS_COUNT {
+        let class = MediumClass::new(number as u8);
+        let reciprocal = (1_u64 << Medium::RECIPROCAL_SHIFT).div_ceil(class.block_bytes() as u64);
+        table[number] = (reciprocal as u32, (class.pool_bytes() / class.block_bytes()) as u32);
         number += 1;
     }
     table
@@ -348,13 +504,13 @@ mod tests {
             let reciprocal = u64::from(class.locator().reciprocal);
             for offset in 0..POOL_BYTES {
                 let quotient = offset as u64 * reciprocal;
-                let fraction = quotient & ((1 << RECIPROCAL_SHIFT) - 1);
+                let fraction = quotient & ((1 << Small::RECIPROCAL_SHIFT) - 1);
                 if offset.is_multiple_of(class.block_bytes()) {
                     assert!(fraction < 1 << 15);
                 } else {
                     assert!(fraction >= 1 << 19);
                 }
-                assert_eq!(quotient >> RECIPROCAL_SHIFT, (offset / class.block_bytes()) as u64);
+                assert_eq!(quotient >> Small::RECIPROCAL_SHIFT, (offset / class.block_bytes()) as u64);
             }
         }
     }

@@ -16,7 +16,8 @@ use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
 use super::{GLOBAL, tls};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Kind;
+use crate::base::size_class::Class;
 use crate::os;
 use crate::sync::{AtomicU32, Ordering};
 
@@ -50,7 +51,7 @@ pub(crate) fn is_abandoned() -> bool {
 }
 
 /// A zeroed block of `class` that is no pool's, and is never freed.
-pub(super) fn alloc(class: SizeClass) -> *mut u8 {
+pub(super) fn alloc<K: Kind>(class: Class<K>) -> *mut u8 {
     let bytes = class.block_bytes();
     // A block in a pool is aligned to the largest power of two that divides its size.
     // SAFETY: sizes of classes are small, and not 0.

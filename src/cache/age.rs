@@ -26,7 +26,8 @@ use super::{ThreadCache, capacity_max};
 use crate::base::config::{
     CLASS_COUNT, LARGE_BYTES_PER_ROUND, MAGAZINE_SLOTS_MIN, SLOW_CALLS_PER_VISIT, VISITS_PER_CHECK, VISITS_PER_ROUND,
 };
-use crate::base::size_class::SizeClass;
+use crate::base::kind::{Kind, Medium, Small};
+use crate::base::size_class::{Class, SizeClass};
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::pool_set::Inside;
@@ -35,9 +36,13 @@ use crate::sync::Ordering;
 impl ThreadCache {
     /// Visits the next class, if one is due: at the end of a slow call of `calling`.
     #[inline]
-    pub(super) fn age(&self, calling: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
-        if self.slow_calls.get(inside.door()).is_multiple_of(SLOW_CALLS_PER_VISIT) {
+    pub(super) fn age<K: Kind>(&self, calling: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
+        if self.calls::<K>().get(inside.door()).is_multiple_of(SLOW_CALLS_PER_VISIT) {
             self.visit_next(Some(calling), heap, inside);
+            if !K::IS_SMALL {
+                // A thread that goes over to medium blocks may make no slow calls of small ones.
+                self.visit_next::<Small>(None, heap, inside);
+            }
         }
     }
 
@@ -52,6 +57,14 @@ impl ThreadCache {
         }
     }
 
+    /// Takes back that a request is large: it makes slow calls of its own.
+    #[inline(always)]
+    pub(crate) fn forget_large(&self, bytes: usize) {
+        // Relaxed (both): as in `note_large`.
+        let large = self.large_bytes.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.large_bytes.store(large, Ordering::Relaxed);
+    }
+
     #[cold]
     #[inline(never)]
     fn age_by_large(&self) {
@@ -61,19 +74,22 @@ impl ThreadCache {
             // Refused if another thread is inside, or this one, which a signal handler interrupted: the next request that
             // is due makes the round.
             self.set.try_enter(heap, |inside| {
-                (0..VISITS_PER_ROUND).for_each(|_| self.visit_next(None, heap, inside));
+                (0..VISITS_PER_ROUND).for_each(|_| self.visit_next::<Small>(None, heap, inside));
+                if self.has_medium(inside.door()) {
+                    (0..VISITS_PER_ROUND).for_each(|_| self.visit_next::<Medium>(None, heap, inside));
+                }
             });
         }
     }
 
-    /// Visits the next class. Blocks of `calling` may be on their way from the quarantine to the magazine.
+    /// Visits the next class of a kind. Blocks of `calling` may be on their way from the quarantine to the magazine.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn visit_next(&self, calling: Option<SizeClass>, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn visit_next<K: Kind>(&self, calling: Option<Class<K>>, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
-        let visits = self.visits.get(door).wrapping_add(1);
-        self.visits.set(door, visits);
-        if let Some(class) = SizeClass::from_number(visits as usize & (CLASS_COUNT - 1)) {
+        let visits = self.visits::<K>().get(door).wrapping_add(1);
+        self.visits::<K>().set(door, visits);
+        if let Some(class) = Class::<K>::from_number(visits as usize & (CLASS_COUNT - 1)) {
             let all = (visits / CLASS_COUNT as u64 + 1).is_multiple_of(VISITS_PER_CHECK);
             self.visit(class, all, heap, inside);
             if Some(class) != calling && self.shape(class).seen.get(door) == 0 {
@@ -84,14 +100,14 @@ impl ThreadCache {
 
     /// The thread took a block from below the floor: it uses them.
     #[inline]
-    pub(super) fn lower_floor(&self, class: SizeClass, door: Door<'_>) {
+    pub(super) fn lower_floor<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
         if self.shape(class).spare.replace(door, 0) != 0 {
             self.set_bounds(class, door);
         }
     }
 
     /// Gives home what the class did not use since its last visit, or all that it has.
-    fn visit(&self, class: SizeClass, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn visit<K: Kind>(&self, class: Class<K>, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         if self.depot_rests(class, door) {
             self.close(class, heap, inside);

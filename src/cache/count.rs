@@ -8,7 +8,8 @@
 #[cfg(feature = "__raw")]
 mod counts {
     use super::super::{GLOBAL, ThreadCache};
-    use crate::base::size_class::SizeClass;
+    use crate::base::kind::Kind;
+    use crate::base::size_class::{Class, SizeClass};
     use crate::heap::door::{Door, DoorCell};
     use crate::sync::{AtomicU64, Ordering};
 
@@ -51,12 +52,12 @@ mod counts {
         }
 
         /// The magazine is empty: what the last refill brought is gone.
-        pub(crate) fn count_filled(&self, class: SizeClass, door: Door<'_>) {
+        pub(crate) fn count_filled<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.add(u64::from(self.shape(class).filled.0.replace(door, 0)), door);
         }
 
         /// The magazine was empty before it got what it holds.
-        pub(crate) fn note_filled(&self, class: SizeClass, door: Door<'_>) {
+        pub(crate) fn note_filled<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.shape(class).filled.0.set(door, self.blocks(class, door).len() as u16);
         }
 
@@ -75,7 +76,7 @@ mod counts {
         }
 
         /// Blocks leave the magazine, but not to the program.
-        pub(crate) fn note_left(&self, class: SizeClass, door: Door<'_>) {
+        pub(crate) fn note_left<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.shape(class).filled.0.set(door, 0);
         }
     }
@@ -98,7 +99,8 @@ mod counts {
 #[cfg(not(feature = "__raw"))]
 mod counts {
     use super::super::ThreadCache;
-    use crate::base::size_class::SizeClass;
+    use crate::base::kind::Kind;
+    use crate::base::size_class::Class;
     use crate::heap::door::Door;
 
     /// Nothing.
@@ -129,18 +131,18 @@ mod counts {
         }
 
         #[inline(always)]
-        pub(crate) fn count_filled(&self, class: SizeClass, _door: Door<'_>) {
+        pub(crate) fn count_filled<K: Kind>(&self, class: Class<K>, _door: Door<'_>) {
             let Filled = self.shape(class).filled;
         }
 
         #[inline(always)]
-        pub(crate) fn note_filled(&self, _class: SizeClass, _door: Door<'_>) {}
+        pub(crate) fn note_filled<K: Kind>(&self, _class: Class<K>, _door: Door<'_>) {}
 
         #[inline(always)]
         pub(crate) fn retire_count(&self, _door: Door<'_>) {}
 
         #[inline(always)]
-        pub(crate) fn note_left(&self, _class: SizeClass, _door: Door<'_>) {}
+        pub(crate) fn note_left<K: Kind>(&self, _class: Class<K>, _door: Door<'_>) {}
     }
 }
 

@@ -8,14 +8,18 @@
 //! - *Depot's door*: everything here is behind the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
-//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` blocks, because each block may pin a pool,
-//!   whatever its size. Each holds at most `DEPOT_BYTES_MAX`.
+//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` small blocks, because each block may pin a pool,
+//!   whatever its size; each holds at most `DEPOT_BYTES_MAX`. Of medium blocks, which are a good part of a pool themselves,
+//!   all depots together hold at most `MEDIUM_DEPOT_BYTES_MAX` bytes.
 
 use core::ptr::{self, NonNull};
 
 use super::{ThreadCache, capacity_max};
-use crate::base::config::{CLASS_COUNT, DEPOT_BLOCKS_MAX, DEPOT_BYTES_MAX};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{
+    CLASS_COUNT, DEPOT_BLOCKS_MAX, DEPOT_BYTES_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, MEDIUM_DEPOT_BYTES_MAX,
+};
+use crate::base::kind::{Kind, Medium, Small};
+use crate::base::size_class::Class;
 use crate::heap::Heap;
 use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
@@ -37,14 +41,25 @@ pub(super) struct Depot {
 }
 
 /// Slots of a chunk: one for the link, the others for blocks.
-const fn chunk_slots(class: SizeClass) -> usize {
+const fn chunk_slots<K: Kind>(class: Class<K>) -> usize {
     capacity_max(class) / 2
 }
 
 /// Blocks of a chunk.
 #[inline]
-pub(super) const fn chunk_blocks(class: SizeClass) -> usize {
+pub(super) const fn chunk_blocks<K: Kind>(class: Class<K>) -> usize {
     chunk_slots(class) - 1
+}
+
+/// What a chunk counts for (see `ThreadCache::stock`).
+#[inline]
+const fn chunk_weight<K: Kind>(class: Class<K>) -> usize {
+    if K::IS_SMALL { chunk_blocks(class) } else { chunk_blocks(class) * class.block_bytes() }
+}
+
+/// The most that the depots of a thread count for.
+const fn stock_max<K: Kind>() -> usize {
+    if K::IS_SMALL { DEPOT_BLOCKS_MAX } else { MEDIUM_DEPOT_BYTES_MAX }
 }
 
 /// The chunk behind `chunk`.
@@ -75,7 +90,7 @@ fn push(list: &DoorCell<*mut Slot>, chunk: NonNull<Slot>, door: Door<'_>) {
 ///
 /// # Safety
 /// `chunk` is a chunk of `class`.
-unsafe fn blocks_of<'door>(chunk: NonNull<Slot>, class: SizeClass, _door: Door<'door>) -> &'door [Slot] {
+unsafe fn blocks_of<'door, K: Kind>(chunk: NonNull<Slot>, class: Class<K>, _door: Door<'door>) -> &'door [Slot] {
     // SAFETY: the slots behind the link (*Chunk*).
     unsafe { core::slice::from_raw_parts(chunk.as_ptr().add(1), chunk_blocks(class)) }
 }
@@ -93,14 +108,24 @@ impl Depot {
 }
 
 impl ThreadCache {
-    fn depot(&self, class: SizeClass) -> &Depot {
-        &self.depots[class.number() & (CLASS_COUNT - 1)]
+    fn depot<K: Kind>(&self, class: Class<K>) -> &Depot {
+        if K::IS_SMALL {
+            &self.depots[class.number() & (CLASS_COUNT - 1)]
+        } else {
+            &self.medium.depots[class.number().min(MEDIUM_CLASS_COUNT - 1)]
+        }
+    }
+
+    /// What the depots of a kind hold: blocks; of medium classes, their bytes.
+    #[inline(always)]
+    const fn stock<K: Kind>(&self) -> &DoorCell<usize> {
+        if K::IS_SMALL { &self.depot_blocks } else { &self.medium.depot_bytes }
     }
 
     /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
     /// the class: strangers go home. A depot without room is emptied, and stays so until the class is allocated from:
     /// frees that come in a long row fill it for nothing.
-    pub(super) fn stow(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
+    pub(super) fn stow<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         let door = inside.door();
         let depot = self.depot(class);
         let slots = self.blocks(class, door);
@@ -108,10 +133,14 @@ impl ThreadCache {
             return false;
         }
         let own_blocks = (usize::from(depot.chunks.get(door)) + 1) * chunk_blocks(class);
-        if self.depot_blocks.get(door) + chunk_blocks(class) > DEPOT_BLOCKS_MAX
-            || own_blocks * class.block_bytes() > DEPOT_BYTES_MAX
+        if self.stock::<K>().get(door) + chunk_weight(class) > stock_max::<K>()
+            || K::IS_SMALL && own_blocks * class.block_bytes() > DEPOT_BYTES_MAX
         {
             self.close_depot(class, inside);
+            return false;
+        }
+        if !K::IS_SMALL && chunk_slots(class) < MAGAZINE_SLOTS_MIN {
+            // Less than a cache line of slots: the largest blocks have no depot.
             return false;
         }
         let Some(chunk) = pop(&depot.unused, door).or_else(|| {
@@ -126,12 +155,12 @@ impl ThreadCache {
         self.drop_oldest(class, chunk_blocks(class), door);
         push(&depot.full, chunk, door);
         depot.chunks.set(door, depot.chunks.get(door) + 1);
-        self.depot_blocks.set(door, self.depot_blocks.get(door) + chunk_blocks(class));
+        self.stock::<K>().set(door, self.stock::<K>().get(door) + chunk_weight(class));
         true
     }
 
     /// Fills an empty magazine with the chunk stowed last, if there is one.
-    pub(super) fn unstow(&self, class: SizeClass, door: Door<'_>) -> bool {
+    pub(super) fn unstow<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> bool {
         let depot = self.depot(class);
         depot.closed.set(door, false);
         let Some(chunk) = self.pop_chunk(class, door) else { return false };
@@ -148,12 +177,12 @@ impl ThreadCache {
     }
 
     /// Takes the chunk stowed last.
-    fn pop_chunk(&self, class: SizeClass, door: Door<'_>) -> Option<NonNull<Slot>> {
+    fn pop_chunk<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> Option<NonNull<Slot>> {
         let depot = self.depot(class);
         let chunk = pop(&depot.full, door)?;
         depot.chunks.set(door, depot.chunks.get(door) - 1);
         depot.low.set(door, depot.low.get(door).min(depot.chunks.get(door)));
-        self.depot_blocks.set(door, self.depot_blocks.get(door) - chunk_blocks(class));
+        self.stock::<K>().set(door, self.stock::<K>().get(door) - chunk_weight(class));
         Some(chunk)
     }
 
@@ -161,16 +190,23 @@ impl ThreadCache {
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn flush_depots(&self, inside: &mut Inside<'_>) {
-        if self.depot_blocks.get(inside.door()) == 0 {
+        self.flush_depots_of::<Small>(inside);
+        self.flush_depots_of::<Medium>(inside);
+    }
+
+    /// The same for one kind.
+    #[inline]
+    fn flush_depots_of<K: Kind>(&self, inside: &mut Inside<'_>) {
+        if self.stock::<K>().get(inside.door()) == 0 {
             return;
         }
-        for class in SizeClass::all() {
+        for class in Class::<K>::all() {
             self.flush_depot(class, inside);
         }
     }
 
     /// Gives all blocks of the depot back to their pools.
-    pub(super) fn flush_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
+    pub(super) fn flush_depot<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
         let door = inside.door();
         while let Some(chunk) = self.pop_chunk(class, door) {
             // SAFETY: a chunk of the class.
@@ -180,31 +216,31 @@ impl ThreadCache {
     }
 
     /// Empties the depot, and keeps it empty until the class is allocated from.
-    pub(super) fn close_depot(&self, class: SizeClass, inside: &mut Inside<'_>) {
+    pub(super) fn close_depot<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
         self.depot(class).closed.set(inside.door(), true);
         self.flush_depot(class, inside);
     }
 
     /// Whether the depot held a chunk all the time since this was asked last: then the class is in a long row of frees,
     /// or not used.
-    pub(super) fn depot_rests(&self, class: SizeClass, door: Door<'_>) -> bool {
+    pub(super) fn depot_rests<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> bool {
         let depot = self.depot(class);
         depot.low.replace(door, depot.chunks.get(door)) != 0
     }
 
     /// Whether the class is in a long row of frees.
     #[inline]
-    pub(super) fn depot_is_closed(&self, class: SizeClass, door: Door<'_>) -> bool {
+    pub(super) fn depot_is_closed<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> bool {
         self.depot(class).closed.get(door)
     }
 
     /// Whether nothing is stowed.
-    pub(super) fn depot_is_empty(&self, class: SizeClass, door: Door<'_>) -> bool {
+    pub(super) fn depot_is_empty<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> bool {
         self.depot(class).full.get(door).is_null()
     }
 
     /// Gives the arrays of the chunks of an empty depot back.
-    pub(super) fn free_chunks(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
+    pub(super) fn free_chunks<K: Kind>(&self, class: Class<K>, heap: &'static Heap, door: Door<'_>) {
         while let Some(chunk) = pop(&self.depot(class).unused, door) {
             let bytes = chunk_slots(class) * size_of::<Slot>();
             // SAFETY: allocated with that size, and in no list any more.
@@ -216,11 +252,15 @@ impl ThreadCache {
     #[cfg(test)]
     pub(crate) fn depot_blocks(&self, door: Door<'_>) -> (usize, usize) {
         let stowed = |class| self.stowed(class, door).flatten().count();
-        (self.depot_blocks.get(door), SizeClass::all().map(stowed).sum())
+        (self.depot_blocks.get(door), Class::<Small>::all().map(stowed).sum())
     }
 
     /// The blocks in the depot, chunk by chunk.
-    pub(super) fn stowed<'door>(&self, class: SizeClass, door: Door<'door>) -> impl Iterator<Item = &'door [Slot]> {
+    pub(super) fn stowed<'door, K: Kind>(
+        &self,
+        class: Class<K>,
+        door: Door<'door>,
+    ) -> impl Iterator<Item = &'door [Slot]> {
         let chunks = core::iter::successors(NonNull::new(self.depot(class).full.get(door)), move |&chunk| {
             // SAFETY: lists hold chunks.
             NonNull::new(unsafe { next_of(chunk, door) })

@@ -17,13 +17,13 @@ pub(crate) struct MagazineOffset(u16);
 
 impl MagazineOffset {
     pub(crate) const fn of_class(class: SizeClass) -> Self {
-        Self(((class.number() + 1) * size_of::<Magazine>()) as u16)
+        Self(((class.index() + 1) * size_of::<Magazine>()) as u16)
     }
 
     /// That of an entry of the map of classes.
     ///
     /// # Safety
-    /// `entry` is 0, for no class, or a class's number plus 1.
+    /// `entry` is 0, for no class, or a class's index plus 1: medium magazines follow the small ones.
     #[inline(always)]
     pub(crate) const unsafe fn of_entry(entry: usize) -> Self {
         Self((entry * size_of::<Magazine>()) as u16)

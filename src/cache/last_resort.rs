@@ -15,16 +15,18 @@
 //! their fast paths.
 
 use super::ThreadCache;
-use crate::base::size_class::SizeClass;
-use crate::heap::Heap;
+use crate::base::kind::Kind;
+use crate::base::size_class::Class;
 use crate::heap::pool::Block;
+use crate::heap::run::RunSize;
 use crate::heap::set::PoolSet;
+use crate::heap::{Heap, MapArena};
 
 /// A block of `class` for a thread that found none behind the door of `own`, its set, and left it.
 #[cold]
 #[inline(never)]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-pub(super) fn take(heap: &Heap, own: &PoolSet, class: SizeClass) -> Option<Block> {
+pub(super) fn take<K: Kind>(heap: &Heap, own: &PoolSet, class: Class<K>) -> Option<Block> {
     loop {
         let pools_taken = heap.pools_taken();
         flush_caches(heap);
@@ -41,6 +43,21 @@ pub(super) fn take(heap: &Heap, own: &PoolSet, class: SizeClass) -> Option<Block
             return found;
         }
     }
+}
+
+/// A run, from free pools, from a new arena, or, before the last arenas of a limit, from what all threads can spare. The
+/// caller holds no door.
+pub(crate) fn alloc_run(heap: &Heap, size: RunSize) -> Option<Block> {
+    heap.alloc_run(MapArena::Soft, size).or_else(|| {
+        flush_caches(heap);
+        for set in all_sets(heap) {
+            set.visit(heap, |inside| {
+                inside.collect();
+                inside.return_empty_pools(0);
+            });
+        }
+        heap.alloc_run(MapArena::Hard, size)
+    })
 }
 
 /// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and

@@ -5,8 +5,9 @@
 use core::ptr::{self, NonNull};
 
 use super::count::Filled;
-use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{MAGAZINE_BYTES_MAX, MAGAZINE_SLOTS_MAX, MAGAZINE_SLOTS_MIN, MEDIUM_MAGAZINE_BYTES_MAX};
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, SizeClass};
 use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Slot;
 use crate::sync::{AtomicPtr, Ordering};
@@ -40,10 +41,18 @@ pub(super) struct Shape {
 }
 
 /// Most slots of a magazine of `class`.
-pub(crate) const fn capacity_max(class: SizeClass) -> usize {
-    let fitting = MAGAZINE_BYTES_MAX / class.block_bytes();
+pub(crate) const fn capacity_max<K: Kind>(class: Class<K>) -> usize {
+    let bytes_max = if K::IS_SMALL { MAGAZINE_BYTES_MAX } else { MEDIUM_MAGAZINE_BYTES_MAX };
+    let fitting = bytes_max / class.block_bytes();
     let fitting = if fitting.is_power_of_two() { fitting } else { fitting.next_power_of_two() / 2 };
-    if fitting > MAGAZINE_SLOTS_MAX { MAGAZINE_SLOTS_MAX } else { fitting }
+    if fitting > MAGAZINE_SLOTS_MAX {
+        MAGAZINE_SLOTS_MAX
+    } else if !K::IS_SMALL && fitting < MAGAZINE_SLOTS_MIN {
+        // What the array inside the cache holds.
+        MAGAZINE_SLOTS_MIN
+    } else {
+        fitting
+    }
 }
 
 const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);

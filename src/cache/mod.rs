@@ -31,6 +31,7 @@ pub(crate) mod fork;
 pub(crate) mod hardened;
 mod last_resort;
 mod magazine;
+mod medium;
 mod slot;
 mod slow;
 mod tidy;
@@ -39,8 +40,9 @@ mod tls;
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, WARM_BLOCKS, WARM_CACHES_MAX};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, WARM_BLOCKS, WARM_CACHES_MAX};
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, SizeClass};
 use crate::cache::hardened::PerThread;
 use crate::heap::Heap;
 use crate::heap::door::{Door, DoorCell};
@@ -52,6 +54,8 @@ use crate::sync::{AtomicPtr, AtomicUsize, Ordering};
 use count::Allocations;
 use depot::Depot;
 use magazine::{Magazine, Shape};
+use medium::PerMediumClass;
+pub(crate) use slow::Slow;
 use tidy::Seen;
 
 pub(crate) use abandoned::is_abandoned;
@@ -59,7 +63,7 @@ pub(crate) use abandoned::is_abandoned;
 pub(crate) use count::allocations_min;
 #[cfg(feature = "__raw")]
 pub(crate) use direct::{MagazineOffset, alloc_at, free_at_or};
-pub(crate) use last_resort::flush_caches;
+pub(crate) use last_resort::{alloc_run, flush_caches};
 pub(crate) use magazine::capacity_max;
 #[cfg(feature = "__raw")]
 pub(crate) use slot::go_without_caches;
@@ -86,7 +90,8 @@ pub(crate) struct ThreadCache {
     thread: Cell<u32>,
     /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`].
     poison: DoorCell<u8>,
-    magazines: [Magazine; NO_CLASS + CLASS_COUNT],
+    /// By the classes' indices: small ones, then medium ones.
+    magazines: [Magazine; MAGAZINES],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     allocations: Allocations,
@@ -96,6 +101,8 @@ pub(crate) struct ThreadCache {
     first_slots: [[Slot; 1 + MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
     /// What the feature `hardened` adds.
     pub(crate) hardened: PerThread,
+    /// What is not touched without the allocator `Medium`.
+    medium: PerMediumClass,
 }
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
@@ -109,19 +116,20 @@ const POISON_OWN: u8 = 2;
 /// Magazines before that of the smallest class. With the feature `__raw` there is one, zero for ever, and so poisoned: of
 /// the blocks whose class is not known (see `direct`).
 const NO_CLASS: usize = cfg!(feature = "__raw") as usize;
+const MAGAZINES: usize = NO_CLASS + CLASS_COUNT + MEDIUM_CLASS_COUNT;
 
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
     /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
     #[inline(always)]
-    pub(crate) fn alloc(&self, class: SizeClass, request: Request) -> *mut u8 {
-        self.alloc_or(class, || self.alloc_slow(class, request))
+    pub(crate) fn alloc<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
+        self.alloc_or(class, || K::alloc_slow(self, class, request))
     }
 
     /// A block of `class` from its magazine, or what `slow` returns if there is none.
     #[inline(always)]
-    pub(crate) fn alloc_or(&self, class: SizeClass, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
+    pub(crate) fn alloc_or<K: Slow>(&self, class: Class<K>, slow: impl FnOnce() -> *mut u8) -> *mut u8 {
         match self.magazine(class).alloc() {
             Some(block) => hardened::handed_out(self, class, block.as_ptr()),
             None => slow(),
@@ -133,7 +141,7 @@ impl ThreadCache {
     /// # Safety
     /// `block` is a block of `class` in the caller's hands (what can be checked is, when it returns to its pool).
     #[inline(always)]
-    pub(crate) unsafe fn free(&self, class: SizeClass, block: *mut u8) {
+    pub(crate) unsafe fn free<K: Slow>(&self, class: Class<K>, block: *mut u8) {
         if let Some(block) = hardened::freed(self, class, block) {
             self.put(class, block);
         }
@@ -141,9 +149,9 @@ impl ThreadCache {
 
     /// Puts a free block of `class` into its magazine.
     #[inline(always)]
-    pub(crate) fn put(&self, class: SizeClass, block: *mut u8) {
+    pub(crate) fn put<K: Slow>(&self, class: Class<K>, block: *mut u8) {
         if !self.magazine(class).put(block) {
-            self.free_slow(class, block);
+            K::free_slow(self, class, block);
         }
     }
 
@@ -185,9 +193,9 @@ impl ThreadCache {
     }
 
     #[inline(always)]
-    fn magazine(&self, class: SizeClass) -> &Magazine {
-        // SAFETY: a class's number is below CLASS_COUNT.
-        unsafe { self.magazines.get_unchecked(NO_CLASS + class.number()) }
+    fn magazine<K: Kind>(&self, class: Class<K>) -> &Magazine {
+        // SAFETY: a class's index is below the number of classes of both kinds.
+        unsafe { self.magazines.get_unchecked(NO_CLASS + class.index()) }
     }
 }
 
@@ -198,7 +206,7 @@ impl ThreadCache {
     const fn stand_in() -> Self {
         Self {
             set: PoolSet::new(),
-            magazines: [const { Magazine::stand_in() }; NO_CLASS + CLASS_COUNT],
+            magazines: [const { Magazine::stand_in() }; MAGAZINES],
             shapes: [const { Shape::new() }; CLASS_COUNT],
             depots: [const { Depot::new() }; CLASS_COUNT],
             depot_blocks: DoorCell::new(0),
@@ -212,6 +220,7 @@ impl ThreadCache {
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; 1 + MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],
             hardened: PerThread::new(),
+            medium: PerMediumClass::new(),
         }
     }
 
@@ -293,12 +302,17 @@ impl ThreadCache {
     }
 
     /// The first slot of the magazine's array inside the cache.
-    fn first_array(&self, class: SizeClass) -> *mut Slot {
-        (&raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]).cast::<Slot>().cast_mut().wrapping_add(1)
+    fn first_array<K: Kind>(&self, class: Class<K>) -> *mut Slot {
+        let slots = if K::IS_SMALL {
+            &raw const self.first_slots[class.number() & (CLASS_COUNT - 1)]
+        } else {
+            &raw const self.medium.first_slots[class.number().min(MEDIUM_CLASS_COUNT - 1)]
+        };
+        slots.cast::<Slot>().cast_mut().wrapping_add(1)
     }
 
     /// Gives `class` an empty magazine of `capacity` slots at `base`.
-    fn set_array(&self, class: SizeClass, base: *mut Slot, capacity: usize, door: Door<'_>) {
+    fn set_array<K: Kind>(&self, class: Class<K>, base: *mut Slot, capacity: usize, door: Door<'_>) {
         let magazine = self.magazine(class);
         // Relaxed (all three): under the door.
         magazine.base.store(base, Ordering::Relaxed);
@@ -350,14 +364,14 @@ impl ThreadCache {
         self.poison.get(door) != 0
     }
 
-    fn set_bounds(&self, class: SizeClass, door: Door<'_>) {
+    fn set_bounds<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
         let magazine = self.magazine(class);
         // Relaxed (all): under the door; the fast path may see either value (*Poison*).
         let base = magazine.base.load(Ordering::Relaxed);
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
         let end = base.wrapping_add(usize::from(shape.capacity.get(door)));
-        let (floor, ceiling) = match (self.is_poisoned(door), shape.allocated.get(door)) {
+        let (floor, ceiling) = match (K::IS_SMALL && self.is_poisoned(door), shape.allocated.get(door)) {
             (true, _) => (highest, ptr::null_mut()),
             (false, false) => (highest, end),
             (false, true) => (base.wrapping_add(usize::from(shape.spare.get(door))), end),
@@ -366,8 +380,12 @@ impl ThreadCache {
         magazine.ceiling.store(ceiling, Ordering::Relaxed);
     }
 
-    fn shape(&self, class: SizeClass) -> &Shape {
-        &self.shapes[class.number() & (CLASS_COUNT - 1)]
+    fn shape<K: Kind>(&self, class: Class<K>) -> &Shape {
+        if K::IS_SMALL {
+            &self.shapes[class.number() & (CLASS_COUNT - 1)]
+        } else {
+            &self.medium.shapes[class.number().min(MEDIUM_CLASS_COUNT - 1)]
+        }
     }
 
     /// Its heap; `None` in the stand-ins.
@@ -377,7 +395,7 @@ impl ThreadCache {
     }
 
     /// Slots of the magazine's array.
-    pub(crate) fn slots(&self, class: SizeClass, door: Door<'_>) -> usize {
+    pub(crate) fn slots<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> usize {
         usize::from(self.shape(class).capacity.get(door))
     }
 
@@ -390,7 +408,7 @@ impl ThreadCache {
     /// All free blocks of `class`: magazine, depot chunk by chunk, quarantine.
     ///
     /// As exact as [`blocks`](Self::blocks).
-    pub(crate) fn all_blocks(&self, class: SizeClass, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
+    pub(crate) fn all_blocks<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
         let slots = core::iter::once(self.blocks(class, door)).chain(self.stowed(class, door)).flatten();
         // Relaxed: under the door, or a snapshot.
         slots.map(|slot| slot.load(Ordering::Relaxed)).chain(self.hardened.held(class, door))
@@ -399,7 +417,7 @@ impl ThreadCache {
     /// The slots of the magazine that hold a block.
     ///
     /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
-    pub(crate) fn blocks<'door>(&self, class: SizeClass, door: Door<'door>) -> &'door [Slot] {
+    pub(crate) fn blocks<'door, K: Kind>(&self, class: Class<K>, door: Door<'door>) -> &'door [Slot] {
         self.magazine(class).blocks(door)
     }
 }

@@ -21,8 +21,9 @@ use core::ffi::c_void;
 use core::ptr;
 
 use super::abandoned::{self, is_abandoned};
+use super::slow::Slow;
 use super::{ThreadCache, count, last_resort, tls};
-use crate::base::size_class::SizeClass;
+use crate::base::size_class::Class;
 use crate::cache::fork;
 use crate::cache::hardened;
 use crate::heap::Heap;
@@ -104,7 +105,7 @@ pub(crate) fn go_without_caches() {
 
 #[inline(never)]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+pub(super) fn alloc_without_cache<K: Slow>(class: Class<K>, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc(class, request);
     }
@@ -112,13 +113,15 @@ pub(super) fn alloc_without_cache(class: SizeClass, request: Request) -> *mut u8
         return abandoned::alloc(class);
     }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.start.as_ptr());
-    observe::allocated(block, class.block_bytes(), request);
+    if K::IS_SMALL {
+        observe::allocated(block, class.block_bytes(), request);
+    }
     block
 }
 
 #[inline(never)]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> *mut u8 {
+pub(super) fn alloc_zeroed_without_cache<K: Slow>(class: Class<K>, request: Request) -> *mut u8 {
     if let Some(cache) = attach() {
         return cache.alloc_zeroed(class, request);
     }
@@ -126,28 +129,34 @@ pub(super) fn alloc_zeroed_without_cache(class: SizeClass, request: Request) -> 
         return abandoned::alloc(class);
     }
     let block = take_spare(&GLOBAL, class).map_or(ptr::null_mut(), |block| block.into_zeroed(class));
-    observe::allocated(block, class.block_bytes(), request);
+    if K::IS_SMALL {
+        observe::allocated(block, class.block_bytes(), request);
+    }
     block
 }
 
 /// A block for a thread without a cache.
-pub(crate) fn take_spare(heap: &'static Heap, class: SizeClass) -> Option<Block> {
+pub(crate) fn take_spare<K: Slow>(heap: &'static Heap, class: Class<K>) -> Option<Block> {
     let block = heap.spare.enter(heap, |inside| inside.take_one(class));
     let block = block.or_else(|| last_resort::take(heap, &heap.spare, class));
     block.inspect(|block| {
-        count::note_spare_allocation();
+        if K::IS_SMALL {
+            count::note_spare_allocation();
+        }
         hardened::handed_out_spare(heap, class, block.start.as_ptr());
     })
 }
 
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-pub(super) fn free_without_cache(class: SizeClass, block: *mut u8) {
+pub(super) fn free_without_cache<K: Slow>(class: Class<K>, block: *mut u8) {
     if let Some(cache) = attach() {
         return cache.put(class, block);
     }
     if is_abandoned() {
         return;
     }
-    observe::freed(block, class.block_bytes());
+    if K::IS_SMALL {
+        observe::freed(block, class.block_bytes());
+    }
     GLOBAL.spare.enter(&GLOBAL, |inside| inside.give(class, &[Slot::new(block)]));
 }

@@ -32,10 +32,11 @@ use core::ptr::{self, NonNull};
 use super::{ThreadCache, capacity_max, last_resort, slot};
 use crate::base::config::{CLOSED_SLOTS_MAX, MAGAZINE_SLOTS_MIN};
 use crate::base::fatal::{Impossible, impossible};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::{Kind, Medium, Small};
+use crate::base::size_class::{Class, MediumClass, SizeClass};
 use crate::cache::hardened;
 use crate::heap::Heap;
-use crate::heap::door::Door;
+use crate::heap::door::{Door, DoorCell};
 use crate::heap::pool::Block;
 use crate::heap::pool::Slot;
 use crate::observe::{self, Request};
@@ -45,17 +46,56 @@ use crate::sync::{AtomicPtr, Ordering};
 /// Slow calls of a class before its magazine grows: a class used once keeps the small one.
 const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
 
+/// What the fast path calls, as functions of this crate for each kind: they are compiled once, with it.
+pub(crate) trait Slow: Kind {
+    /// A block where the magazine has none.
+    fn alloc_slow(cache: &ThreadCache, class: Class<Self>, request: Request) -> *mut u8;
+    /// The same with all bytes zero.
+    fn alloc_zeroed_slow(cache: &ThreadCache, class: Class<Self>, request: Request) -> *mut u8;
+    /// Takes a block back for which the magazine has no room.
+    fn free_slow(cache: &ThreadCache, class: Class<Self>, block: *mut u8);
+}
+
+/// The functions of a kind.
+macro_rules! slow {
+    ($kind:ty, $class:ty) => {
+        impl Slow for $kind {
+            #[cold]
+            #[inline(never)]
+            #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+            fn alloc_slow(cache: &ThreadCache, class: $class, request: Request) -> *mut u8 {
+                cache.alloc_slow(class, request)
+            }
+
+            #[cold]
+            #[inline(never)]
+            #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+            fn alloc_zeroed_slow(cache: &ThreadCache, class: $class, request: Request) -> *mut u8 {
+                cache.alloc_zeroed_slow(class, request)
+            }
+
+            #[cold]
+            #[inline(never)]
+            #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+            fn free_slow(cache: &ThreadCache, class: $class, block: *mut u8) {
+                cache.free_slow(class, block);
+            }
+        }
+    };
+}
+
+slow!(Small, SizeClass);
+slow!(Medium, MediumClass);
+
 impl ThreadCache {
-    #[cold]
-    #[inline(never)]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn alloc_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
+    #[inline(always)]
+    fn alloc_slow<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else {
             return slot::alloc_without_cache(class, request);
         };
         let block = self.set.enter(heap, |inside| {
             let door = inside.door();
-            self.note_slow_call(door);
+            self.note_slow_call::<K>(door);
             self.send_strangers_home(class, inside);
             self.lower_floor(class, door);
             if let Some(block) = self.pop(class, door) {
@@ -68,28 +108,37 @@ impl ThreadCache {
         });
         let block = if block.is_null() { self.alloc_at_last(class, heap) } else { block };
         let block = hardened::handed_out(self, class, block);
-        observe::allocated(block, class.block_bytes(), request);
+        if K::IS_SMALL {
+            observe::allocated(block, class.block_bytes(), request);
+        }
         block
     }
 
     /// A block from behind whichever door, or null. No door.
     #[cold]
-    fn alloc_at_last(&self, class: SizeClass, heap: &Heap) -> *mut u8 {
+    fn alloc_at_last<K: Kind>(&self, class: Class<K>, heap: &Heap) -> *mut u8 {
         last_resort::take(heap, &self.set, class).map_or(ptr::null_mut(), |block| block.start.as_ptr())
     }
 
     /// Before the first allocation from a class: empties its magazine of other threads' blocks (*Strangers*).
-    fn send_strangers_home(&self, class: SizeClass, inside: &mut Inside<'_>) {
-        let door = inside.door();
-        if !self.shape(class).allocated.replace(door, true) {
-            self.flush(class, self.blocks(class, door).len(), inside);
-            self.set_bounds(class, door);
+    #[inline(always)]
+    fn send_strangers_home<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
+        if !self.shape(class).allocated.replace(inside.door(), true) {
+            self.send_all_home(class, inside);
         }
+    }
+
+    #[cold]
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    fn send_all_home<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
+        let door = inside.door();
+        self.flush(class, self.blocks(class, door).len(), inside);
+        self.set_bounds(class, door);
     }
 
     /// Fills half of an empty magazine.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn refill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn refill<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         self.count_filled(class, door);
         self.fill(class, heap, inside);
@@ -97,7 +146,7 @@ impl ThreadCache {
     }
 
     #[inline(always)]
-    fn fill(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn fill<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         if self.unstow(class, door) {
             return;
@@ -116,7 +165,7 @@ impl ThreadCache {
 
     /// A block of `class` whose bytes are all zero, or null. A block that is known to be zero is not touched.
     #[inline]
-    pub(crate) fn alloc_zeroed(&self, class: SizeClass, request: Request) -> *mut u8 {
+    pub(crate) fn alloc_zeroed<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
         let magazine = self.magazine(class);
         // Relaxed (both): as in `alloc`.
         if magazine.top.load(Ordering::Relaxed) > magazine.floor.load(Ordering::Relaxed) {
@@ -125,19 +174,17 @@ impl ThreadCache {
             unsafe { block.write_bytes(0, class.block_bytes()) };
             return block;
         }
-        self.alloc_zeroed_slow(class, request)
+        K::alloc_zeroed_slow(self, class, request)
     }
 
     /// Takes one block past the magazine, because the pool still knows which of its memory was never used. Refills the
     /// magazine if that block was used before: the next ones will be, too.
-    #[cold]
-    #[inline(never)]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn alloc_zeroed_slow(&self, class: SizeClass, request: Request) -> *mut u8 {
+    #[inline(always)]
+    fn alloc_zeroed_slow<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
         let block = self.set.enter(heap, |inside| {
             let door = inside.door();
-            self.note_slow_call(door);
+            self.note_slow_call::<K>(door);
             self.send_strangers_home(class, inside);
             self.lower_floor(class, door);
             if let Some(block) = self.pop(class, door).and_then(NonNull::new) {
@@ -157,21 +204,23 @@ impl ThreadCache {
         let block = block.or_else(|| last_resort::take(heap, &self.set, class));
         let block = block.map_or(ptr::null_mut(), |block| block.into_zeroed(class));
         let block = hardened::handed_out(self, class, block);
-        observe::allocated(block, class.block_bytes(), request);
+        if K::IS_SMALL {
+            observe::allocated(block, class.block_bytes(), request);
+        }
         block
     }
 
-    #[cold]
-    #[inline(never)]
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn free_slow(&self, class: SizeClass, block: *mut u8) {
+    #[inline(always)]
+    fn free_slow<K: Slow>(&self, class: Class<K>, block: *mut u8) {
         let Some(heap) = self.heap.get() else {
             return slot::free_without_cache(class, block);
         };
-        observe::freed(block, class.block_bytes());
+        if K::IS_SMALL {
+            observe::freed(block, class.block_bytes());
+        }
         self.set.enter(heap, |inside| {
             let door = inside.door();
-            self.note_slow_call(door);
+            self.note_slow_call::<K>(door);
             self.refuse_last(class, block, door);
             if self.push(class, block, door) {
                 return;
@@ -190,7 +239,7 @@ impl ThreadCache {
     /// Takes blocks out of a full magazine: the older half goes to the depot, or home if that has no room. In a long row of
     /// frees, in which the depot is closed, all of it goes home, and the magazine has few slots: what is left in it when
     /// the row ends may be all that its thread has, each block on an OS page of its own.
-    fn make_room(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    fn make_room<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         if self.stow(class, heap, inside) {
             return;
         }
@@ -204,7 +253,7 @@ impl ThreadCache {
 
     /// The class is in a long row of frees: gives home what its depot and its magazine hold, stows nothing more until the
     /// class is allocated from, and leaves the magazine few slots.
-    pub(super) fn close(&self, class: SizeClass, heap: &'static Heap, inside: &mut Inside<'_>) {
+    pub(super) fn close<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         self.close_depot(class, inside);
         let door = inside.door();
         self.flush(class, self.blocks(class, door).len(), inside);
@@ -214,19 +263,37 @@ impl ThreadCache {
     }
 
     /// Aborts if the block was the last one added already.
-    fn refuse_last(&self, class: SizeClass, block: *mut u8, door: Door<'_>) {
+    fn refuse_last<K: Kind>(&self, class: Class<K>, block: *mut u8, door: Door<'_>) {
         // Relaxed: this thread's own slot.
         if self.blocks(class, door).last().is_some_and(|last| last.load(Ordering::Relaxed) == block) {
             impossible(Impossible::AlreadyFree, block.addr(), class.block_bytes());
         }
     }
 
-    fn note_slow_call(&self, door: Door<'_>) {
-        self.slow_calls.set(door, self.slow_calls.get(door).wrapping_add(1));
+    /// Counts a slow call; the first medium one of a cache gives its medium magazines their arrays.
+    #[inline(always)]
+    fn note_slow_call<K: Kind>(&self, door: Door<'_>) {
+        if !K::IS_SMALL {
+            self.start_medium(door);
+        }
+        let calls = self.calls::<K>();
+        calls.set(door, calls.get(door).wrapping_add(1));
+    }
+
+    /// The visits to classes of a kind (see `age`).
+    #[inline(always)]
+    pub(super) const fn visits<K: Kind>(&self) -> &DoorCell<u64> {
+        if K::IS_SMALL { &self.visits } else { &self.medium.visits }
+    }
+
+    /// The calls on the slow path of a kind.
+    #[inline(always)]
+    pub(super) const fn calls<K: Kind>(&self) -> &DoorCell<u64> {
+        if K::IS_SMALL { &self.slow_calls } else { &self.medium.slow_calls }
     }
 
     /// All slots of the magazine.
-    pub(super) fn array<'door>(&self, class: SizeClass, door: Door<'door>) -> &'door [Slot] {
+    pub(super) fn array<'door, K: Kind>(&self, class: Class<K>, door: Door<'door>) -> &'door [Slot] {
         // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
@@ -235,7 +302,7 @@ impl ThreadCache {
     }
 
     /// Takes the last block, whether the magazine is poisoned or not.
-    fn pop(&self, class: SizeClass, door: Door<'_>) -> Option<*mut u8> {
+    fn pop<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> Option<*mut u8> {
         let block =
             self.blocks(class, door).split_last().map(|(last, rest)| (last.load(Ordering::Relaxed), rest.len()));
         block.map(|(block, left)| {
@@ -245,7 +312,7 @@ impl ThreadCache {
     }
 
     /// Adds a block if there is room, whether the magazine is poisoned or not.
-    fn push(&self, class: SizeClass, block: *mut u8, door: Door<'_>) -> bool {
+    fn push<K: Kind>(&self, class: Class<K>, block: *mut u8, door: Door<'_>) -> bool {
         let used = self.blocks(class, door).len();
         let Some(slot) = self.array(class, door).get(used) else {
             return false;
@@ -257,7 +324,7 @@ impl ThreadCache {
     }
 
     /// Gives the oldest `blocks` of the magazine back to their pools.
-    pub(super) fn flush(&self, class: SizeClass, blocks: usize, inside: &mut Inside<'_>) {
+    pub(super) fn flush<K: Kind>(&self, class: Class<K>, blocks: usize, inside: &mut Inside<'_>) {
         if blocks != 0 {
             let door = inside.door();
             inside.give(class, self.blocks(class, door).get(..blocks).unwrap_or_default());
@@ -267,7 +334,7 @@ impl ThreadCache {
 
     /// Takes the oldest `blocks`, which went elsewhere, out of the magazine.
     #[inline]
-    pub(super) fn drop_oldest(&self, class: SizeClass, blocks: usize, door: Door<'_>) {
+    pub(super) fn drop_oldest<K: Kind>(&self, class: Class<K>, blocks: usize, door: Door<'_>) {
         let all = self.blocks(class, door);
         let left = all.len().saturating_sub(blocks);
         self.note_left(class, door);
@@ -290,11 +357,16 @@ impl ThreadCache {
         for class in SizeClass::all() {
             self.flush(class, self.blocks(class, inside.door()).len(), inside);
         }
+        if self.has_medium(inside.door()) {
+            for class in MediumClass::all() {
+                self.flush(class, self.blocks(class, inside.door()).len(), inside);
+            }
+        }
     }
 
     /// Doubles the array of a magazine in use, if there is memory for it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn grow(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
+    fn grow<K: Kind>(&self, class: Class<K>, heap: &'static Heap, door: Door<'_>) {
         let shape = self.shape(class);
         let old = self.slots(class, door);
         if shape.slow_calls.get(door) < SLOW_CALLS_BEFORE_GROWTH {
@@ -309,7 +381,7 @@ impl ThreadCache {
 
     /// Gives a magazine an array of `new` slots, which has room for its blocks, if there is memory for it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn resize(&self, class: SizeClass, new: usize, heap: &'static Heap, door: Door<'_>) {
+    fn resize<K: Kind>(&self, class: Class<K>, new: usize, heap: &'static Heap, door: Door<'_>) {
         let array = heap.with_state(|state, source| state.metadata.alloc_array(new * size_of::<Slot>(), source));
         let Some(array) = array else { return };
         let array = array.cast::<Slot>();
@@ -330,7 +402,7 @@ impl ThreadCache {
     }
 
     /// Gives an array that a magazine had back, unless it is the one inside the cache.
-    fn free_array(&self, class: SizeClass, array: *const Slot, capacity: usize, heap: &'static Heap) {
+    fn free_array<K: Kind>(&self, class: Class<K>, array: *const Slot, capacity: usize, heap: &'static Heap) {
         if let Some(array) = NonNull::new(array.cast_mut())
             && array.as_ptr() != self.first_array(class)
         {
@@ -352,24 +424,39 @@ impl ThreadCache {
     pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         self.flush_depots(inside);
         self.hardened.flush(inside);
-        let door = inside.door();
         let mut is_empty = true;
         for class in SizeClass::all() {
-            self.shape(class).slow_calls.set(door, 0);
-            let blocks = self.blocks(class, door).len();
-            let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
-            self.flush(class, blocks - kept, inside);
-            inside.check_away(class, self.blocks(class, door));
-            is_empty &= kept == 0;
-            self.shape(class).allocated.set(door, kept > 0);
-            self.make_small(class, heap, door);
-            self.free_chunks(class, heap, door);
+            is_empty &= self.make_class_small(class, keep, heap, inside);
+        }
+        if self.has_medium(inside.door()) {
+            self.make_medium_small(heap, inside);
         }
         is_empty
     }
 
+    /// Does so for one class, whose depot is empty.
+    #[inline(always)]
+    pub(super) fn make_class_small<K: Kind>(
+        &self,
+        class: Class<K>,
+        keep: usize,
+        heap: &'static Heap,
+        inside: &mut Inside<'_>,
+    ) -> bool {
+        let door = inside.door();
+        self.shape(class).slow_calls.set(door, 0);
+        let blocks = self.blocks(class, door).len();
+        let kept = if self.shape(class).allocated.get(door) { blocks.min(keep) } else { 0 };
+        self.flush(class, blocks - kept, inside);
+        inside.check_away(class, self.blocks(class, door));
+        self.shape(class).allocated.set(door, kept > 0);
+        self.make_small(class, heap, door);
+        self.free_chunks(class, heap, door);
+        kept == 0
+    }
+
     /// Moves a magazine of few blocks into the array inside the cache.
-    pub(super) fn make_small(&self, class: SizeClass, heap: &'static Heap, door: Door<'_>) {
+    pub(super) fn make_small<K: Kind>(&self, class: Class<K>, heap: &'static Heap, door: Door<'_>) {
         let old = self.array(class, door);
         let blocks = self.blocks(class, door);
         let small = self.first_array(class);

@@ -27,9 +27,14 @@ impl Seen {
 }
 
 impl ThreadCache {
+    /// The cache's slow calls of both kinds.
+    fn all_calls(&self, door: Door<'_>) -> u64 {
+        self.slow_calls.get(door).wrapping_add(self.medium.slow_calls.get(door))
+    }
+
     /// Whether the cache has made no slow call since the last [`tidy_if_idle`](Self::tidy_if_idle).
     fn is_idle(&self, door: Door<'_>) -> bool {
-        self.seen.slow_calls.get(door) == self.slow_calls.get(door)
+        self.seen.slow_calls.get(door) == self.all_calls(door)
     }
 
     /// If the cache has made no slow call since the last time: brings home what is in its depots and what others freed,
@@ -43,7 +48,7 @@ impl ThreadCache {
                 inside.collect();
                 inside.return_empty_pools(0);
             } else {
-                self.seen.slow_calls.set(door, self.slow_calls.get(door));
+                self.seen.slow_calls.set(door, self.all_calls(door));
                 self.seen.swept_at.set(door, 0);
             }
         });

@@ -11,9 +11,9 @@ use core::ptr::NonNull;
 use crate::base::bitmap::{Bitmaps, Line, word_offset_bytes};
 #[cfg(feature = "hardened")]
 use crate::base::config::CLASS_STEP_BYTES;
-use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, WORD_BITS};
-use crate::base::size_class::SizeClass;
-use crate::heap::pool::Pool;
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOL_SHIFT, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS};
+use crate::base::size_class::AnyClass;
+use crate::heap::pool::{Pool, State};
 #[cfg(feature = "hardened")]
 use crate::protocols::block_state::BlockState;
 use crate::protocols::remote::{RemoteHalf, RemoteWord};
@@ -208,19 +208,62 @@ impl PoolRef {
 
     /// Whether the pool's memory came all at once and was not given back since. Heap lock.
     pub(crate) fn is_backed(self) -> bool {
-        self.arena.backed.get() >> self.index & 1 == 1
+        self.is_any_backed(1)
     }
 
-    /// Notes whether it is. Heap lock.
-    pub(crate) fn set_backed(self, backed: bool) {
+    /// Whether that of one of so many pools, from this on. Heap lock.
+    pub(crate) fn is_any_backed(self, pools: usize) -> bool {
+        self.arena.backed.get() & self.run_mask(pools) != 0
+    }
+
+    /// Notes whether it is, of so many pools from this on. Heap lock.
+    pub(crate) fn set_backed(self, pools: usize, backed: bool) {
         let all = &self.arena.backed;
-        let bit = 1 << self.index;
-        all.set(if backed { all.get() | bit } else { all.get() & !bit });
+        let bits = self.run_mask(pools);
+        all.set(if backed { all.get() | bits } else { all.get() & !bits });
     }
 
     /// Whether the pool has memory, as far as is known. Heap lock.
     pub(crate) fn has_memory(self) -> bool {
         self.is_backed() || self.pool().is_touched()
+    }
+
+    /// This pool and those behind it, `pools` in all, as a mask of their arena's.
+    pub(crate) const fn run_mask(self, pools: usize) -> u64 {
+        (u64::MAX >> (WORD_BITS - pools)) << self.index
+    }
+
+    /// This pool and those behind it, `pools` in all; they are of one arena.
+    pub(crate) fn run(self, pools: usize) -> impl Iterator<Item = Self> {
+        (self.index..self.index + pools).map(move |index| Self::at_index(self.arena, index))
+    }
+
+    /// Makes one pool of `pools`, which the caller owns: what is known of their memory comes to the first.
+    pub(crate) fn join(self, pools: usize) {
+        let mut touched_bytes = 0;
+        for (number, part) in self.run(pools).enumerate() {
+            let pool = part.pool();
+            if pool.is_touched() {
+                touched_bytes = number * POOL_BYTES + pool.touched_bytes();
+            }
+            pool.set_untouched(0);
+            pool.set_state(State::Behind);
+        }
+        self.pool().set_touched_bytes(touched_bytes);
+    }
+
+    /// The reverse of [`join`](Self::join).
+    pub(crate) fn split(self, pools: usize) {
+        let first = self.pool();
+        let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
+        first.end_run();
+        // Of pools that are parts of one, each is a part that is purged.
+        let is_purged = |number| pools == PURGE_PARTS && purged >> number & 1 == 1;
+        for (number, part) in self.run(pools).enumerate() {
+            let bytes = touched_bytes.saturating_sub(number * POOL_BYTES).min(POOL_BYTES);
+            part.pool().set_touched_bytes(if is_purged(number) { 0 } else { bytes });
+            part.pool().set_state(State::Unused);
+        }
     }
 
     /// First byte of the pool, whether anybody uses it or not.
@@ -269,7 +312,7 @@ impl PoolRef {
     }
 
     /// Blocks of a pool of `class` whose remote bits are set: a snapshot.
-    pub(crate) fn remote_blocks(self, class: SizeClass) -> usize {
+    pub(crate) fn remote_blocks(self, class: AnyClass) -> usize {
         (0..class.bitmap_words()).map(|word| self.remote_word(word).peek().count_ones() as usize).sum()
     }
 }

@@ -11,8 +11,8 @@ use core::iter::successors;
 use core::ptr::NonNull;
 
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
-    PURGE_UNIT_BYTES,
+    ARENA_BYTES, DIRTY_PEAK_SHARE, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
+    PEAK_DECAY, POOL_BYTES, POOLS_PER_ARENA, RUN_LOOKS,
 };
 use crate::heap::arena::{ALL_POOLS, Arena, ArenaRef, PoolRef};
 use crate::heap::commits;
@@ -67,14 +67,30 @@ fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
     }
 }
 
-/// Commits a pool, of which some may be committed; `false` if the OS refuses. Such a pool is *backed* then: it counts as
-/// memory, touched or not.
-pub(crate) fn commit_pool(pool: PoolRef, source: &dyn MemorySource) -> bool {
-    // SAFETY: a pool's memory, of whole OS pages where memory has to be committed.
-    let committed = NonNull::new(pool.start()).is_some_and(|start| unsafe { source.commit(start, POOL_BYTES) });
+/// The lowest pool from which on `pools` of the mask are set, side by side; a multiple of `align`, a power of two.
+const fn first_run(mask: u64, pools: usize, align: usize) -> Option<usize> {
+    let mut starts = mask;
+    let mut length = 1;
+    while length < pools {
+        let more = if length < pools - length { length } else { pools - length };
+        starts &= starts >> more;
+        length += more;
+    }
+    if align > 1 {
+        starts &= u64::MAX / (u64::MAX >> (u64::BITS as usize - align));
+    }
+    if starts == 0 { None } else { Some(starts.trailing_zeros() as usize) }
+}
+
+/// Commits so many pools side by side, of which some may be committed; `false` if the OS refuses. Such pools are *backed*
+/// then: they count as memory, touched or not.
+pub(crate) fn commit_pools(first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
+    // SAFETY: pools' memory, of whole OS pages where memory has to be committed.
+    let committed =
+        NonNull::new(first.start()).is_some_and(|start| unsafe { source.commit(start, pools * POOL_BYTES) });
     if committed {
-        pool.set_backed(true);
-        pool.pool().remove_purged(u8::MAX);
+        first.set_backed(pools, true);
+        first.pool().remove_purged(u8::MAX);
     }
     committed
 }
@@ -91,6 +107,8 @@ pub(crate) struct ArenaTable {
     dirty_pools: usize,
     /// Dirty pools that were to stay when they were last too many, or more of late.
     keep_before: usize,
+    /// Most pools in use of late, if runs are; decays as they are freed.
+    recent_peak: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
     /// What is being purged (*Empty* but inside the methods).
@@ -109,6 +127,7 @@ impl ArenaTable {
             free_pools: 0,
             dirty_pools: 0,
             keep_before: 0,
+            recent_peak: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
             batch: PurgeBatch::new(),
@@ -218,7 +237,7 @@ impl ArenaTable {
     pub(crate) fn take_committed(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
         let is_whole = |pool: &PoolRef| pool.has_memory() && pool.pool().purged() == 0;
         let pool = self.take_pool()?;
-        if is_whole(&pool) || commit_pool(pool, source) {
+        if is_whole(&pool) || commit_pools(pool, 1, source) {
             return Some(pool);
         }
         self.put_back(pool);
@@ -243,6 +262,105 @@ impl ArenaTable {
         bit
     }
 
+    /// Takes so many pools side by side, the first at a multiple of `align` pools, from the fullest arena that has them;
+    /// the caller owns them then. Looks into so many arenas only: an empty one always has them.
+    pub(crate) fn take_run(&mut self, pools: usize, align: usize) -> Option<PoolRef> {
+        let (arena, index) = self.find_run(pools, align)?;
+        let first = PoolRef::at_index(arena, index);
+        let mask = first.run_mask(pools);
+        self.unlink(arena);
+        arena.free.set(arena.free.get() & !mask);
+        self.free_pools -= pools;
+        self.dirty_pools -= (arena.dirty.get() & mask).count_ones() as usize;
+        arena.dirty.set(arena.dirty.get() & !mask);
+        self.link(arena);
+        self.recent_peak = self.recent_peak.max(self.pools_in_use());
+        Some(first)
+    }
+
+    fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {
+        let mut lists = self.with_free & (u64::MAX << (pools - 1));
+        let mut looks = 0;
+        while lists != 0 && looks < RUN_LOOKS {
+            let first = *self.lists.get(lists.trailing_zeros() as usize + 1)?;
+            lists &= lists - 1;
+            for arena in successors(first, |arena| arena.next.get()).take(RUN_LOOKS - looks) {
+                if let Some(index) = first_run(arena.free.get(), pools, align) {
+                    return Some((arena, index));
+                }
+                looks += 1;
+            }
+        }
+        self.empty_arena().map(|arena| (arena, 0))
+    }
+
+    /// Takes the `pools` behind `first`, which is in use with so many, `length`, into the run, if they are free.
+    pub(crate) fn extend_run(&mut self, first: PoolRef, length: usize, pools: usize) -> bool {
+        let arena = first.arena();
+        let start = first.index() + length;
+        if start + pools > POOLS_PER_ARENA {
+            return false;
+        }
+        let mask = PoolRef::at_index(arena, start).run_mask(pools);
+        if arena.free.get() & mask != mask {
+            return false;
+        }
+        self.unlink(arena);
+        arena.free.set(arena.free.get() & !mask);
+        self.free_pools -= pools;
+        self.dirty_pools -= (arena.dirty.get() & mask).count_ones() as usize;
+        arena.dirty.set(arena.dirty.get() & !mask);
+        self.link(arena);
+        self.recent_peak = self.recent_peak.max(self.pools_in_use());
+        true
+    }
+
+    /// Takes back so many pools side by side, which are [split](PoolRef::split); returns whether their arena is wholly
+    /// free now.
+    pub(crate) fn give_run(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
+        let arena = first.arena();
+        self.unlink(arena);
+        arena.free.set(arena.free.get() | first.run_mask(pools));
+        self.free_pools += pools;
+        for pool in first.run(pools).filter(|pool| pool.has_memory()) {
+            arena.dirty.set(arena.dirty.get() | 1 << pool.index());
+            self.dirty_pools += 1;
+        }
+        self.link(arena);
+        self.recent_peak -= self.recent_peak.saturating_sub(self.pools_in_use()) / PEAK_DECAY;
+        if arena.free.get() == ALL_POOLS {
+            return true;
+        }
+        let keep = self.keep();
+        if self.dirty_pools > keep {
+            self.purge_if_halved(keep, source);
+            self.purge_batch(source);
+        }
+        false
+    }
+
+    /// Whether so many pools more that are free and have memory would be too many: who gives them purges them first,
+    /// without the lock. Has their arena be in small pages then.
+    pub(crate) fn is_surplus(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
+        let has_memory = first.pool().is_touched() || first.is_any_backed(pools);
+        let is_surplus = has_memory && self.dirty_pools + pools > self.keep();
+        if is_surplus {
+            no_longer_huge(&first.arena(), source);
+        }
+        is_surplus
+    }
+
+    /// The owner of a run gave its memory back to the OS.
+    pub(crate) fn note_purged_run(&mut self, first: PoolRef, pools: usize) {
+        first.set_backed(pools, false);
+        self.bytes_given_back += pools * POOL_BYTES;
+    }
+
+    /// Dirty pools that may stay.
+    fn keep(&self) -> usize {
+        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.recent_peak / DIRTY_PEAK_SHARE)
+    }
+
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn give_pools(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) -> bool {
@@ -261,8 +379,7 @@ impl ArenaTable {
         if arena.free.get() == ALL_POOLS {
             return true;
         }
-        let pools_in_use = self.pools_in_use();
-        let keep = DIRTY_POOLS_MIN.max(pools_in_use / DIRTY_POOLS_SHARE);
+        let keep = self.keep();
         if self.dirty_pools > keep {
             self.mark_pools(arena, bit, source);
             self.purge_if_halved(keep, source);
@@ -337,7 +454,7 @@ impl ArenaTable {
             } else {
                 pool.pool().remove_purged(marked.parts as u8);
                 // Of what was never touched this alone tells that it may have memory.
-                pool.set_backed(true);
+                pool.set_backed(pool.pool().any_class().pool_pools(), true);
             }
         }
         if marked.parts == 0 {
@@ -346,13 +463,14 @@ impl ArenaTable {
         }
     }
 
-    /// Purges the parts (`PURGE_UNIT_BYTES` each) of pools that the caller owns in which all blocks are free.
+    /// Purges the parts of pools that the caller owns in which all blocks are free.
     pub(crate) fn purge_parts(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) {
-        if !PURGE_UNIT_BYTES.is_multiple_of(source.page_bytes()) {
-            return;
-        }
         for pool in pools {
-            let parts = pool.pool().purgeable(pool.is_backed());
+            let class = pool.pool().any_class();
+            if !class.purge_unit_bytes().is_multiple_of(source.page_bytes()) {
+                continue;
+            }
+            let parts = pool.pool().purgeable(pool.is_any_backed(class.pool_pools()));
             if parts != 0 {
                 self.mark_parts(pool, parts, source);
             }
@@ -364,8 +482,10 @@ impl ArenaTable {
     fn mark_parts(&mut self, pool: PoolRef, parts: u8, source: &dyn MemorySource) {
         let arena = pool.arena();
         no_longer_huge(&arena, source);
+        let class = pool.pool().any_class();
+        let unit_bytes = class.purge_unit_bytes();
         pool.pool().add_purged(parts);
-        pool.set_backed(false);
+        pool.set_backed(class.pool_pools(), false);
         let mut rest = parts;
         while rest != 0 {
             // A run of neighbours is one range.
@@ -373,8 +493,8 @@ impl ArenaTable {
             let count = (rest >> first).trailing_ones();
             let run = (u8::MAX >> (u8::BITS - count)) << first;
             rest &= !run;
-            let start = pool.pool().start().wrapping_add(first as usize * PURGE_UNIT_BYTES);
-            let bytes = count as usize * PURGE_UNIT_BYTES;
+            let start = pool.pool().start().wrapping_add(first as usize * unit_bytes);
+            let bytes = count as usize * unit_bytes;
             let marked = Marked { arena, pools: 1 << pool.index(), parts: run.into() };
             self.mark(MemoryRange { start, bytes }, marked, source);
         }

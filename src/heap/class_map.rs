@@ -10,7 +10,7 @@
 //!
 //! # Invariants
 //! - *Window*: it is laid before the first byte is written, and never moved.
-//! - *Byte*: the byte of a pool inside the window is its class's number plus 1, if and only if the pool has a tag, and
+//! - *Byte*: the byte of a pool inside the window is its class's index plus 1, if and only if the pool has a tag, and
 //!   else 0. It is written where the tag is, by the same thread: under the door of the set that opens the pool, and
 //!   under the heap's lock when the pool goes back to its arena. (A thief writes a tag with the same class.)
 //! - *Block*: who holds a block finds its class. The byte was written before the pool's first block was handed out; it
@@ -24,7 +24,8 @@
 #[cfg(feature = "__raw")]
 mod map {
     use crate::base::config::{POOL_SHIFT, POOLS_PER_ARENA};
-    use crate::base::size_class::SizeClass;
+    use crate::base::kind::Kind;
+    use crate::base::size_class::{AnyClass, Class, SizeClass};
     use crate::sync::{AtomicU8, AtomicUsize, Ordering};
 
     /// `log2` of the window's bytes: 32 GiB, with 1 MiB of static memory for it.
@@ -62,7 +63,7 @@ mod map {
             self.classes.get(index).filter(|_| index != 0)
         }
 
-        /// The number, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not
+        /// The index, plus 1, of the class of the pool that holds `address`; `Some(0)` or `None` if the map does not
         /// know it.
         #[inline(always)]
         pub(crate) fn entry_of(&self, address: usize) -> Option<usize> {
@@ -70,22 +71,25 @@ mod map {
             self.classes.get(self.index_of(address)).map(|place| usize::from(place.load(Ordering::Relaxed)))
         }
 
-        /// The class of the pool that holds `address`; `None` if the map does not know it.
+        /// The class of the pool that holds `address`; `None` if the map does not know it, or it is not a small one.
         #[inline(always)]
         pub(crate) fn class_of(&self, address: usize) -> Option<SizeClass> {
-            let number = self.entry_of(address)?.checked_sub(1)?;
-            // SAFETY: a class's number (*Byte*).
-            Some(unsafe { SizeClass::from_number_unchecked(number) })
+            SizeClass::from_index(self.entry_of(address)?.checked_sub(1)?)
+        }
+
+        /// The class of the pool that holds `address`, of either kind; `None` if the map does not know it.
+        pub(crate) fn any_class_of(&self, address: usize) -> Option<AnyClass> {
+            Some(AnyClass::from_index(self.entry_of(address)?.checked_sub(1)?))
         }
 
         /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the
         /// window. For who stopped the slow paths.
-        pub(crate) fn agrees(&self, address: usize, class: Option<SizeClass>) -> bool {
-            self.place_of(address).is_none() || self.class_of(address) == class
+        pub(crate) fn agrees(&self, address: usize, class: Option<AnyClass>) -> bool {
+            self.place_of(address).is_none() || self.any_class_of(address) == class
         }
 
         /// Enters the pool at `address`, whose tag is being written.
-        pub(crate) fn enter(&self, address: usize, class: SizeClass) {
+        pub(crate) fn enter<K: Kind>(&self, address: usize, class: Class<K>) {
             // Relaxed (all): the first writer wins; who lost reads its window below, and an old value does no harm.
             if self.last.load(Ordering::Relaxed) == 0 {
                 // The last of an arena: each arena's bytes are to be one line.
@@ -94,7 +98,7 @@ mod map {
             }
             if let Some(place) = self.place_of(address) {
                 // Relaxed: as for the tag.
-                place.store(class.number() as u8 + 1, Ordering::Relaxed);
+                place.store(class.index() as u8 + 1, Ordering::Relaxed);
             }
         }
 
@@ -110,7 +114,8 @@ mod map {
 
 #[cfg(not(feature = "__raw"))]
 mod map {
-    use crate::base::size_class::SizeClass;
+    use crate::base::kind::Kind;
+    use crate::base::size_class::{AnyClass, Class};
 
     /// Nothing: no address is looked up.
     pub(crate) struct ClassMap;
@@ -121,12 +126,12 @@ mod map {
         }
 
         #[inline(always)]
-        pub(crate) fn agrees(&self, _address: usize, _class: Option<SizeClass>) -> bool {
+        pub(crate) fn agrees(&self, _address: usize, _class: Option<AnyClass>) -> bool {
             true
         }
 
         #[inline(always)]
-        pub(crate) fn enter(&self, _address: usize, _class: SizeClass) {}
+        pub(crate) fn enter<K: Kind>(&self, _address: usize, _class: Class<K>) {}
 
         #[inline(always)]
         pub(crate) fn leave(&self, _address: usize) {}

@@ -13,6 +13,7 @@ pub(crate) mod metadata;
 pub(crate) mod pool;
 pub(crate) mod purge_batch;
 mod register;
+pub(crate) mod run;
 pub(crate) mod set;
 mod state;
 mod stop;
@@ -22,7 +23,7 @@ use core::ptr::NonNull;
 use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_map::AddressMap;
-use crate::heap::arena_table::commit_pool;
+use crate::heap::arena_table::commit_pools;
 use crate::heap::class_map::ClassMap;
 use crate::heap::pool::Pool;
 use crate::heap::set::PoolSet;
@@ -86,7 +87,7 @@ impl ArenaLimits {
 
 /// Whether memory of `source` has to be committed before it is used.
 #[inline(always)]
-fn commits(source: &dyn MemorySource) -> bool {
+pub(crate) fn commits(source: &dyn MemorySource) -> bool {
     os::COMMITS && source.commits()
 }
 
@@ -153,7 +154,7 @@ impl Heap {
             pool.set_up();
             let fault_in = needs_all && !pool.has_memory() && POOL_BYTES.is_multiple_of(source.page_bytes());
             if fault_in {
-                pool.set_backed(true);
+                pool.set_backed(1, true);
             }
             Some((pool, fault_in, state.note_growth()))
         })?;
@@ -176,7 +177,8 @@ impl Heap {
 
     /// Commits the parts of a pool, which the caller owns, that were purged, if any; `false` if the OS refuses.
     pub(crate) fn commit_parts(&self, pool: &Pool) -> bool {
-        let commit = |place| self.with_state(|_, source| commit_pool(place, source));
+        let pools = pool.any_class().pool_pools();
+        let commit = |place| self.with_state(|_, source| commit_pools(place, pools, source));
         pool.purged() == 0 || self.map.pool_of(pool.start().addr()).is_some_and(commit)
     }
 
@@ -186,10 +188,7 @@ impl Heap {
             if !state.arenas.give_pools(pools, source) {
                 return;
             }
-            // Those kept while more arenas were in use are too many, too, when fewer are.
-            while let Some(arena) = state.arenas.surplus_arena()
-                && state.unmap_arena(arena, &self.map, source)
-            {}
+            state.unmap_surplus(&self.map, source);
         });
     }
 

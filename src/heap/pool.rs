@@ -10,6 +10,11 @@
 //! | partial | a set | some | the set's list of its class |
 //! | full | a set | none | nothing |
 //! | empty | a set | all | the set's list of empty pools |
+//! | run | the program: one block, of several pools | – | nothing |
+//! | behind | who owns the pool before it, of which it is a part | – | nothing |
+//!
+//! A pool of the larger medium classes, and a run, is several of the arena's: the first one's descriptor is for all, the
+//! others are *behind* it.
 //!
 //! # Invariants
 //! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
@@ -28,8 +33,9 @@ use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
 use crate::base::bitmap::word_offset_bytes;
-use crate::base::config::{POOL_BYTES, PURGE_PARTS, PURGE_UNIT_BYTES, WORD_BITS};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{POOL_BYTES, PURGE_PARTS, WORD_BITS};
+use crate::base::kind::Kind;
+use crate::base::size_class::{AnyClass, Class};
 use crate::sync::{AtomicPtr, Ordering};
 
 /// A place that holds a block's address, or anything while it holds none.
@@ -50,8 +56,9 @@ pub(crate) struct Pool {
     /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
     used: Cell<u32>,
     touched_bytes: Cell<u32>,
+    /// The index of its class.
     class: Cell<u8>,
-    /// Parts of the pool (`PURGE_UNIT_BYTES` each) that were purged since they were last used.
+    /// Parts of the pool (an eighth each) that were purged since they were last used.
     purged: Cell<u8>,
     state: Cell<State>,
 }
@@ -68,6 +75,10 @@ pub(crate) enum State {
     Full,
     /// All blocks are free, and counted home.
     Empty,
+    /// The first of a run.
+    Run,
+    /// Behind the first of several.
+    Behind,
 }
 
 /// A block that was free already when it was freed.
@@ -87,7 +98,7 @@ pub(crate) struct Block {
 
 impl Block {
     /// The block, of `class`, with all bytes zero; written only if they are not known to be.
-    pub(crate) fn into_zeroed(self, class: SizeClass) -> *mut u8 {
+    pub(crate) fn into_zeroed<K: Kind>(self, class: Class<K>) -> *mut u8 {
         if !self.zeroed {
             // SAFETY: a block of the class, in our hands.
             unsafe { self.start.write_bytes(0, class.block_bytes()) };
@@ -106,8 +117,14 @@ impl Pool {
     }
 
     /// The class whose blocks it holds, or held last.
-    pub(crate) fn class(&self) -> SizeClass {
-        SizeClass::from_number(usize::from(self.class.get())).unwrap_or(SizeClass::LARGEST)
+    #[inline]
+    pub(crate) fn class<K: Kind>(&self) -> Class<K> {
+        Class::from_index(usize::from(self.class.get())).unwrap_or(Class::LARGEST)
+    }
+
+    /// The same for who does not know its kind.
+    pub(crate) fn any_class(&self) -> AnyClass {
+        AnyClass::from_index(usize::from(self.class.get()))
     }
 
     /// Blocks that are not home.
@@ -154,31 +171,50 @@ impl Pool {
 
     /// The OS refused to purge the pool: any byte may be other than zero.
     pub(crate) fn set_touched(&self) {
-        self.touched_bytes.set(POOL_BYTES as u32);
+        self.set_touched_bytes(POOL_BYTES);
+    }
+
+    /// So many bytes at the pool's start may be other than zero, and none was purged.
+    pub(crate) fn set_touched_bytes(&self, bytes: usize) {
+        self.touched_bytes.set(bytes as u32);
+        self.purged.set(0);
+    }
+
+    /// Ends a run.
+    pub(crate) fn end_run(&self) {
+        self.used.set(0);
+    }
+
+    /// Makes the pool the first of a run of so many, all in the program's hands.
+    pub(crate) fn set_run(&self, pools: usize) {
+        self.state.set(State::Run);
+        self.used.set(pools as u32);
     }
 
     /// The parts that may have memory, but hold free blocks only; `is_backed` if those never touched may have, too.
     pub(crate) fn purgeable(&self, is_backed: bool) -> u8 {
-        let touched = if is_backed { PURGE_PARTS } else { self.touched_bytes().div_ceil(PURGE_UNIT_BYTES) };
+        let unit_bytes = self.any_class().purge_unit_bytes();
+        let touched = if is_backed { PURGE_PARTS } else { self.touched_bytes().div_ceil(unit_bytes) };
         let touched = (0..touched).filter(|&part| self.purged.get() >> part & 1 == 0 && self.is_part_free(part));
         touched.fold(0, |mask, part| mask | 1 << part)
     }
 
     /// Whether all blocks that reach into a part are free.
     pub(crate) fn is_part_free(&self, part: usize) -> bool {
-        let block_bytes = self.class().block_bytes();
-        let first = part * PURGE_UNIT_BYTES / block_bytes;
-        let end = ((part + 1) * PURGE_UNIT_BYTES).div_ceil(block_bytes).min(self.class().pool_blocks());
+        let class = self.any_class();
+        let (block_bytes, unit_bytes) = (class.block_bytes(), class.purge_unit_bytes());
+        let first = part * unit_bytes / block_bytes;
+        let end = ((part + 1) * unit_bytes).div_ceil(block_bytes).min(class.pool_blocks());
         (first / WORD_BITS..end.div_ceil(WORD_BITS)).all(|word| {
             let start = word * WORD_BITS;
-            let mut wanted = self.class().full_word(word);
+            let mut wanted = class.full_word(word);
             if first > start {
                 wanted &= u64::MAX << (first - start);
             }
             if end < start + WORD_BITS {
                 wanted &= (1 << (end - start)) - 1;
             }
-            self.free_bits(word) & wanted == wanted
+            self.any_free_bits(word) & wanted == wanted
         })
     }
 
@@ -188,8 +224,8 @@ impl Pool {
     }
 
     /// Makes the pool one of `class`, all blocks free.
-    pub(crate) fn open(&self, class: SizeClass) {
-        self.class.set(class.number() as u8);
+    pub(crate) fn open<K: Kind>(&self, class: Class<K>) {
+        self.class.set(class.index() as u8);
         self.used.set(0);
         self.words_free.set(u64::MAX >> (WORD_BITS - class.bitmap_words()));
         // Zero already (*Taken*): fresh memory that is written first costs one page fault, not two.
@@ -217,19 +253,25 @@ impl Pool {
 
     /// The free blocks of word `word`.
     #[inline(always)]
-    pub(crate) fn free_bits(&self, word: usize) -> u64 {
-        !self.word(word).get() & self.class().full_word(word)
+    pub(crate) fn free_bits<K: Kind>(&self, word: usize) -> u64 {
+        !self.word(word).get() & self.class::<K>().full_word(word)
+    }
+
+    /// The same for who does not know its kind.
+    pub(crate) fn any_free_bits(&self, word: usize) -> u64 {
+        !self.word(word).get() & self.any_class().full_word(word)
     }
 
     /// Free blocks by their bits.
     pub(crate) fn free_blocks(&self) -> usize {
-        let words = self.class().bitmap_words();
-        (0..words).map(|word| self.free_bits(word).count_ones() as usize).sum()
+        let words = self.any_class().bitmap_words();
+        (0..words).map(|word| self.any_free_bits(word).count_ones() as usize).sum()
     }
 
     /// Free blocks of a pool in use that lie wholly in memory never touched.
     pub(crate) fn uncarved_blocks(&self) -> usize {
-        self.class().pool_blocks().saturating_sub(self.touched_bytes().div_ceil(self.class().block_bytes()))
+        let class = self.any_class();
+        class.pool_blocks().saturating_sub(self.touched_bytes().div_ceil(class.block_bytes()))
     }
 
     /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
@@ -284,7 +326,7 @@ impl Pool {
     /// The first block of `mask` in word `word` that is free.
     #[cold]
     fn already_free(&self, word: usize, mask: u64) -> AlreadyFree {
-        AlreadyFree { block: word * WORD_BITS + (self.free_bits(word) & mask).trailing_zeros() as usize }
+        AlreadyFree { block: word * WORD_BITS + (!self.word(word).get() & mask).trailing_zeros() as usize }
     }
 
     /// `blocks` are home now.
@@ -296,8 +338,8 @@ impl Pool {
     /// Takes free blocks, lowest address first, and stores them from the last of `slots` to the first, until either
     /// runs out; returns the slots that are left.
     #[inline]
-    pub(crate) fn take<'slots>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
-        let class = self.class();
+    pub(crate) fn take<'slots, K: Kind>(&self, mut slots: &'slots [Slot]) -> &'slots [Slot] {
+        let class = self.class::<K>();
         let block_bytes = class.block_bytes();
         let start = self.start.get();
         let mut summary = self.words_free.get();
@@ -342,18 +384,18 @@ impl Pool {
             }
         }
         self.words_free.set(summary);
-        self.note_taken(taken, first, end);
+        self.note_taken::<K>(taken, first, end);
         slots
     }
 
     /// Takes the free block with the lowest address.
-    pub(crate) fn take_one(&self) -> Option<Block> {
+    pub(crate) fn take_one<K: Kind>(&self) -> Option<Block> {
         let summary = self.words_free.get();
         if summary == 0 {
             return None;
         }
         let word = summary.trailing_zeros() as usize;
-        let class = self.class();
+        let class = self.class::<K>();
         let place = self.word(word);
         let taken = place.get();
         place.set(taken | (taken + 1));
@@ -363,26 +405,26 @@ impl Pool {
         let block_bytes = class.block_bytes();
         let offset = (word * WORD_BITS + taken.trailing_ones() as usize) * block_bytes;
         let end = offset + block_bytes;
-        let parts = parts_of(offset, end);
+        let parts = parts_of(offset, end, class.purge_unit_bytes());
         let zeroed = offset >= self.touched_bytes() || self.purged.get() & parts == parts;
-        self.note_taken(1, offset, end);
+        self.note_taken::<K>(1, offset, end);
         NonNull::new(self.start.get().wrapping_add(offset)).map(|start| Block { start, zeroed })
     }
 
     /// Counts blocks that were taken, all inside `first..end`, in bytes from the pool's start.
     #[inline]
-    fn note_taken(&self, blocks: u32, first: usize, end: usize) {
+    fn note_taken<K: Kind>(&self, blocks: u32, first: usize, end: usize) {
         self.used.set(self.used.get().wrapping_add(blocks));
         self.touched_bytes.set(self.touched_bytes.get().max(end as u32));
         if self.purged.get() != 0 {
-            self.purged.set(self.purged.get() & !parts_of(first, end));
+            self.purged.set(self.purged.get() & !parts_of(first, end, self.class::<K>().purge_unit_bytes()));
         }
     }
 }
 
-/// The parts of a pool that `first..end`, in bytes from its start, reach into, as a mask.
-pub(crate) fn parts_of(first: usize, end: usize) -> u8 {
-    let (first, end) = (first / PURGE_UNIT_BYTES, end.div_ceil(PURGE_UNIT_BYTES).min(PURGE_PARTS));
+/// The parts (`unit_bytes` each) of a pool that `first..end`, in bytes from its start, reach into, as a mask.
+pub(crate) fn parts_of(first: usize, end: usize, unit_bytes: usize) -> u8 {
+    let (first, end) = (first / unit_bytes, end.div_ceil(unit_bytes).min(PURGE_PARTS));
     if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
 }
 

@@ -8,15 +8,16 @@
 //! - *Door*: the lists and all pools of a set are touched only by the thread that holds its door.
 //! - *Lists*: a pool that the set owns is in the list of its class if and only if it is partial, and in the list of
 //!   empty pools if and only if it is empty; a full pool is in no list.
-//! - *Tag*: the tag of every pool that the set owns is the set's address plus the number of the pool's class. It
+//! - *Tag*: the tag of every pool that the set owns is the set's address plus the index of the pool's class. It
 //!   changes only while the pool has no block outside, or by the thread that claimed it (see `remote`).
 //! - *Cache*: of a parked set whose `cache_is_empty`, the cache has no block in magazines, depots or quarantine.
 
 use core::cell::Cell;
 use core::ptr::{self, NonNull};
 
-use crate::base::config::{CACHE_LINE_BYTES, CLASS_COUNT};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT, TAG_BYTES};
+use crate::base::kind::Kind;
+use crate::base::size_class::{AnyClass, Class};
 use crate::heap::arena::Tag;
 use crate::heap::pool::PoolList;
 use crate::protocols::lock::Lock;
@@ -24,8 +25,9 @@ use crate::protocols::remote::Inbox;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// The pools of one thread, or of a thread that ended.
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub(crate) struct PoolSet {
+    /// Of small pools.
     pub(crate) inbox: Inbox,
     /// Its place in the register, plus 1; 0 while it is not there. Heap lock.
     pub(crate) place: Cell<usize>,
@@ -42,7 +44,13 @@ pub(crate) struct PoolSet {
     /// A hint for thieves: the classes of which a parked set has partial pools.
     pub(crate) stealable: AtomicU64,
     pub(crate) door: Lock<Pools>,
+    /// Of medium pools: a collection knows the kind of all that it finds.
+    pub(crate) medium_inbox: Inbox,
+    /// As `stealable`.
+    pub(crate) medium_stealable: AtomicU64,
 }
+
+const _: () = assert!(align_of::<PoolSet>() == TAG_BYTES);
 
 // SAFETY: each cell is under the lock that it names; the rest is atomic or under the door.
 unsafe impl Sync for PoolSet {}
@@ -60,13 +68,25 @@ pub(crate) struct Pools {
     pub(crate) used_bytes: usize,
     /// When fewer bytes than these are used, the free parts of partial pools are purged.
     pub(crate) sweep_below_bytes: usize,
+    pub(crate) medium: MediumPools,
+}
+
+/// The same for the medium classes.
+pub(crate) struct MediumPools {
+    partial: [PoolList; MEDIUM_CLASS_COUNT],
+    of_class: [u32; MEDIUM_CLASS_COUNT],
+    /// Partial and full pools.
+    pub(crate) count: usize,
 }
 
 // SAFETY: plain pointers to metadata that is never unmapped, touched under the door.
 unsafe impl Send for Pools {}
 
 /// The low bits of a tag.
-const TAG_CLASS: usize = CACHE_LINE_BYTES - 1;
+const TAG_CLASS: usize = TAG_BYTES - 1;
+
+/// The tag of a run's pools: of no set, and no class.
+pub(crate) const RUN_TAG: Tag = ptr::without_provenance_mut(TAG_CLASS);
 
 impl PoolSet {
     /// A set without pools, owned by a living thread.
@@ -88,14 +108,21 @@ impl PoolSet {
                 owned_count: 0,
                 used_bytes: 0,
                 sweep_below_bytes: 0,
+                medium: MediumPools {
+                    partial: [const { PoolList::new() }; MEDIUM_CLASS_COUNT],
+                    of_class: [0; MEDIUM_CLASS_COUNT],
+                    count: 0,
+                },
             }),
+            medium_inbox: Inbox::new(),
+            medium_stealable: AtomicU64::new(0),
         }
     }
 
     /// The tag of this set's pools of `class`.
     #[inline]
-    pub(crate) fn tag(&self, class: SizeClass) -> Tag {
-        ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.number())
+    pub(crate) fn tag<K: Kind>(&self, class: Class<K>) -> Tag {
+        ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.index())
     }
 
     /// Whether the set's thread ended and no other adopted it: sure under the door, else a hint.
@@ -109,15 +136,33 @@ impl PoolSet {
         self.is_listed.get() && self.place.get() == 0
     }
 
-    /// The inbox, for the self-check.
-    pub(crate) fn inbox(&self) -> &Inbox {
-        &self.inbox
+    /// The inbox of its pools of a kind.
+    #[inline(always)]
+    pub(crate) const fn inbox<K: Kind>(&self) -> &Inbox {
+        if K::IS_SMALL { &self.inbox } else { &self.medium_inbox }
+    }
+
+    /// The hint for thieves of pools of a kind.
+    #[inline(always)]
+    pub(crate) const fn stealable<K: Kind>(&self) -> &AtomicU64 {
+        if K::IS_SMALL { &self.stealable } else { &self.medium_stealable }
+    }
+
+    /// Whether other threads freed into none of its pools since they were collected.
+    pub(crate) fn nothing_arrived(&self) -> bool {
+        self.inbox.is_empty() && self.medium_inbox.is_empty()
     }
 }
 
 /// The class in a tag.
-pub(crate) fn tag_class(tag: Tag) -> Option<SizeClass> {
-    SizeClass::from_number(tag.addr() & TAG_CLASS)
+pub(crate) fn tag_class<K: Kind>(tag: Tag) -> Option<Class<K>> {
+    Class::from_index(tag.addr() & TAG_CLASS)
+}
+
+/// The same of either kind.
+pub(crate) fn tag_any_class(tag: Tag) -> Option<AnyClass> {
+    let index = tag.addr() & TAG_CLASS;
+    (!tag.is_null() && index < CLASS_COUNT + MEDIUM_CLASS_COUNT).then(|| AnyClass::from_index(index))
 }
 
 /// The set in a tag.
@@ -126,17 +171,44 @@ pub(crate) fn tag_set(tag: Tag) -> Option<NonNull<PoolSet>> {
 }
 
 impl Pools {
-    pub(crate) fn partial(&self, class: SizeClass) -> &PoolList {
-        &self.partial[class.number() & (CLASS_COUNT - 1)]
+    #[inline(always)]
+    pub(crate) fn partial<K: Kind>(&self, class: Class<K>) -> &PoolList {
+        if K::IS_SMALL {
+            &self.partial[class.number() & (CLASS_COUNT - 1)]
+        } else {
+            &self.medium.partial[class.number().min(MEDIUM_CLASS_COUNT - 1)]
+        }
     }
 
     /// Partial and full pools of a class.
-    pub(crate) fn of_class(&self, class: SizeClass) -> u32 {
-        self.of_class[class.number() & (CLASS_COUNT - 1)]
+    pub(crate) fn of_class<K: Kind>(&self, class: Class<K>) -> u32 {
+        if K::IS_SMALL {
+            self.of_class[class.number() & (CLASS_COUNT - 1)]
+        } else {
+            self.medium.of_class[class.number().min(MEDIUM_CLASS_COUNT - 1)]
+        }
     }
 
-    pub(crate) fn of_class_mut(&mut self, class: SizeClass) -> &mut u32 {
-        &mut self.of_class[class.number() & (CLASS_COUNT - 1)]
+    /// Counts one pool of the class more.
+    #[inline(always)]
+    pub(crate) fn add_of_class<K: Kind>(&mut self, class: Class<K>) {
+        if K::IS_SMALL {
+            self.of_class[class.number() & (CLASS_COUNT - 1)] += 1;
+        } else {
+            self.medium.of_class[class.number().min(MEDIUM_CLASS_COUNT - 1)] += 1;
+            self.medium.count += 1;
+        }
+    }
+
+    /// Counts one pool of the class less.
+    #[inline(always)]
+    pub(crate) fn remove_of_class<K: Kind>(&mut self, class: Class<K>) {
+        if K::IS_SMALL {
+            self.of_class[class.number() & (CLASS_COUNT - 1)] -= 1;
+        } else {
+            self.medium.of_class[class.number().min(MEDIUM_CLASS_COUNT - 1)] -= 1;
+            self.medium.count -= 1;
+        }
     }
 
     pub(crate) fn empty(&self) -> &PoolList {

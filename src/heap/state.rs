@@ -125,6 +125,13 @@ impl HeapState {
         None
     }
 
+    /// Gives wholly free arenas back that are too many. Those kept while more arenas were in use are, too, when fewer are.
+    pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
+        while let Some(arena) = self.arenas.surplus_arena()
+            && self.unmap_arena(arena, map, source)
+        {}
+    }
+
     /// Gives a wholly free arena back to the OS; `false` if the OS refuses (`ENOMEM` at the kernel's limit on mappings):
     /// then the addresses stay the heap's, and their memory is purged instead.
     pub(super) fn unmap_arena(&mut self, arena: ArenaRef, map: &AddressMap, source: &dyn MemorySource) -> bool {

@@ -1,9 +1,10 @@
 //! Giving blocks back, from a flush: into the set's own pools, or into those of others (see `remote`).
 
 use super::Inside;
-use crate::base::config::{INBOX_KNOCK_POOLS, POOL_BYTES, WORD_BITS};
+use crate::base::config::{INBOX_KNOCK_POOLS, WORD_BITS};
 use crate::base::fatal::{Impossible, impossible};
-use crate::base::size_class::{Locator, Quotient, SizeClass};
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, Locator, Quotient};
 use crate::heap::Heap;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena::Tag;
@@ -19,7 +20,7 @@ impl Inside<'_> {
     /// Neighbours in `slots` that share a bitmap word are freed together: often many, because programs free in the
     /// order in which they allocated, or against it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn give(&mut self, class: SizeClass, slots: &[Slot]) {
+    pub(crate) fn give<K: Kind>(&mut self, class: Class<K>, slots: &[Slot]) {
         // Those that turn out to be another set's are added again.
         self.account_home(slots.len() as u32, class);
         let locator = class.locator();
@@ -46,15 +47,24 @@ impl Inside<'_> {
 
     /// The pool and the number of the block at `address`.
     #[inline(always)]
-    fn locate(&self, class: SizeClass, locator: Locator, near: &mut Near<'_>, address: usize) -> (PoolRef, usize) {
-        let Some(place) = near.pool_of(address) else { self.refuse(class, address, false) };
-        let Some(number) = locator.block_at(address & (POOL_BYTES - 1)) else { self.refuse(class, address, false) };
+    fn locate<K: Kind>(
+        &self,
+        class: Class<K>,
+        locator: Locator<K>,
+        near: &mut Near<'_>,
+        address: usize,
+    ) -> (PoolRef, usize) {
+        let offset = address & (class.pool_bytes() - 1);
+        // The first of several has the descriptor. (Of small classes, pools are one each: nothing to be subtracted.)
+        let start = if K::IS_SMALL { address } else { address - offset };
+        let Some(place) = near.pool_of(start) else { self.refuse(class, address, false) };
+        let Some(number) = locator.block_at(offset) else { self.refuse(class, address, false) };
         (place, number)
     }
 
     /// Frees the block at `address`.
     #[inline(always)]
-    fn give_alone(&mut self, class: SizeClass, locator: Locator, near: &mut Near<'_>, address: usize) {
+    fn give_alone<K: Kind>(&mut self, class: Class<K>, locator: Locator<K>, near: &mut Near<'_>, address: usize) {
         let (place, number) = self.locate(class, locator, near, address);
         // Relaxed: as in `give_neighbours`.
         let tag = place.tag().load(Ordering::Relaxed);
@@ -71,9 +81,9 @@ impl Inside<'_> {
     /// Frees the block at `address` and the first of `others` that share its word; returns the rest.
     #[inline(never)]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn give_neighbours<'slots>(
+    fn give_neighbours<'slots, K: Kind>(
         &mut self,
-        class: SizeClass,
+        class: Class<K>,
         near: &mut Near<'_>,
         address: usize,
         others: &'slots [Slot],
@@ -81,7 +91,7 @@ impl Inside<'_> {
         let locator = class.locator();
         let (place, number) = self.locate(class, locator, near, address);
         let (word, first) = (number / WORD_BITS, 1 << (number % WORD_BITS));
-        let range = locator.word_range(address & !(POOL_BYTES - 1), word);
+        let range = locator.word_range(address & !(class.pool_bytes() - 1), word);
         let (mut mask, mut joined) = (first, Quotient::EXACT);
         let mut rest = others;
         // The hottest loop of a flush: what can be checked for all at once is.
@@ -114,11 +124,11 @@ impl Inside<'_> {
     /// Finds the first of `slots` that is no block's start, or is in the group already, and aborts.
     #[cold]
     #[inline(never)]
-    fn blame(&self, class: SizeClass, first: u64, slots: &[Slot]) -> ! {
+    fn blame<K: Kind>(&self, class: Class<K>, first: u64, slots: &[Slot]) -> ! {
         let mut mask = first;
         for slot in slots {
             let address = slot.load(Ordering::Relaxed).addr();
-            let bit = class.block_at(address & (POOL_BYTES - 1)).map_or(0, |number| 1 << (number % WORD_BITS));
+            let bit = class.block_at(address & (class.pool_bytes() - 1)).map_or(0, |number| 1 << (number % WORD_BITS));
             if bit == 0 || mask & bit != 0 {
                 self.refuse(class, address, bit != 0);
             }
@@ -130,7 +140,7 @@ impl Inside<'_> {
     /// Frees blocks of another set's pool (see `remote`), whose tag is `tag`.
     #[inline(never)]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn give_remote(&mut self, class: SizeClass, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {
+    fn give_remote<K: Kind>(&mut self, class: Class<K>, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {
         let is_of_class = tag_class(tag) == Some(class) && !tag.is_null();
         if !is_of_class || !pool.remote_word(word).free(mask) {
             let number = word * WORD_BITS + mask.trailing_zeros() as usize;
@@ -148,8 +158,8 @@ impl Inside<'_> {
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
                 // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
-                let pushes = unsafe { owner.inbox.push(remote.into(), pool.home()) };
-                if pushes >= INBOX_KNOCK_POOLS {
+                let pushes = unsafe { owner.inbox::<K>().push(remote.into(), pool.home()) };
+                if pushes >= INBOX_KNOCK_POOLS / class.pool_pools() as u32 {
                     owner.knock(self.heap);
                 }
             }
@@ -169,7 +179,7 @@ impl Inside<'_> {
     }
 
     /// Aborts if one of the blocks in `slots`, which stay in a cache, is among them twice, or is home as well.
-    pub(crate) fn check_away(&self, class: SizeClass, slots: &[Slot]) {
+    pub(crate) fn check_away<K: Kind>(&self, class: Class<K>, slots: &[Slot]) {
         let mut near = Near::new(&self.heap.map);
         for (index, slot) in slots.iter().enumerate() {
             // Relaxed (both): as in `give`.
@@ -191,7 +201,7 @@ impl Inside<'_> {
     /// Says what is impossible about `address` as a block of `class`, and aborts.
     #[cold]
     #[inline(never)]
-    fn refuse(&self, class: SizeClass, address: usize, is_twice: bool) -> ! {
+    fn refuse<K: Kind>(&self, class: Class<K>, address: usize, is_twice: bool) -> ! {
         let what = match is_twice {
             true => Impossible::AlreadyFree,
             false => misplaced(self.heap, class, address).unwrap_or(Impossible::NoBlockStart),
@@ -201,7 +211,7 @@ impl Inside<'_> {
 }
 
 /// Why no block of `class` can be around `address`; `None` if a pool of the class is there.
-pub(crate) fn misplaced(heap: &Heap, class: SizeClass, address: usize) -> Option<Impossible> {
+pub(crate) fn misplaced<K: Kind>(heap: &Heap, class: Class<K>, address: usize) -> Option<Impossible> {
     let Some(pool) = heap.map.pool_of(address) else { return Some(Impossible::NoArena) };
     // Relaxed: only to choose the message.
     let tag = pool.tag().load(Ordering::Relaxed);

@@ -2,21 +2,25 @@
 
 use super::Inside;
 use super::pools::place_of;
-use crate::base::size_class::SizeClass;
+use crate::base::kind::{Kind, Medium, Small};
+use crate::base::size_class::Class;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::State;
 use crate::sync::Ordering;
 
 impl Inside<'_> {
     /// Brings home what other threads freed into the set's pools.
-    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn collect(&mut self) {
-        // SAFETY: the door is held, and every pool's count is collected below.
-        for (remote, home) in unsafe { self.set.inbox.take_all() } {
-            // SAFETY: a pool's, see `give_remote`.
-            let place = unsafe { PoolRef::from_inbox(remote, home) };
-            self.collect_pool(place, place.remote().collect_count());
+        if !self.set.medium_inbox.is_empty() {
+            self.take_inbox::<Medium>();
         }
+        self.collect_kind::<Small>();
+    }
+
+    /// The same for the pools of one kind.
+    #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
+    pub(super) fn collect_kind<K: Kind>(&mut self) {
+        self.take_inbox::<K>();
         if self.set.is_parked() {
             // Nobody will come for the empty ones.
             self.return_empty_pools(0);
@@ -25,11 +29,21 @@ impl Inside<'_> {
         self.sweep_if_due();
     }
 
+    #[inline]
+    fn take_inbox<K: Kind>(&mut self) {
+        // SAFETY: the door is held, and every pool's count is collected below.
+        for (remote, home) in unsafe { self.set.inbox::<K>().take_all() } {
+            // SAFETY: a pool's, see `give_remote`.
+            let place = unsafe { PoolRef::from_inbox(remote, home) };
+            self.collect_pool::<K>(place, place.remote().collect_count());
+        }
+    }
+
     /// Brings home the blocks of one pool, `blocks` by their count.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn collect_pool(&mut self, place: PoolRef, blocks: u32) {
+    fn collect_pool<K: Kind>(&mut self, place: PoolRef, blocks: u32) {
         let pool = place.pool();
-        let class = pool.class();
+        let class = pool.class::<K>();
         for word in 0..class.bitmap_words() {
             let mask = place.remote_word(word).collect();
             if mask != 0
@@ -50,7 +64,7 @@ impl Inside<'_> {
     /// somebody is inside of is left out: null is not concluded from it (see `cache/last_resort.rs`).
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn steal(&mut self, class: SizeClass, sets_max: usize, any_parked: bool) -> bool {
+    pub(super) fn steal<K: Kind>(&mut self, class: Class<K>, sets_max: usize, any_parked: bool) -> bool {
         let heap = self.heap;
         if heap.parked_count() <= heap.bare_count() {
             return false;
@@ -59,8 +73,8 @@ impl Inside<'_> {
             // SAFETY: sets are never unmapped.
             let other = unsafe { other.as_ref() };
             // Relaxed: a hint; the door is opened only where something may be had.
-            let has_class = other.stealable.load(Ordering::Relaxed) & (1 << class.number()) != 0;
-            if !other.is_parked() || !(has_class || any_parked || !other.inbox.is_empty()) {
+            let has_class = other.stealable::<K>().load(Ordering::Relaxed) & (1 << class.number()) != 0;
+            if !other.is_parked() || !(has_class || any_parked || !other.inbox::<K>().is_empty()) {
                 return false;
             }
             // Our own set is not parked.
@@ -68,7 +82,7 @@ impl Inside<'_> {
         })
     }
 
-    fn steal_from(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+    fn steal_from<K: Kind>(&mut self, other: &mut Inside<'_>, class: Class<K>) -> bool {
         if !other.set.is_parked() {
             return false;
         }
@@ -80,7 +94,7 @@ impl Inside<'_> {
         found
     }
 
-    fn steal_partial(&mut self, other: &mut Inside<'_>, class: SizeClass) -> bool {
+    fn steal_partial<K: Kind>(&mut self, other: &mut Inside<'_>, class: Class<K>) -> bool {
         // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
         let claimed = other.pools.partial(class).iter().find_map(|pool| {
             let place = place_of(self.heap, pool);
@@ -89,36 +103,44 @@ impl Inside<'_> {
         let Some(place) = claimed else { return false };
         let pool = place.pool();
         other.pools.partial(class).remove(pool);
-        // Relaxed: published by the Release of `collect_count`.
-        place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        // Published by the Release of `collect_count`.
+        self.set_tags(place, class);
         self.pools.partial(class).push_last(pool);
-        *other.pools.of_class_mut(class) -= 1;
-        *self.pools.of_class_mut(class) += 1;
-        self.take_over(other, pool.used() as usize * class.block_bytes());
+        other.pools.remove_of_class(class);
+        self.pools.add_of_class(class);
+        self.take_over(other, class.pool_pools(), pool.used() as usize * class.block_bytes());
         let blocks = place.remote().collect_count().wrapping_sub(1);
-        self.collect_pool(place, blocks);
+        self.collect_pool::<K>(place, blocks);
         // Unless its last blocks came home just now.
         pool.state() == State::Partial
     }
 
-    /// Moves a pool with so many bytes in use from another set's account to this one's.
-    fn take_over(&mut self, other: &mut Inside<'_>, used_bytes: usize) {
-        other.pools.owned_count -= 1;
-        self.pools.owned_count += 1;
+    /// Moves a pool, so many of the arena's, with so many bytes in use from another set's account to this one's.
+    fn take_over(&mut self, other: &mut Inside<'_>, pools: usize, used_bytes: usize) {
+        other.pools.owned_count -= pools;
+        self.pools.owned_count += pools;
         other.pools.used_bytes = other.pools.used_bytes.wrapping_sub(used_bytes);
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(used_bytes);
     }
 
-    /// Renews the hint for thieves.
+    /// Renews the hints for thieves.
     fn show_stealable(&self) {
+        self.show_stealable_kind::<Small>();
+        // Relaxed: as below.
+        if self.pools.medium.count != 0 || self.set.medium_stealable.load(Ordering::Relaxed) != 0 {
+            self.show_stealable_kind::<Medium>();
+        }
+    }
+
+    fn show_stealable_kind<K: Kind>(&self) {
         let mut classes = 0;
         if self.set.is_parked() {
-            for class in SizeClass::all() {
+            for class in Class::<K>::all() {
                 classes |= u64::from(!self.pools.partial(class).is_empty()) << class.number();
             }
         }
         // Relaxed: a hint.
-        self.set.stealable.store(classes, Ordering::Relaxed);
+        self.set.stealable::<K>().store(classes, Ordering::Relaxed);
     }
 
     /// The set's thread ended: brings home what can be, returns empty pools, and opens the set to thieves.

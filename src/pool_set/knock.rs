@@ -34,7 +34,7 @@ pub(crate) fn knock_at_all(heap: &Heap) {
     for set in heap.sets() {
         // SAFETY: sets are never unmapped.
         let set = unsafe { set.as_ref() };
-        if !set.inbox.is_empty() {
+        if !set.nothing_arrived() {
             set.knock(heap);
         }
     }

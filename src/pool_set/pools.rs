@@ -7,10 +7,12 @@ use crate::base::config::{
     DENSE_FREE_SHARE, DENSE_POOLS_MIN, FAULT_IN_FROM_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SWEEP_AGAIN,
 };
 use crate::base::fatal::{Impossible, impossible};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::{Kind, Medium, Small};
+use crate::base::size_class::Class;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::{AlreadyFree, Pool, State};
 use crate::heap::purge_batch::RANGES_MAX;
+use crate::heap::run::RunSize;
 use crate::heap::{Heap, MapArena};
 use crate::sync::Ordering;
 
@@ -19,7 +21,7 @@ pub(super) fn place_of(heap: &Heap, pool: &Pool) -> PoolRef {
     let address = pool.start().addr();
     let Some(place) = heap.map.pool_of(address) else {
         // The map holds the arena of each pool that a set owns (*Known*).
-        impossible(Impossible::PoolWithoutArena, address, pool.class().block_bytes())
+        impossible(Impossible::PoolWithoutArena, address, pool.any_class().block_bytes())
     };
     place
 }
@@ -27,7 +29,10 @@ pub(super) fn place_of(heap: &Heap, pool: &Pool) -> PoolRef {
 impl Inside<'_> {
     /// Makes an empty pool of the set one of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn open_empty(&mut self, class: SizeClass) -> bool {
+    pub(super) fn open_empty<K: Kind>(&mut self, class: Class<K>) -> bool {
+        if class.pool_pools() > 1 {
+            return false;
+        }
         let Some(pool) = self.empty_with_memory() else {
             return false;
         };
@@ -49,12 +54,27 @@ impl Inside<'_> {
 
     /// Makes a pool of the heap one of the set's, of `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(super) fn open_new(&mut self, class: SizeClass, wish: MapArena) -> bool {
+    pub(super) fn open_new<K: Kind>(&mut self, class: Class<K>, wish: MapArena) -> bool {
+        if class.pool_pools() > 1 {
+            return self.open_run(class, wish);
+        }
         let needs_all = self.pools.of_class(class) >= FAULT_IN_FROM_POOLS;
         let Some(place) = self.heap.take_pool(wish, self.is_dense(), needs_all) else {
             return false;
         };
         self.pools.owned_count += 1;
+        self.open(place, class);
+        true
+    }
+
+    /// Makes some of the heap's pools, side by side, one of the set's.
+    fn open_run<K: Kind>(&mut self, class: Class<K>, wish: MapArena) -> bool {
+        let pools = class.pool_pools();
+        let Some(place) = self.heap.take_run(wish, self.is_dense(), RunSize { pools, align_pools: pools }, |_| ())
+        else {
+            return false;
+        };
+        self.pools.owned_count += pools;
         self.open(place, class);
         true
     }
@@ -66,41 +86,57 @@ impl Inside<'_> {
             && self.pools.used_bytes >= owned_bytes - owned_bytes / DENSE_FREE_SHARE
     }
 
-    fn open(&mut self, place: PoolRef, class: SizeClass) {
+    fn open<K: Kind>(&mut self, place: PoolRef, class: Class<K>) {
         let pool = place.pool();
         pool.open(class);
         pool.set_state(State::Partial);
-        // Relaxed: a thread that reads the tag holds a block of the pool, which came to it after this.
-        place.tag().store(self.set.tag(class), Ordering::Relaxed);
-        self.heap.classes.enter(pool.start().addr(), class);
+        self.set_tags(place, class);
+        if K::IS_SMALL {
+            self.heap.classes.enter(pool.start().addr(), class);
+        } else {
+            for part in place.run(class.pool_pools()) {
+                self.heap.classes.enter(part.start().addr(), class);
+            }
+        }
         self.pools.partial(class).push_last(pool);
-        *self.pools.of_class_mut(class) += 1;
+        self.pools.add_of_class(class);
+    }
+
+    /// Says in the tags of a pool, that of its first part and those behind it, that it is the set's.
+    #[inline(always)]
+    pub(super) fn set_tags<K: Kind>(&self, place: PoolRef, class: Class<K>) {
+        // Relaxed (both): a thread that reads the tag holds a block of the pool, which came to it after this.
+        if K::IS_SMALL {
+            place.tag().store(self.set.tag(class), Ordering::Relaxed);
+        } else {
+            place.run(class.pool_pools()).for_each(|part| part.tag().store(self.set.tag(class), Ordering::Relaxed));
+        }
     }
 
     /// Says that a block of the set's own pool is free already, and aborts.
     #[cold]
     #[inline(never)]
-    pub(super) fn refuse_twice(&self, pool: &Pool, class: SizeClass, twice: AlreadyFree) -> ! {
+    pub(super) fn refuse_twice<K: Kind>(&self, pool: &Pool, class: Class<K>, twice: AlreadyFree) -> ! {
         let address = pool.start().addr() + twice.block * class.block_bytes();
         impossible(Impossible::AlreadyFree, address, class.block_bytes())
     }
 
     /// Counts the bytes of blocks that are home now.
     #[inline]
-    pub(super) fn account_home(&mut self, blocks: u32, class: SizeClass) {
+    pub(super) fn account_home<K: Kind>(&mut self, blocks: u32, class: Class<K>) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
     /// Takes back that blocks are home.
     #[inline]
-    pub(super) fn account_away(&mut self, blocks: u32, class: SizeClass) {
+    pub(super) fn account_away<K: Kind>(&mut self, blocks: u32, class: Class<K>) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 
     /// Puts a pool, into which blocks came home, where it belongs now; `may_be_full` unless some of its blocks were
     /// free before.
     #[inline(always)]
-    pub(super) fn relink(&mut self, pool: &Pool, class: SizeClass, may_be_full: bool) {
+    pub(super) fn relink<K: Kind>(&mut self, pool: &Pool, class: Class<K>, may_be_full: bool) {
         if pool.used() == 0 {
             self.retire(pool, class);
         } else if may_be_full {
@@ -109,7 +145,7 @@ impl Inside<'_> {
     }
 
     #[inline]
-    fn link_if_full(&mut self, pool: &Pool, class: SizeClass) {
+    fn link_if_full<K: Kind>(&mut self, pool: &Pool, class: Class<K>) {
         if pool.state() == State::Full {
             pool.set_state(State::Partial);
             self.pools.partial(class).push_last(pool);
@@ -119,17 +155,29 @@ impl Inside<'_> {
     /// Takes a pool whose blocks are all home out of its class.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn retire(&mut self, pool: &Pool, class: SizeClass) {
+    fn retire<K: Kind>(&mut self, pool: &Pool, class: Class<K>) {
         if pool.state() == State::Partial {
             self.pools.partial(class).remove(pool);
         }
+        self.pools.remove_of_class(class);
+        if class.pool_pools() > 1 {
+            return self.return_run(pool, class);
+        }
         pool.set_state(State::Empty);
-        *self.pools.of_class_mut(class) -= 1;
         self.pools.empty.push_first(pool);
         self.pools.empty_count += 1;
         if self.pools.empty_count > SET_EMPTY_POOLS_MAX {
             self.return_empty_pools(SET_EMPTY_POOLS_MAX / 2);
         }
+    }
+
+    /// Gives several pools that were one, now empty, back to their arena.
+    #[cold]
+    fn return_run<K: Kind>(&mut self, pool: &Pool, class: Class<K>) {
+        let (place, pools) = (place_of(self.heap, pool), class.pool_pools());
+        place.run(pools).for_each(|part| self.heap.classes.leave(part.start().addr()));
+        self.pools.owned_count -= pools;
+        self.heap.give_run(place, pools);
     }
 
     /// Gives the set's empty pools back to their arenas, but for `keep` of them.
@@ -174,9 +222,16 @@ impl Inside<'_> {
     /// partial pool, is paid for by the frees since the peak.
     #[cold]
     pub(crate) fn sweep(&mut self) {
+        self.sweep_kind::<Small>();
+        if self.pools.medium.count != 0 {
+            self.sweep_kind::<Medium>();
+        }
+    }
+
+    fn sweep_kind<K: Kind>(&self) {
         let mut found = [None; RANGES_MAX];
         let mut count = 0;
-        let all = SizeClass::all().flat_map(|class| self.pools.partial(class).iter());
+        let all = Class::<K>::all().flat_map(|class| self.pools.partial(class).iter());
         for pool in all.filter(|pool| pool.purgeable(true) != 0) {
             found[count] = Some(place_of(self.heap, pool));
             count += 1;

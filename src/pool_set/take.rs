@@ -4,7 +4,8 @@ use core::ptr::{self, NonNull};
 
 use super::Inside;
 use crate::base::config::{POOL_BYTES, STEAL_SETS_MAX, SWEEP_ARM_SHARE, SWEEP_MIN_BYTES, SWEEP_SHARE};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Kind;
+use crate::base::size_class::Class;
 use crate::heap::MapArena;
 use crate::heap::pool::Slot;
 use crate::heap::pool::{Block, Pool, State};
@@ -16,12 +17,12 @@ impl Inside<'_> {
     /// Fewer than asked for if getting more would take a new pool, none only when there is no memory. The blocks
     /// are such that popping them from the end gives ascending addresses within a pool.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take(&mut self, class: SizeClass, slots: &[Slot]) -> usize {
+    pub(crate) fn take<K: Kind>(&mut self, class: Class<K>, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
         let mut rest = slots;
         while !rest.is_empty() {
             let Some(pool) = self.pool_with_free(class, rest.len() == slots.len()) else { break };
-            rest = pool.take(rest);
+            rest = pool.take::<K>(rest);
             self.unlink_if_full(pool, class);
         }
         let (rest, taken) = (rest.len(), slots.len() - rest.len());
@@ -43,16 +44,16 @@ impl Inside<'_> {
     }
 
     /// Takes one free block of `class`, and tells whether it is known to be zero.
-    pub(crate) fn take_one(&mut self, class: SizeClass) -> Option<Block> {
+    pub(crate) fn take_one<K: Kind>(&mut self, class: Class<K>) -> Option<Block> {
         let pool = self.pool_with_free(class, true)?;
-        let block = pool.take_one();
+        let block = pool.take_one::<K>();
         self.unlink_if_full(pool, class);
         self.note_taken(class.block_bytes());
         block
     }
 
     /// Takes one free block of `class` from a pool that the set has open: for another thread than the set's, too.
-    pub(crate) fn take_open(&mut self, class: SizeClass) -> Option<Block> {
+    pub(crate) fn take_open<K: Kind>(&mut self, class: Class<K>) -> Option<Block> {
         if self.pools.partial(class).is_empty() {
             return None;
         }
@@ -60,7 +61,7 @@ impl Inside<'_> {
     }
 
     #[inline]
-    fn unlink_if_full(&self, pool: &Pool, class: SizeClass) {
+    fn unlink_if_full<K: Kind>(&self, pool: &Pool, class: Class<K>) {
         if !pool.has_free() {
             self.pools.partial(class).remove(pool);
             pool.set_state(State::Full);
@@ -69,7 +70,7 @@ impl Inside<'_> {
 
     /// A partial pool of `class`; a new one only if `needed`.
     #[inline]
-    fn pool_with_free<'heap>(&mut self, class: SizeClass, needed: bool) -> Option<&'heap Pool> {
+    fn pool_with_free<'heap, K: Kind>(&mut self, class: Class<K>, needed: bool) -> Option<&'heap Pool> {
         if self.pools.partial(class).is_empty() && !self.find_pool(class, needed) {
             return None;
         }
@@ -84,7 +85,12 @@ impl Inside<'_> {
     /// The partial pool `first`, whose purged parts are committed for it. Where the OS refuses: a partial pool without such
     /// parts, which is the first of its list then; a new one only if `needed`.
     #[cold]
-    fn pool_with_memory<'heap>(&mut self, first: &'heap Pool, class: SizeClass, needed: bool) -> Option<&'heap Pool> {
+    fn pool_with_memory<'heap, K: Kind>(
+        &mut self,
+        first: &'heap Pool,
+        class: Class<K>,
+        needed: bool,
+    ) -> Option<&'heap Pool> {
         if self.heap.commit_parts(first) {
             return Some(first);
         }
@@ -108,9 +114,9 @@ impl Inside<'_> {
     /// Sees to it that the set has a partial pool of `class`.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    fn find_pool(&mut self, class: SizeClass, needed: bool) -> bool {
-        if !self.set.inbox.is_empty() {
-            self.collect();
+    fn find_pool<K: Kind>(&mut self, class: Class<K>, needed: bool) -> bool {
+        if !self.set.inbox::<K>().is_empty() {
+            self.collect_kind::<K>();
             if !self.pools.partial(class).is_empty() {
                 return true;
             }
@@ -126,7 +132,7 @@ impl Inside<'_> {
 
     /// Before the last arenas of a limit: whatever other sets can spare. A set that somebody is inside of is left out:
     /// null is not concluded from it (see `cache/last_resort.rs`).
-    fn scrape(&mut self, class: SizeClass) -> bool {
+    fn scrape<K: Kind>(&mut self, class: Class<K>) -> bool {
         let own = NonNull::from(self.set);
         for other in self.heap.sets().filter(|&other| other != own) {
             // SAFETY: sets are never unmapped.

@@ -63,7 +63,7 @@ impl Default for PurgeConfig {
 /// them calls again (or calls [`purge`](crate::purge())). At each tick, the purge thread brings home what threads that
 /// made no call of note since the last one have left, and, if the program took no new memory meanwhile, gives what is
 /// free back to the OS. The innermost part of a thread's cache, its magazines, is the thread's alone and stays: at most
-/// 32 KiB a size class.
+/// 32 KiB a size class, of medium ones 128 KiB or eight blocks.
 ///
 /// It uses no timer and no signal handler, all signals are blocked in it, and it makes no allocation while it runs. A
 /// process has one at most.

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ptr::NonNull;
 
 use crate::base::bitmap::WORDS_PER_LINE;
+use crate::base::config::PURGE_UNIT_BYTES;
 use crate::base::config::{
-    ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES,
-    WORD_BITS,
+    ARENA_BYTES, BITMAP_WORDS_MAX, CACHE_LINE_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, WORD_BITS,
 };
 use crate::base::size_class::SizeClass;
 use crate::heap::arena::{Arena, ArenaRef, PoolRef};
@@ -131,9 +131,9 @@ fn every_range_of_a_pool_reaches_into_its_parts() {
         for end in (first + 8..=POOL_BYTES).step_by(8) {
             let (low, high) = (first / PURGE_UNIT_BYTES, (end - 1) / PURGE_UNIT_BYTES);
             let expected = (low..=high).fold(0_u8, |mask, part| mask | 1 << part);
-            assert_eq!(parts_of(first, end), expected, "{first}..{end}");
+            assert_eq!(parts_of(first, end, PURGE_UNIT_BYTES), expected, "{first}..{end}");
         }
-        assert_eq!(parts_of(first, first).count_ones(), u32::from(first % PURGE_UNIT_BYTES != 0));
+        assert_eq!(parts_of(first, first, PURGE_UNIT_BYTES).count_ones(), u32::from(first % PURGE_UNIT_BYTES != 0));
     }
 }
 
@@ -146,7 +146,7 @@ fn a_part_is_free_if_and_only_if_no_block_that_reaches_into_it_is_taken() {
     for class in SizeClass::all() {
         pool.open(class);
         let all: Vec<_> = (0..class.pool_blocks()).map(|_| Slot::new(std::ptr::null_mut())).collect();
-        pool.take(&all);
+        pool.take::<crate::base::kind::Small>(&all);
         assert_eq!(pool.free_blocks(), 0);
         for word in 0..class.bitmap_words() {
             pool.free(word, class.full_word(word)).expect("all are taken");

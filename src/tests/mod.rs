@@ -19,6 +19,7 @@ mod last_resort;
 mod limits;
 mod locks;
 mod magazines;
+mod medium;
 pub(crate) mod memory;
 mod metadata;
 mod oracle;

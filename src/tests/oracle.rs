@@ -4,6 +4,7 @@ use std::ptr::{NonNull, null_mut};
 
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::base::config::{ARENA_BYTES, BITMAP_WORDS_MAX, POOL_BYTES, PURGE_PARTS};
+use crate::base::kind::Small;
 use crate::cache::ThreadCache;
 use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::State;
@@ -52,7 +53,7 @@ impl Sound {
 
     /// A word of a pool with a free block, and the bit of one.
     fn free_bit(pool: PoolRef) -> (usize, u64) {
-        let free = |word: &usize| pool.pool().free_bits(*word);
+        let free = |word: &usize| pool.pool().any_free_bits(*word);
         let word = (0..class(BLOCK_BYTES).bitmap_words()).find(|word| free(word) != 0).unwrap();
         (word, free(&word) & free(&word).wrapping_neg())
     }
@@ -202,7 +203,7 @@ fn bitmaps() {
         cell.set(taken);
         sound.test.check();
     };
-    assert!(sound.partial.pool().free_bits(word).count_ones() > 1, "or else the summary would be wrong first");
+    assert!(sound.partial.pool().any_free_bits(word).count_ones() > 1, "or else the summary would be wrong first");
     with(taken | bit, "a pool's blocks don't add up");
     with(class(BLOCK_BYTES).full_word(word), "a bitmap's summary is wrong");
     let last = class(BLOCK_BYTES).bitmap_words() - 1;
@@ -257,7 +258,7 @@ fn remote_frees() {
     sound.assert_finds("a pool with blocks outstanding is in no inbox");
     let other = sound.test.attach();
     // SAFETY: the pool's first arrival is above; that the inbox is another set's is what is planted.
-    unsafe { other.set.inbox().push(sound.partial.remote().into(), sound.partial.home()) };
+    unsafe { other.set.inbox::<Small>().push(sound.partial.remote().into(), sound.partial.home()) };
     sound.assert_finds("an inbox holds a pool of another set");
 }
 

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use quickcheck::{Arbitrary, Gen, QuickCheck};
 
-use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, free_by_spare_set};
-use crate::base::config::{ARENA_BYTES, CLASS_COUNT};
-use crate::base::size_class::SizeClass;
-use crate::cache::ThreadCache;
+use super::test_heap::{Live, TestHeap, alloc, alloc_zeroed, assert_zero, fill_bytes, free_by_spare_set, verify_bytes};
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES, RUN_MAX_BYTES};
+use crate::base::kind::Medium;
+use crate::base::size_class::{AnyClass, Class, MediumClass, SizeClass};
+use crate::cache::{Slow, ThreadCache, alloc_run};
 use crate::heap::ArenaLimits;
+use crate::heap::run::RunSize;
 use crate::os::MemorySource;
 use crate::tests::memory::Memory;
 
@@ -25,6 +27,14 @@ enum Op {
     Alloc { thread: u8, class: u8, blocks: u8 },
     /// One zeroed block.
     AllocZeroed { thread: u8, class: u8 },
+    /// So many medium blocks of a class.
+    AllocMedium { thread: u8, class: u8, blocks: u8 },
+    /// One zeroed medium block.
+    AllocZeroedMedium { thread: u8, class: u8 },
+    /// A run of so many pools, at a multiple of a power of two.
+    AllocRun { pools: u8, align_shift: u8, zeroed: bool },
+    /// Gives a run another length where it lies, if that can be; all but runs are left alone.
+    ResizeRun { place: u16, pools: u8 },
     /// Frees the block that is so far into the live ones, by any thread.
     Free { thread: u8, place: u16 },
     /// Frees so many blocks, oldest address first.
@@ -61,7 +71,7 @@ impl Arbitrary for Op {
     fn arbitrary(g: &mut Gen) -> Self {
         let thread = u8::arbitrary(g);
         let class = arbitrary_class(g);
-        match u8::arbitrary(g) % 32 {
+        match u8::arbitrary(g) % 36 {
             0..=9 => Self::Alloc { thread, class, blocks: u8::arbitrary(g) },
             10..=11 => Self::AllocZeroed { thread, class },
             12..=19 => Self::Free { thread, place: u16::arbitrary(g) },
@@ -75,7 +85,57 @@ impl Arbitrary for Op {
             30 if bool::arbitrary(g) => Self::Limit { arenas: u8::arbitrary(g) },
             30 if bool::arbitrary(g) => Self::Commits { left: u8::arbitrary(g) },
             30 => Self::Maps { left: u8::arbitrary(g) },
-            _ => Self::Check,
+            31 if bool::arbitrary(g) => Self::Check,
+            _ => Self::arbitrary_medium(g),
+        }
+    }
+}
+
+impl Op {
+    /// One of those of the allocator `Medium`.
+    fn arbitrary_medium(g: &mut Gen) -> Self {
+        let (thread, class) = (u8::arbitrary(g), *g.choose(&[0, 5, 23, 24, 25, 40, 47]).expect("not empty"));
+        match u8::arbitrary(g) % 8 {
+            0..=2 => Self::AllocMedium { thread, class, blocks: u8::arbitrary(g) % 24 },
+            3 => Self::AllocZeroedMedium { thread, class },
+            4..=5 => {
+                Self::AllocRun { pools: u8::arbitrary(g), align_shift: u8::arbitrary(g), zeroed: bool::arbitrary(g) }
+            }
+            _ => Self::ResizeRun { place: u16::arbitrary(g), pools: u8::arbitrary(g) },
+        }
+    }
+}
+
+/// A live block of any kind.
+#[derive(Debug)]
+enum Block {
+    Small(Live),
+    Medium(Live<Medium>),
+    Run { start: *mut u8, pools: usize, seed: u64 },
+}
+
+impl Block {
+    fn start(&self) -> *mut u8 {
+        match self {
+            Self::Small(live) => live.start,
+            Self::Medium(live) => live.start,
+            Self::Run { start, .. } => *start,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Small(live) => live.class.block_bytes(),
+            Self::Medium(live) => live.class.block_bytes(),
+            Self::Run { pools, .. } => pools * POOL_BYTES,
+        }
+    }
+
+    fn verify(&self) {
+        match self {
+            Self::Small(live) => live.verify(),
+            Self::Medium(live) => live.verify(),
+            Self::Run { start, pools, seed } => verify_bytes(*start, pools * POOL_BYTES, *seed),
         }
     }
 }
@@ -101,7 +161,7 @@ impl Arbitrary for Kind {
 struct World {
     test: TestHeap,
     threads: [Option<&'static ThreadCache>; THREADS],
-    live: BTreeMap<usize, Live>,
+    live: BTreeMap<usize, Block>,
     serial: u64,
     /// Allocations and frees so far.
     operations: u64,
@@ -132,31 +192,69 @@ impl World {
     }
 
     /// Enters a new block; panics if it overlaps a live one or is not aligned as its class promises.
-    fn enter(&mut self, block: Live) {
-        let (start, bytes) = (block.start.addr(), block.class.block_bytes());
-        assert!(start.is_multiple_of(1 << bytes.trailing_zeros()), "block of {bytes} at {start:#x}");
+    fn enter(&mut self, block: Block) {
+        let (start, bytes) = (block.start().addr(), block.bytes());
+        let align = (1 << bytes.trailing_zeros()).min(POOL_BYTES);
+        assert!(start.is_multiple_of(align), "block of {bytes} at {start:#x}");
         if let Some((&before, other)) = self.live.range(..start + bytes).next_back() {
-            assert!(before + other.class.block_bytes() <= start, "block at {start:#x} overlaps one at {before:#x}");
+            assert!(before + other.bytes() <= start, "block at {start:#x} overlaps one at {before:#x}");
         }
         self.live.insert(start, block);
     }
 
-    fn take(&mut self, place: u16) -> Option<Live> {
+    fn take(&mut self, place: u16) -> Option<Block> {
         let address = *self.live.keys().nth(usize::from(place) % self.live.len().max(1))?;
         self.live.remove(&address)
     }
 
-    fn alloc(&mut self, thread: u8, class: SizeClass, zeroed: bool) {
+    fn alloc<K: Slow>(&mut self, thread: u8, class: Class<K>, zeroed: bool, enter: fn(Live<K>) -> Block) {
         self.operations += 1;
         let seed = self.next_seed();
         let Some(cache) = self.thread(thread) else { return };
         if let Some(block) = (if zeroed { alloc_zeroed } else { alloc })(cache, class, seed) {
-            self.enter(block);
+            self.enter(enter(block));
         }
     }
 
+    fn alloc_run(&mut self, pools: usize, align_pools: usize, zeroed: bool) {
+        self.operations += 1;
+        let seed = self.next_seed();
+        let Some(run) = alloc_run(self.test.heap, RunSize { pools, align_pools }) else { return };
+        let (start, bytes) = (run.start.as_ptr(), pools * POOL_BYTES);
+        assert!(start.addr().is_multiple_of(align_pools * POOL_BYTES));
+        if zeroed && run.zeroed {
+            assert_zero(start, bytes);
+        }
+        fill_bytes(start, bytes, seed);
+        self.enter(Block::Run { start, pools, seed });
+    }
+
+    fn resize_run(&mut self, place: u16, wanted: usize) {
+        let Some(block) = self.take(place) else { return };
+        let Block::Run { start, pools, seed } = block else { return self.enter(block) };
+        block.verify();
+        let resized = self.test.heap.resize_run(start.addr(), pools, wanted).expect("a run");
+        assert!(resized || wanted > pools, "a run can always become shorter");
+        let pools = if resized { wanted } else { pools };
+        // What was filled for another length is not a pattern of this one.
+        fill_bytes(start, pools * POOL_BYTES, seed);
+        self.enter(Block::Run { start, pools, seed });
+    }
+
     /// Frees a block by a thread, or, if that has no cache, as a thread without one does.
-    fn free(&mut self, thread: u8, block: Live) {
+    fn free(&mut self, thread: u8, block: Block) {
+        match block {
+            Block::Small(live) => self.free_block(thread, live),
+            Block::Medium(live) => self.free_block(thread, live),
+            Block::Run { start, pools, .. } => {
+                self.operations += 1;
+                block.verify();
+                self.test.heap.free_run(start.addr(), pools).expect("a run");
+            }
+        }
+    }
+
+    fn free_block<K: Slow>(&mut self, thread: u8, block: Live<K>) {
         self.operations += 1;
         match self.thread(thread) {
             Some(cache) => block.free(cache),
@@ -166,13 +264,26 @@ impl World {
 
     fn run(&mut self, op: Op) {
         let class_of = |class: u8| SizeClass::from_number(usize::from(class) % CLASS_COUNT).expect("in range");
+        let medium_of =
+            |class: u8| MediumClass::from_number(usize::from(class) % MEDIUM_CLASS_COUNT).expect("in range");
+        let pools_of = |pools: u8| usize::from(pools) % (RUN_MAX_BYTES / POOL_BYTES) + 1;
         match op {
-            Op::Alloc { thread, class, blocks } => {
+            Op::AllocMedium { thread, class, blocks } => {
                 for _ in 0..=blocks {
-                    self.alloc(thread, class_of(class), false);
+                    self.alloc(thread, medium_of(class), false, Block::Medium);
                 }
             }
-            Op::AllocZeroed { thread, class } => self.alloc(thread, class_of(class), true),
+            Op::AllocZeroedMedium { thread, class } => self.alloc(thread, medium_of(class), true, Block::Medium),
+            Op::AllocRun { pools, align_shift, zeroed } => {
+                self.alloc_run(pools_of(pools), 1 << (align_shift % 6), zeroed)
+            }
+            Op::ResizeRun { place, pools } => self.resize_run(place, pools_of(pools)),
+            Op::Alloc { thread, class, blocks } => {
+                for _ in 0..=blocks {
+                    self.alloc(thread, class_of(class), false, Block::Small);
+                }
+            }
+            Op::AllocZeroed { thread, class } => self.alloc(thread, class_of(class), true, Block::Small),
             Op::Free { thread, place } => {
                 if let Some(block) = self.take(place) {
                     self.free(thread, block);
@@ -186,7 +297,7 @@ impl World {
             }
             Op::Move { thread, place, class } => {
                 if let Some(block) = self.take(place) {
-                    self.alloc(thread, class_of(class), false);
+                    self.alloc(thread, class_of(class), false, Block::Small);
                     self.free(thread, block);
                 }
             }
@@ -232,17 +343,28 @@ impl World {
     fn check(&self) {
         let stats = self.test.check();
         self.test.check_memory();
-        let mut live = [0; CLASS_COUNT];
+        let mut live = [0; CLASS_COUNT + MEDIUM_CLASS_COUNT];
+        let (mut live_bytes, mut runs, mut run_bytes) = (0, 0, 0);
         for block in self.live.values() {
             block.verify();
-            live[block.class.number()] += 1;
+            let index = match block {
+                Block::Small(live) => live.class.index(),
+                Block::Medium(live) => live.class.index(),
+                Block::Run { .. } => {
+                    runs += 1;
+                    run_bytes += block.bytes();
+                    continue;
+                }
+            };
+            live[index] += 1;
+            live_bytes += block.bytes();
         }
-        for (number, class) in stats.classes.iter().enumerate() {
-            assert_eq!(class.blocks_live, live[number], "live blocks of {} bytes", class.block_bytes);
-            let pool_blocks = SizeClass::from_number(number).expect("in range").pool_blocks();
+        for (index, class) in stats.classes.iter().chain(&stats.medium).enumerate() {
+            assert_eq!(class.blocks_live, live[index], "live blocks of {} bytes", class.block_bytes);
+            let pool_blocks = AnyClass::from_index(index).pool_blocks();
             assert_eq!(class.blocks(), class.pools * pool_blocks, "blocks of {} bytes", class.block_bytes);
         }
-        let live_bytes: usize = self.live.values().map(|block| block.class.block_bytes()).sum();
+        assert_eq!((stats.runs_live, stats.bytes.runs), (runs, run_bytes));
         assert_eq!(stats.bytes.live, live_bytes);
         assert_eq!(stats.bytes.sum(), stats.arenas_mapped * ARENA_BYTES, "{stats}");
     }

@@ -3,8 +3,9 @@
 use std::sync::atomic::Ordering;
 
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
+use crate::base::config::PURGE_UNIT_BYTES;
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES,
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA,
 };
 use crate::cache::ThreadCache;
 

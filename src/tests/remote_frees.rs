@@ -2,6 +2,7 @@
 
 use super::test_heap::{Live, TestHeap, alloc, class, fill, one_in};
 use crate::base::config::{ARENA_BYTES, EMPTY_ARENAS_MIN, POOL_BYTES, WORD_BITS};
+use crate::base::kind::Small;
 use crate::heap::arena::PoolRef;
 use crate::protocols::remote::Arrival;
 
@@ -58,7 +59,7 @@ fn bits_collected_before_their_count_are_no_corruption() {
     };
     let push = |pool: PoolRef| {
         // SAFETY: the pool has an owner, and the arrival just before was the first.
-        unsafe { owner.set.inbox().push(pool.remote().into(), pool.home()) };
+        unsafe { owner.set.inbox::<Small>().push(pool.remote().into(), pool.home()) };
     };
     let (first, second) = (place(&blocks[0]), place(&blocks[1]));
     let remote = first.0.remote();

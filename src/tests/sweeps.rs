@@ -1,7 +1,8 @@
 //! Sweeps: what a pool remembers of the parts that were purged.
 
 use super::test_heap::{Live, TestHeap, class, free_by_spare_set, take_by_spare_set};
-use crate::base::config::{POOL_BYTES, PURGE_UNIT_BYTES};
+use crate::base::config::POOL_BYTES;
+use crate::base::config::PURGE_UNIT_BYTES;
 
 #[test]
 fn parts_that_were_purged_are_not_purged_again_and_zero_until_they_are_used() {

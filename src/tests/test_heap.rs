@@ -5,13 +5,15 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Small;
+use crate::base::size_class::{Class, SizeClass};
 use crate::cache::hardened;
-use crate::cache::{ThreadCache, take_spare};
+use crate::cache::{Slow, ThreadCache, take_spare};
 use crate::heap::Heap;
 use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::Block;
 use crate::heap::pool::Slot;
+use crate::heap::pool::State;
 use crate::heap::set::tag_set;
 use crate::inspect::check::{Corruption, check};
 use crate::inspect::stats::Stats;
@@ -80,7 +82,7 @@ impl TestHeap {
             if let Some(set) = tag_set(place.tag().load(Relaxed)) {
                 let (pools, bytes) = owned.entry(set.addr().get()).or_default();
                 *pools += 1;
-                *bytes += place.pool().used() as usize * place.pool().class().block_bytes();
+                *bytes += place.pool().used() as usize * place.pool().any_class().block_bytes();
             }
         };
         stopped.with_state(|state| {
@@ -104,18 +106,27 @@ impl TestHeap {
     /// Compares what the heap says of its memory with the memory: what it takes for zero is, and what it counts as
     /// given back was. Reads all arenas.
     pub(super) fn check_memory(&self) {
-        let zeros = [0; PURGE_UNIT_BYTES];
         let check_pool = |place: PoolRef| {
             let pool = place.pool();
+            let pools = match pool.state() {
+                // Any byte of a run is the program's; what is behind is looked at with the first.
+                State::Run | State::Behind => return,
+                State::Unused => 1,
+                State::Empty | State::Partial | State::Full => pool.any_class().pool_pools(),
+            };
+            let unit_bytes = pools * PURGE_UNIT_BYTES;
+            let zeros = vec![0; unit_bytes];
             // SAFETY: a pool's memory, mapped as long as its arena is in the table; tests have no thread that writes to
             // it.
-            let memory = unsafe { std::slice::from_raw_parts(place.start(), POOL_BYTES) };
-            for (part, bytes) in memory.chunks(PURGE_UNIT_BYTES).enumerate() {
-                if self.memory.commits && (!place.has_memory() || pool.purged() >> part & 1 == 1) {
+            let memory = unsafe { std::slice::from_raw_parts(place.start(), pools * POOL_BYTES) };
+            for (part, bytes) in memory.chunks(unit_bytes).enumerate() {
+                if self.memory.commits
+                    && (!(place.is_any_backed(pools) || pool.is_touched()) || pool.purged() >> part & 1 == 1)
+                {
                     // Not committed.
                     continue;
                 }
-                let touched = pool.touched_bytes().saturating_sub(part * PURGE_UNIT_BYTES).min(PURGE_UNIT_BYTES);
+                let touched = pool.touched_bytes().saturating_sub(part * unit_bytes).min(unit_bytes);
                 let touched = if pool.purged() >> part & 1 == 1 { 0 } else { touched };
                 assert!(bytes[touched..] == zeros[touched..], "what counts as untouched or purged is not zero");
             }
@@ -190,40 +201,60 @@ impl Drop for TestHeap {
 
 /// A live block, filled with a pattern of its own.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct Live<K = Small> {
     pub(crate) start: *mut u8,
-    pub(crate) class: SizeClass,
+    pub(crate) class: Class<K>,
     seed: u64,
 }
 
 // SAFETY: a block in its holder's hands may be freed by any thread.
-unsafe impl Send for Live {}
+unsafe impl<K> Send for Live<K> {}
 
-impl Live {
+/// Every word of a block, or, of a long one, some of each OS page, its first and its last.
+fn marked_words(bytes: usize) -> impl Iterator<Item = usize> {
+    let words = bytes / 8;
+    (0..words).step_by(if bytes > 1024 { 61 } else { 1 }).chain([words - 1])
+}
+
+/// What the word at `index` of a block is filled with.
+fn pattern(seed: u64, index: usize) -> u64 {
+    (seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
+/// Fills a block of so many bytes, which is the caller's.
+pub(super) fn fill_bytes(start: *mut u8, bytes: usize, seed: u64) {
+    for index in marked_words(bytes) {
+        // SAFETY: blocks are aligned to 8 bytes, and this one is the caller's.
+        unsafe { start.cast::<u64>().add(index).write(pattern(seed, index)) };
+    }
+}
+
+/// Panics unless the first so many bytes of a block are as they were left.
+pub(super) fn verify_bytes(start: *const u8, bytes: usize, seed: u64) {
+    for index in marked_words(bytes) {
+        // SAFETY: as above.
+        let word = unsafe { start.cast::<u64>().add(index).read() };
+        assert_eq!(word, pattern(seed, index), "contents of a block of {bytes} changed");
+    }
+}
+
+/// Panics unless so many bytes, which are the caller's, are zero.
+pub(super) fn assert_zero(start: *const u8, bytes: usize) {
+    // SAFETY: the caller's.
+    let bytes = unsafe { std::slice::from_raw_parts(start, bytes) };
+    assert!(bytes.chunks(4096).all(|part| part == &[0; 4096][..part.len()]), "a zeroed block is not zero");
+}
+
+impl<K: Slow> Live<K> {
     /// Takes over a block and fills it.
-    pub(crate) fn fill(start: *mut u8, class: SizeClass, seed: u64) -> Self {
-        let live = Self { start, class, seed };
-        for index in 0..class.block_bytes() / 8 {
-            // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
-            unsafe { start.cast::<u64>().add(index).write(live.pattern(index)) };
-        }
-        live
-    }
-
-    fn pattern(&self, index: usize) -> u64 {
-        (self.seed ^ index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    }
-
-    fn words(&self) -> &[u64] {
-        // SAFETY: blocks are aligned to 8 bytes, and this one is ours.
-        unsafe { std::slice::from_raw_parts(self.start.cast(), self.class.block_bytes() / 8) }
+    pub(crate) fn fill(start: *mut u8, class: Class<K>, seed: u64) -> Self {
+        fill_bytes(start, class.block_bytes(), seed);
+        Self { start, class, seed }
     }
 
     /// Panics unless the contents are as they were left.
     pub(crate) fn verify(&self) {
-        for (index, &word) in self.words().iter().enumerate() {
-            assert_eq!(word, self.pattern(index), "contents of a block of {} changed", self.class.block_bytes());
-        }
+        verify_bytes(self.start, self.class.block_bytes(), self.seed);
     }
 
     /// Verifies the block and frees it by `cache`.
@@ -235,7 +266,7 @@ impl Live {
 }
 
 /// Frees a block as a thread without a cache does.
-pub(crate) fn free_by_spare_set(heap: &'static Heap, block: Live) {
+pub(crate) fn free_by_spare_set<K: Slow>(heap: &'static Heap, block: Live<K>) {
     block.verify();
     hardened::freed_spare(heap, block.class, block.start);
     heap.spare.enter(heap, |inside| inside.give(block.class, &[Slot::new(block.start)]));
@@ -247,7 +278,7 @@ pub(crate) fn take_by_spare_set(heap: &'static Heap, class: SizeClass) -> Option
 }
 
 /// Allocates by `cache`; `None` when there is no memory.
-pub(crate) fn alloc(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+pub(crate) fn alloc<K: Slow>(cache: &ThreadCache, class: Class<K>, seed: u64) -> Option<Live<K>> {
     let start = cache.alloc(class, Request::of_bytes(class.block_bytes()));
     (!start.is_null()).then(|| Live::fill(start, class, seed))
 }
@@ -280,14 +311,12 @@ pub(crate) fn slow_calls(cache: &ThreadCache) -> u64 {
 }
 
 /// Allocates zeroed by `cache`, and panics unless every byte is zero; `None` when there is no memory.
-pub(crate) fn alloc_zeroed(cache: &ThreadCache, class: SizeClass, seed: u64) -> Option<Live> {
+pub(crate) fn alloc_zeroed<K: Slow>(cache: &ThreadCache, class: Class<K>, seed: u64) -> Option<Live<K>> {
     let start = cache.alloc_zeroed(class, Request::of_bytes(class.block_bytes()));
     if start.is_null() {
         return None;
     }
-    // SAFETY: a block of the class, ours.
-    let bytes = unsafe { std::slice::from_raw_parts(start, class.block_bytes()) };
-    assert!(bytes.iter().all(|&byte| byte == 0), "a zeroed block is not zero");
+    assert_zero(start, class.block_bytes());
     Some(Live::fill(start, class, seed))
 }
 

@@ -32,6 +32,9 @@ impl Allocator {
 /// The one all others are compared with.
 pub const BASELINE: &str = "pymalloc";
 
+/// The crate with its large allocator `Medium`.
+pub const MEDIUM: &str = "pymalloc-medium";
+
 /// The crate with its feature `hardened`: no peer, and compared only if it is asked for.
 pub const HARDENED: &str = "hardened";
 
@@ -42,6 +45,11 @@ pub const COUNTING: Allocator =
 /// All that are compared, the baseline first.
 pub const ALLOCATORS: &[Allocator] = &[
     allocator(BASELINE, "alloc-pymalloc", "this crate, larger requests to the system"),
+    allocator(
+        MEDIUM,
+        "alloc-pymalloc-medium",
+        "this crate, requests to 1 MiB from its arenas, too",
+    ),
     native("py+mi3", "alloc-pymalloc-mimalloc", "this crate, larger requests to mimalloc 3"),
     allocator("glibc", "alloc-system", "std::alloc::System"),
     native("mimalloc3", "alloc-mimalloc3", "crate mimalloc 0.1.52: C 3.3.2"),

@@ -5,6 +5,8 @@
 pub enum Theme {
     /// Allocate and free in a loop, one thread.
     Loops,
+    /// Requests above the small ones only.
+    Medium,
     /// Data structures of one kind of node.
     Structures,
     /// How much memory the heap takes.
@@ -25,6 +27,7 @@ impl Theme {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Loops => "loops",
+            Self::Medium => "medium",
             Self::Structures => "structures",
             Self::Memory => "memory",
             Self::Threads => "threads",
@@ -66,7 +69,12 @@ const fn live(name: &'static str, mib: usize) -> Entry {
     }
 }
 
-use Theme::{Loops, Memory, Programs, Scaling, Structures, Threads};
+const fn medium_live(name: &'static str, mib: usize) -> Entry {
+    let about = "520 bytes to 32 KiB, that many bytes live, a random one replaced";
+    Entry { theme: Theme::Medium, about, ..live(name, mib) }
+}
+
+use Theme::{Loops, Medium, Memory, Programs, Scaling, Structures, Threads};
 
 /// All workloads.
 pub const WORKLOADS: &[Entry] = &[
@@ -80,6 +88,13 @@ pub const WORKLOADS: &[Entry] = &[
     entry(Loops, "replace-100k", "100,000 live, a random one replaced"),
     entry(Loops, "replace-1m", "1,000,000 live, a random one replaced"),
     entry(Loops, "large-only", "520 to 16,384 bytes, 1,000 live, a random one replaced"),
+    entry(Medium, "medium-hot", "520 bytes to 32 KiB, freed at once"),
+    entry(Medium, "medium-shuffled", "520 bytes to 32 KiB, 10,000 live, freed in random order"),
+    entry(Medium, "medium-64m", "520 bytes to 32 KiB, 64 MiB live, a random one replaced"),
+    medium_live("medium-256m", 256),
+    medium_live("medium-1g", 1 << 10),
+    entry(Medium, "medium-handed-on", "520 bytes to 32 KiB, one thread allocates, another frees"),
+    entry(Medium, "megabyte", "600 bytes to 1 MiB, 200 live, a random one replaced"),
     entry(Structures, "trees-1", "binary trees, one thread"),
     entry(Structures, "trees-4", "binary trees, four threads"),
     entry(Structures, "linked-lists", "lists of 1,000 nodes built, reversed, dropped"),

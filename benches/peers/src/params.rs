@@ -93,6 +93,36 @@ pub const LARGE_ONLY_PAIRS: Amount = amount(6_000_000, 1_000_000);
 /// Blocks live at once in large-only.
 pub const LARGE_ONLY_BLOCKS: usize = 1_000;
 
+// Medium requests.
+/// Sizes of 513 bytes to 32 KiB, drawn evenly: as many of each doubling.
+pub const MEDIUM_BYTES: [usize; 24] = [
+    520, 600, 768, 1_000, 1_024, 1_280, 1_500, 2_048, 2_100, 3_000, 4_000, 4_096, 4_200, 5_000,
+    6_144, 8_192, 8_200, 10_000, 12_288, 16_384, 16_500, 20_000, 26_000, 32_768,
+];
+/// Their mean, rounded down.
+pub const MEDIUM_MEAN_BYTES: usize = 7_817;
+/// Pairs of medium-hot.
+pub const MEDIUM_HOT_PAIRS: Amount = amount(20_000_000, 2_000_000);
+/// Blocks of medium-shuffled.
+pub const MEDIUM_SHUFFLED_BLOCKS: usize = 10_000;
+/// Rounds of medium-shuffled.
+pub const MEDIUM_SHUFFLED_ROUNDS: Amount = amount(300, 30);
+/// Pairs of medium-64m, medium-256m and medium-1g.
+pub const MEDIUM_LIVE_PAIRS: Amount = amount(2_000_000, 200_000);
+/// Sizes of 513 bytes to 1 MiB, drawn evenly.
+pub const MEGABYTE_BYTES: [usize; 16] = [
+    600, 1_500, 4_000, 9_000, 20_000, 32_768, 40_000, 65_536, 100_000, 131_072, 200_000, 262_144,
+    400_000, 524_288, 800_000, 1_048_576,
+];
+/// Blocks live at once in megabyte.
+pub const MEGABYTE_LIVE: usize = 200;
+/// Pairs of megabyte.
+pub const MEGABYTE_PAIRS: Amount = amount(600_000, 60_000);
+/// Messages of medium-handed-on.
+pub const MEDIUM_MESSAGES: Amount = amount(60_000, 6_000);
+/// Blocks of a message.
+pub const MEDIUM_MESSAGE_BLOCKS: usize = 16;
+
 // Data structures.
 /// Depth of one binary tree.
 pub const TREE_DEPTH: u32 = 16;

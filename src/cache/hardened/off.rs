@@ -1,6 +1,7 @@
 //! The hooks of a build without the feature: nothing.
 
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Kind;
+use crate::base::size_class::Class;
 use crate::cache::ThreadCache;
 use crate::heap::Heap;
 use crate::heap::door::Door;
@@ -29,35 +30,38 @@ impl PerThread {
 
     pub(crate) fn shuffle(&self, _slots: &[Slot], _door: Door<'_>) {}
 
-    pub(crate) fn held(&self, _class: SizeClass, _door: Door<'_>) -> impl Iterator<Item = *mut u8> {
+    pub(crate) fn held<K: Kind>(&self, _class: Class<K>, _door: Door<'_>) -> impl Iterator<Item = *mut u8> {
         core::iter::empty()
     }
 
     pub(crate) fn flush(&self, _inside: &mut Inside<'_>) {}
 
-    pub(crate) fn flush_class(&self, _class: SizeClass, _inside: &mut Inside<'_>) {}
+    pub(crate) fn flush_class<K: Kind>(&self, _class: Class<K>, _inside: &mut Inside<'_>) {}
 }
 
 #[inline(always)]
-pub(crate) fn handed_out(_cache: &ThreadCache, _class: SizeClass, block: *mut u8) -> *mut u8 {
+pub(crate) fn handed_out<K: Kind>(_cache: &ThreadCache, _class: Class<K>, block: *mut u8) -> *mut u8 {
     block
 }
 
 #[inline(always)]
-pub(crate) fn handed_out_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
+pub(crate) fn handed_out_spare<K: Kind>(_heap: &'static Heap, _class: Class<K>, _block: *mut u8) {}
 
 #[cfg(test)]
-pub(crate) fn freed_spare(_heap: &'static Heap, _class: SizeClass, _block: *mut u8) {}
+pub(crate) fn freed_spare<K: Kind>(_heap: &'static Heap, _class: Class<K>, _block: *mut u8) {}
 
 #[inline(always)]
-pub(crate) fn freed(_cache: &ThreadCache, _class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+pub(crate) fn freed<K: Kind>(_cache: &ThreadCache, _class: Class<K>, block: *mut u8) -> Option<*mut u8> {
     Some(block)
 }
 
 #[inline(always)]
-pub(crate) fn check_live(_cache: &ThreadCache, _class: SizeClass, _block: *mut u8) {}
+pub(crate) fn check_live<K: Kind>(_cache: &ThreadCache, _class: Class<K>, _block: *mut u8) {}
 
 #[inline(always)]
 pub(crate) fn check_large(_block: *mut u8) {}
+
+#[inline(always)]
+pub(crate) fn check_beyond(_block: *mut u8) {}
 
 pub(crate) fn forked() {}

@@ -5,13 +5,15 @@ use core::ptr::NonNull;
 use super::quarantine::{Quarantine, STAY_MIN, Shelf};
 use super::random::Random;
 use super::zero;
-use crate::base::config::{CLASS_STEP_SHIFT, POOL_BYTES};
+use crate::base::config::CLASS_STEP_SHIFT;
 use crate::base::fatal::{Impossible, impossible};
-use crate::base::size_class::SizeClass;
+use crate::base::kind::{Kind, Small};
+use crate::base::size_class::{Class, SizeClass};
 use crate::cache::{GLOBAL, ThreadCache, is_abandoned};
 use crate::heap::Heap;
 use crate::heap::door::Door;
 use crate::heap::pool::Slot;
+use crate::heap::set::tag_class;
 use crate::os::BYPASS;
 use crate::pool_set::{Inside, misplaced};
 use crate::protocols::block_state::{BlockState, FREED, LIVE, NEVER};
@@ -62,8 +64,8 @@ impl PerThread {
     }
 
     /// The blocks of `class` in quarantine.
-    pub(crate) fn held(&self, class: SizeClass, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
-        self.quarantine.held(class, door)
+    pub(crate) fn held<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> impl Iterator<Item = *mut u8> {
+        class.small().into_iter().flat_map(move |class| self.quarantine.held(class, door))
     }
 
     /// Gives all blocks in quarantine back to their pools; aborts if one was written into.
@@ -72,7 +74,8 @@ impl PerThread {
     }
 
     /// The same of one class.
-    pub(crate) fn flush_class(&self, class: SizeClass, inside: &mut Inside<'_>) {
+    pub(crate) fn flush_class<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
+        let Some(class) = class.small() else { return };
         self.quarantine.empty(class, inside.door(), |slots| {
             check_clean(class, slots);
             inside.give(class, slots);
@@ -99,27 +102,27 @@ fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> 
 ///
 /// `block` is of `class`, and free.
 #[inline(always)]
-pub(crate) fn handed_out(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> *mut u8 {
+pub(crate) fn handed_out<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u8) -> *mut u8 {
     hand_out(heap_of(cache), class, block);
     block
 }
 
 /// The same in a thread without a cache.
-pub(crate) fn handed_out_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+pub(crate) fn handed_out_spare<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     hand_out(heap, class, block);
 }
 
 #[inline(always)]
-fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+fn hand_out<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     if !CHECKS || block.is_null() {
         return;
     }
     // SAFETY: a block that leaves a magazine or a pool: what is put there was found in the map before, and an arena
     // with a block outside stays there (*Known*).
     let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
-    let before = state.hand_out(class.number() as u8);
+    let before = state.hand_out(class.index() as u8);
     // SAFETY: a free block of 8 bytes at least, aligned to them, the caller's.
-    if before == FREED && (!CLEARS || unsafe { block.cast::<u64>().read() } == 0) {
+    if before == FREED && (!CLEARS || !K::IS_SMALL || unsafe { block.cast::<u64>().read() } == 0) {
         return;
     }
     // What was never handed out is as it was mapped: don't touch it before the program does.
@@ -130,7 +133,7 @@ fn hand_out(heap: &'static Heap, class: SizeClass, block: *mut u8) {
 
 #[cold]
 #[inline(never)]
-fn refuse_to_hand_out(class: SizeClass, block: *mut u8, before: u8) -> ! {
+fn refuse_to_hand_out<K: Kind>(class: Class<K>, block: *mut u8, before: u8) -> ! {
     let what = if before & LIVE != 0 { Impossible::HandedOutTwice } else { Impossible::WrittenAfterFree };
     impossible(what, block.addr(), class.block_bytes())
 }
@@ -162,8 +165,10 @@ fn written_after_free(class: SizeClass, slots: &[Slot]) -> ! {
 
 /// Checks a free, clears the block, and has it wait; returns a block that goes to the magazine, if any.
 #[inline(always)]
-pub(crate) fn freed(cache: &ThreadCache, class: SizeClass, block: *mut u8) -> Option<*mut u8> {
+pub(crate) fn freed<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u8) -> Option<*mut u8> {
     check_free(heap_of(cache), class, block);
+    // Medium blocks are checked, but neither cleared nor held.
+    let Some(class) = class.small() else { return Some(block) };
     if !QUARANTINES {
         clear(class, block);
         return Some(block);
@@ -224,14 +229,16 @@ fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
 
 /// The same in a thread without a cache; what it frees goes to its pool.
 #[cfg(test)]
-pub(crate) fn freed_spare(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+pub(crate) fn freed_spare<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     check_free(heap, class, block);
-    clear(class, block);
+    if let Some(class) = class.small() {
+        clear(class, block);
+    }
 }
 
 /// Aborts unless the program has the block, as one of `class`; from now on it has not.
 #[inline(always)]
-fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
+fn check_free<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     if CHECKS {
         let Some(state) = state_at(heap, block.addr()) else {
             // The system's, at the process's end.
@@ -240,7 +247,7 @@ fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
             }
             refuse(heap, class, block.addr(), NEVER)
         };
-        if let Err(before) = state.free(class.number() as u8) {
+        if let Err(before) = state.free(class.index() as u8) {
             refuse(heap, class, block.addr(), before);
         }
     }
@@ -248,12 +255,12 @@ fn check_free(heap: &'static Heap, class: SizeClass, block: *mut u8) {
 
 /// Aborts unless the program has the block.
 #[inline(always)]
-pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
+pub(crate) fn check_live<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u8) {
     if !CHECKS || BYPASS {
         return;
     }
     let heap = heap_of(cache);
-    let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.number() as u8));
+    let found = state_at(heap, block.addr()).map_or(Err(NEVER), |state| state.check(class.index() as u8));
     if let Err(now) = found
         && !is_abandoned()
     {
@@ -261,9 +268,24 @@ pub(crate) fn check_live(cache: &ThreadCache, class: SizeClass, block: *mut u8) 
     }
 }
 
-/// Aborts if what is freed as a large block lies in an arena.
+/// Aborts if what is freed as a large block lies in an arena, and not in a pool that may be that of `Medium`.
 #[inline(always)]
 pub(crate) fn check_large(block: *mut u8) {
+    if CHECKS
+        && !BYPASS
+        && let Some(pool) = GLOBAL.map.pool_of(block.addr())
+    {
+        // Relaxed: the block's pool has its tag as long as the block is outside.
+        let tag = pool.tag().load(Ordering::Relaxed);
+        if tag.is_null() || tag_class::<Small>(tag).is_some() {
+            impossible(Impossible::SmallAsLarge, block.addr(), 0);
+        }
+    }
+}
+
+/// Aborts if what is freed as a block beyond those of `Medium` lies in an arena.
+#[inline(always)]
+pub(crate) fn check_beyond(block: *mut u8) {
     if CHECKS && !BYPASS && GLOBAL.map.arena_of(block.addr()).is_some() {
         impossible(Impossible::SmallAsLarge, block.addr(), 0);
     }
@@ -272,14 +294,15 @@ pub(crate) fn check_large(block: *mut u8) {
 /// Says what is impossible about the free of a block of `class` at `address`, whose state was `before`, and aborts.
 #[cold]
 #[inline(never)]
-fn refuse(heap: &'static Heap, class: SizeClass, address: usize, before: u8) -> ! {
-    let what = misplaced(heap, class, address).unwrap_or(if class.block_at(address & (POOL_BYTES - 1)).is_none() {
-        Impossible::NoBlockStart
-    } else if before == FREED {
-        Impossible::AlreadyFree
-    } else {
-        Impossible::NeverAllocated
-    });
+fn refuse<K: Kind>(heap: &'static Heap, class: Class<K>, address: usize, before: u8) -> ! {
+    let what =
+        misplaced(heap, class, address).unwrap_or(if class.block_at(address & (class.pool_bytes() - 1)).is_none() {
+            Impossible::NoBlockStart
+        } else if before == FREED {
+            Impossible::AlreadyFree
+        } else {
+            Impossible::NeverAllocated
+        });
     impossible(what, address, class.block_bytes())
 }
 

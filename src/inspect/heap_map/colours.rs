@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use crate::base::config::{MEDIUM_MAX_BYTES, SMALL_MAX_BYTES};
+
 /// Red, green and blue, 0 to 255 each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Colour(pub(super) [u8; 3]);
@@ -18,6 +20,9 @@ const ANCHORS: [Colour; 7] = [
     Colour([0xc4, 0x2b, 0x57]),
 ];
 
+/// Of 32,768 bytes: medium classes are mixed from that of 512 and this.
+const LARGEST: Colour = Colour([0x33, 0x2a, 0x48]);
+
 const PAPER: Colour = Colour([0xff, 0xff, 0xff]);
 
 /// Steps of fullness that are told apart: pools of one step and class are one path of the drawing.
@@ -29,6 +34,11 @@ const WEAKEST: f64 = 0.2;
 impl Colour {
     /// The colour of a class.
     pub(super) fn of_class(block_bytes: usize) -> Self {
+        if block_bytes > SMALL_MAX_BYTES {
+            let doublings = (MEDIUM_MAX_BYTES as f64 / SMALL_MAX_BYTES as f64).log2();
+            let share = (block_bytes as f64 / SMALL_MAX_BYTES as f64).log2() / doublings;
+            return ANCHORS[ANCHORS.len() - 1].mixed(LARGEST, share.min(1.0));
+        }
         let place = (block_bytes.max(8) as f64 / 8.0).log2().min((ANCHORS.len() - 1) as f64);
         let below = (place as usize).min(ANCHORS.len() - 2);
         ANCHORS[below].mixed(ANCHORS[below + 1], place - below as f64)

@@ -47,7 +47,7 @@ fn write_grid(map: &HeapMap, out: &mut String) -> fmt::Result {
     )
 }
 
-/// An address, and eight numbers a pool: its use (0 unused, 1 empty, 2 blocks), and the fields of `PoolMap` in order.
+/// An address, and eight numbers a pool: its use (0 unused, 1 empty, 2 blocks, 3 run, 4 behind), and the fields of `PoolMap` in order.
 fn write_arena(arena: &super::ArenaMap, out: &mut String) -> fmt::Result {
     write!(out, "[\"{:#x}\"", arena.address)?;
     for pool in &arena.pools {
@@ -55,6 +55,8 @@ fn write_arena(arena: &super::ArenaMap, out: &mut String) -> fmt::Result {
             PoolUse::Unused => 0,
             PoolUse::Empty => 1,
             PoolUse::Blocks => 2,
+            PoolUse::Run => 3,
+            PoolUse::Behind => 4,
         };
         write!(
             out,

@@ -9,7 +9,7 @@ mod layout;
 mod svg;
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA};
-use crate::base::size_class::SizeClass;
+use crate::base::size_class::{AnyClass, MediumClass, SizeClass};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
 use crate::heap::pool::State;
@@ -24,13 +24,17 @@ pub enum PoolUse {
     Unused,
     /// A thread keeps it, empty, for its next need.
     Empty,
-    /// It holds blocks of a size class.
+    /// It holds blocks of a size class. If they are larger than 4 KiB, it is the first of eight pools that hold them.
     Blocks,
+    /// It is the first of a run, one block of several pools in the program's hands.
+    Run,
+    /// It is behind the first of several, which has the counts.
+    Behind,
 }
 
 /// One pool, by [`heap_map`](crate::heap_map()).
 ///
-/// The counts of blocks are 0 but for [`PoolUse::Blocks`]. Blocks that are in none of them are free, in memory used
+/// The counts of blocks are 0 but for [`PoolUse::Blocks`]; with the first of several pools are those of all. Blocks that are in none of them are free, in memory used
 /// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -135,15 +139,19 @@ impl HeapMap {
         arenas.sort_unstable_by_key(|arena| arena.address);
         for_each_cache(stopped, |cache, door| {
             for block in SizeClass::all().flat_map(|class| cache.all_blocks(class, door)) {
-                count_cached(arenas, block.addr());
+                count_cached(arenas, block.addr(), POOL_BYTES);
+            }
+            for class in MediumClass::all() {
+                cache.all_blocks(class, door).for_each(|block| count_cached(arenas, block.addr(), class.pool_bytes()));
             }
         });
         Ok(())
     }
 }
 
-/// Takes a block that is in a magazine off the live ones of its pool.
-fn count_cached(arenas: &mut [ArenaMap], address: usize) {
+/// Takes a block that is in a magazine off the live ones of its pool, of so many bytes.
+fn count_cached(arenas: &mut [ArenaMap], address: usize, pool_bytes: usize) {
+    let address = address & !(pool_bytes - 1);
     let start = address & !(ARENA_BYTES - 1);
     let Ok(arena) = arenas.binary_search_by_key(&start, |arena| arena.address) else { return };
     let pool = &mut arenas[arena].pools[(address - start) / POOL_BYTES];
@@ -165,13 +173,15 @@ impl PoolMap {
             blocks_cached: 0,
             blocks_remote: 0,
             blocks_uncarved: 0,
-            bytes_untouched: untouched_bytes(place) as u16,
+            bytes_untouched: untouched_of(place) as u16,
         };
         match pool.state() {
             State::Unused => {}
             State::Empty => map.used_for = PoolUse::Empty,
+            State::Run => map.used_for = PoolUse::Run,
+            State::Behind => map.used_for = PoolUse::Behind,
             State::Partial | State::Full => {
-                let class = pool.class();
+                let class = pool.any_class();
                 map.used_for = PoolUse::Blocks;
                 map.block_bytes = class.block_bytes() as u16;
                 map.blocks = class.pool_blocks() as u16;
@@ -192,12 +202,24 @@ impl PoolMap {
     /// Whether memory of it that was used before takes none now.
     fn gave_memory_back(&self) -> bool {
         let carved_bytes = usize::from(self.blocks - self.blocks_uncarved) * usize::from(self.block_bytes);
-        usize::from(self.bytes_untouched) > POOL_BYTES - carved_bytes
+        usize::from(self.bytes_untouched) > POOL_BYTES.saturating_sub(carved_bytes)
     }
 
     /// Its class, if it has one.
-    fn class(&self) -> Option<SizeClass> {
-        SizeClass::of_size_align(usize::from(self.block_bytes), 1)
+    fn class(&self) -> Option<AnyClass> {
+        let bytes = usize::from(self.block_bytes);
+        let small = SizeClass::of_size_align(bytes, 1).map(|class| class.index());
+        let index = small.or_else(|| MediumClass::of_size_align(bytes, 1).map(|class| class.index()));
+        index.map(AnyClass::from_index)
+    }
+}
+
+/// [`untouched_bytes`] of a pool; of several that are one, those of the first are the whole's share.
+fn untouched_of(place: PoolRef) -> usize {
+    let bytes = untouched_bytes(place);
+    match place.pool().state() {
+        State::Partial | State::Full => bytes / place.pool().any_class().pool_pools(),
+        _ => bytes,
     }
 }
 

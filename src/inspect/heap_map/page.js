@@ -1,7 +1,7 @@
 const main = document.querySelector("main");
 const svg = main.querySelector("svg");
 const tip = document.getElementById("tip");
-const names = ["unused", "empty, kept by a thread"];
+const names = ["unused", "empty, kept by a thread", "", "a run, one block of several pools", "part of the one before it"];
 
 function poolAt(x, y) {
   const column = Math.floor((x - grid.x) / grid.across);
@@ -19,7 +19,7 @@ function describe(found) {
   const [use, blockBytes, blocks, live, cached, remote, uncarved, untouched] = found.pool;
   const start = BigInt(found.arena[0]) + BigInt(found.number * 32768);
   const lines = [`arena ${found.arenaNumber + 1}, pool ${found.number}, at 0x${start.toString(16)}`];
-  if (use < 2) {
+  if (use !== 2) {
     lines.push(names[use]);
   } else {
     const share = (part) => `${part} (${Math.round((part * 1000) / blocks) / 10} %)`;

@@ -5,9 +5,9 @@ use core::fmt::{self, Write};
 use super::colours::{Colour, STEPS, step_of};
 use super::layout::{CLASSES_WIDTH, GAP, Grid, HEAD, LEGEND_HEIGHT, MARGIN, TOP};
 use super::{HeapMap, PoolUse};
-use crate::base::config::{CLASS_COUNT, POOL_BYTES};
-use crate::base::size_class::SizeClass;
-use crate::inspect::stats::ClassStats;
+use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES};
+use crate::base::size_class::{AnyClass, SizeClass};
+use crate::inspect::stats::{ClassStats, Stats};
 
 const INK: &str = "#1f2328";
 const FAINT: &str = "#6a737d";
@@ -15,6 +15,8 @@ const FAINT: &str = "#6a737d";
 const EMPTY: &str = "#c9ced4";
 const EMPTY_EDGE: &str = "#7d8590";
 const UNTOUCHED_EDGE: &str = "#dfe3e8";
+/// Runs: one block of several pools each.
+const RUN: &str = "#55606e";
 /// Of a class's bar: what is free.
 const CACHED: &str = "#9aa3ad";
 const FREE: &str = "#d0d5da";
@@ -97,7 +99,7 @@ struct Drawing<'a> {
 
 impl Drawing<'_> {
     fn all(&mut self) -> fmt::Result {
-        let rows = Rows::of(self.map.stats.classes.iter().filter(|class| class.pools > 0).count());
+        let rows = Rows::of(in_use(&self.map.stats).count());
         let body = (HEAD + self.grid.height()).max(rows.top(rows.count) - TOP);
         let (width, height) =
             (self.grid.width() + GAP + CLASSES_WIDTH + 2 * MARGIN, TOP + body + LEGEND_HEIGHT + MARGIN);
@@ -141,21 +143,28 @@ impl Drawing<'_> {
     /// All pools, those that look the same in one path.
     fn arenas(&mut self) -> fmt::Result {
         self.head(MARGIN, "Arenas of 2 MiB and their 64 pools, lowest address first")?;
-        let mut in_use: Vec<String> = vec![String::new(); CLASS_COUNT * (STEPS + 1)];
-        let (mut empty, mut touched, mut untouched, mut marks) =
-            (String::new(), String::new(), String::new(), String::new());
+        let mut in_use: Vec<String> = vec![String::new(); (CLASS_COUNT + MEDIUM_CLASS_COUNT) * (STEPS + 1)];
+        let [mut runs, mut empty, mut touched, mut untouched, mut marks] = [const { String::new() }; 5];
         let grid = self.grid;
         for (number, arena) in self.map.arenas.iter().take(grid.arenas).enumerate() {
+            // Where the first of several is drawn, and so those behind it; none for a run.
+            let mut several = None;
             for (index, pool) in arena.pools.iter().enumerate() {
                 let (x, y) = grid.pool_at(number, index);
                 match (pool.used_for, pool.class()) {
                     (PoolUse::Blocks, Some(class)) => {
-                        let path = &mut in_use[class.number() * (STEPS + 1) + step_of(pool.fullness())];
-                        write!(path, "M{x},{y}h{}", grid.pool)?;
+                        let path = class.index() * (STEPS + 1) + step_of(pool.fullness());
+                        several = Some(path);
+                        write!(in_use[path], "M{x},{y}h{}", grid.pool)?;
                         if pool.gave_memory_back() && grid.pool >= 7 {
                             let side = grid.pool / 2;
                             write!(marks, "M{},{y}h{side}v{side}z", x + grid.pool - side)?;
                         }
+                    }
+                    (PoolUse::Run | PoolUse::Behind, _) => {
+                        several = several.filter(|_| pool.used_for == PoolUse::Behind);
+                        let path = several.map_or(&mut runs, |path| &mut in_use[path]);
+                        write!(path, "M{x},{y}h{}", grid.pool)?;
                     }
                     (PoolUse::Empty, _) => outline(&mut empty, x, y, grid.pool)?,
                     _ if usize::from(pool.bytes_untouched) == POOL_BYTES => outline(&mut untouched, x, y, grid.pool)?,
@@ -168,11 +177,11 @@ impl Drawing<'_> {
         writeln!(self.out, "<g fill=\"none\" stroke-width=\"{stroke}\" transform=\"translate(0,{middle})\">")?;
         for (number, path) in in_use.iter().enumerate().filter(|(_, path)| !path.is_empty()) {
             let class = number / (STEPS + 1);
-            let colour = Colour::of_class((class + 1) * 8).at_step(number % (STEPS + 1));
+            let colour = Colour::of_class(AnyClass::from_index(class).block_bytes()).at_step(number % (STEPS + 1));
             writeln!(self.out, "<path class=\"pools c{class}\" stroke=\"{colour}\" d=\"{path}\"/>")?;
         }
-        if !touched.is_empty() {
-            writeln!(self.out, "<path class=\"pools\" stroke=\"{EMPTY}\" d=\"{touched}\"/>")?;
+        for (path, colour) in [(&runs, RUN), (&touched, EMPTY)].into_iter().filter(|(path, _)| !path.is_empty()) {
+            writeln!(self.out, "<path class=\"pools\" stroke=\"{colour}\" d=\"{path}\"/>")?;
         }
         self.out.write_str("</g>\n")?;
         for (path, fill, edge) in
@@ -214,13 +223,12 @@ impl Drawing<'_> {
     fn classes(&mut self, rows: Rows) -> fmt::Result {
         let x = MARGIN + self.grid.width() + GAP;
         self.head(x, "Fragmentation by size class")?;
-        let classes = &self.map.stats.classes;
-        let longest = classes.iter().map(|class| class.pools).max().unwrap_or(0).max(1);
-        let per_byte = BAR_WIDTH / (longest * POOL_BYTES) as f64;
+        let stats = &self.map.stats;
+        let longest = in_use(stats).map(|(number, class)| pools_bytes(number, class)).max().unwrap_or(POOL_BYTES);
+        let per_byte = BAR_WIDTH / longest as f64;
         let Rows { bar, letters, .. } = rows;
         writeln!(self.out, "<g font-size=\"{letters}\">")?;
-        let in_use = classes.iter().enumerate().filter(|(_, class)| class.pools > 0);
-        for (row, (number, class)) in in_use.enumerate() {
+        for (row, (number, class)) in in_use(stats).enumerate() {
             let (y, left) = (rows.top(row), x + 46);
             let line = y + bar - 1;
             writeln!(
@@ -230,7 +238,7 @@ impl Drawing<'_> {
                 class.block_bytes,
             )?;
             let mut end = left as f64;
-            for (bytes, fill) in parts(number, class) {
+            for (bytes, fill) in parts(class) {
                 let width = bytes as f64 * per_byte;
                 writeln!(
                     self.out,
@@ -238,7 +246,7 @@ impl Drawing<'_> {
                 )?;
                 end += width;
             }
-            let all = class.pools * POOL_BYTES;
+            let all = pools_bytes(number, class);
             let width = all as f64 * per_byte;
             writeln!(
                 self.out,
@@ -322,7 +330,12 @@ impl Drawing<'_> {
         }
         self.swatch(x, y, &Colour::of_class(64).at_step(2).to_string(), "none")?;
         writeln!(self.out, "<path d=\"M{},{y}h6v6z\" fill=\"#ffffff\"/>", x + 6)?;
-        self.text(x + 17, y + 10, "in use, free parts given back to the OS")
+        self.text(x + 17, y + 10, "in use, free parts given back to the OS")?;
+        if self.map.stats.runs_live == 0 {
+            return Ok(());
+        }
+        self.swatch(x + 250, y, RUN, "none")?;
+        self.text(x + 267, y + 10, "runs, one block each")
     }
 
     fn swatch(&mut self, x: usize, y: usize, fill: &str, edge: &str) -> fmt::Result {
@@ -338,14 +351,24 @@ impl Drawing<'_> {
     }
 }
 
+/// The classes that have pools, with their indices.
+fn in_use(stats: &Stats) -> impl Iterator<Item = (usize, &ClassStats)> {
+    stats.classes.iter().chain(&stats.medium).enumerate().filter(|(_, class)| class.pools > 0)
+}
+
+/// Bytes of the pools of a class.
+fn pools_bytes(number: usize, class: &ClassStats) -> usize {
+    class.pools * AnyClass::from_index(number).pool_bytes()
+}
+
 /// Length of the longest bar.
 const BAR_WIDTH: f64 = 230.0;
 
 /// The bytes of a class's pools, with the colour of each part; the rest was never used.
-fn parts(number: usize, class: &ClassStats) -> impl Iterator<Item = (usize, String)> {
+fn parts(class: &ClassStats) -> impl Iterator<Item = (usize, String)> {
     let block_bytes = class.block_bytes;
     let parts = [
-        (class.blocks_live, Colour::of_class((number + 1) * 8).to_string()),
+        (class.blocks_live, Colour::of_class(block_bytes).to_string()),
         (class.blocks_cached, CACHED.to_string()),
         (class.blocks_free + class.blocks_remote, FREE.to_string()),
     ];

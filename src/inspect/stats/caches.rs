@@ -1,6 +1,7 @@
 //! Thread caches one by one: who holds pools and free blocks.
 
-use crate::base::size_class::SizeClass;
+use crate::base::kind::Kind;
+use crate::base::size_class::{Class, MediumClass, SizeClass};
 use crate::cache::{ThreadCache, current};
 use crate::heap::Stopped;
 use crate::heap::door::Door;
@@ -90,11 +91,14 @@ impl CacheStats {
             CacheUse::Thread
         };
         self.thread = (self.used_by != CacheUse::Parked).then(|| cache.thread());
-        for class in SizeClass::all() {
-            let blocks = cache.all_blocks(class, door).count();
-            self.blocks_cached += blocks;
-            self.bytes_cached += blocks * class.block_bytes();
-            self.slots += cache.slots(class, door);
-        }
+        SizeClass::all().for_each(|class| self.count_class(cache, class, door));
+        MediumClass::all().for_each(|class| self.count_class(cache, class, door));
+    }
+
+    fn count_class<K: Kind>(&mut self, cache: &ThreadCache, class: Class<K>, door: Door<'_>) {
+        let blocks = cache.all_blocks(class, door).count();
+        self.blocks_cached += blocks;
+        self.bytes_cached += blocks * class.block_bytes();
+        self.slots += cache.slots(class, door);
     }
 }

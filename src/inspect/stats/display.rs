@@ -74,7 +74,8 @@ impl Stats {
     fn fmt_classes(&self, f: &mut Formatter<'_>) -> fmt::Result {
         writeln!(f, "class   size   num pools   blocks in use  avail blocks:    cached    remote      free  uncarved")?;
         writeln!(f, "-----   ----   ---------   -------------  ------------  --------  --------  --------  --------")?;
-        for (number, class) in self.classes.iter().enumerate().filter(|(_, class)| class.pools > 0) {
+        let classes = self.classes.iter().chain(&self.medium).enumerate();
+        for (number, class) in classes.filter(|(_, class)| class.pools > 0) {
             let ClassStats { block_bytes, pools, blocks_live, .. } = *class;
             writeln!(
                 f,
@@ -106,6 +107,9 @@ impl Stats {
         line(f, Product(self.pools_unused, "unused pools", POOL_BYTES, "bytes"), bytes.unused_pools)?;
         line(f, Product(self.pools_empty, "empty pools", POOL_BYTES, "bytes"), bytes.empty_pools)?;
         line(f, "# bytes lost to quantization", bytes.tails)?;
+        if self.runs_live > 0 {
+            line(f, "# bytes in runs of pools", bytes.runs)?;
+        }
         line(f, "Total", bytes.sum())
     }
 
@@ -185,6 +189,7 @@ mod tests {
                 free: 800,
                 uncarved: 16_000,
                 tails: 0,
+                runs: 0,
                 empty_pools: 98_304,
                 unused_pools: 8_192_000,
                 untouched: 8_000_000,

@@ -17,8 +17,8 @@ pub(crate) mod serial;
 
 use core::ptr::NonNull;
 
-use crate::base::config::{ARENA_BYTES, CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, PURGE_UNIT_BYTES};
-use crate::base::size_class::SizeClass;
+use crate::base::config::{ARENA_BYTES, CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS};
+use crate::base::size_class::{AnyClass, MediumClass, SizeClass};
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::heap::Stopped;
 use crate::heap::arena::PoolRef;
@@ -39,7 +39,7 @@ pub use caches::{CacheStats, CacheUse};
 pub struct ClassStats {
     /// Bytes of one block.
     pub block_bytes: usize,
-    /// Pools that hold blocks of this class.
+    /// Pools that hold blocks of this class; one for blocks of more than 4 KiB is eight of the arena's.
     pub pools: usize,
     /// Blocks in the program's hands.
     pub blocks_live: usize,
@@ -54,6 +54,16 @@ pub struct ClassStats {
 }
 
 impl ClassStats {
+    const ZERO: Self = Self {
+        block_bytes: 0,
+        pools: 0,
+        blocks_live: 0,
+        blocks_cached: 0,
+        blocks_remote: 0,
+        blocks_free: 0,
+        blocks_uncarved: 0,
+    };
+
     /// All blocks of the class's pools.
     pub fn blocks(&self) -> usize {
         self.blocks_live + self.blocks_available()
@@ -86,6 +96,10 @@ pub struct ByteStats {
     pub uncarved: usize,
     /// Of these: the ends of pools in use into which no block fits (CPython's "quantization").
     pub tails: usize,
+    /// Of these: runs of pools, each one block of more than 32 KiB in the program's hands, of the large allocator
+    /// [`Medium`](crate::Medium).
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub runs: usize,
     /// Of these: empty pools that threads keep for their next need.
     pub empty_pools: usize,
     /// Of these: pools that no thread owns.
@@ -110,7 +124,7 @@ impl ByteStats {
     /// The sum of the parts of the arenas.
     pub fn sum(&self) -> usize {
         let in_blocks = self.live + self.cached + self.remote + self.free + self.uncarved;
-        in_blocks + self.tails + self.empty_pools + self.unused_pools
+        in_blocks + self.runs + self.tails + self.empty_pools + self.unused_pools
     }
 }
 
@@ -124,6 +138,12 @@ pub struct Stats {
     /// One entry a class, smallest blocks first.
     #[cfg_attr(feature = "serde", serde(with = "serial"))]
     pub classes: [ClassStats; CLASS_COUNT],
+    /// One entry a medium class, smallest blocks first; all zero without the large allocator [`Medium`](crate::Medium).
+    #[cfg_attr(feature = "serde", serde(with = "serial"))]
+    pub medium: [ClassStats; MEDIUM_CLASS_COUNT],
+    /// Runs of pools in the program's hands: blocks of more than 32 KiB, of the large allocator
+    /// [`Medium`](crate::Medium).
+    pub runs_live: usize,
     /// Arenas mapped now.
     pub arenas_mapped: usize,
     /// Arenas ever mapped.
@@ -152,18 +172,9 @@ pub struct Stats {
 impl Stats {
     /// Of no heap.
     pub(crate) const ZERO: Self = Self {
-        classes: {
-            let zero = ClassStats {
-                block_bytes: 0,
-                pools: 0,
-                blocks_live: 0,
-                blocks_cached: 0,
-                blocks_remote: 0,
-                blocks_free: 0,
-                blocks_uncarved: 0,
-            };
-            [zero; CLASS_COUNT]
-        },
+        classes: [ClassStats::ZERO; CLASS_COUNT],
+        medium: [ClassStats::ZERO; MEDIUM_CLASS_COUNT],
+        runs_live: 0,
         arenas_mapped: 0,
         arenas_ever: 0,
         arenas_peak: 0,
@@ -181,6 +192,7 @@ impl Stats {
             free: 0,
             uncarved: 0,
             tails: 0,
+            runs: 0,
             empty_pools: 0,
             unused_pools: 0,
             untouched: 0,
@@ -192,14 +204,22 @@ impl Stats {
         system: None,
     };
 
-    /// Blocks in the program's hands, of all classes.
+    /// Blocks in the program's hands, of all classes, and runs.
     pub fn blocks_live(&self) -> usize {
-        self.classes.iter().map(|class| class.blocks_live).sum()
+        self.classes.iter().chain(&self.medium).map(|class| class.blocks_live).sum::<usize>() + self.runs_live
     }
 
-    /// Bytes of the blocks in the program's hands, each rounded up to its class.
+    /// Bytes of the blocks in the program's hands, each rounded up to its class, and of runs.
     pub fn bytes_live(&self) -> usize {
-        self.bytes.live
+        self.bytes.live + self.bytes.runs
+    }
+
+    /// The counts of a class of either kind.
+    fn of_class_mut(&mut self, class: AnyClass) -> Option<&mut ClassStats> {
+        match class.index().checked_sub(CLASS_COUNT) {
+            None => self.classes.get_mut(class.index()),
+            Some(number) => self.medium.get_mut(number),
+        }
     }
 
     /// Counts the heap; the system's share is left out.
@@ -227,7 +247,7 @@ impl Stats {
         });
         self.caches_parked = stopped.heap().bare_count();
         for_each_cache(stopped, |cache, door| self.count_cache(cache, door));
-        for (class, entry) in SizeClass::all().zip(&mut self.classes) {
+        for (class, entry) in AnyClass::all().zip(self.classes.iter_mut().chain(&mut self.medium)) {
             entry.settle(class);
             self.bytes.count_class(class, entry);
         }
@@ -246,8 +266,14 @@ impl Stats {
                 self.pools_untouched += usize::from(!place.has_memory());
             }
             State::Empty => self.pools_empty += 1,
+            State::Run => {
+                self.runs_live += 1;
+                self.bytes.runs += pool.used() as usize * POOL_BYTES;
+            }
+            // Counted with the first.
+            State::Behind => {}
             State::Partial | State::Full => {
-                let Some(entry) = self.classes.get_mut(pool.class().number()) else {
+                let Some(entry) = self.of_class_mut(pool.any_class()) else {
                     return;
                 };
                 let uncarved = pool.uncarved_blocks();
@@ -255,7 +281,7 @@ impl Stats {
                 entry.blocks_uncarved += uncarved;
                 entry.blocks_free += pool.free_blocks().saturating_sub(uncarved);
                 entry.blocks_live += outside_blocks(place);
-                entry.blocks_remote += place.remote_blocks(pool.class());
+                entry.blocks_remote += place.remote_blocks(pool.any_class());
             }
         }
     }
@@ -267,6 +293,9 @@ impl Stats {
             self.caches_live += 1;
         }
         for (class, entry) in SizeClass::all().zip(&mut self.classes) {
+            entry.blocks_cached += cache.all_blocks(class, door).count();
+        }
+        for (class, entry) in MediumClass::all().zip(&mut self.medium) {
             entry.blocks_cached += cache.all_blocks(class, door).count();
         }
     }
@@ -281,7 +310,7 @@ impl Default for Stats {
 
 impl ClassStats {
     /// Divides what is outside into magazines and program.
-    fn settle(&mut self, class: SizeClass) {
+    fn settle(&mut self, class: AnyClass) {
         self.block_bytes = class.block_bytes();
         // A block that went from one thread's magazine to another's meanwhile was seen twice.
         self.blocks_cached = self.blocks_cached.min(self.blocks_live);
@@ -290,13 +319,13 @@ impl ClassStats {
 }
 
 impl ByteStats {
-    fn count_class(&mut self, class: SizeClass, entry: &ClassStats) {
+    fn count_class(&mut self, class: AnyClass, entry: &ClassStats) {
         self.live += entry.blocks_live * entry.block_bytes;
         self.cached += entry.blocks_cached * entry.block_bytes;
         self.remote += entry.blocks_remote * entry.block_bytes;
         self.free += entry.blocks_free * entry.block_bytes;
         self.uncarved += entry.blocks_uncarved * entry.block_bytes;
-        self.tails += entry.pools * (POOL_BYTES - class.pool_blocks() * class.block_bytes());
+        self.tails += entry.pools * (class.pool_bytes() - class.pool_blocks() * class.block_bytes());
     }
 }
 
@@ -307,11 +336,18 @@ pub(crate) fn outside_blocks(place: PoolRef) -> usize {
 }
 
 /// Bytes of a pool, whatever its state, that have had no memory since they were mapped or purged, as far as is known.
+/// Of several that are one, all are counted with the first.
 pub(crate) fn untouched_bytes(place: PoolRef) -> usize {
     let pool = place.pool();
-    let touched = if place.is_backed() { PURGE_PARTS } else { pool.touched_bytes().div_ceil(PURGE_UNIT_BYTES) };
+    let pools = match pool.state() {
+        State::Run | State::Behind => return 0,
+        State::Unused => 1,
+        State::Empty | State::Partial | State::Full => pool.any_class().pool_pools(),
+    };
+    let unit_bytes = pools * POOL_BYTES / PURGE_PARTS;
+    let touched = if place.is_any_backed(pools) { PURGE_PARTS } else { pool.touched_bytes().div_ceil(unit_bytes) };
     let parts = (0..PURGE_PARTS).filter(|&part| part >= touched || pool.purged() >> part & 1 == 1);
-    parts.count() * PURGE_UNIT_BYTES
+    parts.count() * unit_bytes
 }
 
 /// Shows each thread cache to `body`, except those of bare sets, which have nothing.
@@ -344,24 +380,26 @@ fn told(arenas: &ArenaTable, ask: impl Fn(NonNull<u8>, usize) -> Option<usize>) 
     arenas.iter().map(|arena| ask(NonNull::new(arena.start())?, ARENA_BYTES)).sum()
 }
 
-/// Blocks in the program's hands: the pools' counts less the magazines'.
+/// Blocks in the program's hands: the pools' counts less the magazines'; and runs.
 pub(crate) fn live_blocks(stopped: &mut Stopped<'_>) -> usize {
-    let mut outside = [0_usize; CLASS_COUNT];
+    let mut outside = [0_usize; CLASS_COUNT + MEDIUM_CLASS_COUNT];
+    let mut runs = 0;
     stopped.with_state(|state| {
-        for arena in state.arenas.iter() {
-            for place in arena.pools() {
-                if let (State::Partial | State::Full, Some(count)) =
-                    (place.pool().state(), outside.get_mut(place.pool().class().number()))
-                {
-                    *count += outside_blocks(place);
-                }
+        for place in state.arenas.iter().flat_map(|arena| arena.pools()) {
+            let pool = place.pool();
+            match (pool.state(), outside.get_mut(pool.any_class().index())) {
+                (State::Partial | State::Full, Some(count)) => *count += outside_blocks(place),
+                (State::Run, _) => runs += 1,
+                _ => {}
             }
         }
     });
     for_each_cache(stopped, |cache, door| {
-        for (class, count) in SizeClass::all().zip(&mut outside) {
-            *count = count.saturating_sub(cache.all_blocks(class, door).count());
+        let small = SizeClass::all().map(|class| cache.all_blocks(class, door).count());
+        let medium = MediumClass::all().map(|class| cache.all_blocks(class, door).count());
+        for (count, cached) in outside.iter_mut().zip(small.chain(medium)) {
+            *count = count.saturating_sub(cached);
         }
     });
-    outside.iter().sum()
+    outside.iter().sum::<usize>() + runs
 }

@@ -147,6 +147,7 @@ fn time(board: &Board, text: &mut String) {
     means(board, text, Metric::Time, "small set", Row::is_in_small_set);
     for theme in [
         Theme::Loops,
+        Theme::Medium,
         Theme::Structures,
         Theme::Memory,
         Theme::Threads,

@@ -442,7 +442,8 @@ mod tests {
             rows[..3].iter().copied().map(limit).collect::<Vec<_>>(),
             [Some(1.04), Some(1.02), Some(1.015)]
         );
-        let is_wanted = |line: &Line| line.workload == "density-mixed" && line.target.starts_with("RSS per");
+        let is_wanted =
+            |line: &Line| line.workload == "density-mixed" && line.target.starts_with("RSS per");
         assert!(!targets.lines.iter().any(is_wanted));
     }
 

@@ -19,6 +19,8 @@ global_allocators! {
     "alloc-system" => std::alloc::System = std::alloc::System;
     "alloc-counting" => crate::counting::Counting = crate::counting::Counting;
     "alloc-pymalloc" => pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+    "alloc-pymalloc-medium" => pymalloc::Pymalloc<pymalloc::Medium> =
+        pymalloc::Pymalloc::with_large(pymalloc::Medium::new());
     "alloc-pymalloc-hardened" => pymalloc::Pymalloc = pymalloc::Pymalloc::new();
     "alloc-pymalloc-mimalloc" => pymalloc::Pymalloc<mimalloc::MiMalloc> =
         pymalloc::Pymalloc::with_large(mimalloc::MiMalloc);

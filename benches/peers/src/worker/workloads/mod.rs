@@ -3,6 +3,7 @@
 mod live;
 mod loops;
 mod maps;
+mod medium;
 mod memory;
 mod programs;
 mod scaling;
@@ -29,6 +30,13 @@ pub fn find(name: &str) -> Option<Run> {
         "replace-100k" => loops::replace_100k,
         "replace-1m" => loops::replace_1m,
         "large-only" => loops::large_only,
+        "medium-hot" => medium::hot,
+        "medium-shuffled" => medium::shuffled,
+        "medium-64m" => medium::live::<64>,
+        "medium-256m" => medium::live::<256>,
+        "medium-1g" => medium::live::<1_024>,
+        "medium-handed-on" => medium::handed_on,
+        "megabyte" => medium::to_a_megabyte,
         "trees-1" => structures::trees_1,
         "trees-4" => structures::trees_4,
         "linked-lists" => structures::linked_lists,

@@ -1,0 +1,210 @@
+//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one block
+//! of the program's.
+//!
+//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in any
+//! thread's cache.
+//!
+//! # Invariants
+//! - *First*: the first pool's descriptor is for all. The others are behind it, and have no touched bytes of their own.
+//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory goes
+//!   back to the OS, that of its first pool is null. So of two frees of one run the second is found, whenever it comes.
+
+use core::ptr::{self, NonNull};
+
+use super::{Heap, HeapState, MapArena, commits};
+use crate::base::config::{HUGE_FROM_ARENAS, POOL_BYTES};
+use crate::base::fatal::Impossible;
+use crate::heap::arena::PoolRef;
+use crate::heap::arena_table::commit_pools;
+use crate::heap::pool::{Block, State};
+use crate::heap::set::{RUN_TAG, tag_any_class};
+use crate::os::{MemoryRange, MemorySource};
+use crate::sync::Ordering;
+
+/// How many pools of an arena, and at a multiple of how many: a power of two, no more than an arena has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RunSize {
+    pub(crate) pools: usize,
+    pub(crate) align_pools: usize,
+}
+
+impl Heap {
+    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare` says
+    /// what they are, under the heap's lock.
+    pub(crate) fn take_run(
+        &self,
+        wish: MapArena,
+        is_dense: bool,
+        size: RunSize,
+        prepare: impl FnOnce(PoolRef),
+    ) -> Option<PoolRef> {
+        let (first, grown_bytes) = self.with_state(|state, source| {
+            let first = match state.arenas.take_run(size.pools, size.align_pools) {
+                Some(first) => first,
+                None if state.may_map(wish) => {
+                    let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
+                    state.map_arena(&self.map, source, huge && !commits(source))?;
+                    state.arenas.take_run(size.pools, size.align_pools)?
+                }
+                None => return None,
+            };
+            if commits(source) && !first.run(size.pools).all(|pool| has_all(&pool) || commit_pools(pool, 1, source)) {
+                state.arenas.give_run(first, size.pools, source);
+                return None;
+            }
+            state.pools_taken += 1;
+            first.set_up();
+            first.join(size.pools);
+            prepare(first);
+            Some((first, state.note_growth()))
+        })?;
+        if let Some(bytes) = grown_bytes {
+            self.source().let_malloc_keep(bytes);
+        }
+        Some(first)
+    }
+
+    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the OS
+    /// first, without the lock.
+    pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
+        let _ = self.give_run_if(first, pools, || Ok(()));
+    }
+
+    /// The same if `check`, under the heap's lock, has nothing against it.
+    fn give_run_if(
+        &self,
+        first: PoolRef,
+        pools: usize,
+        check: impl FnOnce() -> Result<(), Impossible>,
+    ) -> Result<(), Impossible> {
+        let is_surplus = self.with_state(|state, source| {
+            check()?;
+            let is_surplus = state.arenas.is_surplus(first, pools, source);
+            if is_surplus {
+                // Relaxed: under the heap's lock, or of a pool of which no block is outside.
+                first.tag().store(ptr::null_mut(), Ordering::Relaxed);
+            } else {
+                self.take_back(state, first, pools, source);
+            }
+            Ok(is_surplus)
+        })?;
+        if is_surplus {
+            let bytes = pools * POOL_BYTES;
+            let start = NonNull::new(first.start()).filter(|_| bytes.is_multiple_of(self.source().page_bytes()));
+            // SAFETY: pools that are the caller's, and hold nothing.
+            let is_purged = start.is_some_and(|start| unsafe {
+                self.source().decommit_each(&[MemoryRange { start: start.as_ptr(), bytes }]) == 1
+            });
+            self.with_state(|state, source| {
+                if is_purged {
+                    first.pool().set_untouched(0);
+                    state.arenas.note_purged_run(first, pools);
+                }
+                self.take_back(state, first, pools, source);
+            });
+        }
+        Ok(())
+    }
+
+    fn take_back(&self, state: &mut HeapState, first: PoolRef, pools: usize, source: &dyn MemorySource) {
+        first.split(pools);
+        for pool in first.run(pools) {
+            // Relaxed: no block of the pool is outside, so no thread reads the tag.
+            pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
+        }
+        if state.arenas.give_run(first, pools, source) {
+            state.unmap_surplus(&self.map, source);
+        }
+    }
+
+    /// Takes a run for the program, and tells whether it is known to be zero.
+    pub(crate) fn alloc_run(&self, wish: MapArena, size: RunSize) -> Option<Block> {
+        let mut zeroed = false;
+        let first = self.take_run(wish, false, size, |first| {
+            zeroed = !first.pool().is_touched();
+            make_run(first, size.pools);
+        })?;
+        NonNull::new(first.start()).map(|start| Block { start, zeroed })
+    }
+
+    /// Takes a run of so many pools back.
+    ///
+    /// # Errors
+    /// What is impossible about it.
+    pub(crate) fn free_run(&self, start: usize, pools: usize) -> Result<(), Impossible> {
+        let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
+        self.give_run_if(first, pools, || check_run(first, start, Some(pools)).map(|_| ()))
+    }
+
+    /// Makes a run of `pools` one of `wanted` where it lies, if the pools behind it are free, or can be given back.
+    ///
+    /// # Errors
+    /// What is impossible about the run.
+    pub(crate) fn resize_run(&self, start: usize, pools: usize, wanted: usize) -> Result<bool, Impossible> {
+        let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
+        let is_resized = self.with_state(|state, source| {
+            check_run(first, start, Some(pools))?;
+            if wanted > pools {
+                // What has to be committed first is had elsewhere.
+                if commits(source) || !state.arenas.extend_run(first, pools, wanted - pools) {
+                    return Ok(false);
+                }
+                state.pools_taken += 1;
+                let rest = PoolRef::at_index(first.arena(), first.index() + pools);
+                rest.join(wanted - pools);
+                rest.pool().set_untouched(0);
+            } else if wanted < pools {
+                // A run of its own, which is freed below as any other.
+                let rest = PoolRef::at_index(first.arena(), first.index() + wanted);
+                rest.set_up();
+                make_run(rest, pools - wanted);
+            }
+            make_run(first, wanted);
+            Ok(true)
+        })?;
+        if wanted < pools {
+            self.free_run(start + wanted * POOL_BYTES, pools - wanted)?;
+        }
+        Ok(is_resized)
+    }
+
+    /// The pools of the run that starts at `start`, which the caller has, in the program's hands.
+    ///
+    /// # Errors
+    /// What is impossible about it.
+    #[cfg(feature = "__raw")]
+    pub(crate) fn run_pools(&self, start: usize) -> Result<usize, Impossible> {
+        let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
+        self.with_state(|_, _| check_run(first, start, None))
+    }
+}
+
+/// Whether a free pool has all of its memory, where that has to be committed.
+fn has_all(pool: &PoolRef) -> bool {
+    pool.has_memory() && pool.pool().purged() == 0
+}
+
+/// Makes pools that are one a run: any byte of it may be other than zero from now on.
+fn make_run(first: PoolRef, pools: usize) {
+    first.pool().set_run(pools);
+    first.pool().set_touched_bytes(pools * POOL_BYTES);
+    // Relaxed: a thread that reads the tag holds the run, which came to it after this.
+    first.run(pools).for_each(|pool| pool.tag().store(RUN_TAG, Ordering::Relaxed));
+}
+
+/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap lock.
+fn check_run(first: PoolRef, start: usize, pools: Option<usize>) -> Result<usize, Impossible> {
+    // Relaxed: under the heap's lock; of a pool that is no run, only to choose the message.
+    let tag = first.tag().load(Ordering::Relaxed);
+    if tag.is_null() {
+        return Err(Impossible::NoPool);
+    }
+    if tag != RUN_TAG {
+        return Err(if tag_any_class(tag).is_some() { Impossible::OtherClass } else { Impossible::NoPool });
+    }
+    if first.start().addr() != start || first.pool().state() != State::Run {
+        return Err(Impossible::NoBlockStart);
+    }
+    let length = first.pool().used() as usize;
+    if pools.is_some_and(|pools| pools != length) { Err(Impossible::OtherClass) } else { Ok(length) }
+}
