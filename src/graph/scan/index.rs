@@ -8,6 +8,7 @@
 use super::ScanError;
 use super::memory::{Area, Claims};
 use crate::base::config::{ARENA_BYTES, METADATA_MAPPING_BYTES, POOL_BYTES, POOLS_PER_ARENA, WORD_BITS};
+use crate::base::kind::Small;
 use crate::base::size_class::SizeClass;
 use crate::cache::{GLOBAL, ThreadCache};
 use crate::graph::found::{RawNode, UNTRACED};
@@ -201,7 +202,8 @@ impl Index {
                 let Some(places) = self.places.get_mut(first..first + places.blocks as usize) else { continue };
                 for (number, place) in places.iter_mut().enumerate().filter(|(_, place)| **place == EMPTY) {
                     let (word, bit) = (number / WORD_BITS, number % WORD_BITS);
-                    let taken = class.full_word(word) & !pool.pool().free_bits(word) & !pool.remote_word(word).peek();
+                    let taken =
+                        class.full_word(word) & !pool.pool().free_bits::<Small>(word) & !pool.remote_word(word).peek();
                     *place = if taken >> bit & 1 == 1 { UNKNOWN } else { EMPTY };
                 }
             }
@@ -280,9 +282,10 @@ impl Index {
     }
 }
 
-/// The class of the blocks in a pool, if it holds any.
+/// The class of the blocks in a pool, if it holds small ones. Medium ones are found as large ones are.
 fn class_of(pool: PoolRef) -> Option<SizeClass> {
-    matches!(pool.pool().state(), State::Partial | State::Full).then(|| pool.pool().class())
+    let is_used = matches!(pool.pool().state(), State::Partial | State::Full);
+    if is_used { SizeClass::from_index(pool.pool().any_class().index()) } else { None }
 }
 
 /// Claims the mappings of the allocator's metadata: each has its own size between guards, and descriptors in it.
