@@ -87,11 +87,21 @@ pub(super) fn graph(
         });
     }
     let mut named = |done, total| progress(Progress::Named { done, total });
+    // Stacks that have the same names are one site: a loop that was unrolled has several calls on a line.
     let mut sites = vec![access::unknown()];
+    let mut known: HashMap<Traceback, u32> = HashMap::new();
+    let mut site_of_stack = vec![UNTRACED_SITE];
     let found = access::tracebacks(session, &stacks, busy, &mut named);
-    sites.extend(found.into_iter().map(|site| site.unwrap_or_else(access::unknown)));
+    for site in found {
+        let site = site.unwrap_or_else(access::unknown);
+        site_of_stack.push(*known.entry(site.clone()).or_insert_with(|| {
+            sites.push(site);
+            sites.len() as u32 - 1
+        }));
+    }
+    let site_of = |stack: u32| site_of_stack[numbers[&stack] as usize];
     let nodes: Vec<Node> =
-        raw.iter().map(|node| Node { hidden: node.address, bytes: node.bytes, site: numbers[&node.stack] }).collect();
+        raw.iter().map(|node| Node { hidden: node.address, bytes: node.bytes, site: site_of(node.stack) }).collect();
     drop(raw);
     let (ends, edges) = without_vacant(ends, edges, &nodes, &sites);
     let threads = name_threads(threads, &frames, busy);
