@@ -19,6 +19,7 @@
 //! | layer, top to bottom | what |
 //! |---|---|
 //! | `api/` | [`Pymalloc`], where it sends each request, the functions that control the heap |
+//! | `graph/` | the heap as a graph |
 //! | `trace/`, `inspect/`, `purge/` | the tracer; counts, checks, reports, pictures; memory return on request |
 //! | `cache/` | one thread's magazines and depots, its start and end; what the feature `hardened` adds |
 //! | `pool_set/` | operations on one thread's set of pools |
@@ -57,6 +58,8 @@ mod api;
 mod base;
 mod cache;
 pub mod debug;
+#[cfg(feature = "graph")]
+pub mod graph;
 mod heap;
 mod inspect;
 mod marks;

@@ -2,10 +2,10 @@
 //! return under weak memory ordering.
 //!
 //! # What runs
-//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs` and `protocols/block_state.rs` are compiled here
-//! from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is copied. The code
-//! around them in `pool_set/` and `cache/` depends on half the crate, so `world`, `bare`, `poison`, `publication`,
-//! `classes`, `idle`, `session`, `intervals`, `states` and `walks` repeat it in simplified form. Each says what it
+//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs` and `protocols/summons.rs`
+//! are compiled here from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them
+//! is copied. The code around them in `pool_set/` and `cache/` depends on half the crate, so `world`, `bare`, `poison`,
+//! `publication`, `classes`, `idle`, `session`, `intervals`, `states` and `walks` repeat it in simplified form. Each says what it
 //! repeats; a change there must be made here, too.
 //!
 //! # How to run
@@ -29,6 +29,8 @@ mod lock;
 mod remote;
 #[path = "../src/protocols/roll.rs"]
 mod roll;
+#[path = "../src/protocols/summons.rs"]
+mod summons;
 #[path = "loom/sync.rs"]
 mod sync;
 
@@ -58,6 +60,8 @@ mod remote_free;
 mod session;
 #[path = "loom/states.rs"]
 mod states;
+#[path = "loom/summons.rs"]
+mod summoned;
 #[path = "loom/walks.rs"]
 mod walks;
 #[path = "loom/world.rs"]

@@ -111,6 +111,15 @@ break_by $roll "the number is lowered before the last has its new place" \
     's/( *let mut moved = None;\n)(.*?)( *self\.count\.store\(last, Ordering::Release\);\n)/$3$1$2/s'
 break_by $roll "a walk goes upwards" 's/\(0\.\.self\.count\(\)\)\.rev\(\)/(0..self.count())/'
 
+summons=src/protocols/summons.rs
+break_by $summons "a call is told without Release" 's/self\.word\.store\(call\.word\(CALLED\), Ordering::Release\)/self.word.store(call.word(CALLED), Ordering::Relaxed)/'
+break_by $summons "who arrives does not look whether it is called" 's/if arrives\.is_err\(\) \{\n *return;\n *\}/let _ = arrives;/'
+break_by $summons "who stands says so without Release" 's/self\.word\.store\(standing, Ordering::Release\)/self.word.store(standing, Ordering::Relaxed)/'
+break_by $summons "who stands does not wait" 's/while self\.word\.load\(Ordering::Acquire\) == standing \{.*?\n        \}//s'
+break_by $summons "the caller gives up whatever the thread does" 's/if given_up \{/if given_up || true {/'
+break_by $summons "a dismissal is without Release" 's/self\.word\.store\(FREE, Ordering::Release\)/self.word.store(FREE, Ordering::Relaxed)/'
+break_by $summons "a dismissal wakes nobody" 's/(self\.word\.store\(FREE, Ordering::Release\);\n *)futex_wake\(&self\.word\);/$1/'
+
 remote=src/protocols/remote.rs
 break_by $remote "claim does not ask for a count of 0" \
     's/self\.count\.compare_exchange\(0, 1, Ordering::Acquire, Ordering::Relaxed\)\.is_ok\(\)/{ self.count.fetch_add(1, Ordering::Acquire); true }/'

@@ -19,6 +19,7 @@
 //! | `kept` | what is written to at the program's end: stderr and files, kept from its start |
 //! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
 //! | `trace` | with the feature `trace`: what `PYMALLOC_TRACE` asks for |
+//! | `graph` | with the feature `trace`: what `PYMALLOC_LEAKS` and `PYMALLOC_HEAPSNAPSHOT` ask for |
 
 #[cfg(not(all(
     target_os = "linux",
@@ -31,6 +32,8 @@ compile_error!("the preload library is for glibc on x86-64 or aarch64");
 mod c;
 mod cxx;
 mod deep;
+#[cfg(feature = "trace")]
+mod graph;
 mod kept;
 mod large;
 mod report;

@@ -98,6 +98,8 @@ extern "C" fn start() {
     report::prepare();
     #[cfg(feature = "trace")]
     crate::trace::start();
+    #[cfg(feature = "trace")]
+    crate::graph::start();
     STREAMS.iter().for_each(|function| {
         function.address();
     });

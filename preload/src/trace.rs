@@ -64,20 +64,24 @@ fn process() -> u32 {
     std::process::id()
 }
 
-fn number(name: &CStr) -> Option<usize> {
+pub(crate) fn number(name: &CStr) -> Option<usize> {
     variable(name)?.to_str().ok()?.parse().ok()
 }
 
-fn named(name: &CStr) -> Option<&'static CStr> {
+pub(crate) fn named(name: &CStr) -> Option<&'static CStr> {
     variable(name).filter(|name| !name.is_empty())
+}
+
+/// Whether this process is to be traced.
+pub(crate) fn is_meant() -> bool {
+    let only = variable(c"PYMALLOC_TRACE_PROCESS");
+    only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes())
 }
 
 pub(crate) fn start() {
     let (profile, flame_graph) = (named(c"PYMALLOC_TRACE"), named(c"PYMALLOC_TRACE_FLAME_GRAPH"));
     let (timeline, socket) = (named(c"PYMALLOC_TIMELINE"), named(c"PYMALLOC_SERVE"));
-    let only = variable(c"PYMALLOC_TRACE_PROCESS");
-    let is_meant = only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes());
-    if [profile, flame_graph, timeline, socket].iter().all(Option::is_none) || !is_meant {
+    if [profile, flame_graph, timeline, socket].iter().all(Option::is_none) || !is_meant() {
         return;
     }
     kept::keep_stderr();
@@ -102,7 +106,7 @@ pub(crate) fn start() {
         timeline: timeline.and_then(start_timeline),
         server: Mutex::new(socket.and_then(start_server)),
         at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
-        this_process_only: only.is_some(),
+        this_process_only: variable(c"PYMALLOC_TRACE_PROCESS").is_some(),
         forks: forks(),
     });
 }
@@ -130,7 +134,7 @@ fn start_server(name: &CStr) -> Option<Server> {
     trace::serve(&name).inspect_err(|error| say(&format!("pymalloc: {name}: {error}\n"))).ok()
 }
 
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let mut out = Text::new(kept::stderr);
     out.push(text.as_bytes());
     out.flush();

@@ -138,6 +138,30 @@ fn let_go(function: impl Fn(&Participant) -> fn()) {
     }
 }
 
+/// All locks of the crate, held as for a fork; freed when dropped, on the same thread.
+#[cfg(feature = "graph")]
+pub(crate) struct AllLocks(core::marker::PhantomData<*const ()>);
+
+#[cfg(feature = "graph")]
+impl AllLocks {
+    /// Takes them all; `None` if the calling thread forks, and so has them.
+    pub(crate) fn take() -> Option<Self> {
+        if this_thread_forks() {
+            return None;
+        }
+        // SAFETY: the handler is a function as any other.
+        unsafe { prepare() };
+        Some(Self(core::marker::PhantomData))
+    }
+}
+
+#[cfg(feature = "graph")]
+impl Drop for AllLocks {
+    fn drop(&mut self) {
+        let_go(|participant| participant.parent);
+    }
+}
+
 unsafe extern "C" fn in_parent() {
     let_go(|participant| participant.parent);
 }

@@ -29,6 +29,8 @@ mod platform;
 pub use platform::NoCancellation;
 #[cfg(feature = "hardened")]
 pub(crate) use platform::random_number;
+#[cfg(all(feature = "graph", target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub(crate) use platform::tasks;
 pub(crate) use platform::thread_token;
 #[cfg(all(windows, target_pointer_width = "64"))]
 pub(crate) use platform::{Callback, PROCESS_DETACH, at_exit, is_ending, when_process_ends};

@@ -5,3 +5,5 @@ pub(crate) mod block_state;
 pub(crate) mod lock;
 pub(crate) mod remote;
 pub(crate) mod roll;
+#[cfg(feature = "graph")]
+pub(crate) mod summons;

@@ -56,6 +56,8 @@
 //! | memory over time | `sums`, `encode`, `record/timeline`; the folder `timeline` |
 //! | for who asks at a socket | the folder `serve` |
 
+#[cfg(feature = "graph")]
+pub(crate) mod access;
 mod guard;
 mod names;
 mod read;

@@ -10,8 +10,9 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// The folders and files of `src/`, from top to bottom. Those on one line are in the same layer: none imports another.
-const LAYERS: [&[&str]; 11] = [
+const LAYERS: [&[&str]; 12] = [
     &["api"],
+    &["graph"],
     &["trace", "purge"],
     &["inspect"],
     &["cache"],

@@ -9,6 +9,8 @@ mod process;
 #[cfg(feature = "trace")]
 mod stack;
 mod system_malloc;
+#[cfg(feature = "graph")]
+pub(crate) mod tasks;
 mod threads;
 mod wait;
 

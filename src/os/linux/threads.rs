@@ -167,7 +167,7 @@ impl OwnThread {
 }
 
 /// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
-fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+pub(super) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
     // SAFETY: plain data, of which zero is a valid value.
     let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
     // SAFETY: both write to what is ours.

@@ -129,6 +129,12 @@ pub(in crate::trace) fn print_known(word: usize, write: &mut dyn FnMut(&str)) ->
     })
 }
 
+/// Runs `body`, which walks the loader's list of modules, so that no fork happens meanwhile.
+#[cfg(feature = "graph")]
+pub(in crate::trace) fn with_loader<R>(body: impl FnOnce() -> R) -> R {
+    SYMBOLS.lock().with(|_| body())
+}
+
 /// The modules of the program.
 pub(in crate::trace) fn modules() -> Vec<Module> {
     SYMBOLS.lock().with(|_| modules::all())

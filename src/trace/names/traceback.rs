@@ -51,7 +51,7 @@ impl Frame {
     }
 
     /// Whether it belongs to what allocates on behalf of others.
-    pub(in crate::trace) fn is_library(&self) -> bool {
+    pub(crate) fn is_library(&self) -> bool {
         LIBRARIES.contains(&self.crate_name()) || self.function.starts_with("__rust")
     }
 

@@ -124,18 +124,18 @@ pub(in crate::trace) fn take_peak(progress: &mut dyn FnMut(usize, usize)) -> Res
 pub(in crate::trace) fn traceback_of(address: usize) -> Option<Traceback> {
     let busy = Busy::enter();
     let (config, addresses) = session::find(address, &busy)?;
-    Some(named(&config, &addresses))
+    Some(named(&Symbols::new(), &config, &addresses))
 }
 
 /// The names of one stack's frames. The caller is [`Busy`].
 pub(in crate::trace) fn traceback_of_stack(stack: StackId, busy: &Busy) -> Option<Traceback> {
     let (config, addresses) = session::stack_of(stack, busy)?;
-    Some(named(&config, &addresses))
+    Some(named(&Symbols::new(), &config, &addresses))
 }
 
-fn named(config: &Config, addresses: &[usize]) -> Traceback {
-    let symbols = Symbols::new();
-    let places = addresses.iter().map(|&word| place(&symbols, word, &mut Vec::new())).collect();
+/// The names of a stack's frames.
+pub(in crate::trace) fn named(symbols: &Symbols, config: &Config, addresses: &[usize]) -> Traceback {
+    let places = addresses.iter().map(|&word| place(symbols, word, &mut Vec::new())).collect();
     let places = without_allocator(places, config.frames);
     traceback(places.iter())
 }

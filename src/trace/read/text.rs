@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// Bytes in the largest unit that leaves a number to read: `126 B`, `4855 KiB`, `12.5 MiB`.
-pub(in crate::trace) struct Bytes(pub(in crate::trace) f64);
+pub(crate) struct Bytes(pub(crate) f64);
 
 /// The same with a sign.
 pub(in crate::trace) struct SignedBytes(pub(in crate::trace) f64);

@@ -408,6 +408,26 @@ pub(in crate::trace) fn begin_interval(interval: u16, sums: &mut Sums, spare: &m
     }
 }
 
+/// Shows each block of the table, and each of the table's own arrays by its first address and its bytes.
+///
+/// # Safety
+/// After [`acquire_all`], on the same thread or its copy.
+#[cfg(feature = "graph")]
+pub(in crate::trace) unsafe fn each_held(mut block: impl FnMut(usize, Block), mut array: impl FnMut(usize, usize)) {
+    for shard in &TABLE {
+        // SAFETY: the caller holds the lock.
+        unsafe {
+            shard.0.with_held(|shard| {
+                array(shard.entries.as_ptr().addr(), size_of_val(&*shard.entries));
+                let (changes, bytes) = shard.changes.array();
+                array(changes, bytes);
+                let entries = shard.entries.iter().filter(|entry| !entry.is_empty());
+                entries.for_each(|entry| block(entry.address(), entry.block));
+            });
+        }
+    }
+}
+
 /// Ends the timeline in a forked child, whose parent goes on with it.
 pub(in crate::trace) fn forget_intervals() {
     for shard in &TABLE {

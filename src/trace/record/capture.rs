@@ -122,6 +122,15 @@ pub(in crate::trace) unsafe fn release_all() {
     }
 }
 
+/// The place, the stack pointer and the frame pointer of the function that this is inlined into.
+#[cfg(feature = "graph")]
+#[inline(always)]
+pub(in crate::trace) fn here() -> (usize, usize, usize) {
+    let mut frame = Frame { pc: 0, sp: 0, bp: 0 };
+    frame_of_caller(&mut frame);
+    (frame.pc, frame.sp, frame.bp)
+}
+
 /// The frame of the function that calls this, as it is after the return.
 #[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]

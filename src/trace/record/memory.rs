@@ -17,7 +17,7 @@ pub(in crate::trace) fn mapped_bytes() -> usize {
 ///
 /// # Invariants
 /// - `start` is a mapping of `capacity` values, zeroed where none was written; it dangles if `capacity` is 0.
-pub(in crate::trace) struct Mapped<T: Copy> {
+pub(crate) struct Mapped<T: Copy> {
     start: NonNull<T>,
     len: usize,
     capacity: usize,
@@ -29,24 +29,24 @@ unsafe impl<T: Copy + Send> Send for Mapped<T> {}
 unsafe impl<T: Copy + Sync> Sync for Mapped<T> {}
 
 impl<T: Copy> Mapped<T> {
-    pub(in crate::trace) const fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self { start: NonNull::dangling(), len: 0, capacity: 0 }
     }
 
     /// `len` zeroed values; `None` when the OS gives nothing. For types that are valid when zeroed.
-    pub(in crate::trace) fn zeroed(len: usize) -> Option<Self> {
+    pub(crate) fn zeroed(len: usize) -> Option<Self> {
         let mut values = Self::new();
         values.grow_to(len)?;
         values.len = len;
         Some(values)
     }
 
-    pub(in crate::trace) fn push(&mut self, value: T) -> Option<()> {
+    pub(crate) fn push(&mut self, value: T) -> Option<()> {
         self.extend(&[value])
     }
 
     /// Adds all of `values`, or none when the OS gives nothing.
-    pub(in crate::trace) fn extend(&mut self, values: &[T]) -> Option<()> {
+    pub(crate) fn extend(&mut self, values: &[T]) -> Option<()> {
         let len = self.len.checked_add(values.len())?;
         if len > self.capacity {
             self.grow_to(len.max(self.capacity * 2))?;

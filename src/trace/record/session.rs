@@ -235,6 +235,21 @@ pub(in crate::trace) fn stack_of(id: StackId, _busy: &Busy) -> Option<(Config, V
     CONTROL.lock().with(|control| Some((control.config?, stack(id))))
 }
 
+/// The number of the session that runs, and how it traces.
+#[cfg(feature = "graph")]
+pub(in crate::trace) fn current() -> Option<(u32, Config)> {
+    CONTROL.lock().with(|control| Some((control.sessions, control.config?)))
+}
+
+/// The return addresses of stacks of the session `number`; `None` if another runs by now. The caller is [`Busy`].
+#[cfg(feature = "graph")]
+pub(in crate::trace) fn stacks_of(number: u32, ids: &[StackId], _busy: &Busy) -> Option<(Config, Vec<Vec<usize>>)> {
+    CONTROL.lock().with(|control| {
+        let config = control.config.filter(|_| control.sessions == number)?;
+        Some((config, ids.iter().map(|&id| stack(id)).collect()))
+    })
+}
+
 fn stack(id: StackId) -> Vec<usize> {
     let mut frames = [0; FRAMES_MAX + capture::ALLOCATOR_FRAMES];
     let len = stacks::copy(id, &mut frames);

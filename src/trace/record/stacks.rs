@@ -67,6 +67,24 @@ static STACKS: [Padded; SHARDS] = [const {
 /// Stacks that there was no memory for.
 static LOST: AtomicU32 = AtomicU32::new(0);
 
+/// Shows each of the tables' arrays by its first address and its bytes.
+///
+/// # Safety
+/// After [`acquire_all`], on the same thread or its copy.
+#[cfg(feature = "graph")]
+pub(in crate::trace) unsafe fn each_held_array(mut array: impl FnMut(usize, usize)) {
+    for shard in &STACKS {
+        // SAFETY: the caller holds the lock.
+        unsafe {
+            shard.0.with_held(|shard| {
+                array(shard.slots.as_ptr().addr(), size_of_val(&*shard.slots));
+                array(shard.stacks.as_ptr().addr(), size_of_val(&*shard.stacks));
+                array(shard.frames.as_ptr().addr(), size_of_val(&*shard.frames));
+            });
+        }
+    }
+}
+
 /// The stack with these return addresses, kept from now on; [`StackId::UNKNOWN`] if there is no memory for it.
 pub(in crate::trace) fn intern(session: u32, frames: &[usize]) -> StackId {
     let hash = hash(frames);

@@ -16,7 +16,7 @@ pub(in crate::trace) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
 pub(in crate::trace) static SYSTEM_UNWINDER: AtomicBool = AtomicBool::new(false);
 
 /// While it lives, the calling thread's allocations are the tracer's.
-pub(in crate::trace) struct Busy {
+pub(crate) struct Busy {
     was: bool,
     /// What the program asks of the tracer may read files by the C library, and hold locks meanwhile.
     _no_cancellation: Option<NoCancellation>,
@@ -26,7 +26,7 @@ pub(in crate::trace) struct Busy {
 
 impl Busy {
     /// For a call of the program's to the tracer.
-    pub(in crate::trace) fn enter() -> Self {
+    pub(crate) fn enter() -> Self {
         // Not by `..Self::enter_in_allocation()`: that value would be dropped here, and nobody be busy.
         let mut busy = Self::enter_in_allocation();
         busy._no_cancellation = Some(NoCancellation::new());

@@ -71,6 +71,12 @@ impl Sums {
         Self { entries: Mapped::new(), shift: 0, used: 0 }
     }
 
+    /// The first address and the bytes of its own array.
+    #[cfg(feature = "graph")]
+    pub(in crate::trace) fn array(&self) -> (usize, usize) {
+        (self.entries.as_ptr().addr(), size_of_val(&*self.entries))
+    }
+
     /// Adds to a key's sum; `None` if there is no memory for a further key.
     #[inline(always)]
     pub(in crate::trace) fn add(&mut self, key: SumKey, change: Change) -> Option<()> {

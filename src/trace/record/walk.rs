@@ -40,6 +40,25 @@ pub(super) struct Frame {
     pub(super) bp: usize,
 }
 
+/// Where the return addresses of a walk go.
+pub(super) trait Sink {
+    /// Takes a return address with its module, and the stack pointer after that return; `false` if there is no room.
+    fn note(&mut self, word: usize, sp: usize) -> bool;
+}
+
+/// Places for as many as there are.
+impl Sink for IterMut<'_, usize> {
+    #[inline(always)]
+    fn note(&mut self, word: usize, _sp: usize) -> bool {
+        let place = self.next();
+        let has_room = place.is_some();
+        if let Some(place) = place {
+            *place = word;
+        }
+        has_room
+    }
+}
+
 /// How a walk ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -64,15 +83,24 @@ impl Stack {
 
     /// Fills in the return addresses above `marker`, from the frame `start` on, with their modules.
     pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_>) -> End {
+        // By themselves, not by `filled`: they stay in registers.
+        let mut places = filled.rest().iter_mut();
+        let ended = self.walk_into(start, marker, &mut places);
+        let left = places.len();
+        filled.filled_but(left);
+        ended
+    }
+
+    /// [`walk`](Self::walk), wherever the return addresses go.
+    #[inline(always)]
+    fn walk_into(&self, start: Frame, marker: usize, places: &mut impl Sink) -> End {
         if !(self.low.get()..self.high.get()).contains(&start.sp) {
             self.begin_at(start.sp & !(PAGE_BYTES - 1));
         }
         let own_block = os::thread_token();
         let end = if own_block > start.sp { own_block } else { usize::MAX };
         let known_end = Cell::new(self.high.get().min(end));
-        // By themselves, not by `filled`: they stay in registers.
-        let mut places = filled.rest().iter_mut();
-        let ended = walk(start, marker, &mut places, |address| {
+        walk(start, marker, places, |address| {
             if address < start.sp || !address.is_multiple_of(size_of::<usize>()) {
                 return None;
             }
@@ -83,10 +111,7 @@ impl Stack {
             // SAFETY: in an OS page above the stack pointer that can be read, as can all in between: so it is in the
             // stack that this thread runs on. Only this thread writes there.
             Some(unsafe { core::ptr::with_exposed_provenance::<usize>(address).read() })
-        });
-        let left = places.len();
-        filled.filled_but(left);
-        ended
+        })
     }
 
     /// Knows the stack from a new OS page on, which is in use: further down the one it knows, or another.
@@ -118,6 +143,25 @@ impl Stack {
     }
 }
 
+/// Walks up a stack whose thread stands still, from `start` on: for the heap's graph.
+#[cfg(feature = "graph")]
+pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl FnMut(usize, usize) -> bool) {
+    struct Notes<F>(F);
+    impl<F: FnMut(usize, usize) -> bool> Sink for Notes<F> {
+        fn note(&mut self, word: usize, sp: usize) -> bool {
+            (self.0)(word, sp)
+        }
+    }
+    let start = Frame { pc, sp, bp };
+    let mut notes = Notes(note);
+    // The interrupted function itself: its place is no return address, so the call before it is looked up all the same.
+    if let Some(word) = loaded::word(pc + 1, &module_of(pc, Found::NONE))
+        && notes.note(word, sp)
+    {
+        Stack::new().walk_into(start, 0, &mut notes);
+    }
+}
+
 /// Whether so many bytes more of the calling thread's stack can be used.
 pub(super) fn has_room(bytes: usize) -> bool {
     let here = 0_u8;
@@ -126,12 +170,9 @@ pub(super) fn has_room(bytes: usize) -> bool {
     (1..=bytes.div_ceil(PAGE_BYTES)).all(|page| os::is_readable((here - page * PAGE_BYTES) & !7))
 }
 
-/// Where the return addresses go.
-type Places<'places> = IterMut<'places, usize>;
-
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut frame = start;
     let mut module = module_of(frame.pc, Found::NONE);
     loop {
@@ -162,8 +203,9 @@ fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usiz
         module = module_of(frame.pc, module);
         if frame.sp > marker {
             let Some(found) = loaded::word(frame.pc, &module) else { return End::Unknown };
-            let Some(place) = places.next() else { return End::Whole };
-            *place = found;
+            if !places.note(found, frame.sp) {
+                return End::Whole;
+            }
         }
     }
 }
@@ -239,7 +281,7 @@ unsafe fn is_behind_a_call(pc: usize) -> bool {
 
 /// A frame record is the caller's frame pointer and the return address; the frame pointer points to it.
 #[cfg(target_arch = "aarch64")]
-fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     let mut module = Found::NONE;
     let (mut record, mut above) = (start.bp, start.sp);
     while record != 0 {
@@ -254,8 +296,9 @@ fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usiz
         }
         if record > marker {
             module = module_of(pc, module);
-            let (Some(found), Some(place)) = (loaded::word(pc, &module), places.next()) else { return End::Whole };
-            *place = found;
+            if !loaded::word(pc, &module).is_some_and(|found| places.note(found, record + 16)) {
+                return End::Whole;
+            }
         }
         (record, above) = (next, record + 16);
     }
@@ -264,7 +307,7 @@ fn walk(start: Frame, marker: usize, places: &mut Places<'_>, word: impl Fn(usiz
 
 /// Elsewhere the system's unwinder walks.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn walk(_start: Frame, _marker: usize, _places: &mut Places<'_>, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
+fn walk(_start: Frame, _marker: usize, _places: &mut impl Sink, _word: impl Fn(usize) -> Option<usize> + Copy) -> End {
     End::Unknown
 }
 

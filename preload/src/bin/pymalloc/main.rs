@@ -1,5 +1,6 @@
 //! `pymalloc run -- program arguments…`: starts a program on `libpymalloc.so`.
 
+mod leaks;
 mod library;
 #[cfg(feature = "trace")]
 mod over_time;
@@ -68,6 +69,15 @@ struct Run {
     /// Answer `pymalloc top`, at a socket of this user's own
     #[arg(long)]
     serve: bool,
+    /// Print what nothing in the program refers to any more when it exits, by call stack
+    #[arg(long)]
+    leaks: bool,
+    /// Save the heap as a graph to FILE when the program exits, for Chrome's DevTools, VS Code and memlab; `%p` as above
+    #[arg(long, value_name = "FILE.heapsnapshot")]
+    heapsnapshot: Option<PathBuf>,
+    /// Save it each time the program gets this signal instead: USR1, USR2, HUP or QUIT
+    #[arg(long, value_name = "SIGNAL")]
+    heapsnapshot_signal: Option<String>,
     /// Check every free at its call rather than when the block returns to its pool: by the hardened library if it was
     /// built, else by doing without caches (slow in threads)
     #[arg(long)]
@@ -113,6 +123,13 @@ fn run(run: Run) -> Result<ExitCode, String> {
             every_bytes: run.trace_every,
         },
     )?;
+    let wish = leaks::Wish {
+        leaks: run.leaks,
+        snapshot: run.heapsnapshot,
+        signal: run.heapsnapshot_signal,
+        samples: run.trace_every.is_some(),
+    };
+    leaks::prepare(&mut command, &library, wish)?;
     #[cfg(feature = "trace")]
     if let Some(files) = &_files {
         return over_time::run(command, files);

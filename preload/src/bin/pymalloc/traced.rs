@@ -46,12 +46,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
             Ok(None)
         };
     }
-    if !can_trace(library)? {
-        return Err(format!(
-            "{}: built without the tracer; build it with `cargo build --release -p pymalloc-preload --features trace`",
-            library.display()
-        ));
-    }
+    check_tracer(library)?;
     let (timeline, raw) = timeline(wish.timeline)?;
     let mut of_every_process = false;
     let files = [
@@ -111,8 +106,20 @@ fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), 
     }
 }
 
+/// # Errors
+/// The library has no tracer.
+pub(crate) fn check_tracer(library: &Path) -> Result<(), String> {
+    if can_trace(library)? {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: built without the tracer; build it with `cargo build --release -p pymalloc-preload --features trace`",
+        library.display()
+    ))
+}
+
 /// Makes the file, or looks for its folder if there will be one for each process.
-fn check_writable(file: &Path, many: bool) -> std::io::Result<()> {
+pub(crate) fn check_writable(file: &Path, many: bool) -> std::io::Result<()> {
     if !many {
         return fs::OpenOptions::new().write(true).create(true).truncate(false).open(file).map(drop);
     }

@@ -1,0 +1,190 @@
+//! `PYMALLOC_LEAKS` and `PYMALLOC_HEAPSNAPSHOT`: what nothing refers to when the program exits, and the whole heap as a
+//! graph, then or on a signal.
+//!
+//! | variable | says |
+//! |---|---|
+//! | `PYMALLOC_LEAKS` | `1`: a report on stderr at the exit |
+//! | `PYMALLOC_HEAPSNAPSHOT` | the file for Chrome's DevTools and others; `%p` stands for the process's number |
+//! | `PYMALLOC_HEAPSNAPSHOT_SIGNAL` | the number of a signal on which the file is written, instead of at the exit |
+//!
+//! `PYMALLOC_TRACE_PROCESS` holds for these, too. On a signal a thread of the library's own takes the graph, which starts
+//! while the library is loaded, blocks all signals, and waits for the handler's word. A forked child has none.
+
+use core::ffi::{c_int, c_void};
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::io::Write;
+use std::sync::OnceLock;
+
+use pymalloc_core::graph::{self, Config, HeapGraph};
+use pymalloc_core::raw::{Descriptor, NoCancellation};
+use pymalloc_core::trace;
+
+use crate::kept::{self, File};
+use crate::start::{forks, variable};
+use crate::trace::{is_meant, named, number, say};
+
+/// Leaks of a report; the sums are of all.
+const LEAKS_SHOWN: usize = 50;
+
+/// What the variables ask for, read once.
+struct Wish {
+    leaks: bool,
+    snapshot: Option<File>,
+    on_signal: bool,
+    this_process_only: bool,
+    /// Of the process that was started.
+    forks: u32,
+}
+
+static WISH: OnceLock<Wish> = OnceLock::new();
+
+/// Signals that came so far.
+static SIGNALS: AtomicU32 = AtomicU32::new(0);
+
+pub(crate) fn start() {
+    let leaks = variable(c"PYMALLOC_LEAKS").is_some_and(|value| value != c"" && value != c"0");
+    let snapshot = named(c"PYMALLOC_HEAPSNAPSHOT");
+    if (!leaks && snapshot.is_none()) || !is_meant() {
+        return;
+    }
+    kept::keep_stderr();
+    if !trace::is_tracing()
+        && let Err(error) = trace::start(trace::Config::new())
+    {
+        return say(&format!("pymalloc: tracing: {error}\n"));
+    }
+    let signal = number(c"PYMALLOC_HEAPSNAPSHOT_SIGNAL").and_then(|number| c_int::try_from(number).ok());
+    WISH.get_or_init(|| Wish {
+        leaks,
+        snapshot: snapshot.map(|name| File::keep(name, 0, true)),
+        on_signal: signal.is_some(),
+        this_process_only: variable(c"PYMALLOC_TRACE_PROCESS").is_some(),
+        forks: forks(),
+    });
+    if let Some(signal) = signal
+        && !(start_thread() && watch(signal))
+    {
+        say("pymalloc: the signal for the heap snapshot can't be watched\n");
+    }
+}
+
+extern "C" fn note(_signal: c_int) {
+    // Relaxed: the kernel's look at the word orders it.
+    SIGNALS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the kernel uses the address as a name only. `errno` may change in a failure alone, and it does not fail.
+    unsafe { libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
+}
+
+fn watch(signal: c_int) -> bool {
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = note as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_RESTART;
+        libc::sigaction(signal, &action, core::ptr::null_mut()) == 0
+    }
+}
+
+/// Starts the thread that waits for signals, with all of them blocked.
+fn start_thread() -> bool {
+    // SAFETY: plain data, of which zero is a valid value; a thread that is joined by nobody.
+    unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = core::mem::zeroed();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let mut thread = core::mem::zeroed();
+        let started = libc::pthread_create(&mut thread, core::ptr::null(), wait, core::ptr::null_mut()) == 0;
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, core::ptr::null_mut());
+        started && libc::pthread_detach(thread) == 0
+    }
+}
+
+extern "C" fn wait(_: *mut c_void) -> *mut c_void {
+    let mut done = 0;
+    loop {
+        // Relaxed: a count.
+        let come = SIGNALS.load(Ordering::Relaxed);
+        if come == done {
+            // SAFETY: the word lives as long as the program; the kernel only reads it.
+            unsafe {
+                let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+                libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), wait, done, core::ptr::null::<libc::timespec>());
+            }
+            continue;
+        }
+        done = come;
+        if let Some(wish) = WISH.get() {
+            match graph::take(Config::new().go_on_without_threads()) {
+                Ok(graph) => save(wish, &graph),
+                Err(error) => say(&format!("pymalloc: no graph of the heap: {error}\n")),
+            }
+        }
+    }
+}
+
+extern "C" fn at_exit() {
+    let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
+    let saves = wish.snapshot.is_some() && !wish.on_signal;
+    if !wish.leaks && !saves {
+        return;
+    }
+    let _no_cancellation = NoCancellation::new();
+    let graph = match graph::take(Config::new().go_on_without_threads()) {
+        Ok(graph) => graph,
+        Err(error) => return say(&format!("pymalloc: no graph of the heap: {error}\n")),
+    };
+    if wish.leaks {
+        report(&graph);
+    }
+    if saves {
+        save(wish, &graph);
+    }
+}
+
+fn report(graph: &HeapGraph) {
+    let leaks = graph.leaks();
+    let process = std::process::id();
+    let mut text = match leaks.len() {
+        0 => format!("pymalloc: process {process} leaks nothing at its exit\n{leaks}"),
+        _ => format!("pymalloc: process {process} leaks at its exit:\n\n{}", leaks.top(LEAKS_SHOWN)),
+    };
+    if leaks.len() > LEAKS_SHOWN {
+        text.push_str(&format!("{} further call stacks are not shown\n", leaks.len() - LEAKS_SHOWN));
+    }
+    if !graph.threads_left().is_empty() {
+        text.push_str(&format!("threads that could not be stopped: {:?}\n", graph.threads_left()));
+    }
+    say(&text);
+}
+
+/// A descriptor as what is written to.
+struct Out(Descriptor);
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write_all(bytes).map_err(std::io::Error::from_raw_os_error)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn save(wish: &Wish, graph: &HeapGraph) {
+    let Some(file) = &wish.snapshot else { return };
+    let saved = file.save(|descriptor| {
+        descriptor.rewrite(&[])?;
+        let mut out = std::io::BufWriter::with_capacity(1 << 16, Out(descriptor));
+        let written = graph.write_heapsnapshot(&mut out).and_then(|()| out.flush());
+        written.map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+    });
+    match saved {
+        Ok(()) => say(&format!("pymalloc: process {}: saved the heap: {}\n", std::process::id(), graph.summary())),
+        Err(unsaved) => file.complain(&unsaved),
+    }
+}
+
+#[used]
+#[unsafe(link_section = ".fini_array")]
+static AT_EXIT: extern "C" fn() = at_exit;

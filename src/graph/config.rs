@@ -1,0 +1,107 @@
+//! How to take a graph, and why there may be none.
+
+use core::fmt;
+use core::time::Duration;
+
+/// How to take a graph.
+///
+/// ```
+/// use pymalloc::graph::Config;
+///
+/// let config = Config::new().go_on_without_threads();
+/// # let _ = config;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct Config {
+    pub(super) in_process: bool,
+    pub(super) patience: Duration,
+    pub(super) goes_on: bool,
+}
+
+impl Config {
+    /// By a copy of the process where there can be one; waiting a second for the threads, and refusing to go on if
+    /// one can't be stopped.
+    pub const fn new() -> Self {
+        Self { in_process: false, patience: Duration::from_secs(1), goes_on: false }
+    }
+
+    /// Scans in the process itself, while its threads stand still: longer pauses, and no copy. What is done anyway
+    /// where no copy can be made.
+    pub const fn in_process(mut self) -> Self {
+        self.in_process = true;
+        self
+    }
+
+    /// Waits so long for the threads to stop.
+    pub const fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// Takes the graph even if threads can't be stopped because they block signals: their stacks then count as foreign
+    /// memory, and what only their registers refer to is not found. [`HeapGraph::threads_left`] names them.
+    ///
+    /// [`HeapGraph::threads_left`]: super::HeapGraph::threads_left
+    pub const fn go_on_without_threads(mut self) -> Self {
+        self.goes_on = true;
+        self
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why no graph was taken. The program goes on as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Error {
+    /// The tracer is off: only it knows who allocated which block.
+    NotTracing,
+    /// The tracer samples: a graph needs every block.
+    Sampled,
+    /// Not on this platform, nor under Miri.
+    Unsupported,
+    /// Called from a fork handler.
+    Forking,
+    /// These threads, by the kernel's numbers, block the signal or did not stop in time.
+    NotStopped {
+        /// The kernel's numbers of the threads.
+        threads: Vec<u32>,
+    },
+    /// The program uses all real-time signals.
+    NoSignal,
+    /// The OS gives no memory for the graph.
+    OutOfMemory,
+    /// More than 2³¹ blocks, or 2³² references.
+    TooLarge,
+    /// The copy of the process that scanned its memory ended before it was done, with this status of `wait`: the OS
+    /// may have been short of memory.
+    CopyFailed(i32),
+    /// The system refuses to list the threads or the memory of the process: its number of the error.
+    System(i32),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotTracing => write!(f, "memory allocations must be traced to take a graph of the heap"),
+            Self::Sampled => write!(f, "every allocation must be traced, not a sample, to take a graph of the heap"),
+            Self::Unsupported => write!(f, "no graph of the heap can be taken on this platform"),
+            Self::Forking => write!(f, "no graph of the heap can be taken in a fork handler"),
+            Self::NotStopped { threads } => write!(f, "threads could not be stopped: {threads:?}"),
+            Self::NoSignal => write!(f, "no real-time signal is free to stop threads by"),
+            Self::OutOfMemory => write!(f, "no memory for a graph of the heap"),
+            Self::TooLarge => write!(f, "too many blocks or references for a graph of the heap"),
+            Self::CopyFailed(status) => write!(f, "the copy of the process that scans ended with status {status:#x}"),
+            Self::System(error) => {
+                write!(f, "reading /proc/self: {}", std::io::Error::from_raw_os_error(*error))
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}

@@ -1,0 +1,111 @@
+//! What a scan finds, as plain numbers, and where it was found.
+
+use std::path::PathBuf;
+
+/// The stack of blocks that the tracer does not know.
+pub(super) const UNTRACED: u32 = u32::MAX;
+
+/// The mark of a reference from a vacant bucket.
+pub(super) const VACANT: u32 = 1 << 31;
+
+/// No module, and no thread, in particular.
+pub(super) const NOBODY: u32 = u32::MAX;
+
+/// A block of the program.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct RawNode {
+    /// Inverted, once the scan is over.
+    pub(super) address: usize,
+    /// As asked for.
+    pub(super) bytes: usize,
+    /// The tracer's number of the stack.
+    pub(super) stack: u32,
+    /// Words to look at.
+    pub(super) words: u32,
+}
+
+/// A reference from a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Edge {
+    /// The number of the block that is referred to.
+    pub(super) target: u32,
+    /// Which word of the block refers; with [`VACANT`], one of a hash table's vacant buckets.
+    pub(super) word: u32,
+}
+
+/// What kind of memory a root is in.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(super) enum RootKind {
+    /// A module's static; the owner is the module.
+    Static,
+    /// A thread's thread-local, or its own block; the owner is the thread.
+    Thread,
+    /// A thread's stack or registers; the owner is the thread.
+    Stack,
+    /// Memory that is none of these.
+    Foreign,
+}
+
+impl RootKind {
+    pub(super) const fn of_number(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Static),
+            1 => Some(Self::Thread),
+            2 => Some(Self::Stack),
+            3 => Some(Self::Foreign),
+            _ => None,
+        }
+    }
+}
+
+/// A reference from outside of the blocks.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Root {
+    /// Where it stands.
+    pub(super) address: usize,
+    pub(super) target: u32,
+    /// A [`RootKind`].
+    pub(super) kind: u32,
+    /// The number of a module or thread; see [`RootKind`].
+    pub(super) owner: u32,
+    /// Of a thread-local: its module's number, and where in the module's thread-locals it is.
+    pub(super) module: u32,
+    pub(super) offset: u64,
+}
+
+/// A frame of a thread's stack: from `sp` on the stack is this function's or its callers'.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct FrameNote {
+    pub(super) sp: usize,
+    /// A return address with its module.
+    pub(super) word: usize,
+    pub(super) thread: usize,
+}
+
+/// All that a scan found, in memory that the tracer counts as its own.
+#[derive(Default)]
+pub(super) struct Received {
+    pub(super) nodes: Vec<RawNode>,
+    /// Where the references of each node end.
+    pub(super) ends: Vec<u32>,
+    pub(super) edges: Vec<Edge>,
+    pub(super) roots: Vec<Root>,
+    pub(super) frames: Vec<FrameNote>,
+}
+
+/// A loaded module.
+#[derive(Debug, Clone)]
+pub(super) struct Module {
+    pub(super) path: PathBuf,
+    /// What the addresses in its file are moved by.
+    pub(super) base: usize,
+    /// Its writable segments, from and to.
+    pub(super) writable: Vec<(usize, usize)>,
+    /// The number of its thread-locals in each thread's table of them; 0 if it has none.
+    pub(super) tls_number: usize,
+    pub(super) tls_bytes: usize,
+}

@@ -1,0 +1,280 @@
+//! Sums of a graph, single blocks, and who refers to whom.
+
+use core::fmt;
+
+use super::paths::NotABlock;
+use crate::graph::build::HeapGraph;
+use crate::graph::found::{NOBODY, Root, RootKind};
+use crate::trace::access::{Busy, Bytes, Frame, Traceback};
+
+/// From where a block is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reach {
+    /// From statics, thread-locals, stacks or registers.
+    Rooted,
+    /// Only from foreign memory.
+    Foreign,
+    /// From nowhere: a leak.
+    Unreachable,
+}
+
+/// Blocks and their bytes, by how they are reached.
+///
+/// Its `Display` is a line.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Blocks that are reached.
+    pub rooted_blocks: usize,
+    /// Their bytes.
+    pub rooted_bytes: usize,
+    /// Blocks that only foreign memory reaches.
+    pub foreign_blocks: usize,
+    /// Their bytes.
+    pub foreign_bytes: usize,
+    /// Blocks that nothing reaches.
+    pub unreachable_blocks: usize,
+    /// Their bytes.
+    pub unreachable_bytes: usize,
+    /// References from blocks to blocks.
+    pub references: usize,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let part = |blocks: usize, bytes: usize| format!("{} in {blocks} blocks", Bytes(bytes as f64));
+        write!(
+            f,
+            "reachable: {}; only from foreign memory: {}; unreachable: {}",
+            part(self.rooted_blocks, self.rooted_bytes),
+            part(self.foreign_blocks, self.foreign_bytes),
+            part(self.unreachable_blocks, self.unreachable_bytes)
+        )
+    }
+}
+
+/// A block of the graph.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Block {
+    /// Bytes, as asked for.
+    pub bytes: usize,
+    /// Where it was allocated; unknown for a block that is older than the tracer's session.
+    pub traceback: Traceback,
+    /// How it is reached.
+    pub reach: Reach,
+    /// Bytes that would be freed with it.
+    pub retained_bytes: u64,
+    hidden: usize,
+}
+
+impl Block {
+    /// Its address. Kept inverted inside, so that a kept value does not look like a reference to the next graph.
+    pub fn address(&self) -> usize {
+        !self.hidden
+    }
+}
+
+impl fmt::Display for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({}, retains {})",
+            Site(&self.traceback),
+            Bytes(self.bytes as f64),
+            Bytes(self.retained_bytes as f64)
+        )
+    }
+}
+
+/// Where a root is.
+///
+/// Its `Display` is a phrase: `static my_crate::CACHE`, `stack of thread worker in my_crate::serve at src/x.rs:12`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Place {
+    /// A static of a module.
+    Static {
+        /// Its name; empty without symbols.
+        symbol: String,
+        /// The file of the module; empty if the loader did not list it.
+        module: String,
+    },
+    /// A thread-local.
+    ThreadLocal {
+        /// Its name; empty without symbols, and for what the C library keeps of the thread.
+        symbol: String,
+        /// The name of the thread.
+        thread: String,
+    },
+    /// The stack, or a register, of a thread.
+    Stack {
+        /// The function; `None` where the stack was not understood.
+        function: Option<Frame>,
+        /// The name of the thread.
+        thread: String,
+    },
+    /// Foreign memory.
+    Foreign,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static { symbol, module } if symbol.is_empty() => write!(f, "a static of {module}"),
+            Self::Static { symbol, .. } => write!(f, "static {symbol}"),
+            Self::ThreadLocal { symbol, thread } if symbol.is_empty() => write!(f, "what thread {thread} keeps"),
+            Self::ThreadLocal { symbol, thread } => write!(f, "thread-local {symbol} of thread {thread}"),
+            Self::Stack { function: Some(frame), thread } => {
+                write!(f, "stack of thread {thread} in {} at {frame}", frame.function())
+            }
+            Self::Stack { function: None, thread } => write!(f, "stack of thread {thread}"),
+            Self::Foreign => write!(f, "foreign memory"),
+        }
+    }
+}
+
+/// What refers to a block, or is referred to by one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reference {
+    /// A block, at this byte of it.
+    Block(Block, usize),
+    /// Memory outside of all blocks.
+    Root(Place),
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Block(block, offset) => write!(f, "{block} at byte {offset}"),
+            Self::Root(place) => write!(f, "{place}"),
+        }
+    }
+}
+
+/// The name of a block: the outermost library function that allocated it on behalf of the program, and the program's
+/// line.
+pub(in crate::graph) struct Site<'site>(pub(in crate::graph) &'site Traceback);
+
+impl fmt::Display for Site<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = self.0.cause();
+        let place = self.0.frames().iter().position(|frame| frame == cause).unwrap_or(0);
+        let name = self.0.frames().get(place.saturating_sub(1)).unwrap_or(cause);
+        write!(f, "{} at {cause}", name.function())
+    }
+}
+
+impl HeapGraph {
+    /// Blocks and bytes, by how they are reached.
+    pub fn summary(&self) -> Summary {
+        let mut sum = Summary { references: self.edges.len(), ..Summary::default() };
+        for (node, reach) in self.nodes.iter().zip(&self.reach) {
+            let (blocks, bytes) = match reach {
+                Reach::Rooted => (&mut sum.rooted_blocks, &mut sum.rooted_bytes),
+                Reach::Foreign => (&mut sum.foreign_blocks, &mut sum.foreign_bytes),
+                Reach::Unreachable => (&mut sum.unreachable_blocks, &mut sum.unreachable_bytes),
+            };
+            *blocks += 1;
+            *bytes += node.bytes;
+        }
+        sum
+    }
+
+    /// All blocks: small ones by address, then large ones; a `.heapsnapshot` has them in the same order.
+    pub fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
+        (0..self.nodes.len()).map(|number| self.block(number))
+    }
+
+    /// The block that an address is in; `None` if it is in none.
+    pub fn block_of<T: ?Sized>(&self, address: *const T) -> Option<Block> {
+        let _busy = Busy::enter();
+        Some(self.block(self.number_of(address.cast::<u8>().addr())?))
+    }
+
+    /// What refers to the block that an address is in.
+    ///
+    /// # Errors
+    /// It is in no block of the graph.
+    #[doc(alias = "objgraph.show_backrefs")]
+    #[doc(alias = "gc.get_referrers")]
+    pub fn referrers<T: ?Sized>(&self, address: *const T) -> Result<Vec<Reference>, NotABlock> {
+        let _busy = Busy::enter();
+        let number = self.number_of(address.cast::<u8>().addr()).ok_or(NotABlock)?;
+        let mut found = Vec::new();
+        for (from, word) in self.referrers_of(number) {
+            found.push(Reference::Block(self.block(from), word as usize * size_of::<usize>()));
+        }
+        for root in self.roots.iter().filter(|root| root.target as usize == number) {
+            found.push(Reference::Root(self.place_of(root)));
+        }
+        Ok(found)
+    }
+
+    /// What the block that an address is in refers to; the offsets are those in the block itself.
+    ///
+    /// # Errors
+    /// It is in no block of the graph.
+    #[doc(alias = "gc.get_referents")]
+    pub fn referents<T: ?Sized>(&self, address: *const T) -> Result<Vec<Reference>, NotABlock> {
+        let _busy = Busy::enter();
+        let number = self.number_of(address.cast::<u8>().addr()).ok_or(NotABlock)?;
+        let edges = self.edges_of(number).iter();
+        let reference =
+            |target: u32, word: u32| Reference::Block(self.block(target as usize), word as usize * size_of::<usize>());
+        Ok(edges.map(|edge| reference(edge.target, edge.word)).collect())
+    }
+
+    /// The numbers of the blocks that refer to one, and by which word.
+    pub(in crate::graph) fn referrers_of(&self, number: usize) -> Vec<(usize, u32)> {
+        let edges = |node: usize| self.edges_of(node).iter().map(move |edge| (node, edge));
+        let all = (0..self.nodes.len()).flat_map(edges);
+        all.filter(|(_, edge)| edge.target as usize == number).map(|(node, edge)| (node, edge.word)).collect()
+    }
+
+    pub(in crate::graph) fn block(&self, number: usize) -> Block {
+        let node = self.nodes[number];
+        let analysis = self.analysis();
+        Block {
+            bytes: node.bytes,
+            traceback: self.sites[node.site as usize].clone(),
+            reach: self.reach[number],
+            retained_bytes: analysis.retained_bytes[analysis.first() + number],
+            hidden: !node.address(),
+        }
+    }
+
+    pub(in crate::graph) fn place_of(&self, root: &Root) -> Place {
+        let module = |number: u32| self.modules.get(number as usize);
+        match self.root_kind(root) {
+            RootKind::Static => Place::Static {
+                symbol: self.statics.of_static(&self.modules, root.owner, root.address),
+                module: module(root.owner).map_or(String::new(), |module| module.path.display().to_string()),
+            },
+            RootKind::Thread => Place::ThreadLocal {
+                symbol: if root.module == NOBODY {
+                    String::new()
+                } else {
+                    self.statics.of_thread_local(&self.modules, root.module, root.offset)
+                },
+                thread: self.thread_name(root.owner),
+            },
+            RootKind::Stack => Place::Stack { function: self.function_of(root), thread: self.thread_name(root.owner) },
+            RootKind::Foreign => Place::Foreign,
+        }
+    }
+
+    pub(in crate::graph) fn thread_name(&self, number: u32) -> String {
+        let Some(thread) = self.threads.get(number as usize) else { return String::new() };
+        if thread.name.is_empty() { thread.number.to_string() } else { format!("{} ({})", thread.name, thread.number) }
+    }
+
+    /// The function whose part of the stack a root is in: the innermost that is not of a library, if it was inlined.
+    fn function_of(&self, root: &Root) -> Option<Frame> {
+        let frames = &self.threads.get(root.owner as usize)?.frames;
+        let after = frames.partition_point(|(sp, _)| *sp <= root.address);
+        // Below the first stack pointer are the registers.
+        let (_, functions) = frames.get(after.saturating_sub(1))?;
+        functions.iter().find(|frame| !frame.is_library()).or(functions.first()).cloned()
+    }
+}

@@ -1,0 +1,58 @@
+//! From memory to nodes, references and roots: allocates nothing, and calls nothing that takes a lock of the C
+//! library's. It runs in a copy of the process, or in the process while the other threads stand still.
+
+mod chunks;
+mod copy;
+mod edges;
+mod index;
+mod memory;
+mod roots;
+mod tables;
+
+pub(super) use copy::{Copied, Failure, InProcess, in_copy, in_process};
+
+use super::found::Module;
+use crate::os::tasks::Interrupted;
+use tables::Tables;
+
+/// What a scan begins with.
+pub(super) struct Input<'input> {
+    /// The calling thread, from the caller of `take` on.
+    pub(super) own: Interrupted,
+    /// The other threads.
+    pub(super) standing: &'input [Interrupted],
+    pub(super) modules: &'input [Module],
+    /// Whether all other threads stand.
+    pub(super) all_stand: bool,
+}
+
+/// Why a scan failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ScanError {
+    Memory,
+    TooLarge,
+    /// The system's number of an error.
+    System(i32),
+}
+
+/// Scans all memory. `is_copy` says whether the process is a copy; `progress` hears how many of how many steps are
+/// done.
+///
+/// # Safety
+/// The calling thread, or the one that it is a copy of, holds all locks of the crate, and no other thread runs but
+/// those that could not be stopped.
+unsafe fn scan(input: &Input<'_>, is_copy: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Tables, ScanError> {
+    let areas = memory::areas()?;
+    let mut claims = memory::Claims::new();
+    // SAFETY: the caller's promise.
+    let index = unsafe { index::Index::build(&areas, &mut claims) }?;
+    let mut tables = Tables::new();
+    let reader = memory::Reader::new(&areas);
+    // SAFETY: the caller's promise; the areas are those of the process.
+    unsafe {
+        roots::scan(input, &areas, &reader, &index, is_copy, &mut claims, &mut tables)?;
+        edges::scan(&reader, &index, &mut tables, progress)?;
+    }
+    tables.take_nodes(index);
+    Ok(tables)
+}

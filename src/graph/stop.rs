@@ -1,0 +1,219 @@
+//! Stopping the other threads of the process, each by a signal with a number.
+//!
+//! # Protocol
+//! The caller holds all locks of the crate, as a fork does: so no thread stands still inside them, and no second caller
+//! is here. Then, until a look at the list of threads finds none that is new: each gets a signal whose number names
+//! a summons and its call (`protocols/summons.rs`). The handler arrives at the summons and sleeps there; what the
+//! kernel saved of its registers lies above it on its stack. A thread that ends meanwhile leaves the list. One that
+//! blocks the signal, or that does not come in time, is *left*: its call is abandoned, so that it touches nothing if it
+//! comes later.
+//!
+//! # Signal safety
+//! The handler allocates nothing, takes no lock and reads no thread-local with a destructor; all other signals are
+//! blocked while it runs, `errno` stays. It may have interrupted anything, the C library's `malloc` with its lock held
+//! among it: so until the threads go on the caller allocates nothing, and calls nothing of the C library that locks.
+//!
+//! # Invariants
+//! - *For ever*: summonses are never unmapped. A handler that comes late reads its word still.
+
+use core::ffi::c_int;
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::os::tasks::{self, Interrupted, Receiver, Task};
+use crate::os::{self, MemorySource, SystemMemory};
+use crate::protocols::summons::{Call, Summons};
+use crate::trace::access::Mapped;
+
+/// Summonses of the first chunk; each further one has twice as many as the one before.
+const FIRST_CHUNK: usize = 64;
+const CHUNKS: usize = 16;
+/// Looks at a thread that blocks the signal before it is left alone.
+const LOOKS: usize = 20;
+/// How long a wait for one thread lasts before the kernel is asked about it.
+const LOOK: Duration = Duration::from_millis(5);
+
+static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
+/// Calls so far; written by who holds all locks.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+/// The chunk that a summons is in, and its place there.
+const fn place(index: usize) -> (usize, usize) {
+    let chunk = (index / FIRST_CHUNK + 1).ilog2() as usize;
+    (chunk, index - (((1 << chunk) - 1) * FIRST_CHUNK))
+}
+
+fn summons(index: usize) -> Option<&'static Summons<Interrupted>> {
+    let (chunk, offset) = place(index);
+    // Acquire: pairs with the Release in `make`.
+    let start = SUMMONSES.get(chunk)?.load(Ordering::Acquire);
+    // SAFETY: inside the chunk; never unmapped, and valid as zeroed memory.
+    if start.is_null() { None } else { Some(unsafe { &*start.add(offset) }) }
+}
+
+/// The summons of that index, made if need be; `None` if the OS gives no memory.
+fn make(index: usize) -> Option<&'static Summons<Interrupted>> {
+    if let Some(found) = summons(index) {
+        return Some(found);
+    }
+    let (chunk, _) = place(index);
+    let page_bytes = SystemMemory.page_bytes();
+    let bytes = (size_of::<Summons<Interrupted>>() * (FIRST_CHUNK << chunk)).next_multiple_of(page_bytes);
+    let start = SystemMemory.map(bytes, page_bytes)?;
+    // Release: pairs with the Acquire in `summons`; zeroed memory is a valid chunk.
+    SUMMONSES.get(chunk)?.store(start.as_ptr().cast(), Ordering::Release);
+    summons(index)
+}
+
+/// What the signal's handler does.
+pub(super) struct Stand;
+
+impl Receiver for Stand {
+    fn receive(number: usize, interrupted: Interrupted) {
+        let call = Call::of_number(number as u32);
+        if let Some(summons) = summons(number >> 32) {
+            summons.arrive(call, interrupted);
+        }
+    }
+}
+
+/// Threads that don't take the signal now.
+pub(super) fn blocking(signal: c_int) -> Vec<u32> {
+    let mut threads = Vec::new();
+    // Without a list nobody is stopped either: `stop` says so.
+    let _ = tasks::each_task(|thread| threads.push(thread));
+    // Who starts a thread or a process blocks signals for a moment.
+    for look in 0..LOOKS {
+        if look > 0 && !threads.is_empty() {
+            std::thread::sleep(LOOK);
+        }
+        threads.retain(|&thread| tasks::task(thread, signal) == Task::Blocks);
+    }
+    threads
+}
+
+/// Why threads could not be stopped.
+pub(super) enum Failure {
+    Memory,
+    /// There is no list of threads; the system's number of the error.
+    NoList(c_int),
+}
+
+#[derive(Clone, Copy)]
+struct Called {
+    thread: u32,
+    /// The index of its summons; none for a thread that is not waited for.
+    summons: Option<usize>,
+}
+
+/// The other threads, standing still until this is dropped.
+pub(super) struct Stopped {
+    call: Call,
+    called: Mapped<Called>,
+    /// Of those that stand, what the kernel saved of them.
+    pub(super) standing: Mapped<Interrupted>,
+    /// Threads that could not be stopped.
+    pub(super) left: Mapped<u32>,
+}
+
+/// Stops the other threads but those that are known to block the signal, waiting for so long for each round of them.
+/// The caller holds all locks of the crate and blocks all signals.
+pub(super) fn stop(signal: c_int, patience: Duration, blocking: &[u32]) -> Result<Stopped, Failure> {
+    // Relaxed (both): one caller at a time, under all locks.
+    let call = Call::of_number(CALLS.load(Ordering::Relaxed).wrapping_add(1));
+    CALLS.store(call.number(), Ordering::Relaxed);
+    let mut stopped = Stopped { call, called: Mapped::new(), standing: Mapped::new(), left: Mapped::new() };
+    let own = os::thread_id();
+    loop {
+        let first = stopped.called.len();
+        let mut enough = Some(());
+        let listed = tasks::each_task(|thread| {
+            if thread != own && !stopped.called.iter().any(|called| called.thread == thread) {
+                enough = enough.and_then(|()| stopped.call(thread, signal, blocking));
+            }
+        });
+        listed.map_err(Failure::NoList)?;
+        enough.ok_or(Failure::Memory)?;
+        if stopped.called.len() == first {
+            return Ok(stopped);
+        }
+        let deadline = Instant::now() + patience;
+        for index in first..stopped.called.len() {
+            stopped.wait(index, signal, deadline).ok_or(Failure::Memory)?;
+        }
+    }
+}
+
+impl Stopped {
+    /// Calls a thread that is new; `None` without memory.
+    fn call(&mut self, thread: u32, signal: c_int, blocking: &[u32]) -> Option<()> {
+        if blocking.contains(&thread) {
+            self.left.push(thread)?;
+            return self.called.push(Called { thread, summons: None });
+        }
+        let index = self.called.len();
+        let summons = make(index)?;
+        summons.call(self.call);
+        self.called.push(Called { thread, summons: Some(index) })?;
+        let number = index << 32 | self.call.number() as usize;
+        match tasks::send(thread, signal, number) {
+            Ok(()) => Some(()),
+            Err(error) => {
+                summons.abandon(self.call);
+                self.called.last_mut()?.summons = None;
+                if error == libc::ESRCH { Some(()) } else { self.left.push(thread) }
+            }
+        }
+    }
+
+    /// Waits until a called thread stands, has ended, or can't be waited for any longer; `None` without memory.
+    fn wait(&mut self, index: usize, signal: c_int, deadline: Instant) -> Option<()> {
+        let Called { thread, summons: Some(number) } = *self.called.get(index)? else { return Some(()) };
+        let summons = summons(number)?;
+        loop {
+            if let Some(said) = summons.stands(self.call) {
+                return self.standing.push(said);
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            summons.wait_for(self.call, rest.min(LOOK));
+            let about = if summons.stands(self.call).is_some() { Task::Runs } else { tasks::task(thread, signal) };
+            if about != Task::Gone && !rest.is_zero() {
+                continue;
+            }
+            if let Some(said) = summons.abandon(self.call) {
+                return self.standing.push(said);
+            }
+            self.called.get_mut(index)?.summons = None;
+            return if about == Task::Gone { Some(()) } else { self.left.push(thread) };
+        }
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        for called in self.called.iter() {
+            let Some(summons) = called.summons.and_then(summons) else { continue };
+            // Called, and not waited for, where memory was short.
+            if summons.stands(self.call).is_some() || summons.abandon(self.call).is_some() {
+                summons.dismiss();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_has_a_place_of_its_own() {
+        let mut last = (0, 0);
+        for index in 1..FIRST_CHUNK * 15 {
+            let (chunk, offset) = place(index);
+            let next = if last.1 + 1 == FIRST_CHUNK << last.0 { (last.0 + 1, 0) } else { (last.0, last.1 + 1) };
+            assert_eq!((chunk, offset), next);
+            last = next;
+        }
+    }
+}

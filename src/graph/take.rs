@@ -1,0 +1,165 @@
+//! From a running program to a graph.
+
+use core::hint::black_box;
+use std::time::Instant;
+
+use super::build;
+use super::config::{Config, Error};
+use super::found::{Module, Received};
+use super::modules;
+use super::scan::{self, Input, ScanError};
+use super::stop::{self, Failure, Stand};
+use super::{HeapGraph, Progress};
+use crate::os;
+use crate::os::fork::AllLocks;
+use crate::os::tasks::{self, Interrupted};
+use crate::trace::access::{self, Busy};
+
+/// What is under way once the threads go on.
+enum Scan {
+    Copy(scan::Copied),
+    InProcess(scan::InProcess),
+}
+
+/// What was found while the other threads stood still.
+struct Stood {
+    scan: Scan,
+    /// The kernel's numbers of the threads whose stacks are roots, the caller's first.
+    threads: Vec<u32>,
+    left: Vec<u32>,
+    pause: core::time::Duration,
+}
+
+/// Takes a graph. Not inlined: what is above its frame is the caller's.
+#[inline(never)]
+pub(super) fn take(config: Config, progress: &mut dyn FnMut(Progress)) -> Result<HeapGraph, Error> {
+    let (pc, sp, bp) = access::here();
+    let registers = callee_saved();
+    let saved = (&raw const registers).addr().min(sp) & !7;
+    let own = Interrupted {
+        thread: os::thread_id(),
+        saved,
+        pc,
+        sp,
+        bp,
+        block: os::thread_token(),
+        pointer: tasks::thread_pointer(),
+    };
+    let busy = Busy::enter();
+    let (session, every_block) = access::session().ok_or(Error::NotTracing)?;
+    if !every_block {
+        return Err(Error::Sampled);
+    }
+    let modules = modules::all();
+    let stood = stand(config, own, &modules)?;
+    // The registers are read by the scan alone.
+    black_box(&registers);
+    let received = match stood.scan {
+        Scan::Copy(copied) => copied.receive(&mut |done, total| progress(Progress::Scanned { done, total })),
+        Scan::InProcess(tables) => tables.take(),
+    };
+    let received: Received = received.map_err(|failure| match failure {
+        scan::Failure::Scan(error) => of_scan(error),
+        scan::Failure::Ended(status) => Error::CopyFailed(status),
+    })?;
+    let mut graph = build::graph(received, session, modules, &stood.threads, &busy, progress);
+    graph.pause = stood.pause;
+    graph.threads_left = stood.left;
+    access::release_debug_information();
+    Ok(graph)
+}
+
+const fn of_scan(error: ScanError) -> Error {
+    match error {
+        ScanError::Memory => Error::OutOfMemory,
+        ScanError::TooLarge => Error::TooLarge,
+        ScanError::System(error) => Error::System(error),
+    }
+}
+
+/// Stops the other threads and has the memory scanned, or a copy made of it.
+fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
+    let signal = tasks::signal_for::<Stand>().ok_or(Error::NoSignal)?;
+    let blocking = stop::blocking(signal);
+    // Room for numbers of threads: nothing is allocated while they stand.
+    let (mut threads, mut left) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 16));
+    let begun = Instant::now();
+    let result = tasks::with_signals_blocked(|| {
+        let locks = AllLocks::take().ok_or(Error::Forking)?;
+        let stopped = stop::stop(signal, config.patience, &blocking).map_err(|failure| match failure {
+            Failure::Memory => Error::OutOfMemory,
+            Failure::NoList(error) => Error::System(error),
+        })?;
+        let room = left.capacity();
+        left.extend(stopped.left.iter().copied().take(room));
+        if !left.is_empty() && !config.goes_on {
+            return Ok(None);
+        }
+        let room = threads.capacity();
+        threads.extend(core::iter::once(own.thread).chain(stopped.standing.iter().map(|said| said.thread)).take(room));
+        let input = Input { own, standing: &stopped.standing, modules, all_stand: left.is_empty() };
+        // SAFETY: all locks are held, and all threads stand but those that could not be stopped.
+        let scan = unsafe { run(config, &input) };
+        drop(stopped);
+        drop(locks);
+        scan.map(Some)
+    })?;
+    let pause = begun.elapsed();
+    match result {
+        Some(scan) => Ok(Stood { scan, threads, left, pause }),
+        None => Err(Error::NotStopped { threads: left }),
+    }
+}
+
+/// # Safety
+/// As for [`scan::in_copy`].
+unsafe fn run(config: Config, input: &Input<'_>) -> Result<Scan, Error> {
+    if !config.in_process {
+        // SAFETY: the caller's promise.
+        if let Ok(copied) = unsafe { scan::in_copy(input) } {
+            return Ok(Scan::Copy(copied));
+        }
+    }
+    // SAFETY: as above.
+    unsafe { scan::in_process(input) }.map(Scan::InProcess).map_err(of_scan)
+}
+
+/// What the caller's callers keep in registers.
+#[inline(always)]
+fn callee_saved() -> [usize; 6] {
+    let mut registers = [0; 6];
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: stores registers into an array of that length.
+    unsafe {
+        core::arch::asm!(
+            "mov [{place}], rbx",
+            "mov [{place} + 8], rbp",
+            "mov [{place} + 16], r12",
+            "mov [{place} + 24], r13",
+            "mov [{place} + 32], r14",
+            "mov [{place} + 40], r15",
+            place = in(reg) registers.as_mut_ptr(),
+            options(nostack, preserves_flags),
+        );
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        // Callers' values are spilled by this function's own frames, or lie in these.
+        let mut further = [0_usize; 4];
+        // SAFETY: stores registers into arrays of these lengths.
+        unsafe {
+            core::arch::asm!(
+                "stp x19, x20, [{place}]",
+                "stp x21, x22, [{place}, #16]",
+                "stp x23, x24, [{place}, #32]",
+                "stp x25, x26, [{further}]",
+                "stp x27, x28, [{further}, #16]",
+                place = in(reg) registers.as_mut_ptr(),
+                further = in(reg) further.as_mut_ptr(),
+                options(nostack, preserves_flags),
+            );
+        }
+        black_box(&further);
+    }
+    registers
+}

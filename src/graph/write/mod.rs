@@ -1,0 +1,5 @@
+//! Files for others' viewers.
+
+mod dot;
+mod heapsnapshot;
+mod svg;

@@ -1,0 +1,403 @@
+//! The process's other threads, and a copy of the process: what the heap's graph needs (feature `graph`).
+//!
+//! By the system calls' numbers where the C library's functions take locks or are cancellation points.
+
+use core::ffi::{CStr, c_int, c_void};
+use core::ptr;
+use core::sync::atomic::{AtomicI32, Ordering};
+
+use super::{Descriptor, KeepErrno};
+
+fn errno() -> c_int {
+    // SAFETY: libc's own thread-local.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Where a signal found a thread.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Interrupted {
+    /// The kernel's number of the thread.
+    pub(crate) thread: u32,
+    /// An address below all that the kernel saved of the thread's registers, on the stack that it ran on.
+    pub(crate) saved: usize,
+    pub(crate) pc: usize,
+    pub(crate) sp: usize,
+    pub(crate) bp: usize,
+    /// The thread's own block, as the C library has it (`thread_token`).
+    pub(crate) block: usize,
+    /// The thread's pointer, from which its thread-locals are reached.
+    pub(crate) pointer: usize,
+}
+
+/// What the handler of the signal calls, with the number that was sent.
+pub(crate) trait Receiver {
+    /// Runs inside a signal handler, with all signals blocked.
+    fn receive(number: usize, interrupted: Interrupted);
+}
+
+/// The signal that stops threads; 0 before there is one. Its handler stays for ever: a thread that blocked the signal
+/// may get it at any later time, and its default would end the process.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+extern "C" fn handler<R: Receiver>(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let _errno = KeepErrno::new();
+    // SAFETY: the kernel's, for a handler of this kind.
+    let (code, number) = unsafe { ((*info).si_code, (*info).si_value().sival_ptr.addr()) };
+    if code != libc::SI_QUEUE {
+        return;
+    }
+    let here = 0_usize;
+    // SAFETY: as above.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let (pc, sp, bp) = registers(context);
+    let saved = (&raw const here).addr() & !7;
+    let (block, pointer) = (super::thread_token(), thread_pointer());
+    R::receive(number, Interrupted { thread: super::thread_id(), saved, pc, sp, bp, block, pointer });
+}
+
+#[cfg(target_arch = "x86_64")]
+fn registers(context: &libc::ucontext_t) -> (usize, usize, usize) {
+    let of = |register: c_int| context.uc_mcontext.gregs[register as usize] as usize;
+    (of(libc::REG_RIP), of(libc::REG_RSP), of(libc::REG_RBP))
+}
+
+#[cfg(target_arch = "aarch64")]
+fn registers(context: &libc::ucontext_t) -> (usize, usize, usize) {
+    let of = &context.uc_mcontext;
+    (of.pc as usize, of.sp as usize, of.regs[29] as usize)
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn registers(_context: &libc::ucontext_t) -> (usize, usize, usize) {
+    (0, 0, 0)
+}
+
+/// The calling thread's pointer.
+pub(crate) fn thread_pointer() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let pointer: usize;
+        // SAFETY: on Linux the first word of the thread's block is its own address.
+        unsafe { core::arch::asm!("mov {}, qword ptr fs:[0]", out(reg) pointer, options(readonly, nostack)) };
+        pointer
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let pointer: usize;
+        // SAFETY: reads a register.
+        unsafe { core::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nomem, nostack)) };
+        pointer
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    0
+}
+
+/// The signal that calls `R`: a real-time one that the program does not use; `None` if there is none.
+pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
+    let ours = handler::<R> as *const () as libc::sighandler_t;
+    let action_of = |signal: c_int| {
+        // SAFETY: all zero is a valid action; only read.
+        unsafe {
+            let mut action: libc::sigaction = core::mem::zeroed();
+            (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
+        }
+    };
+    // Relaxed (both): written by who holds the session's lock.
+    let known = SIGNAL.load(Ordering::Relaxed);
+    if known != 0 && action_of(known) == Some(ours) {
+        return Some(known);
+    }
+    let mut signals = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
+    let signal = signals.find(|&signal| action_of(signal) == Some(libc::SIG_DFL))?;
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. Not on another
+    // stack: what the kernel saves of the registers would be out of sight there.
+    let installed = unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        action.sa_sigaction = ours;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
+        libc::sigfillset(&mut action.sa_mask);
+        libc::sigaction(signal, &action, ptr::null_mut()) == 0
+    };
+    SIGNAL.store(signal, Ordering::Relaxed);
+    installed.then_some(signal)
+}
+
+/// Sends a thread of this process the signal with a number.
+///
+/// # Errors
+/// The system's number of the error: `ESRCH` if the thread has ended.
+pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_int> {
+    let _errno = KeepErrno::new();
+    let process = super::process_id();
+    // The kernel's `siginfo` on 64-bit processors: signal, error, code, and from the 16th byte process, user, value.
+    let mut info = [0_u64; 16];
+    info[0] = signal.cast_unsigned().into();
+    info[1] = u64::from(libc::SI_QUEUE.cast_unsigned());
+    info[2] = process.into();
+    info[3] = number as u64;
+    // SAFETY: numbers, and a value of that type for the kernel to read.
+    let sent = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, signal, info.as_ptr()) };
+    if sent == 0 { Ok(()) } else { Err(errno()) }
+}
+
+/// What a thread is about, says the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Task {
+    /// It has ended, or is about to.
+    Gone,
+    /// It does not take the signal.
+    Blocks,
+    Runs,
+}
+
+/// What a thread of this process is about.
+pub(crate) fn task(thread: u32, signal: c_int) -> Task {
+    let mut path = crate::base::text::Text::<64>::new();
+    path.push("/proc/self/task/");
+    path.push_number(thread as usize);
+    path.push("/status\0");
+    let mut buffer = [0; 4096];
+    let opened = CStr::from_bytes_until_nul(path.bytes()).map_err(|_| libc::EINVAL);
+    let read = match opened.and_then(|path| Descriptor::open(path, libc::O_RDONLY)) {
+        Ok(file) => {
+            let read = file.read(&mut buffer);
+            file.close();
+            read
+        }
+        Err(libc::ENOENT | libc::ESRCH) => 0,
+        // Nothing is known then; a descriptor may be missing.
+        Err(_) => return Task::Runs,
+    };
+    let text = buffer.get(..read).unwrap_or_default();
+    let value = |name: &[u8]| {
+        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim_ascii_start())
+    };
+    let blocked = value(b"SigBlk:").and_then(|mask| core::str::from_utf8(mask.trim_ascii()).ok());
+    let blocked = blocked.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
+    match value(b"State:").and_then(<[u8]>::first) {
+        None | Some(b'Z' | b'X' | b'x') => Task::Gone,
+        Some(_) if blocked >> (signal - 1) & 1 == 1 => Task::Blocks,
+        Some(_) => Task::Runs,
+    }
+}
+
+/// Calls `visit` with the number of each thread of the process.
+///
+/// # Errors
+/// The system's number of the error: there may be no `/proc`.
+pub(crate) fn each_task(mut visit: impl FnMut(u32)) -> Result<(), c_int> {
+    let folder = Descriptor::open(c"/proc/self/task", libc::O_RDONLY | libc::O_DIRECTORY)?;
+    let mut buffer = [0_u64; 512];
+    loop {
+        let _errno = KeepErrno::new();
+        // SAFETY: a writable buffer of that length.
+        let read =
+            unsafe { libc::syscall(libc::SYS_getdents64, folder.number(), buffer.as_mut_ptr(), size_of_val(&buffer)) };
+        let Some(bytes) = usize::try_from(read).ok().filter(|&bytes| bytes > 0) else { break };
+        // SAFETY: as many bytes of the buffer as the kernel wrote.
+        let entries = unsafe { core::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), bytes) };
+        each_name(entries, |name| {
+            if let Some(number) = core::str::from_utf8(name).ok().and_then(|name| name.parse().ok()) {
+                visit(number);
+            }
+        });
+    }
+    folder.close();
+    Ok(())
+}
+
+/// The names in an answer of `getdents64`: a record has its length in bytes 16 and 17 and its name from byte 19 on.
+fn each_name(mut entries: &[u8], mut visit: impl FnMut(&[u8])) {
+    while let Some(&[low, high]) = entries.get(16..18) {
+        let Some((entry, rest)) = entries.split_at_checked(usize::from(u16::from_ne_bytes([low, high]))) else {
+            return;
+        };
+        let Some(name) = entry.get(19..) else { return };
+        visit(name.split(|&byte| byte == 0).next().unwrap_or_default());
+        entries = rest;
+    }
+}
+
+/// Runs `body` with all signals blocked for the calling thread.
+pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    super::threads::with_signals_blocked(body)
+}
+
+/// The two ends of a pipe: to read, to write. Closed at `exec`.
+pub(crate) fn pipe() -> Option<(Descriptor, Descriptor)> {
+    let _errno = KeepErrno::new();
+    let mut ends = [0; 2];
+    // SAFETY: room for two numbers.
+    let made = unsafe { libc::syscall(libc::SYS_pipe2, ends.as_mut_ptr(), libc::O_CLOEXEC) } == 0;
+    made.then(|| (Descriptor::of_number(ends[0]), Descriptor::of_number(ends[1])))
+}
+
+/// Waits until something can be read from a descriptor, or its other end is closed, for so many milliseconds.
+pub(crate) fn wait_readable(descriptor: Descriptor, milliseconds: c_int) -> bool {
+    let _errno = KeepErrno::new();
+    let time = libc::timespec { tv_sec: 0, tv_nsec: (milliseconds * 1_000_000).into() };
+    let mut waiting = libc::pollfd { fd: descriptor.number(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one entry, a time and no mask.
+    unsafe { libc::syscall(libc::SYS_ppoll, &raw mut waiting, 1, &raw const time, 0, 0) > 0 }
+}
+
+/// Reads words of a file from a place on; whether there were as many.
+pub(crate) fn read_at(file: Descriptor, words: &mut [u64], offset: u64) -> bool {
+    let _errno = KeepErrno::new();
+    let bytes = size_of_val(words);
+    // SAFETY: a writable buffer of that length.
+    let read = unsafe { libc::syscall(libc::SYS_pread64, file.number(), words.as_mut_ptr(), bytes, offset) };
+    usize::try_from(read) == Ok(bytes)
+}
+
+/// A copy of the process, with a copy of the calling thread alone: its number in the parent, `None` in the child.
+///
+/// No fork handlers run, and the child's end sends no signal. The child may call what takes no lock of the C library,
+/// and ends by [`exit_copy`].
+///
+/// # Errors
+/// The system's number of the error.
+pub(crate) fn copy_process() -> Result<Option<c_int>, c_int> {
+    // SAFETY: no flag is set: neither memory nor a stack is shared, and no signal is sent at the end.
+    let child = unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) };
+    match child {
+        0 => Ok(None),
+        1.. => Ok(Some(child as c_int)),
+        _ => Err(errno()),
+    }
+}
+
+/// Makes a copy of the process harmless: it ends with its parent, dumps no core, and keeps one file open.
+pub(crate) fn quiet_copy(keep: Descriptor) {
+    let keep = keep.number();
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: numbers, and a limit to read. The files are the copy's own.
+    unsafe {
+        libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+        libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, &raw const none, 0);
+        if keep > 0 {
+            libc::syscall(libc::SYS_close_range, 0, keep - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, keep + 1, c_int::MAX, 0);
+    }
+}
+
+/// Ends a copy of the process at once.
+pub(crate) fn exit_copy(status: c_int) -> ! {
+    loop {
+        // SAFETY: a number.
+        unsafe { libc::syscall(libc::SYS_exit_group, status) };
+    }
+}
+
+/// Ends a copy of the process from outside.
+pub(crate) fn kill_copy(child: c_int) {
+    // SAFETY: numbers; the copy was not waited for, so its number is nobody else's.
+    unsafe { libc::syscall(libc::SYS_kill, child, libc::SIGKILL) };
+}
+
+/// How a copy of the process ended, as `wait4` says it; `None` if it has not. With `waits`, once it has.
+pub(crate) fn status_of_copy(child: c_int, waits: bool) -> Option<c_int> {
+    let _errno = KeepErrno::new();
+    let mut status = 0;
+    let flags = libc::__WALL | if waits { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: a place for the answer.
+        let ended = unsafe { libc::syscall(libc::SYS_wait4, child, &raw mut status, flags, 0) };
+        match ended {
+            0 => return None,
+            -1 if errno() == libc::EINTR => {}
+            // Somebody else waited for it: then it has ended.
+            -1 => return Some(0),
+            _ => return Some(status),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Receiver for Nobody {
+        fn receive(_number: usize, _interrupted: Interrupted) {}
+    }
+
+    #[test]
+    fn the_kernel_tells_of_threads_that_run_that_block_a_signal_and_that_are_gone() {
+        let signal = signal_for::<Nobody>().expect("a free signal");
+        let (send, receive) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            with_signals_blocked(|| {
+                send.send(super::super::thread_id()).expect("the test waits");
+                ended.recv().expect_err("the other end is dropped");
+            });
+        });
+        let number = receive.recv().expect("a number");
+        assert_eq!(task(number, signal), Task::Blocks);
+        assert_eq!(task(super::super::thread_id(), signal), Task::Runs);
+        let mut seen = Vec::new();
+        each_task(|thread| seen.push(thread)).expect("/proc");
+        assert!(seen.contains(&number) && seen.contains(&super::super::thread_id()));
+        drop(end);
+        thread.join().expect("no panic");
+        assert_eq!(send_to_gone(number, signal), Err(libc::ESRCH));
+        assert_eq!(task(number, signal), Task::Gone);
+    }
+
+    /// A thread that was joined may be in the kernel for a moment still.
+    fn send_to_gone(number: u32, signal: c_int) -> Result<(), c_int> {
+        let mut sent = Ok(());
+        for _ in 0..1000 {
+            sent = send(number, signal, 0);
+            if sent.is_err() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        sent
+    }
+
+    #[test]
+    fn a_copy_of_the_process_has_its_memory_and_tells_by_a_pipe() {
+        let (read, write) = pipe().expect("a pipe");
+        let memory = 42_u8;
+        match copy_process().expect("a copy") {
+            None => {
+                quiet_copy(write);
+                let written = write.write_all(&[core::hint::black_box(memory)]);
+                exit_copy(if written.is_ok() { 7 } else { 8 });
+            }
+            Some(child) => {
+                let mut answer = [0];
+                assert!(wait_readable(read, 900) || wait_readable(read, 900));
+                assert_eq!((read.read(&mut answer), answer), (1, [42]));
+                let status = status_of_copy(child, true).expect("it has ended");
+                assert_eq!(libc::WEXITSTATUS(status), 7);
+            }
+        }
+        read.close();
+        write.close();
+    }
+
+    #[test]
+    fn damaged_entries_of_a_folder_are_left_out() {
+        let mut entries = vec![0_u8; 24];
+        entries[16] = 24;
+        entries[19..22].copy_from_slice(b"123");
+        let names = |entries: &[u8]| {
+            let mut names = Vec::new();
+            each_name(entries, |name| names.push(name.to_owned()));
+            names
+        };
+        assert_eq!(names(&entries), [b"123".to_vec()]);
+        for length in 0..24 {
+            assert_eq!(names(&entries[..length]), Vec::<Vec<u8>>::new());
+        }
+        entries[16] = 0;
+        assert_eq!(names(&entries), Vec::<Vec<u8>>::new());
+    }
+}
