@@ -297,7 +297,8 @@ pub(crate) fn look_ahead() {
     }
 }
 
-/// The bytes of a block of ours above 512 bytes, or of the large allocator's; `None` before the library is loaded completely.
+/// The bytes of a block of ours above 512 bytes, or of the large allocator's; `None` before the library is loaded
+/// completely.
 ///
 /// # Safety
 /// `start` is such a block, in the caller's hands.
