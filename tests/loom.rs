@@ -2,11 +2,11 @@
 //! return under weak memory ordering.
 //!
 //! # What runs
-//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs` and `protocols/summons.rs`
-//! are compiled here from the product's own source, against a twin of `sync.rs` made of loom's types: no line of them is copied. The code
-//! around them in `pool_set/` and `cache/` depends on half the crate, so `world`, `bare`, `poison`, `publication`,
-//! `classes`, `idle`, `session`, `intervals` and `states` repeat it in simplified form. Each says what it repeats; a change there
-//! must be made here, too.
+//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs` and
+//! `protocols/summons.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of loom's types: no
+//! line of them is copied. The code around them in `pool_set/` and `cache/` depends on half the crate, so `world`, `bare`, `poison`,
+//! `publication`, `classes`, `idle`, `session`, `intervals`, `states` and `walks` repeat it in simplified form. Each
+//! says what it repeats; a change there must be made here, too.
 //!
 //! # How to run
 //! ```text
@@ -62,6 +62,8 @@ mod session;
 mod states;
 #[path = "loom/summons.rs"]
 mod summoned;
+#[path = "loom/walks.rs"]
+mod walks;
 #[path = "loom/world.rs"]
 mod world;
 

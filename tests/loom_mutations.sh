@@ -74,7 +74,8 @@ printf '| place | mutation | models that fail |\n|---|---|---|\n'
 fresh
 [[ none =~ $pattern ]] && row "–" "none"
 
-for file in src/protocols/remote.rs src/protocols/lock.rs src/protocols/roll.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs; do
+for file in src/protocols/remote.rs src/protocols/lock.rs src/protocols/roll.rs object-pool/src/magazine.rs tests/loom/publication.rs tests/loom/states.rs \
+    tests/loom/walks.rs; do
     while IFS=: read -r line text; do
         case $text in
         *Ordering::AcqRel*) weakenings="AcqRel:Release AcqRel:Acquire AcqRel:Relaxed" ;;
@@ -98,7 +99,7 @@ break_by $lock "a waiter wipes the knock" 's/fetch_or\(HELD \| AWAITED/swap(HELD
 break_by $lock "a knock that stands is not written again" \
     's/(let after = if before == FREE)/if before & KNOCKED != 0 { return None; } $1/'
 break_by $lock "a thread that waits for a lock that is shut wakes no other sleeper as it goes" \
-    's/(another sleeper, which has to go away, too\.\n *)futex_wake\(&self\.state\);/$1/'
+    's/(another sleeper, which has to give up, too\.\n *)futex_wake\(&self\.state\);/$1/'
 break_by $lock "a thread that shuts a lock wakes nobody" 's/futex_wake\(&guard\.lock\.state\);//'
 break_by $lock "a thread that waits for a lock does not see that it is shut" 's/before & SHUT != 0 && !is_patient/false/g'
 break_by $lock "a knock is left at a lock that is shut" 's/if before & SHUT != 0 \{\n *return None;\n *\}//'
@@ -220,6 +221,14 @@ break_by $idle "a thread that starts a purge thread looks first and takes then" 
     's/let taken = self\.taken_by\.fetch_update.*?;/let by = self.taken_by.load(Ordering::Relaxed); let taken = if by == own { Err(by) } else { self.taken_by.store(own, Ordering::Relaxed); Ok(by) };/'
 break_by $idle "the limit is asked for before the lock is taken" \
     's/self\.state\.lock\(\)\.with\(\|state\| \{\s*let may = state\.mapped < state\.limit;/let may = self.state.lock().with(|state| state.mapped < state.limit); self.state.lock().with(|state| {/'
+
+walks=tests/loom/walks.rs
+break_by $walks "a module is not asked for again under the lock" \
+    's/(self\.table\.lock\(\)\.with\(\|table\| \{\s*let \(place, found\) = )self\.place_of\(key, load_own\)\?;/let asked = self.place_of(key, |known| known.load(Ordering::Acquire)); $1asked?;/'
+break_by $walks "an address is kept before its rule" \
+    's/( *self\.rules\[entry\]\.store\(rule_of.*?\n)( *self\.addresses\[entry\]\.store.*?\n)/$2$1/'
+break_by $walks "stacks are kept for a session that is over" 's/ *self\.stacks\.lock\(\)\.with\(\|stacks\| \*stacks = 0\);\n//'
+break_by $walks "a walk that finds all buffers taken does not wait" 's/unwrap_or_else\(\|\| self\.0\[0\]\.lock\(\)\)/expect("a free one")/'
 
 # Object pools: the fences are the twin's, as `Visit` and `Gate` use them.
 fences=object-pool/tests/loom/sync.rs

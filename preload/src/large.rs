@@ -2,6 +2,7 @@
 //! after ours in the link chain.
 
 use core::ffi::{CStr, c_int, c_void};
+use core::mem::MaybeUninit;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -9,7 +10,8 @@ use crate::start;
 
 use pymalloc_core::raw::{self, MediumPlace};
 
-// glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them.
+// glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them,
+// unless the program's other allocator has these names, too (gperftools' tcmalloc): then all of them are its own.
 unsafe extern "C" {
     fn __libc_malloc(bytes: usize) -> *mut c_void;
     fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
@@ -184,23 +186,35 @@ pub(crate) unsafe fn free(start: *mut c_void) {
     unsafe { free_unobserved(start) }
 }
 
+/// Where a [`Function`] is defined.
+enum Home {
+    Next,
+    Libc,
+    /// Where `__libc_malloc` is.
+    Large,
+}
+
 /// A function of another library, looked up once it is needed.
 pub(crate) struct Function {
     name: &'static CStr,
-    of_libc: bool,
+    home: Home,
     found: AtomicPtr<c_void>,
 }
 
 impl Function {
     /// The definition that would have been used without this library.
     pub(crate) const fn next(name: &'static CStr) -> Self {
-        Self { name, of_libc: false, found: AtomicPtr::new(ptr::null_mut()) }
+        Self { name, home: Home::Next, found: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The C library's own definition, even if another allocator stands before it in the link chain: what the functions
-    /// above return is glibc's, always.
+    /// The C library's own definition, even if another allocator stands before it in the link chain.
     pub(crate) const fn of_libc(name: &'static CStr) -> Self {
-        Self { name, of_libc: true, found: AtomicPtr::new(ptr::null_mut()) }
+        Self { name, home: Home::Libc, found: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The definition of the allocator whose blocks the functions above return.
+    const fn of_large(name: &'static CStr) -> Self {
+        Self { name, home: Home::Large, found: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Its address, if it was looked up before; else null.
@@ -218,7 +232,11 @@ impl Function {
         if !known.is_null() {
             return known;
         }
-        let found = if self.of_libc { self.in_library(c"libc.so.6") } else { self.after_this_library() };
+        let found = match self.home {
+            Home::Next => self.after_this_library(),
+            Home::Libc => self.in_library(c"libc.so.6"),
+            Home::Large => self.beside_malloc(),
+        };
         self.found.store(found, Ordering::Relaxed);
         found
     }
@@ -235,6 +253,21 @@ impl Function {
         found
     }
 
+    /// The definition in the library that `__libc_malloc` was bound to.
+    fn beside_malloc(&self) -> *mut c_void {
+        let malloc: unsafe extern "C" fn(usize) -> *mut c_void = __libc_malloc;
+        let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+        // SAFETY: an address, and room for the answer, which is there if it is not 0. The loader's string stays: the
+        // library is in use.
+        let name = unsafe {
+            if libc::dladdr(malloc as *const c_void, info.as_mut_ptr()) == 0 {
+                return ptr::null_mut();
+            }
+            CStr::from_ptr(info.assume_init().dli_fname)
+        };
+        self.in_library(name)
+    }
+
     /// The definition in a library, if that is loaded.
     fn in_library(&self, library: &CStr) -> *mut c_void {
         // SAFETY: C strings; nothing is loaded, and the handle need not be closed: it is of a library in use.
@@ -245,7 +278,7 @@ impl Function {
     }
 }
 
-static USABLE_SIZE: Function = Function::of_libc(c"malloc_usable_size");
+static USABLE_SIZE: Function = Function::of_large(c"malloc_usable_size");
 
 /// Looks up what must not be looked up while a block is freed or moved, and has glibc's malloc set itself up: elsewise
 /// its first call would, in whatever thread, and in glibc 2.36 that is a cancellation point (`getrandom`).
@@ -264,7 +297,8 @@ pub(crate) fn look_ahead() {
     }
 }
 
-/// The bytes of a block of ours above 512 bytes, or of glibc's; `None` before the library is loaded completely.
+/// The bytes of a block of ours above 512 bytes, or of the large allocator's; `None` before the library is loaded
+/// completely.
 ///
 /// # Safety
 /// `start` is such a block, in the caller's hands.
@@ -274,7 +308,7 @@ pub(crate) unsafe fn usable_bytes(start: *mut c_void) -> Option<usize> {
         return Some(place.block_bytes());
     }
     let next = USABLE_SIZE.known();
-    // SAFETY: the C library's function of that name and type.
+    // SAFETY: the function of that name and type, of the allocator that made the block.
     (!next.is_null()).then(|| unsafe {
         let next: unsafe extern "C" fn(*mut c_void) -> usize = core::mem::transmute(next);
         next(start)

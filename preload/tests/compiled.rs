@@ -33,6 +33,22 @@ fn edges_of_c() {
     same_with_and_without("edges.c", &[]);
 }
 
+/// As gperftools' tcmalloc, which SWI-Prolog is linked with: large blocks are that allocator's, and it knows their sizes.
+#[test]
+fn a_program_with_an_allocator_that_has_glibcs_names() {
+    let Some(other) = compile("other_malloc.c", &["-shared", "-fPIC"]) else { return };
+    let path = other.0.to_str().expect("UTF-8");
+    let folder = other.0.parent().expect("a folder").to_str().expect("UTF-8");
+    // Told to the linker, for its name is a source's.
+    let options = [format!("-Wl,--no-as-needed,{path}"), format!("-Wl,-rpath,{folder}")];
+    let program = compile("large.c", &options.each_ref().map(String::as_str)).expect("as above");
+    let without = output_of(&mut Command::new(&program.0));
+    assert!(without.status.success(), "without the library: {without:?}");
+    let (with, report) = preloaded(&mut Command::new(&program.0));
+    assert!(with.status.success(), "{with:?}");
+    assert!(report.iter().any(|line| served(line)), "{report:?}");
+}
+
 /// Blocks cross the border between a program and plug-ins that it loads with `RTLD_DEEPBIND`.
 #[test]
 fn plugins_that_are_bound_deeply_use_the_library_too() {

@@ -85,8 +85,10 @@ pub(in crate::trace) struct Particulars {
     pub(in crate::trace) code: Range,
     pub(in crate::trace) code_offset: u64,
     /// Its table of `.eh_frame`, `.eh_frame_hdr`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the rules, which are of x86-64"))]
     pub(in crate::trace) table: Range,
     /// The segment that the table and `.eh_frame` are in.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the rules, which are of x86-64"))]
     pub(in crate::trace) table_segment: Range,
     pub(in crate::trace) build_id: [u8; BUILD_ID_MAX],
     pub(in crate::trace) build_id_len: u8,
@@ -126,6 +128,7 @@ impl Found {
         Self { tag: (number.0 as usize) << ADDRESS_BITS, start, end }
     }
 
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the rules, which are of x86-64"))]
     #[inline(always)]
     pub(in crate::trace) const fn is_none(&self) -> bool {
         self.tag == 0

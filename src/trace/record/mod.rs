@@ -12,6 +12,10 @@ pub(crate) mod hook;
 pub(crate) mod loaded;
 pub(crate) mod memory;
 pub(crate) mod peaks;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod rules;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "no_rules.rs"]
 pub(crate) mod rules;
 pub(crate) mod sampling;
 pub(crate) mod session;
