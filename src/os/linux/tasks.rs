@@ -5,6 +5,7 @@
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
 use core::sync::atomic::{AtomicI32, Ordering};
+use std::io::Write;
 
 use super::{Descriptor, KeepErrno};
 
@@ -152,12 +153,11 @@ pub(crate) enum Task {
 
 /// What a thread of this process is about.
 pub(crate) fn task(thread: u32, signal: c_int) -> Task {
-    let mut path = crate::base::text::Text::<64>::new();
-    path.push("/proc/self/task/");
-    path.push_number(thread as usize);
-    path.push("/status\0");
+    // Zeroed, so that the name ends where it is cut; writing into an array allocates nothing.
+    let mut path = [0; 64];
+    let written = write!(&mut path[..63], "/proc/self/task/{thread}/status");
     let mut buffer = [0; 4096];
-    let opened = CStr::from_bytes_until_nul(path.bytes()).map_err(|_| libc::EINVAL);
+    let opened = written.ok().and_then(|()| CStr::from_bytes_until_nul(&path).ok()).ok_or(libc::EINVAL);
     let read = match opened.and_then(|path| Descriptor::open(path, libc::O_RDONLY)) {
         Ok(file) => {
             let read = file.read(&mut buffer);
