@@ -4,7 +4,7 @@ mod common;
 
 use std::process::{Command, Output};
 
-use common::{Scratch, command_path, library, output_of};
+use common::{command_path, library, output_of};
 
 fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(command_path());
@@ -37,7 +37,7 @@ mod with_the_tracer {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::common::compile;
+    use crate::common::{Scratch, compile};
 
     #[test]
     fn files_and_signals_that_cannot_be_are_refused_before_the_program_runs() {

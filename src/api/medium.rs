@@ -16,7 +16,7 @@ use crate::os::{BYPASS, COMMITS};
 
 /// The large allocator for programs that allocate more than small objects: pools for requests up to
 /// [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES), runs of pools for those up to
-/// [`RUN_MAX_BYTES`](crate::RUN_MAX_BYTES), and `L` for what is larger.
+/// [`RUN_MAX_BYTES`], and `L` for what is larger.
 ///
 /// Requests from 513 bytes on have 48 size classes, eight for each doubling, with the same magazines, pools and frees
 /// between threads as small ones. A request of more than 32 KiB is a run of free pools side by side. All of it is of
