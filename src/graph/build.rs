@@ -14,7 +14,7 @@ use crate::trace::access::{self, Busy, Frame, Traceback};
 
 /// The heap at one moment: it needs neither the tracer nor the program any more.
 ///
-/// Taken by [`take`](super::take()).
+/// Taken by [`take()`](super::take()).
 pub struct HeapGraph {
     pub(super) nodes: Vec<Node>,
     /// Where in the nodes the large ones begin: before, and from there on, they are sorted.

@@ -1,7 +1,7 @@
 //! The heap as a graph: who holds a block, what nobody holds any more, and what each holds. With the feature `graph`.
 //!
 //! What `objgraph` and the mark phase of Python's collector are to Python, for a program that need not be rebuilt for
-//! it but for the tracer. [`take`] stops the program's threads for some milliseconds, and has every word of every
+//! it but for the tracer. [`take()`] stops the program's threads for some milliseconds, and has every word of every
 //! block, static, thread-local, stack and register looked at for whether it points into a block.
 //!
 //! ```
@@ -100,10 +100,10 @@ pub fn take(config: Config) -> Result<HeapGraph, Error> {
     take_with(config, |_| {})
 }
 
-/// [`take`], telling `progress` how far it is.
+/// [`take()`], telling `progress` how far it is.
 ///
 /// # Errors
-/// As for [`take`].
+/// As for [`take()`].
 #[inline]
 pub fn take_with(config: Config, mut progress: impl FnMut(Progress)) -> Result<HeapGraph, Error> {
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]

@@ -77,7 +77,7 @@ pub struct Look {
     pub sampled_every: Option<usize>,
 }
 
-/// A connection to a program that [serves](crate::trace::serve).
+/// A connection to a program that [serves](crate::trace::serve()).
 pub struct Watch {
     stream: UnixStream,
     head: Head,
