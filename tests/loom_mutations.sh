@@ -183,7 +183,6 @@ break_by $session "the table does not ask for the session" 's/if table\.session 
 intervals=tests/loom/intervals.rs
 break_by $intervals "a free is told under the interval that it is in" 's/shard\.changes\[birth\] -= 1/shard.changes[shard.interval_now] -= 1/'
 break_by $intervals "a sample leaves what it has told" 's/core::mem::take\(&mut shard\.changes\)/shard.changes/'
-break_by $intervals "the sampler is woken before it is called" 's/( *call\.store\(1.*?\n)( *futex_wake\(call\);\n)/$2$1/'
 # The rest of what is looked up without a lock, and what the purge thread does.
 publication=tests/loom/publication.rs
 break_by $publication "an arena is in the map before its metadata is there" \

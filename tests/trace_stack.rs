@@ -20,8 +20,8 @@ const CALL_BYTES: usize = if cfg!(debug_assertions) { 8 << 10 } else { 2 << 10 }
 /// for.
 const RARE_BYTES: usize = if cfg!(debug_assertions) { 20 << 10 } else { 6 << 10 };
 /// The bytes of stack that `stats()` and `heap_map()` take, according to their documentation.
-const STATS_BYTES: usize = 16 << 10;
-const HEAP_MAP_BYTES: usize = 28 << 10;
+const STATS_BYTES: usize = 28 << 10;
+const HEAP_MAP_BYTES: usize = 36 << 10;
 
 /// Goes every way through the allocator, each from places of its own in the code.
 #[inline(never)]

@@ -29,8 +29,8 @@ fn a_library_without_the_tracer_is_refused() {
 
 #[test]
 fn options_without_a_file_are_refused() {
-    refused(&run(&["--trace-frames", "3", "true"]), "go with --trace or --flame-graph");
-    refused(&run(&["--trace-exit", "true"]), "go with --trace or --flame-graph");
+    refused(&run(&["--trace-frames", "3", "true"]), "go with --trace, --flame-graph, --timeline or --serve");
+    refused(&run(&["--trace-exit", "true"]), "goes with --trace or --flame-graph");
 }
 
 #[cfg(feature = "trace")]

@@ -1,14 +1,13 @@
-//! A timeline's samples while another thread allocates and frees, and the call that wakes its sampler.
+//! A timeline's samples while another thread allocates and frees.
 //!
 //! Only the lock is the product's here. The rest repeats in small `trace/record/blocks.rs` (`insert`, `remove`,
-//! `begin_interval`), `trace/record/timeline.rs` (`take`, `call_sampler`) and `trace/timeline/sampler.rs` (`run`).
+//! `begin_interval`) and `trace/record/timeline.rs` (`take`).
 
 use std::sync::Arc;
 
 use loom::thread;
 
 use crate::lock::Lock;
-use crate::sync::{AtomicU32, Ordering, futex_wait, futex_wake};
 use crate::{check, check_bounded};
 
 const INTERVALS: usize = 4;
@@ -108,33 +107,5 @@ fn two_threads_that_take_samples_tell_each_change_once() {
         timeline.sample();
         at_peak.join().unwrap();
         assert_eq!(timeline.sample(), [0; INTERVALS]);
-    });
-}
-
-#[test]
-fn a_call_of_the_sampler_is_never_slept_through() {
-    check(|| {
-        let words = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
-        let sampler = {
-            let words = Arc::clone(&words);
-            thread::spawn(move || {
-                let (call, is_stopped) = &*words;
-                loop {
-                    let is_called = call.swap(0, Ordering::Acquire) != 0;
-                    if is_stopped.load(Ordering::Relaxed) != 0 {
-                        break;
-                    }
-                    // The program goes on; only an end can come once it was called.
-                    let _ = is_called;
-                    futex_wait(call, 0);
-                }
-            })
-        };
-        let (call, is_stopped) = &*words;
-        is_stopped.store(1, Ordering::Relaxed);
-        call.store(1, Ordering::Release);
-        futex_wake(call);
-        // Else it sleeps for ever, which loom reports.
-        sampler.join().unwrap();
     });
 }
