@@ -293,13 +293,13 @@ mod system {
     #[test]
     fn null_comes_at_the_limit_of_address_space_and_memory_comes_back() {
         // The limit holds for the whole process.
-        alone("null_comes_at_the_limit_of_address_space_and_memory_comes_back", || {
+        alone("system::null_comes_at_the_limit_of_address_space_and_memory_comes_back", || {
             exhaust_and_recover(Limit::AddressSpace);
         });
     }
 
     #[test]
     fn null_comes_at_the_limit_of_data_and_memory_comes_back() {
-        alone("null_comes_at_the_limit_of_data_and_memory_comes_back", || exhaust_and_recover(Limit::Data));
+        alone("system::null_comes_at_the_limit_of_data_and_memory_comes_back", || exhaust_and_recover(Limit::Data));
     }
 }
