@@ -61,6 +61,37 @@ thread_local! {
     static REFUSE_PURGE: Cell<bool> = const { Cell::new(false) };
     static REFUSE_UNMAP: Cell<bool> = const { Cell::new(false) };
     static MAPPED: RefCell<BTreeMap<usize, usize>> = const { RefCell::new(BTreeMap::new()) };
+    /// The first address of the thread's region, and the first one in it that was never mapped in this run.
+    static REGION: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// Addresses for all mappings of a run: the same in each run, in the same order. What a program does depends on them: it
+/// frees by address, and the arenas' map has more steps for some.
+const REGION_BYTES: usize = 64 << 30;
+
+/// Maps `bytes` of the region at `start` anew, for use or as addresses alone; the contents are zero.
+fn map_at(start: usize, bytes: usize, usable: bool) -> Option<NonNull<u8>> {
+    let protection = if usable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let (address, fixed) = match start {
+        0 => (std::ptr::null_mut(), 0),
+        _ => (std::ptr::with_exposed_provenance_mut(start), libc::MAP_FIXED),
+    };
+    // SAFETY: at an address of the system's choice, or in the region, where nobody uses the range.
+    let mapped = unsafe { libc::mmap(address, bytes, protection, flags | fixed, -1, 0) };
+    if mapped == libc::MAP_FAILED { None } else { NonNull::new(mapped.cast()) }
+}
+
+/// Takes the next addresses of the region, `bytes` of them, at a multiple of `align`.
+fn take(bytes: usize, align: usize) -> Option<usize> {
+    let (mut region, mut next) = REGION.get();
+    if region == 0 {
+        region = map_at(0, REGION_BYTES, false)?.as_ptr().expose_provenance();
+        next = region;
+    }
+    let start = next.next_multiple_of(align);
+    REGION.set((region, start + bytes));
+    (start + bytes <= region + REGION_BYTES).then_some(start)
 }
 
 /// So many maps succeed from now on.
@@ -79,10 +110,10 @@ pub(crate) fn reset() {
     set_maps_left(usize::MAX);
     set_refusals(false, false);
     for (start, bytes) in MAPPED.take() {
-        let start = NonNull::new(std::ptr::with_exposed_provenance_mut(start)).expect("not null");
-        // SAFETY: mapped by this source; the heap that used it is gone.
-        unsafe { system_os::SystemMemory.unmap(start, bytes) };
+        map_at(start, bytes, false).expect("addresses can be had");
     }
+    let (region, _) = REGION.get();
+    REGION.set((region, region));
 }
 
 /// Panics unless the range lies in one live mapping.
@@ -103,15 +134,15 @@ impl MemorySource for SystemMemory {
 
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         MAPS_LEFT.set(MAPS_LEFT.get().checked_sub(1)?);
-        let start = system_os::SystemMemory.map(bytes, align)?;
+        let start = map_at(take(bytes, align)?, bytes, true)?;
         MAPPED.with_borrow_mut(|mapped| mapped.insert(start.as_ptr().expose_provenance(), bytes));
         Some(start)
     }
 
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
         MAPS_LEFT.set(MAPS_LEFT.get().checked_sub(1)?);
-        let start = system_os::SystemMemory.map_guarded(bytes, guard_bytes)?;
-        let guard = start.as_ptr().expose_provenance() - guard_bytes;
+        let guard = take(bytes + 2 * guard_bytes, guard_bytes)?;
+        let start = map_at(guard + guard_bytes, bytes, true)?;
         MAPPED.with_borrow_mut(|mapped| mapped.insert(guard, bytes + 2 * guard_bytes));
         Some(start)
     }
@@ -123,8 +154,7 @@ impl MemorySource for SystemMemory {
         }
         let removed = MAPPED.with_borrow_mut(|mapped| mapped.remove(&start.addr().get()));
         assert_eq!(removed, Some(bytes), "only whole mappings are unmapped");
-        // SAFETY: the caller's promise is the same.
-        unsafe { system_os::SystemMemory.unmap(start, bytes) }
+        map_at(start.addr().get(), bytes, false).is_some()
     }
 
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool {
