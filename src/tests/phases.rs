@@ -118,7 +118,9 @@ impl World {
 
     /// Bytes that may be resident after a purge: the OS pages of live blocks and of blocks in caches.
     fn bound_bytes(&self) -> usize {
-        let page_bytes = self.test.memory.page_bytes();
+        // Parts of pools are purged only where an OS page is no larger than one.
+        let memory = &self.test.memory;
+        let page_bytes = if memory.purges_parts() { memory.page_bytes() } else { memory.page_bytes().max(POOL_BYTES) };
         let live = self.live.iter().map(|block| (block.start.addr(), block.class));
         let cached = (0..THREADS).flat_map(|thread| self.cached(thread));
         let pages_of =
