@@ -2,22 +2,7 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::{command_path, library, output_of};
-
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(command_path());
-    // As cargo built it for these tests; beside the command there may be an older one.
-    output_of(command.arg("run").arg("--library").arg(library()).args(arguments).env_remove("LD_PRELOAD"))
-}
-
-fn refused(output: &Output, message: &str) {
-    let line = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert_eq!(line.matches('\n').count(), 1, "one line: {line:?}");
-    assert!(line.starts_with("pymalloc: ") && line.contains(message), "{line:?} does not say {message:?}");
-}
+use common::{refused, run};
 
 #[test]
 fn options_that_do_not_go_together_are_refused() {
@@ -34,10 +19,11 @@ fn a_library_without_the_tracer_is_refused() {
 #[cfg(feature = "trace")]
 mod with_the_tracer {
     use std::fs;
+    use std::process::Command;
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::common::{Scratch, compile};
+    use crate::common::{Scratch, command_path, compile, library};
 
     #[test]
     fn files_and_signals_that_cannot_be_are_refused_before_the_program_runs() {

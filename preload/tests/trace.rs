@@ -2,22 +2,7 @@
 
 mod common;
 
-use std::process::{Command, Output};
-
-use common::{Scratch, command_path, library, output_of};
-
-fn run(arguments: &[&str]) -> Output {
-    let mut command = Command::new(command_path());
-    // As cargo built it for these tests; beside the command there may be an older one.
-    output_of(command.arg("run").arg("--library").arg(library()).args(arguments).env_remove("LD_PRELOAD"))
-}
-
-fn refused(output: &Output, message: &str) {
-    let line = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{output:?}");
-    assert_eq!(line.matches('\n').count(), 1, "one line: {line:?}");
-    assert!(line.starts_with("pymalloc: ") && line.contains(message), "{line:?} does not say {message:?}");
-}
+use common::{Scratch, refused, run};
 
 #[cfg(not(feature = "trace"))]
 #[test]
@@ -38,9 +23,10 @@ mod traced {
     use pymalloc_core::trace::{Filter, Snapshot};
 
     use std::fs;
+    use std::process::{Command, Output};
 
     use super::*;
-    use crate::common::{child, is_child};
+    use crate::common::{child, command_path, is_child, library, output_of};
 
     /// Holds 300 blocks of 40 bytes and one of 100,000, then frees them.
     #[inline(never)]

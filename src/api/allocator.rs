@@ -3,7 +3,7 @@
 use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
 
-use super::route::{dealloc_or, small};
+use super::route::{alloc_and_clear, dealloc_or, realloc_by_copy, small};
 use crate::cache::current;
 use crate::cache::hardened;
 use crate::marks;
@@ -108,7 +108,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         match small(layout) {
             // SAFETY: the caller keeps the same contract.
-            Some(_) if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
+            Some(_) if marks::IS_ON => unsafe { alloc_and_clear(self, layout) },
             Some(class) => current().alloc_zeroed(class, Request::of_bytes(layout.size())),
             // SAFETY: the caller keeps the same contract.
             None => unsafe { self.alloc_zeroed_large(layout) },
@@ -131,43 +131,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
             (None, None) => unsafe { self.realloc_large(ptr, layout, new_size) },
             _ => {
                 // SAFETY: `new_size` is not 0, and `ptr` is a block of `layout`.
-                unsafe { self.realloc_by_copy(ptr, layout, new_layout) }
+                unsafe { realloc_by_copy(self, ptr, layout, new_layout) }
             }
-        }
-    }
-}
-
-impl<L: GlobalAlloc> Pymalloc<L> {
-    /// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
-    ///
-    /// # Safety
-    /// As for `GlobalAlloc::alloc`.
-    #[inline(never)]
-    unsafe fn alloc_and_clear(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
-        unsafe {
-            let block = self.alloc(layout);
-            if !block.is_null() {
-                block.write_bytes(0, layout.size());
-            }
-            block
-        }
-    }
-
-    /// Moves a block to another class, or between pools and the large allocator.
-    ///
-    /// # Safety
-    /// As for `GlobalAlloc::realloc`.
-    #[inline(never)]
-    unsafe fn realloc_by_copy(&self, ptr: *mut u8, layout: Layout, new_layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
-        unsafe {
-            let new = self.alloc(new_layout);
-            if !new.is_null() {
-                new.copy_from_nonoverlapping(ptr, layout.size().min(new_layout.size()));
-                self.dealloc(ptr, layout);
-            }
-            new
         }
     }
 }

@@ -4,6 +4,7 @@ use core::alloc::{GlobalAlloc, Layout};
 use core::ptr;
 use std::alloc::System;
 
+use super::route::{alloc_and_clear, realloc_by_copy};
 use crate::base::config::{POOL_BYTES, POOL_SHIFT, RUN_MAX_BYTES, SMALL_MAX_BYTES};
 use crate::base::fatal::{Impossible, impossible};
 use crate::base::size_class::MediumClass;
@@ -203,7 +204,7 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
             // SAFETY: the caller keeps the same contract.
             Place::Beyond => unsafe { self.large.alloc_zeroed(layout) },
             // SAFETY: the caller keeps the same contract.
-            _ if marks::IS_ON => unsafe { self.alloc_and_clear(layout) },
+            _ if marks::IS_ON => unsafe { alloc_and_clear(self, layout) },
             place => {
                 current().forget_large(layout.size());
                 place.alloc_zeroed(layout.size(), Request::of_bytes(layout.size()))
@@ -226,33 +227,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
             marks::resized(ptr, layout.size(), new_size);
             return ptr;
         }
-        // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
-        unsafe {
-            let new = self.alloc(new_layout);
-            if !new.is_null() {
-                new.copy_from_nonoverlapping(ptr, layout.size().min(new_size));
-                self.dealloc(ptr, layout);
-            }
-            new
-        }
-    }
-}
-
-impl<L: GlobalAlloc> Medium<L> {
-    /// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
-    ///
-    /// # Safety
-    /// As for `GlobalAlloc::alloc`.
-    #[inline(never)]
-    unsafe fn alloc_and_clear(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
-        unsafe {
-            let block = self.alloc(layout);
-            if !block.is_null() {
-                block.write_bytes(0, layout.size());
-            }
-            block
-        }
+        // SAFETY: the caller keeps the same contract.
+        unsafe { realloc_by_copy(self, ptr, layout, new_layout) }
     }
 }
 

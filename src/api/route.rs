@@ -1,6 +1,6 @@
 //! Where a request goes, by its layout alone.
 
-use core::alloc::Layout;
+use core::alloc::{GlobalAlloc, Layout};
 
 use crate::base::size_class::{SizeClass, block_align};
 use crate::cache::current;
@@ -23,4 +23,42 @@ pub(super) unsafe fn dealloc_or(ptr: *mut u8, layout: Layout, large: impl FnOnce
     marks::freed(ptr, layout.size());
     // SAFETY: a block of the class, because `alloc` chose the class by the same layout.
     unsafe { current().free(class, ptr) }
+}
+
+/// `alloc_zeroed` where the block must be marked as in use before it is cleared (see `marks`).
+///
+/// # Safety
+/// As for `GlobalAlloc::alloc`.
+#[inline(never)]
+pub(super) unsafe fn alloc_and_clear(allocator: &impl GlobalAlloc, layout: Layout) -> *mut u8 {
+    // SAFETY: the caller keeps the same contract; a block has the bytes of its layout.
+    unsafe {
+        let block = allocator.alloc(layout);
+        if !block.is_null() {
+            block.write_bytes(0, layout.size());
+        }
+        block
+    }
+}
+
+/// Moves a block to where `new_layout` belongs.
+///
+/// # Safety
+/// As for `GlobalAlloc::realloc`.
+#[inline(never)]
+pub(super) unsafe fn realloc_by_copy(
+    allocator: &impl GlobalAlloc,
+    ptr: *mut u8,
+    layout: Layout,
+    new_layout: Layout,
+) -> *mut u8 {
+    // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
+    unsafe {
+        let new = allocator.alloc(new_layout);
+        if !new.is_null() {
+            new.copy_from_nonoverlapping(ptr, layout.size().min(new_layout.size()));
+            allocator.dealloc(ptr, layout);
+        }
+        new
+    }
 }

@@ -267,6 +267,13 @@ impl ArenaTable {
     pub(crate) fn take_run(&mut self, pools: usize, align: usize) -> Option<PoolRef> {
         let (arena, index) = self.find_run(pools, align)?;
         let first = PoolRef::at_index(arena, index);
+        self.take_side_by_side(first, pools);
+        Some(first)
+    }
+
+    /// Takes free pools of one arena, `pools` from `first` on.
+    fn take_side_by_side(&mut self, first: PoolRef, pools: usize) {
+        let arena = first.arena();
         let mask = first.run_mask(pools);
         self.unlink(arena);
         arena.free.set(arena.free.get() & !mask);
@@ -275,7 +282,6 @@ impl ArenaTable {
         arena.dirty.set(arena.dirty.get() & !mask);
         self.link(arena);
         self.recent_peak = self.recent_peak.max(self.pools_in_use());
-        Some(first)
     }
 
     fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {
@@ -301,17 +307,12 @@ impl ArenaTable {
         if start + pools > POOLS_PER_ARENA {
             return false;
         }
-        let mask = PoolRef::at_index(arena, start).run_mask(pools);
+        let behind = PoolRef::at_index(arena, start);
+        let mask = behind.run_mask(pools);
         if arena.free.get() & mask != mask {
             return false;
         }
-        self.unlink(arena);
-        arena.free.set(arena.free.get() & !mask);
-        self.free_pools -= pools;
-        self.dirty_pools -= (arena.dirty.get() & mask).count_ones() as usize;
-        arena.dirty.set(arena.dirty.get() & !mask);
-        self.link(arena);
-        self.recent_peak = self.recent_peak.max(self.pools_in_use());
+        self.take_side_by_side(behind, pools);
         true
     }
 

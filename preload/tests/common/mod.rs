@@ -48,6 +48,21 @@ impl Drop for Scratch {
     }
 }
 
+/// What the command `pymalloc run` with these arguments and the library of these tests prints.
+pub(crate) fn run(arguments: &[&str]) -> Output {
+    let mut command = Command::new(command_path());
+    // As cargo built it for these tests; beside the command there may be an older one.
+    output_of(command.arg("run").arg("--library").arg(library()).args(arguments).env_remove("LD_PRELOAD"))
+}
+
+/// Panics unless a bad command line was answered in one line that contains `message`, and by status 2.
+pub(crate) fn refused(output: &Output, message: &str) {
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert_eq!(line.matches('\n').count(), 1, "one line: {line:?}");
+    assert!(line.starts_with("pymalloc: ") && line.contains(message), "{line:?} does not say {message:?}");
+}
+
 /// Runs a command to its end, killing it if it hangs.
 pub(crate) fn output_of(command: &mut Command) -> Output {
     let mut child = command
