@@ -126,7 +126,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     pub fn check_all(&self) -> Checked {
         let mut checked = Checked::default();
         let Some(register) = self.existing() else { return checked };
-        register.with(|books| {
+        register.with_all(|books| {
             for record in books.table.iter() {
                 match record.state {
                     RecordState::Live => {

@@ -10,7 +10,8 @@
 //! `ALL`, then the registers' own, then the heap's. The inner allocator is not called with a register's lock held.
 
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use core::time::Duration;
 use std::alloc::{GlobalAlloc, Layout, System};
 
 use super::quarantine::{Queue, Queued};
@@ -50,6 +51,8 @@ struct First(*mut Register);
 unsafe impl Send for First {}
 
 const LAYOUT: Layout = Layout::new::<Register>();
+/// Longer than a thread takes to wake up.
+const WAITERS_FIRST: Duration = Duration::from_micros(200);
 
 impl Register {
     /// A new register, in the system's memory; `None` if there is none.
@@ -100,6 +103,21 @@ impl Register {
 
     pub(super) fn with<R>(&self, body: impl FnOnce(&mut Books) -> R) -> R {
         self.books.lock().with(body)
+    }
+
+    /// As [`with`](Self::with), for a walk over all records. Afterwards the threads that wait come first.
+    ///
+    /// A thread that frees the lock and takes it again at once is faster than the sleeper that was woken meanwhile. So a
+    /// program that checks all blocks in a loop would keep its other threads waiting.
+    pub(super) fn with_all<R>(&self, body: impl FnOnce(&mut Books) -> R) -> R {
+        let mut books = self.books.lock();
+        let result = books.with(body);
+        let awaited = self.books.is_awaited();
+        drop(books);
+        if awaited {
+            os::futex_wait_for(&AtomicU32::new(0), 0, WAITERS_FIRST);
+        }
+        result
     }
 }
 

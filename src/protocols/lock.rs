@@ -264,7 +264,7 @@ impl<T> Lock<T> {
     }
 
     /// Whether a thread may sleep on it.
-    #[cfg(all(test, not(pymalloc_loom)))]
+    #[cfg(not(pymalloc_loom))]
     pub(crate) fn is_awaited(&self) -> bool {
         // Relaxed: a hint.
         self.state.load(Ordering::Relaxed) & AWAITED != 0

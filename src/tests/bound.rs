@@ -47,11 +47,13 @@ fn assert_little_stays(test: &TestHeap, caches: usize, block_bytes: &[usize], li
     test.check();
 }
 
-const SIZES: [&[usize]; 3] = [&[64], &[512], &[24, 264, 400, 512]];
+/// Without optimisation, the mixture only: a peak takes ten seconds then.
+const SIZES: &[&[usize]] =
+    if cfg!(debug_assertions) { &[&[24, 264, 400, 512]] } else { &[&[64], &[512], &[24, 264, 400, 512]] };
 
 #[test]
 fn no_more_than_the_bound_stays_of_a_peak_that_its_thread_freed() {
-    for block_bytes in SIZES {
+    for &block_bytes in SIZES {
         let test = TestHeap::new();
         let cache = test.attach();
         let live = peak(cache, block_bytes);
@@ -61,7 +63,7 @@ fn no_more_than_the_bound_stays_of_a_peak_that_its_thread_freed() {
 
 #[test]
 fn no_more_than_the_bound_stays_of_a_peak_of_a_sleeping_thread() {
-    for block_bytes in SIZES {
+    for &block_bytes in SIZES {
         let test = TestHeap::new();
         let (sleeper, other) = (test.attach(), test.attach());
         let live = peak(sleeper, block_bytes);
@@ -73,7 +75,8 @@ fn no_more_than_the_bound_stays_of_a_peak_of_a_sleeping_thread() {
 fn no_more_than_the_bound_stays_of_a_peak_freed_in_the_order_of_its_addresses() {
     let test = TestHeap::new();
     let cache = test.attach();
-    let mut live = peak(cache, &[64]);
+    let sizes = SIZES[0];
+    let mut live = peak(cache, sizes);
     live.sort_unstable_by_key(|block| block.start.addr());
-    assert_little_stays(&test, 1, &[64], live, cache);
+    assert_little_stays(&test, 1, sizes, live, cache);
 }

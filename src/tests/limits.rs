@@ -70,7 +70,7 @@ fn others_give_up_what_they_keep(limits: ArenaLimits) {
     assert!(spare > 4 * 64, "{spare}");
     let mut live = Vec::new();
     while test.check().pools_empty == spare {
-        live.extend((0..64).map(|seed| alloc(cache, class(512), seed).expect("memory")));
+        live.extend((0..64 * 8).map(|seed| alloc(cache, class(512), seed).expect("memory")));
     }
     let stats = test.check();
     assert_eq!(stats.arenas_mapped, limits.soft, "they were asked when the limit was near, not before");

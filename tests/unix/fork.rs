@@ -25,7 +25,7 @@ const CHURNING_THREADS: u64 = 4;
 /// do, because it runs on while parent and child are stopped.
 const LOOKS_MAX: u32 = 60_000;
 /// Forks per forking thread, unless `PYMALLOC_FORKS` gives another number.
-const FORKS: u64 = 60;
+const FORKS: u64 = 30;
 const SLACK_BLOCKS: usize = 32;
 
 static HANDLER_RUNS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
