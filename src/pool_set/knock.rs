@@ -6,7 +6,8 @@
 //!   `visit`, `try_enter` and `knock` look, and so does the restart of the slow paths after a stop. In a forked child,
 //!   the thread that found a knock may be missing, so all inboxes are looked at.
 //! - *Quiet*: so when no thread is inside a door or on its way from one, each inbox holds fewer than
-//!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread whose push reached that number knocked after it.
+//!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread whose push reached that number
+//!   knocked after it.
 //! - *Paid for*: a thread that answers makes one more round only if another thread knocked during the last round.
 //!   Before each knock, other threads freed half a pool, or into many pools. No round waits, and none calls itself.
 

@@ -17,7 +17,7 @@
 //! | copying a shelf above the magazine's `top` | all of it still waits |
 //! | storing null in its slots, or about to raise `top` | those with a null are lost, all 32 at most |
 //! | past that, about to store `next` | they are in the magazine; `attach` finds the empty shelf |
-//! | putting them one by one into a magazine without room for all | one is lost; those after it still wait |
+//! | putting them one by one into a magazine without room for all | one is lost, the next ones wait |
 //!
 //! So a thread loses at most 33 blocks, with the one that it was freeing. No block is in two places.
 //!
@@ -25,7 +25,9 @@
 //! - *Owner*: only the cache's thread writes `next` and the slots. If that thread is gone, a thread that flushes the
 //!   cache or takes it over writes them, under the door of its set; two such threads may come at once.
 //! - *Held*: a slot is null, or holds a free block of the class that its pool counts as used, and that is in no other
-//!   slot and no magazine. In the middle of a call, a shelf's blocks may be in no slot and no magazine. The stores are ordered, with Release, so that this holds in a forked child, too: a thread that recovers the cache there may lose a shelf, but never finds a block twice.
+//!   slot and no magazine. In the middle of a call, a shelf's blocks may be in no slot and no magazine. The stores are
+//!   ordered, with Release, so that this holds in a forked child, too: a thread that recovers the cache there may lose
+//!   a shelf, but never finds a block twice.
 //! - *Shelves*: on the shelf that is filled, the slots before `next` hold blocks, and no others do. On the other shelf,
 //!   all slots hold blocks or none does, except while it is emptied: then `next` is at the end of the shelf that is
 //!   filled.
