@@ -24,8 +24,8 @@ use crate::observe::{self, Request};
 /// # Aborts
 /// A freed block stays in its thread's cache for a while and then returns to its pool. If it proves impossible there
 /// (already free, not the start of a block, in a pool of another size class, or in no arena), the process writes one
-/// line that begins with `pymalloc:` to stderr and aborts. Two mistakes are not seen: a block is freed twice and was
-/// handed out again in between; a small block is freed with the layout of a large one (then the large allocator gets
+/// line that begins with `pymalloc:` to stderr and aborts. Two mistakes are not seen: a block is freed twice, but was
+/// handed out again in between; or a small block is freed with the layout of a large one (then the large allocator gets
 /// it).
 ///
 /// # Examples

@@ -12,7 +12,7 @@ mod counts {
     use crate::heap::door::{Door, DoorCell};
     use crate::sync::{AtomicU64, Ordering};
 
-    /// Blocks that the last refill of a magazine brought; 0 if some of them left it otherwise than to the program.
+    /// Blocks that the last refill of a magazine brought; 0 once a flush or a stow has taken some of them.
     pub(crate) struct Filled(DoorCell<u16>);
 
     impl Filled {
@@ -74,7 +74,7 @@ mod counts {
             BY_SPARE.fetch_add(self.allocations.0.replace(door, 0), Ordering::Relaxed);
         }
 
-        /// Notes that blocks leave the magazine otherwise than to the program.
+        /// Notes that a flush or a stow takes blocks out of the magazine.
         pub(crate) fn note_left<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.shape(class).filled.0.set(door, 0);
         }

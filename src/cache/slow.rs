@@ -295,7 +295,7 @@ impl ThreadCache {
 
     /// All slots of the magazine.
     pub(super) fn array<'door, K: Kind>(&self, class: Class<K>, door: Door<'door>) -> &'door [Slot] {
-        // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
+        // Relaxed: under the door. SAFETY: the array has that many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
             core::slice::from_raw_parts(base, self.slots(class, door))

@@ -138,7 +138,7 @@ impl Inside<'_> {
         impossible(Impossible::NoBlockStart, 0, class.block_bytes())
     }
 
-    /// Frees blocks of a pool of another set (see `remote`); `tag` is the pool's tag.
+    /// Frees blocks whose pool belongs to another set (see `remote`); `tag` is the pool's tag.
     #[inline(never)]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn give_remote<K: Kind>(&mut self, class: Class<K>, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {

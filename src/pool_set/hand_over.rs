@@ -152,7 +152,7 @@ impl Inside<'_> {
         self.collect();
     }
 
-    /// Ends the parking of the set, which a thread took over.
+    /// Marks the set as no longer parked: a thread took it over.
     pub(crate) fn adopt(&mut self) {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(0, Ordering::Relaxed);

@@ -9,7 +9,8 @@
 //!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread whose push reached that number
 //!   knocked after it.
 //! - *Paid for*: a thread that answers makes one more round only if another thread knocked during the last round.
-//!   Before each knock, other threads freed half a pool, or into many pools. No round waits, and none calls itself.
+//!   Before each knock, other threads freed half the blocks of a pool, or blocks of many pools. No round waits, and
+//!   none calls itself.
 
 use super::Inside;
 use crate::heap::set::PoolSet;

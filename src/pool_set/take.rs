@@ -12,7 +12,7 @@ use crate::heap::pool::{Block, Pool, State};
 use crate::os;
 
 impl Inside<'_> {
-    /// Fills `slots` from the front with free blocks of `class`; returns how many.
+    /// Fills `slots` from the front with free blocks of `class`, and returns their number.
     ///
     /// It takes fewer than asked for if more would need a new pool, and none only when there is no memory. The blocks
     /// are ordered so that popping them from the end gives ascending addresses within a pool.

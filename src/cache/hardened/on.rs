@@ -45,7 +45,7 @@ impl PerThread {
         Self { random: Random::new(), quarantine: Quarantine::new() }
     }
 
-    /// A thread got the cache.
+    /// Prepares the cache for the thread that got it.
     pub(crate) fn attach(&self, door: Door<'_>) {
         self.random.seed();
         self.quarantine.attach(door);
