@@ -9,16 +9,16 @@
 //!
 //! Memory comes from the OS in *arenas* of 2 MiB, arenas are cut into *pools* of 32 KiB, and a pool into *blocks* of
 //! one of 64 *size classes*: 8, 16, 24 … 512 bytes. Larger requests go to the *large allocator*, by default the
-//! system's `malloc`. Each thread has a cache with one *magazine* of free blocks per class. The bitmaps of the pools
-//! that a thread owns hold its other free blocks.
+//! system's `malloc`. Each thread has a cache with one *magazine* of free blocks per class. Its other free blocks are
+//! in the pools that it owns; a bitmap says which blocks of a pool are free.
 //!
 //! # Layers
-//! A folder imports only from the folders below it, and not from its neighbours; the test `tests/programs/layers.rs`
-//! checks that. `ARCHITECTURE.md` says where to find what.
+//! A folder imports only from the folders below it, not from its neighbours; the test `tests/programs/layers.rs` checks
+//! that. `ARCHITECTURE.md` says which file has what.
 //!
-//! | layer, top to bottom | what |
+//! | layer, top to bottom | contents |
 //! |---|---|
-//! | `api/` | [`Pymalloc`], where it sends each request, the functions that control the heap |
+//! | `api/` | [`Pymalloc`], the route of each request, the functions that control the heap |
 //! | `graph/` | the heap as a graph |
 //! | `trace/`, `inspect/`, `purge/` | the tracer; counts, checks, reports, pictures; memory return on request |
 //! | `cache/` | one thread's magazines and depots, its start and end; what the feature `hardened` adds |
@@ -35,11 +35,11 @@
 //! The feature `object-pool` exports it as `pymalloc::object_pool`.
 //!
 //! # Code placement
-//! The code of this crate that every program runs lies in a section of its own, `.text_pymalloc`: a thread's first
-//! allocation, refills, flushes, a thread's end; not failures, forks and reports. Linkers put this section behind the
-//! program's code, next to the code that every start runs. The tables of `size_class` lie with the data that a start
-//! writes. The reason: around a fault, Linux maps 16 OS pages of a program's file at once, so code spread over the
-//! program would add 64 KiB per piece to its RSS.
+//! The code of this crate that every program runs is in a section of its own, `.text_pymalloc`: a thread's first
+//! allocation, refills, flushes, and a thread's end. Failures, forks and reports are not in it. Linkers put this
+//! section behind the program's code, next to the code that runs at every start. The tables of `size_class` are beside
+//! the data that a start writes. The reason: at a page fault, Linux maps 16 OS pages of a program's file at once. Code
+//! that is spread over the program would add 64 KiB per piece to its RSS.
 //!
 //! # Where it works
 //! The allocator works on 64-bit Linux, with glibc or musl, and on 64-bit Windows. On other platforms, under Miri, and

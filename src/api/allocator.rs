@@ -9,10 +9,11 @@ use crate::cache::hardened;
 use crate::marks;
 use crate::observe::{self, Request};
 
-/// A global allocator after CPython's pymalloc: small requests from pools, the rest from a large allocator.
+/// A global allocator after CPython's pymalloc: it serves small requests from pools, and the rest from a large
+/// allocator.
 ///
 /// A layout whose size, rounded up to its alignment, is at most [`SMALL_MAX_BYTES`](crate::SMALL_MAX_BYTES) is served
-/// from pools; every other goes to `L`, by default [`System`]. The layout alone decides, so a block always goes
+/// from pools. Every other layout goes to `L`, by default [`System`]. The layout alone decides, so a block always goes
 /// back where it came from. With [`Medium`](crate::Medium) as `L`, requests up to 1 MiB come from the same arenas. All
 /// values of this type, whatever their `L`, share one heap.
 ///
@@ -21,10 +22,11 @@ use crate::observe::{self, Request};
 /// `dealloc` never fails. No method panics or unwinds.
 ///
 /// # Aborts
-/// When a freed block returns from its thread's cache to its pool and proves impossible (already free, not the start
-/// of a block, in a pool of another size class, or in no arena), the process writes one line that begins with
-/// `pymalloc:` to stderr and aborts. Not seen: a block freed twice that was handed out again in between, and a small
-/// block freed with the layout of a large one (which the large allocator gets).
+/// A freed block stays in its thread's cache for a while and then returns to its pool. If it proves impossible there
+/// (already free, not the start of a block, in a pool of another size class, or in no arena), the process writes one
+/// line that begins with `pymalloc:` to stderr and aborts. Two mistakes are not seen: a block is freed twice, but was
+/// handed out again in between; or a small block is freed with the layout of a large one (then the large allocator gets
+/// it).
 ///
 /// # Examples
 /// ```
@@ -45,7 +47,7 @@ pub struct Pymalloc<L = System> {
 }
 
 impl Pymalloc {
-    /// The allocator, with the system's `malloc` for large requests.
+    /// Makes an allocator that passes large requests to the system's `malloc`.
     ///
     /// ```
     /// # use pymalloc::Pymalloc;
@@ -57,7 +59,7 @@ impl Pymalloc {
 }
 
 impl<L> Pymalloc<L> {
-    /// The allocator, with `large` for the requests that pools don't serve.
+    /// Makes an allocator that passes the requests that pools don't serve to `large`.
     ///
     /// ```
     /// use pymalloc::Pymalloc;
@@ -115,8 +117,8 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
         }
     }
 
-    /// Keeps the block exactly if the class does not change. CPython also keeps a block that shrinks by less than
-    /// a quarter; here it can't, because `dealloc` will be told the new size and find the class by it.
+    /// Keeps the block if and only if the class does not change. CPython also keeps a block that shrinks by less than a
+    /// quarter. This allocator can't: `dealloc` is told the new size, and finds the class by it.
     #[inline]
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         // SAFETY: the caller promises that `new_size`, rounded up to the alignment, does not overflow an `isize`.
@@ -139,9 +141,9 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
 
 // --- Large requests ------------------------------------------------------------------------------------------------
 
-// Never inlined: what is inlined everywhere is the fast path of small requests, which should have no register to save
-// for these; and each ends in a jump, not a call. Who looks on is told of a block while nobody else can have its
-// address.
+// These are never inlined. The fast path of small requests is inlined everywhere, and must save no registers for these
+// functions; each of them ends in a jump, not in a call. Observers are told of a block while no other thread can have
+// its address.
 impl<L: GlobalAlloc> Pymalloc<L> {
     /// # Safety
     /// As for `GlobalAlloc::alloc`; the request is large.

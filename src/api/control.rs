@@ -1,4 +1,4 @@
-//! The crate's functions: what a program can ask of its heap beside blocks.
+//! The crate's functions: what a program can ask of its heap, besides blocks.
 
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::inspect::check::{Corruption, check};
@@ -7,14 +7,14 @@ use crate::inspect::stats::{CacheStats, Stats, add_stats, gather_caches, live_bl
 use crate::os;
 use crate::purge::heap::purge_heap;
 
-/// Counts what the heap holds.
+/// Counts the arenas, pools and blocks of the heap.
 ///
-/// Any thread may call it at any time, fork handlers included; signal handlers may not. It allocates nothing. Slow
-/// paths of other threads wait meanwhile, their fast paths run on: the counts of blocks live and cached are a snapshot,
-/// exact for threads that do nothing meanwhile; their sum and all other counts are exact. It takes time in proportion
-/// to the number of pools.
+/// Any thread may call it at any time, also in a fork handler, but not in a signal handler. It allocates nothing.
+/// Meanwhile the slow paths of other threads wait, and their fast paths run on. So the counts of live and of cached
+/// blocks are a snapshot; they are exact for threads that do nothing meanwhile. Their sum and all other counts are
+/// exact. The call takes time in proportion to the number of pools.
 ///
-/// Takes up to 28 KiB of stack, with the result; 16 KiB if it is compiled with optimisation.
+/// It takes up to 28 KiB of stack, the result included; 16 KiB if it is compiled with optimisation.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -40,11 +40,11 @@ pub fn stats() -> Stats {
     stats
 }
 
-/// Blocks in the program's hands: Python's `sys.getallocatedblocks()`.
+/// Counts the blocks in the program's hands, as Python's `sys.getallocatedblocks()` does.
 ///
-/// Counts small blocks, and those of [`Medium`](crate::Medium) where that is used, as [`stats`] does and with the same
-/// exactness, in less time, because it looks at no bitmap. Growth from one run of a task to the next says that the task
-/// leaks.
+/// It counts small blocks, and those of [`Medium`](crate::Medium) if the program uses that. The count is as exact as
+/// that of [`stats`], and takes less time, because no bitmap is read. If it grows from one run of a task to the next,
+/// the task leaks.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -60,10 +60,12 @@ pub fn allocated_blocks() -> usize {
     live_blocks(&mut GLOBAL.stop())
 }
 
-/// Counts each thread cache: those of running threads, those parked by ended ones, and the spare set; in no order. A
-/// parked one that has neither blocks nor pools is left out.
+/// Counts the blocks and pools of each thread cache; the list is in no order.
 ///
-/// As [`stats`], but the list itself is allocated.
+/// The list has the caches of running threads, those that ended threads parked, and the spare set. A parked cache that
+/// has neither blocks nor pools is left out.
+///
+/// The rules of [`stats`] apply, except that the list itself is allocated.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -77,7 +79,7 @@ pub fn allocated_blocks() -> usize {
 pub fn thread_caches() -> Vec<CacheStats> {
     let mut wanted = GLOBAL.set_count() + 8;
     loop {
-        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        // Before the slow paths are stopped: while they are, there is no memory to be had.
         let mut found = Vec::with_capacity(wanted);
         let count = gather_caches(&mut GLOBAL.stop(), &mut found);
         if count <= found.len() {
@@ -89,9 +91,9 @@ pub fn thread_caches() -> Vec<CacheStats> {
 
 /// Maps every pool of the heap, for a picture: [`HeapMap::to_svg`], [`HeapMap::to_html`].
 ///
-/// As [`stats`], but the map itself is allocated, a little more than a KiB an arena.
+/// The rules of [`stats`] apply, except that the map itself is allocated: a little more than 1 KiB per arena.
 ///
-/// Takes up to 36 KiB of stack; 18 KiB if it is compiled with optimisation.
+/// It takes up to 36 KiB of stack; 18 KiB if it is compiled with optimisation.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -107,9 +109,9 @@ pub fn thread_caches() -> Vec<CacheStats> {
 pub fn heap_map() -> HeapMap {
     let mut wanted = 16;
     loop {
-        // Before the slow paths are stopped: afterwards there is no memory to be had.
+        // Before the slow paths are stopped: while they are, there is no memory to be had.
         let mut map = HeapMap { title: String::new(), arenas: Vec::with_capacity(wanted), stats: Stats::ZERO };
-        // The token ends before the match: what follows may allocate.
+        // The token is dropped before the match, because the match may allocate.
         let gathered = map.gather(&mut GLOBAL.stop());
         match gathered {
             Ok(()) => return map,
@@ -120,10 +122,10 @@ pub fn heap_map() -> HeapMap {
 
 /// Checks every arena, pool, bitmap, list, inbox and thread cache, and counts what the heap holds.
 ///
-/// For tests: it takes time in proportion to the heap. Other threads may run; see [`stats`].
+/// It is meant for tests: it takes time in proportion to the heap. Other threads may run meanwhile; see [`stats`].
 ///
 /// # Errors
-/// The first invariant found broken.
+/// The first invariant that is broken.
 ///
 /// ```
 /// pymalloc::self_check().expect("the heap is sound");
@@ -133,15 +135,15 @@ pub fn self_check() -> Result<Stats, Corruption> {
     check(&mut GLOBAL.stop())
 }
 
-/// Gives back to the OS what is free; returns the bytes given back while it ran.
+/// Gives free memory back to the OS, and returns the number of bytes given back while it ran.
 ///
-/// Empties the calling thread's cache, brings home what threads freed into each other's pools (also into those of
-/// threads that sleep or ended), and returns every free pool's memory and every free arena. What other threads hold
-/// in their magazines stays there: at most 32 KiB a size class each (128 KiB or eight blocks a medium one). Later
-/// requests take memory anew.
+/// It empties the calling thread's cache, and collects the blocks that threads freed into each other's pools, also into
+/// the pools of threads that sleep or ended. Then it gives back the memory of every free pool, and every free arena.
+/// Blocks in the magazines of other threads stay there: at most 32 KiB per thread and size class (per medium class, 128
+/// KiB or eight blocks). Later requests take memory anew.
 ///
-/// With glibc, its `malloc_trim` follows, for large blocks and whatever else is in its heaps; it takes a look at each
-/// free part of them. The bytes that this gives back are not counted.
+/// With glibc, `malloc_trim` runs next. It gives back free memory of glibc's own heaps, where large blocks are, among
+/// others; it looks at each free part of them. The bytes that it gives back are not counted.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -160,9 +162,9 @@ pub fn purge() -> usize {
     bytes
 }
 
-/// Empties the calling thread's magazines into their pools, and makes them small again.
+/// Returns all free blocks of the calling thread's cache to their pools, and makes its magazines small again.
 ///
-/// For threads that are about to idle. Blocks that belong to other threads' pools go home too.
+/// It is meant for a thread that is about to be idle. Blocks of other threads' pools are returned, too.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -1,22 +1,23 @@
-//! How many bytes the arenas may take: a limit, and a softer one below it.
+//! The number of bytes that the arenas may take: a limit, and a soft limit below it.
 
 use super::control::purge;
 use crate::base::config::ARENA_BYTES;
 use crate::cache::GLOBAL;
 use crate::heap::ArenaLimits;
 
-/// The most bytes that the arenas may take, as [`set_limit`] left it: whole arenas; `None`, as at the start, for no
-/// limit.
+/// The most bytes that the arenas may take, as [`set_limit`] set it; `None` means no limit.
+///
+/// The limit is a number of whole arenas. A program starts without one.
 pub fn limit() -> Option<usize> {
     bytes_of(GLOBAL.arena_limits().hard)
 }
 
-/// Lets the arenas take at most so many bytes, rounded down to whole arenas ([`ARENA_BYTES`]); `None` for no limit.
+/// Limits the arenas to `bytes`, rounded down to whole arenas ([`ARENA_BYTES`]); `None` lifts the limit.
 ///
-/// At the limit, the calling thread's own cache is emptied, and what other threads' pools have to spare is used; then
-/// small requests get null until blocks are freed or the limit is raised. If as many arenas or more are mapped already,
-/// none is added, and what is free goes back at once, as by [`purge`]. The allocator's own metadata (a few percent
-/// more) and large requests are not counted.
+/// When a request would need an arena beyond the limit, the calling thread's own cache is emptied, and free blocks of
+/// other threads' pools are used. If there are none, small requests return null until blocks are freed or the limit is
+/// raised. If the arenas take as much or more already, none is added, and free memory is given back at once, as by
+/// [`purge`]. The limit counts neither the allocator's own metadata (a few percent more) nor large requests.
 ///
 /// The last eighth below the limit becomes the soft part: see [`set_soft_limit`].
 ///
@@ -49,15 +50,17 @@ pub fn set_limit(bytes: Option<usize>) {
     }
 }
 
-/// The bytes from which on an arena is the last resort: whole arenas; `None` for never.
+/// The number of bytes from which a new arena is the last resort, as [`set_soft_limit`] set it; `None` means never.
 pub fn soft_limit() -> Option<usize> {
     bytes_of(GLOBAL.arena_limits().soft)
 }
 
-/// Makes arenas the last resort once they take so many bytes, rounded down to whole arenas: then one more is mapped
-/// only when no thread's pools have anything to spare. `None` for never.
+/// Makes a new arena the last resort once the arenas take `bytes`, rounded down to whole arenas; `None` means never.
 ///
-/// Until the next [`set_limit`], which sets this one to seven eighths of its own. Above the limit it has no meaning.
+/// From then on, an arena is mapped only when no thread's pools have anything to spare.
+///
+/// The soft limit holds until the next [`set_limit`], which sets it to seven eighths of the limit. A soft limit above
+/// the limit has no effect.
 ///
 /// ```
 /// pymalloc::set_soft_limit(Some(64 << 20));

@@ -15,28 +15,29 @@ use crate::marks::{self, PAD_BYTES};
 use crate::observe::Request;
 use crate::os::{BYPASS, COMMITS};
 
-/// The large allocator for programs that allocate more than small objects: pools for requests up to
-/// [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES), runs of pools for those up to
-/// [`RUN_MAX_BYTES`], and `L` for what is larger.
+/// A large allocator for programs that allocate more than small objects: it serves requests up to 1 MiB from pools.
+///
+/// Requests up to [`MEDIUM_MAX_BYTES`](crate::MEDIUM_MAX_BYTES) get blocks of pools, those up to [`RUN_MAX_BYTES`] get
+/// runs of pools, and larger ones go to `L`.
 ///
 /// Requests from 513 bytes on have 48 size classes, eight for each doubling, with the same magazines, pools and frees
-/// between threads as small ones. A request of more than 32 KiB is a run of free pools side by side. All of it is of
-/// the same arenas as the small blocks: what one size leaves free serves the others, [`purge()`](crate::purge()) gives
-/// it back, and [`set_limit`](crate::set_limit) bounds it.
+/// between threads as small ones. A request of more than 32 KiB gets a *run*: free pools side by side. All these blocks
+/// come from the same arenas as the small ones. So memory that one size leaves free serves the others,
+/// [`purge()`](crate::purge()) gives it back, and [`set_limit`](crate::set_limit) bounds it.
 ///
-/// Worth its line for programs that allocate many blocks between 513 bytes and 1 MiB: buffers, messages, pages, growing
+/// It pays in programs that allocate many blocks between 513 bytes and 1 MiB: buffers, messages, pages, growing
 /// vectors. A program of small objects gains nothing.
 ///
-/// On Windows it passes every request on to `L`: there, it was not tried.
+/// On Windows it passes every request on to `L`, because it was not tried there.
 ///
-/// By itself, without [`Pymalloc`](crate::Pymalloc) in front of it, it passes requests up to 512 bytes on to `L`, too.
+/// Without [`Pymalloc`](crate::Pymalloc) in front of it, it passes requests up to 512 bytes on to `L`, too.
 ///
 /// # Errors
-/// As of [`Pymalloc`](crate::Pymalloc): null when the OS gives no memory, or the limit is reached.
+/// As for [`Pymalloc`](crate::Pymalloc): the methods return null when the OS gives no memory, or the limit is reached.
 ///
 /// # Aborts
-/// As of [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible; a run that is freed twice, or with
-/// another layout, at the call.
+/// As for [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible. A run that is freed twice, or with
+/// another layout, is found at the call.
 ///
 /// # Examples
 /// ```
@@ -57,14 +58,14 @@ pub struct Medium<L = System> {
 }
 
 impl Medium {
-    /// With the system's `malloc` for requests that are too large.
+    /// Makes an allocator that passes larger requests to the system's `malloc`.
     pub const fn new() -> Self {
         Self { large: System }
     }
 }
 
 impl<L> Medium<L> {
-    /// With `large` for requests that are too large.
+    /// Makes an allocator that passes larger requests to `large`.
     ///
     /// ```
     /// use pymalloc::{Medium, Pymalloc};
@@ -76,7 +77,7 @@ impl<L> Medium<L> {
         Self { large }
     }
 
-    /// The allocator for requests that are too large.
+    /// The allocator for larger requests.
     pub const fn large(&self) -> &L {
         &self.large
     }
@@ -87,7 +88,7 @@ impl<L> Medium<L> {
 pub(super) enum Place {
     Class(MediumClass),
     Run(RunSize),
-    /// To the next allocator.
+    /// The next allocator serves it.
     Beyond,
 }
 
@@ -97,7 +98,7 @@ impl Place {
         Self::of_size_align(layout.size() + PAD_BYTES, layout.align())
     }
 
-    /// Of a request of so many bytes with that alignment, a power of two.
+    /// The place of a request of `size` bytes; `align` is a power of two.
     #[inline(always)]
     pub(super) const fn of_size_align(size: usize, align: usize) -> Self {
         if BYPASS || COMMITS {
@@ -107,7 +108,7 @@ impl Place {
             return Self::Class(class);
         }
         let last = size.wrapping_sub(1) | (align - 1);
-        // What is left is small, a run, or beyond.
+        // Of no class: the request is small, a run, or beyond.
         if last < SMALL_MAX_BYTES || last >= RUN_MAX_BYTES {
             return Self::Beyond;
         }
@@ -115,7 +116,7 @@ impl Place {
         Self::Run(RunSize { pools: (last >> POOL_SHIFT) + 1, align_pools })
     }
 
-    /// A block, or null when there is no memory; null of none.
+    /// A block, or null when there is no memory. Always null for `Beyond`.
     #[inline(always)]
     pub(super) fn alloc(self, request: Request) -> *mut u8 {
         match self {
@@ -125,14 +126,14 @@ impl Place {
         }
     }
 
-    /// The same with the first `bytes` zero, which a block has.
+    /// The same, with the first `bytes` of the block zero. The block has at least that many.
     #[inline(always)]
     pub(super) fn alloc_zeroed(self, bytes: usize, request: Request) -> *mut u8 {
         match self {
             Self::Class(class) => current().alloc_zeroed(class, request),
             Self::Run(size) => alloc_run(size).map_or(ptr::null_mut(), |run| {
                 if !run.zeroed {
-                    // SAFETY: a run of at least so many bytes, in our hands.
+                    // SAFETY: a run of at least `bytes`, in our hands.
                     unsafe { run.start.write_bytes(0, bytes) };
                 }
                 run.start.as_ptr()
@@ -144,7 +145,7 @@ impl Place {
     /// Takes back a block.
     ///
     /// # Safety
-    /// The caller has the block, and it came from here.
+    /// `block` is a block of this place, in the caller's hands.
     #[inline(always)]
     pub(super) unsafe fn free(self, block: *mut u8) {
         match self {
@@ -155,7 +156,8 @@ impl Place {
         }
     }
 
-    /// Whether a block of the caller's is one of `new` from now on, where it lies. Never from one allocator to another.
+    /// Makes the block one of `new` without moving it, and returns whether that was possible. From one allocator to
+    /// another it never is.
     #[inline(always)]
     pub(super) fn resize(self, block: *mut u8, new: Self) -> bool {
         match (self, new) {
@@ -169,9 +171,9 @@ impl Place {
     }
 }
 
-// SAFETY: blocks of a class as in `Pymalloc`; runs are disjoint pools that no set owns, as many as the layout needs, at
-// a multiple of its alignment. The next allocator keeps the contract itself, and gets the same layouts in all four
-// methods. The layout alone decides where a request goes.
+// SAFETY: blocks of a class are as in `Pymalloc`. Runs are disjoint pools that no set owns, as many as the layout
+// needs, at a multiple of its alignment. The next allocator keeps the contract itself, and gets the same layouts in all
+// four methods. The layout alone decides where a request goes.
 unsafe impl<L: GlobalAlloc> GlobalAlloc for Medium<L> {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -1,4 +1,4 @@
-//! What a program names: the allocator, where it sends each request, and the functions that control the heap.
+//! The public interface: the allocator, the route of each request, and the functions that control the heap.
 
 pub(crate) mod allocator;
 pub(crate) mod control;

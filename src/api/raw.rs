@@ -1,8 +1,8 @@
-//! Blocks by their addresses: what the C functions of the preload library need, which are not told sizes on free.
+//! Blocks by their addresses, for the C functions of the preload library: C's `free` is not told a size.
 //!
-//! Behind the feature `__raw`, hidden, and free to change with any release. With the feature, the thread slot is read
-//! by the initial-exec model (`cache/tls.rs`), and the library that holds this code must be linked to stay loaded (`-z
-//! nodelete`).
+//! This module is behind the feature `__raw`, hidden, and may change with any release. With the feature, the thread
+//! slot is read by the initial-exec model (`cache/tls.rs`). The library that holds this code must be linked so that it
+//! stays loaded (`-z nodelete`).
 
 use core::ffi::c_void;
 
@@ -22,11 +22,11 @@ use crate::sync::Ordering;
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 pub use crate::os::{Descriptor, Identity, NoCancellation};
 
-/// Whether even requests of at most 8 bytes are aligned to 16. GCC takes that for granted where its
-/// `MALLOC_ABI_ALIGNMENT` is 16 bytes, as for aarch64; for x86-64 it is 8.
+/// Whether even requests of at most 8 bytes are aligned to 16. GCC relies on that where its `MALLOC_ABI_ALIGNMENT` is
+/// 16 bytes, as on aarch64; on x86-64 it is 8.
 const ALWAYS_ALIGNED_TO_16: bool = cfg!(target_arch = "aarch64");
 
-/// The size class of a request of C, or of a block.
+/// The size class of a request from C, or of a block.
 ///
 /// C's requests of more than 8 bytes are aligned to 16, so half of the crate's classes serve them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,21 +36,21 @@ pub struct Class(SizeClass);
 impl Class {
     /// The class for `bytes`, 0 included; `None` when the request is large.
     ///
-    /// Blocks are aligned to 8 if `bytes` is at most 8, else to 16: no object of at most 8 bytes has a larger
-    /// fundamental alignment. On aarch64, to 16 always.
+    /// Blocks are aligned to 8 if `bytes` is at most 8, otherwise to 16: no object of at most 8 bytes has a larger
+    /// fundamental alignment. On aarch64 they are always aligned to 16.
     #[inline(always)]
     pub const fn of_size(bytes: usize) -> Option<Self> {
         Self::of_last(bytes - (bytes != 0) as usize)
     }
 
-    /// [`of_size`](Self::of_size) for a further alignment, a power of two.
+    /// [`of_size`](Self::of_size) for a larger alignment; `align` is a power of two.
     #[inline(always)]
     pub const fn of_size_align(bytes: usize, align: usize) -> Option<Self> {
         Self::of_last((bytes - (bytes != 0) as usize) | (align - 1))
     }
 
-    /// The class of blocks whose last byte is `last`, rounded up to an odd number, unless it is 0 and 8 bytes will do:
-    /// so that the block is a multiple of 16.
+    /// The class of blocks whose last byte is `last`. Its number is rounded up to an odd one, so that the block's size
+    /// is a multiple of 16; but it stays 0 where 8 bytes suffice.
     #[inline(always)]
     const fn of_last(last: usize) -> Option<Self> {
         if BYPASS || last >= SMALL_MAX_BYTES {
@@ -63,17 +63,17 @@ impl Class {
         }
     }
 
-    /// The class of the block at `address`, if it lies where nearly all blocks do: one load tells. If `None`, ask
-    /// [`of_far`](Self::of_far), out of line. Never reads the block.
+    /// The class of the block at `address`, found by one load, if the block lies where nearly all blocks do. If this
+    /// returns `None`, ask [`of_far`](Self::of_far), out of line. The block itself is never read.
     #[inline(always)]
     pub fn of_near(address: *const c_void) -> Option<Self> {
         GLOBAL.classes.class_of(address.addr()).map(Self)
     }
 
-    /// The class of the block at `address`; `None` if no arena holds it. Reads the tree of arenas and a tag, never the
+    /// The class of the block at `address`; `None` if no arena holds it. Reads the address map and a tag, never the
     /// block.
     ///
-    /// Exact for a block in the caller's hands; for any other address in an arena, some class.
+    /// Exact for a block in the caller's hands. For any other address in an arena, it returns some class.
     #[inline]
     pub fn of_far(address: *const c_void) -> Option<Self> {
         let pool = GLOBAL.map.pool_of(address.addr())?;
@@ -101,26 +101,26 @@ static MAGAZINES: [MagazineOffset; SMALL_MAX_BYTES + 1] = {
     magazines
 };
 
-/// What a function of C was asked for, in bytes, for who looks on; of no size without the feature `trace`.
+/// The bytes that a C function was asked for, for observers. Without the feature `trace`, this type is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Request(observe::Request);
 
 impl Request {
-    /// A request of so many bytes.
+    /// A request of `bytes`.
     #[inline(always)]
     pub const fn of_bytes(bytes: usize) -> Self {
         Self(observe::Request::of_bytes(bytes))
     }
 }
 
-/// Whether somebody wants to be told of each large block, by the functions below.
+/// Whether an observer wants to be told of each large block, by the functions below.
 #[inline(always)]
 pub fn is_observed() -> bool {
     observe::is_wanted()
 }
 
-/// Aborts with one line if glibc's `malloc` can't have handed out `start`: its blocks are aligned to 16. The rest is
-/// glibc's to judge.
+/// Aborts with one line if glibc's `malloc` can't have handed out `start`: its blocks are aligned to 16. glibc itself
+/// checks the rest.
 #[inline(always)]
 pub fn check_large(start: *const c_void) {
     if start.addr() & 15 != 0 {
@@ -128,33 +128,33 @@ pub fn check_large(start: *const c_void) {
     }
 }
 
-/// Writes to stderr what is said before an abort.
+/// Writes a message before an abort to stderr.
 pub fn write_last_words(line: &[u8]) {
     crate::os::write_stderr(line);
 }
 
-/// A large block of so many bytes was handed out, or null; for when [`is_observed`]. The calling function must not be
-/// inlined.
+/// Tells observers that a large block of `bytes` was handed out; `block` may be null. To be called if [`is_observed`].
+/// The calling function must not be inlined.
 #[inline(always)]
 pub fn large_allocated(block: *mut c_void, bytes: usize) {
     observe::allocated_wanted(block.cast(), bytes, observe::Request::of_bytes(bytes));
 }
 
-/// A large block is about to be freed; for when [`is_observed`].
+/// Tells observers that a large block is about to be freed. To be called if [`is_observed`].
 pub fn large_freed(block: *mut c_void) {
-    // Its bytes are for `measure`, which no program on the library can call.
+    // Only `measure` needs the size, and no program on the library can call it.
     observe::freed_wanted(block.cast(), 0);
 }
 
-/// A large block gets another size by `realloc`, which may fail; for when [`is_observed`]. The calling function must
-/// not be inlined.
+/// Resizes a large block by `realloc`, which may fail, and tells observers. To be called if [`is_observed`]. The
+/// calling function must not be inlined.
 #[inline(always)]
 pub fn large_resized(block: *mut c_void, bytes: usize, mut realloc: impl FnMut() -> *mut c_void) -> *mut c_void {
     observe::resized_wanted(block.cast(), 0, bytes, || realloc().cast()).cast()
 }
 
-/// A block for `bytes` from the thread's magazine, or what `slow` returns if there is none, or `large` if the request
-/// is large.
+/// A block for `bytes` from the thread's magazine. If the magazine is empty, returns what `slow` returns; if the
+/// request is large, what `large` returns.
 #[inline(always)]
 pub fn allocate_or(
     bytes: usize,
@@ -170,7 +170,7 @@ pub fn allocate_or(
     }
 }
 
-/// The same for a class.
+/// [`allocate_or`] for a class, whose requests are not large.
 #[inline(always)]
 pub fn allocate_class_or(class: Class, slow: impl FnOnce() -> *mut c_void) -> *mut c_void {
     current().alloc_or(class.0, || slow().cast()).cast()
@@ -191,15 +191,16 @@ pub fn allocate_zeroed(class: Class, request: Request) -> *mut c_void {
 /// Takes back a block.
 ///
 /// # Safety
-/// `block` is a block of `class` in the caller's hands. (What can be checked is, when it returns to its pool.)
+/// `block` is a block of `class` in the caller's hands. (As far as possible this is checked when it returns to its
+/// pool.)
 #[inline(always)]
 pub unsafe fn free(class: Class, block: *mut c_void) {
     // SAFETY: the caller's promise is the same.
     unsafe { current().free(class.0, block.cast()) }
 }
 
-/// Takes back a block that lies where nearly all do, if the thread's magazine has room; else does as `otherwise`, with
-/// any address.
+/// Takes back a block that lies where nearly all blocks do, if the thread's magazine has room. In all other cases, and
+/// for any other address, calls `otherwise`.
 ///
 /// # Safety
 /// If `block` is in an arena, it is a block in the caller's hands.
@@ -215,10 +216,10 @@ pub unsafe fn free_or(block: *mut c_void, otherwise: impl FnOnce()) {
     }
 }
 
-/// Takes back a block that was asked for as so many bytes, if the thread's magazine has room; else does as `otherwise`.
+/// Takes back a block that was allocated for `bytes`, if the thread's magazine has room. Otherwise calls `otherwise`.
 ///
 /// # Safety
-/// If `bytes` are no large request, `block` is a block in the caller's hands, of their class.
+/// If a request of `bytes` is small, `block` is a block of its class in the caller's hands.
 #[inline(always)]
 pub unsafe fn free_sized_or(block: *mut c_void, bytes: usize, otherwise: impl FnOnce()) {
     match MAGAZINES.get(bytes) {
@@ -233,8 +234,8 @@ pub fn check_live(class: Class, block: *mut c_void) {
     hardened::check_live(current(), class.0, block.cast());
 }
 
-/// Allocations of small blocks so far, at least: nothing is counted on the fast path, so a block that was freed and
-/// allocated again while it was in a magazine counts once.
+/// The least number of allocations of small blocks so far. The fast path counts nothing: a block that was freed into a
+/// magazine and allocated from it again counts once.
 pub fn allocations_min() -> u64 {
     cache::allocations_min()
 }
@@ -254,12 +255,12 @@ pub fn check_start(address: *const c_void) {
     }
 }
 
-/// Where a request of C above the small ones goes, or a block of one came from: medium pools, or a run.
+/// The place that serves a request from C above the small ones: medium pools, or a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MediumPlace(Place);
 
 impl MediumPlace {
-    /// For a request of so many bytes, with that alignment, a power of two; `None` if it is small, or too large.
+    /// The place for a request of `bytes`; `align` is a power of two. `None` if the request is small, or too large.
     #[inline]
     pub const fn of_size_align(bytes: usize, align: usize) -> Option<Self> {
         match Place::of_size_align(bytes, align) {
@@ -268,8 +269,8 @@ impl MediumPlace {
         }
     }
 
-    /// Of the block at `address`; `None` if no arena holds it, or it is a small one. Reads the tree of arenas and a
-    /// tag, and of a run its descriptor; never the block. Aborts if no block starts there.
+    /// The place of the block at `address`; `None` if no arena holds it, or if it is small. Reads the address map and a
+    /// tag, and a run's descriptor; never the block. Aborts if no block starts there.
     pub fn of_address(address: *const c_void) -> Option<Self> {
         let pool = GLOBAL.map.pool_of(address.addr())?;
         // Relaxed: as in `of_far`.
@@ -299,7 +300,7 @@ impl MediumPlace {
     /// A block, or null when there is no memory.
     #[inline]
     pub fn allocate(self) -> *mut c_void {
-        // Who looks on is told of it by the caller, as of all large blocks.
+        // The caller tells observers of it, as of all large blocks.
         self.0.alloc(Request::of_bytes(0).0).cast()
     }
 
@@ -312,15 +313,15 @@ impl MediumPlace {
     /// Takes back a block.
     ///
     /// # Safety
-    /// `block` is a block of this place in the caller's hands. (What can be checked is: of a run here, of another when
-    /// it returns to its pool.)
+    /// `block` is a block of this place in the caller's hands. (As far as possible this is checked: for a run here, for
+    /// other blocks when they return to their pools.)
     #[inline]
     pub unsafe fn free(self, block: *mut c_void) {
         // SAFETY: the caller's promise is the same.
         unsafe { self.0.free(block.cast()) }
     }
 
-    /// Whether the block is one for `bytes` from now on, where it lies.
+    /// Makes the block one for `bytes` without moving it, and returns whether that was possible.
     ///
     /// # Safety
     /// As for [`free`](Self::free); the block stays the caller's.
@@ -337,16 +338,15 @@ impl MediumPlace {
     }
 }
 
-/// Aborts, with a line that says why, if a block is found freed twice that the exit would find: for what allocates at
-/// the exit.
+/// Aborts, with a line that says why, if a cached block was freed twice. The exit does this check anyway; a caller that
+/// allocates at the exit has to do it before (`cache/exit.rs`).
 pub fn check_at_exit() {
     cache::exit::check();
 }
 
-/// Has every free checked at its call from now on: threads get no caches any more, and the calling one gives its own
-/// up.
+/// From now on, checks every free at its call: threads no longer get caches, and the calling thread gives up its own.
 ///
-/// To be called while the process has one thread: other threads keep the caches that they have.
+/// To be called while the process has only one thread, because other threads would keep their caches.
 pub fn check_at_the_call() {
     cache::go_without_caches();
 }
@@ -386,7 +386,7 @@ mod tests {
         assert!(gone > blocks.len() / 2, "most pools went back: {gone} of {}", blocks.len());
     }
 
-    /// Without the feature `hardened`, by which no magazine hands a block out again at once.
+    /// Without the feature `hardened`: with it, no magazine hands out a block again at once.
     #[test]
     #[cfg(not(feature = "hardened"))]
     fn by_size_by_address_and_by_class_the_same_magazine_is_found() {
@@ -394,7 +394,7 @@ mod tests {
         for bytes in 0..=SMALL_MAX_BYTES {
             let class = Class::of_size(bytes).expect("small");
             let request = || allocate(class, Request::of_bytes(bytes));
-            // Some to begin with: the first call refills.
+            // The first call refills the magazine.
             let (first, second) = (request(), request());
             // SAFETY: allocated above, and freed once; the magazine has room for both.
             unsafe {

@@ -1,4 +1,4 @@
-//! Where a request goes, by its layout alone.
+//! The route of a request, which depends on its layout alone.
 
 use core::alloc::{GlobalAlloc, Layout};
 
@@ -7,7 +7,8 @@ use crate::cache::current;
 use crate::marks::{self, PAD_BYTES};
 use crate::os::BYPASS;
 
-/// The class that serves `layout`; `None` for the large allocator. (`PAD_BYTES` is 0 unless a tool is told of blocks.)
+/// The class that serves `layout`; `None` for the large allocator. (`PAD_BYTES` is 0, unless blocks are marked for a
+/// tool.)
 #[inline(always)]
 pub(super) const fn small(layout: Layout) -> Option<SizeClass> {
     if BYPASS { None } else { SizeClass::of_size_align(layout.size() + PAD_BYTES, block_align(layout)) }
@@ -41,7 +42,7 @@ pub(super) unsafe fn alloc_and_clear(allocator: &impl GlobalAlloc, layout: Layou
     }
 }
 
-/// Moves a block to where `new_layout` belongs.
+/// Moves a block to a new one for `new_layout`, perhaps of another allocator.
 ///
 /// # Safety
 /// As for `GlobalAlloc::realloc`.
@@ -52,7 +53,7 @@ pub(super) unsafe fn realloc_by_copy(
     layout: Layout,
     new_layout: Layout,
 ) -> *mut u8 {
-    // SAFETY: the caller keeps `realloc`'s contract; the old block stays the caller's if there is no new one.
+    // SAFETY: the caller keeps `realloc`'s contract. If there is no new block, the old one stays the caller's.
     unsafe {
         let new = allocator.alloc(new_layout);
         if !new.is_null() {

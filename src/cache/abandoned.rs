@@ -1,16 +1,16 @@
-//! The process's end where the system ends all other threads first, wherever they are (Windows).
+//! The process's end where the system first ends all other threads, wherever they are (Windows).
 //!
-//! Then the last thread's destructors run, which free and allocate. A thread that was ended inside the allocator has left
-//! its lock held, and perhaps a pool half changed: nobody may touch that any more. So the last thread, before anything of
-//! it frees, looks at every lock. If one is held, the heap is *abandoned*: the thread goes without its cache; what it
-//! frees stays where it is, and small blocks come from the large allocator of the system, which sees to its own lock.
-//! The memory of all goes with the process, in a moment.
+//! Then the last thread's destructors run, which free and allocate. A thread that was ended inside the allocator has
+//! left its lock held, and perhaps a pool half changed: nobody may touch that pool any more. So the last thread looks
+//! at every lock before it frees anything. If one is held, the heap is *abandoned*. The thread gives up its cache. The
+//! blocks that it frees stay where they are, and new small blocks come from the system's allocator, whose lock the
+//! system takes care of. All memory goes with the process, in a moment.
 //!
-//! What waits for the heap's locks all the same (`purge`, `stats`, the debug hooks' own lock) ends the process with a
-//! message, rather than hang (`futex_wait`).
+//! A call that waits for the heap's locks all the same (`purge`, `stats`), or for the debug hooks' own lock, does not
+//! hang: it ends the process with a message (`futex_wait`).
 //!
 //! # Invariants
-//! - *Alone*: the flag is set by the last thread, when there is no other, and never taken back.
+//! - *Alone*: the last thread sets the flag, when there is no other thread. Nothing clears it.
 
 use core::alloc::{GlobalAlloc, Layout};
 use std::alloc::System;
@@ -50,7 +50,7 @@ pub(crate) fn is_abandoned() -> bool {
     os::KILLS_THREADS_AT_EXIT && ABANDONED.load(Ordering::Relaxed) != 0
 }
 
-/// A zeroed block of `class` that is no pool's, and is never freed.
+/// A zeroed block for `class` from the system, which is never freed.
 pub(super) fn alloc<K: Kind>(class: Class<K>) -> *mut u8 {
     let bytes = class.block_bytes();
     // A block in a pool is aligned to the largest power of two that divides its size.

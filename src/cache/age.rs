@@ -1,26 +1,27 @@
 //! Ageing: blocks that a thread's cache did not need for a while go home, so that they pin no pools.
 //!
-//! Every few slow calls visit one class, whichever called, and all classes in turn. So do every few bytes of large
-//! requests: a thread that goes over to large blocks makes no slow calls, and what its caches keep is in their way. A
-//! visit finds out what the class did not use since its last visit, and gives it back:
+//! One slow call in a few, of whichever class, visits a class; the classes take turns. Large requests lead to visits,
+//! too, after a number of bytes: a thread that turns to large blocks makes no slow calls, and its cached blocks take
+//! memory that those need. A visit finds the blocks that the class did not use since its last visit, and gives them
+//! back:
 //!
 //! - *Magazine.* A visit raises the magazine's floor to three quarters of its blocks. An allocation that would go below
-//!   the floor takes the slow path, once, and that lowers the floor again. So a floor that still stands at the next visit
-//!   is a low-water mark: the blocks below it were not used, and go home. If the top is where it was, too, all blocks go:
-//!   most likely nobody used them, and if somebody did, a refill makes good for it. The fast path has no instruction
-//!   more for all that.
-//! - *Depot.* If it held a chunk all the time since the last visit, the class is in a long row of frees, or not used: all
-//!   of its blocks go home, and it stows nothing more until it is allocated from (`close`).
+//!   the floor takes the slow path, once, which lowers the floor again. So a floor that still stands at the next visit
+//!   is a low-water mark: the blocks below it were not used, and go home. If the top is also where it was, all blocks
+//!   go home: most likely none was used, and if one was, a refill makes up for it. All this costs the fast path no
+//!   instruction.
+//! - *Depot.* If it held a chunk all the time since the last visit, the class is in a long row of frees, or not used.
+//!   Then all blocks of the class go home, and nothing is stowed until the next allocation from it (`close`).
 //! - *Quarantine* (feature `hardened`). It is emptied when the visit leaves nothing in the magazine.
-//! - *All.* One visit in a few sends home all that the class has. Two copies of a block that was freed twice could
-//!   else go round for ever between magazine and depot; on their way home the second one finds the first.
+//! - *All.* One visit in a few sends home all blocks of the class. Otherwise the two copies of a block that was freed
+//!   twice could circulate between magazine and depot for ever. On their way home, the second copy meets the first.
 //! - *Arrays.* A magazine that was empty at two visits in a row becomes small again.
 //!
-//! The mark is Bonwick's for depots (USENIX 2001, working set), carried over to magazines.
+//! Bonwick has such a mark for depots (USENIX 2001, working set); here magazines have it.
 //!
 //! # Invariants
-//! - *Floor*: of a magazine that is neither poisoned nor of strangers, `floor` is `base + spare`. `spare` is at most the
-//!   number of its blocks, except that the thread may have popped some since: then it took the slow path, or will.
+//! - *Floor*: in a magazine that is neither poisoned nor of strangers, `floor` is `base + spare`. `spare` is at most
+//!   the number of its blocks, unless the thread has popped some since. Then it took the slow path, or will take it.
 
 use super::{ThreadCache, capacity_max};
 use crate::base::config::{
@@ -46,10 +47,10 @@ impl ThreadCache {
         }
     }
 
-    /// Notes a large request; visits the next classes, if a round is due.
+    /// Counts a large request; visits the next classes, if a round is due.
     #[inline(always)]
     pub(crate) fn note_large(&self, bytes: usize) {
-        // Relaxed (both): only this thread's count, but in a stand-in, where counts may be lost.
+        // Relaxed (both): this thread's own count. Threads share the stand-ins, where counts may be lost.
         let large = self.large_bytes.load(Ordering::Relaxed).wrapping_add(bytes);
         self.large_bytes.store(large, Ordering::Relaxed);
         if large >= LARGE_BYTES_PER_ROUND {
@@ -57,7 +58,7 @@ impl ThreadCache {
         }
     }
 
-    /// Takes back that a request is large: it makes slow calls of its own.
+    /// Takes back the count of a large request: a medium request makes slow calls of its own.
     #[inline(always)]
     pub(crate) fn forget_large(&self, bytes: usize) {
         // Relaxed (both): as in `note_large`.
@@ -71,8 +72,8 @@ impl ThreadCache {
         // Relaxed: as in `note_large`.
         self.large_bytes.store(0, Ordering::Relaxed);
         if let Some(heap) = self.heap.get() {
-            // Refused if another thread is inside, or this one, which a signal handler interrupted: the next request that
-            // is due makes the round.
+            // Refused if another thread is inside, or if this thread is and a signal handler interrupted it. Then the
+            // next round that is due makes up for it.
             self.set.try_enter(heap, |inside| {
                 (0..VISITS_PER_ROUND).for_each(|_| self.visit_next::<Small>(None, heap, inside));
                 if self.has_medium(inside.door()) {
@@ -82,7 +83,8 @@ impl ThreadCache {
         }
     }
 
-    /// Visits the next class of a kind. Blocks of `calling` may be on their way from the quarantine to the magazine.
+    /// Visits the next class of a kind. The quarantine of `calling` is left alone, because its blocks may be on their
+    /// way to the magazine.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn visit_next<K: Kind>(&self, calling: Option<Class<K>>, heap: &'static Heap, inside: &mut Inside<'_>) {
@@ -98,7 +100,7 @@ impl ThreadCache {
         }
     }
 
-    /// The thread took a block from below the floor: it uses them.
+    /// Lowers the floor: the thread takes a block from below it, so it uses them.
     #[inline]
     pub(super) fn lower_floor<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
         if self.shape(class).spare.replace(door, 0) != 0 {
@@ -106,7 +108,7 @@ impl ThreadCache {
         }
     }
 
-    /// Gives home what the class did not use since its last visit, or all that it has.
+    /// Sends home the blocks that the class did not use since its last visit, or all its blocks.
     fn visit<K: Kind>(&self, class: Class<K>, all: bool, heap: &'static Heap, inside: &mut Inside<'_>) {
         let door = inside.door();
         if self.depot_rests(class, door) {

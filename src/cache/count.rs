@@ -1,9 +1,8 @@
-//! At least how many allocations there were: counted where magazines are refilled, never on the fast path.
+//! The least number of allocations so far, counted where magazines are refilled, never on the fast path.
 //!
-//! A magazine that was refilled with some blocks, and is empty again, gave at least so many to the program: unless some
-//! left it by another way, a flush or a stow, and then those of this refill are not counted. Further allocations, of
-//! blocks that were freed into the magazine meanwhile, are not seen. Only with the feature `__raw`, for the preload
-//! library's report.
+//! If a magazine was refilled and is empty again, the program got at least the blocks of that refill. If a flush or a
+//! stow took some of them, that refill is not counted. Further allocations, of blocks that were freed into the magazine
+//! meanwhile, are not seen. All this is for the preload library's report, with the feature `__raw` only.
 
 #[cfg(feature = "__raw")]
 mod counts {
@@ -13,7 +12,7 @@ mod counts {
     use crate::heap::door::{Door, DoorCell};
     use crate::sync::{AtomicU64, Ordering};
 
-    /// Blocks that the last refill of a magazine brought, if none left it but to the program.
+    /// Blocks that the last refill of a magazine brought; 0 once a flush or a stow has taken some of them.
     pub(crate) struct Filled(DoorCell<u16>);
 
     impl Filled {
@@ -22,7 +21,7 @@ mod counts {
         }
     }
 
-    /// Allocations by a cache so far, at least.
+    /// The least number of allocations by a cache so far.
     pub(crate) struct Allocations(DoorCell<u64>);
 
     impl Allocations {
@@ -31,10 +30,10 @@ mod counts {
         }
     }
 
-    /// Allocations by threads without a cache, exactly, and what ended threads counted.
+    /// The exact number of allocations by threads without a cache, plus the counts of ended threads.
     static BY_SPARE: AtomicU64 = AtomicU64::new(0);
 
-    /// A thread without a cache allocates.
+    /// Counts an allocation by a thread without a cache.
     pub(crate) fn note_spare_allocation() {
         // Relaxed: a count alone.
         BY_SPARE.fetch_add(1, Ordering::Relaxed);
@@ -46,44 +45,44 @@ mod counts {
             self.allocations.0.set(door, before.wrapping_add(allocations));
         }
 
-        /// A block goes to the program past the magazine.
+        /// Counts a block that goes to the program past the magazine.
         pub(crate) fn note_allocation(&self, door: Door<'_>) {
             self.add(1, door);
         }
 
-        /// The magazine is empty: what the last refill brought is gone.
+        /// Counts the blocks of the last refill: the magazine is empty, so they are gone.
         pub(crate) fn count_filled<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.add(u64::from(self.shape(class).filled.0.replace(door, 0)), door);
         }
 
-        /// The magazine was empty before it got what it holds.
+        /// Notes a refill: the magazine was empty before, so all its blocks are of this refill.
         pub(crate) fn note_filled<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.shape(class).filled.0.set(door, self.blocks(class, door).len() as u16);
         }
 
-        /// What the last refills brought and is not in the magazines any more.
+        /// Blocks of the last refills that are no longer in the magazines.
         fn gone_since_filled(&self, door: Door<'_>) -> u64 {
             let filled = |class| usize::from(self.shape(class).filled.0.get(door));
             let gone = |class| filled(class).saturating_sub(self.blocks(class, door).len());
             SizeClass::all().map(|class| gone(class) as u64).sum()
         }
 
-        /// The cache is empty, and no thread has it: what it counted goes to those of threads without one, because bare
+        /// Adds the cache's count to that of threads without a cache: this one is empty, no thread has it, and bare
         /// sets are not walked.
         pub(crate) fn retire_count(&self, door: Door<'_>) {
             // Relaxed: a count alone.
             BY_SPARE.fetch_add(self.allocations.0.replace(door, 0), Ordering::Relaxed);
         }
 
-        /// Blocks leave the magazine, but not to the program.
+        /// Notes that a flush or a stow takes blocks out of the magazine.
         pub(crate) fn note_left<K: Kind>(&self, class: Class<K>, door: Door<'_>) {
             self.shape(class).filled.0.set(door, 0);
         }
     }
 
-    /// Allocations of small blocks in the program so far, at least.
+    /// The least number of allocations of small blocks in the program so far.
     pub(crate) fn allocations_min() -> u64 {
-        // Nobody retires a count meanwhile, and no set comes twice.
+        // Meanwhile no thread retires a count, and no set comes twice.
         let stopped = GLOBAL.stop();
         let caches = GLOBAL.sets().filter_map(|set| {
             // SAFETY: a registered set of the heap's; caches are never unmapped.
@@ -103,7 +102,7 @@ mod counts {
     use crate::base::size_class::Class;
     use crate::heap::door::Door;
 
-    /// Nothing.
+    /// The empty twin.
     pub(crate) struct Filled;
 
     impl Filled {
@@ -112,7 +111,7 @@ mod counts {
         }
     }
 
-    /// Nothing.
+    /// The empty twin.
     pub(crate) struct Allocations;
 
     impl Allocations {

@@ -1,16 +1,16 @@
 //! The depot: further free blocks of a class, in chunks, behind its magazine.
 //!
-//! A thread that frees many blocks, and soon allocates as many, need not tell their pools: a full magazine stows half
-//! of its blocks as a chunk, an empty one takes the last chunk back, and each costs a copy of addresses. The depots of
-//! Bonwick and Adams (USENIX 2001) serve all CPUs; this one is a thread's own, so it needs no lock of its own.
+//! A thread that frees many blocks, and soon allocates as many, need not go to their pools. A full magazine stows half
+//! of its blocks as a chunk, and an empty one takes the last chunk back. Either move is a copy of addresses. The depots
+//! of Bonwick and Adams (USENIX 2001) serve all CPUs; this one belongs to one thread, so it needs no further lock.
 //!
 //! # Invariants
 //! - *Depot's door*: everything here is behind the door of the cache's set.
 //! - *Chunk*: a chunk of a class is an array of half the slots of its largest magazine: the address of the next chunk,
 //!   then free blocks of the class, whose pools count them as used.
-//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` small blocks, because each block may pin a pool,
-//!   whatever its size; each holds at most `DEPOT_BYTES_MAX`. Of medium blocks, which are a good part of a pool themselves,
-//!   all depots together hold at most `MEDIUM_DEPOT_BYTES_MAX` bytes.
+//! - *Bound*: all depots of a cache together hold at most `DEPOT_BLOCKS_MAX` small blocks, because each block may pin a
+//!   pool, whatever its size. Each depot holds at most `DEPOT_BYTES_MAX`. A medium block is a good part of a pool
+//!   itself, so all depots together hold at most `MEDIUM_DEPOT_BYTES_MAX` bytes of medium blocks.
 
 use core::ptr::{self, NonNull};
 
@@ -34,9 +34,9 @@ pub(super) struct Depot {
     unused: DoorCell<*mut Slot>,
     /// Chunks in `full`.
     chunks: DoorCell<u16>,
-    /// The fewest since the last visit (see `age`).
+    /// The fewest chunks since the last visit (see `age`).
     low: DoorCell<u16>,
-    /// Whether it overflowed since the class was allocated from last: then nothing is stowed.
+    /// Whether it overflowed since the last allocation from the class. Then nothing is stowed.
     closed: DoorCell<bool>,
 }
 
@@ -51,13 +51,13 @@ pub(super) const fn chunk_blocks<K: Kind>(class: Class<K>) -> usize {
     chunk_slots(class) - 1
 }
 
-/// What a chunk counts for (see `ThreadCache::stock`).
+/// The weight of a chunk (see `ThreadCache::stock`).
 #[inline]
 const fn chunk_weight<K: Kind>(class: Class<K>) -> usize {
     if K::IS_SMALL { chunk_blocks(class) } else { chunk_blocks(class) * class.block_bytes() }
 }
 
-/// The most that the depots of a thread count for.
+/// The most that the depots of a thread may weigh.
 const fn stock_max<K: Kind>() -> usize {
     if K::IS_SMALL { DEPOT_BLOCKS_MAX } else { MEDIUM_DEPOT_BYTES_MAX }
 }
@@ -116,15 +116,15 @@ impl ThreadCache {
         }
     }
 
-    /// What the depots of a kind hold: blocks; of medium classes, their bytes.
+    /// The weight of a kind's depots: the number of blocks for small classes, their bytes for medium ones.
     #[inline(always)]
     const fn stock<K: Kind>(&self) -> &DoorCell<usize> {
         if K::IS_SMALL { &self.depot_blocks } else { &self.medium.depot_bytes }
     }
 
-    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk and the thread allocates from
-    /// the class: strangers go home. A depot without room is emptied, and stays so until the class is allocated from:
-    /// frees that come in a long row fill it for nothing.
+    /// Moves the oldest blocks of a full magazine into the depot, if that has room for a chunk. Strangers go home
+    /// instead: the thread must have allocated from the class. A depot without room is emptied, and stays empty until
+    /// the next allocation from the class: a long row of frees would fill it for nothing.
     pub(super) fn stow<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         let door = inside.door();
         let depot = self.depot(class);
@@ -149,8 +149,8 @@ impl ThreadCache {
         }) else {
             return false;
         };
-        // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy:
-        // besides this thread, slots are read under the door only.
+        // SAFETY: a full magazine has more blocks than a chunk takes, and the chunk is in no list. A plain copy will
+        // do: other threads read slots under the door only.
         unsafe { ptr::copy_nonoverlapping(slots.as_ptr(), chunk.as_ptr().add(1), chunk_blocks(class)) };
         self.drop_oldest(class, chunk_blocks(class), door);
         push(&depot.full, chunk, door);
@@ -164,8 +164,8 @@ impl ThreadCache {
         let depot = self.depot(class);
         depot.closed.set(door, false);
         let Some(chunk) = self.pop_chunk(class, door) else { return false };
-        // SAFETY: a chunk of the class; the magazine was full when it was stowed, so its array is large enough, and
-        // it has not been shrunk since, which empties the depot.
+        // SAFETY: a chunk of the class. The magazine was full when the chunk was stowed, so its array is large enough.
+        // It was not shrunk since, because that empties the depot.
         unsafe {
             let blocks = blocks_of(chunk, class, door);
             let array = self.array(class, door).as_ptr().cast_mut();
@@ -215,14 +215,14 @@ impl ThreadCache {
         }
     }
 
-    /// Empties the depot, and keeps it empty until the class is allocated from.
+    /// Empties the depot, and keeps it empty until the next allocation from the class.
     pub(super) fn close_depot<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
         self.depot(class).closed.set(inside.door(), true);
         self.flush_depot(class, inside);
     }
 
-    /// Whether the depot held a chunk all the time since this was asked last: then the class is in a long row of frees,
-    /// or not used.
+    /// Whether the depot held a chunk all the time since the last call of this. Then the class is in a long row of
+    /// frees, or not used.
     pub(super) fn depot_rests<K: Kind>(&self, class: Class<K>, door: Door<'_>) -> bool {
         let depot = self.depot(class);
         depot.low.replace(door, depot.chunks.get(door)) != 0
@@ -239,7 +239,7 @@ impl ThreadCache {
         self.depot(class).full.get(door).is_null()
     }
 
-    /// Gives the arrays of the chunks of an empty depot back.
+    /// Frees the chunks' arrays of an empty depot.
     pub(super) fn free_chunks<K: Kind>(&self, class: Class<K>, heap: &'static Heap, door: Door<'_>) {
         while let Some(chunk) = pop(&self.depot(class).unused, door) {
             let bytes = chunk_slots(class) * size_of::<Slot>();
@@ -248,7 +248,7 @@ impl ThreadCache {
         }
     }
 
-    /// The blocks of all depots as they are counted, and as they are.
+    /// The number of small blocks in all depots: as it is counted, and as it is.
     #[cfg(test)]
     pub(crate) fn depot_blocks(&self, door: Door<'_>) -> (usize, usize) {
         let stowed = |class| self.stowed(class, door).flatten().count();

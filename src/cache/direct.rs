@@ -1,7 +1,7 @@
-//! The fast path of the preload library: a table's entry is where the magazine is, so its class need not be known.
+//! The fast path of the preload library: a table's entry says where the magazine is, so the class need not be known.
 //!
-//! A size's entry is in a table, an address's in the map of classes. What has none is sent to a magazine of no class,
-//! which is always poisoned: so `free` has no test for it, and the slow path finds out.
+//! A size's entry is in a table, an address's entry in the class map. An address of no class leads to a magazine of no
+//! class, which is always poisoned. So `free` has no test for it, and the slow path finds out.
 
 use core::mem::offset_of;
 use core::ptr::NonNull;
@@ -11,7 +11,7 @@ use super::{Magazine, ThreadCache, tls};
 use crate::base::size_class::SizeClass;
 use crate::sync::Ordering;
 
-/// Where a magazine is in a thread cache, in bytes from that of no class.
+/// The place of a magazine in a thread cache: its distance in bytes from the magazine of no class.
 #[derive(Clone, Copy)]
 pub(crate) struct MagazineOffset(u16);
 
@@ -20,7 +20,7 @@ impl MagazineOffset {
         Self(((class.index() + 1) * size_of::<Magazine>()) as u16)
     }
 
-    /// That of an entry of the map of classes.
+    /// The offset for an entry of the class map.
     ///
     /// # Safety
     /// `entry` is 0, for no class, or a class's index plus 1: medium magazines follow the small ones.
@@ -34,7 +34,8 @@ impl MagazineOffset {
 #[inline(always)]
 fn magazine_at(offset: MagazineOffset) -> &'static Magazine {
     let place = tls::get_plus(usize::from(offset.0));
-    // SAFETY: one of the cache's magazines, as an offset's makers see to. Caches live for ever.
+    // SAFETY: the place of one of the cache's magazines: both constructors of an offset see to that. Caches live for
+    // ever.
     unsafe { &*place.add(offset_of!(ThreadCache, magazines)).cast() }
 }
 
@@ -44,11 +45,9 @@ pub(crate) fn alloc_at(offset: MagazineOffset) -> Option<NonNull<u8>> {
     magazine_at(offset).alloc()
 }
 
-/// Puts a block, free and of the magazine's class, into the calling thread's magazine, or does as `slow` if there is no
-/// room.
+/// Puts a free block of the magazine's class into the calling thread's magazine, or calls `slow` if there is no room.
 ///
-/// Repeats `ThreadCache::put`: as one function for both, it made the compiler spend five instructions more on each
-/// flush.
+/// This repeats `Magazine::put`: with one function for both, the compiler spent five more instructions on each flush.
 #[inline(always)]
 pub(crate) fn free_at_or(offset: MagazineOffset, block: *mut u8, slow: impl FnOnce()) {
     let magazine = magazine_at(offset);

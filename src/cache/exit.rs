@@ -1,14 +1,14 @@
-//! The process's end: what its caches hold goes home, where a block that was freed twice is found.
+//! The process's end: the blocks in its caches go home, and a block that was freed twice is found there.
 //!
-//! Nothing else is wrong with blocks in a cache when the program exits, so this costs time for the check's sake: a few
-//! instructions for each block of the exiting thread's cache, of caches that no thread has, and of the depots of
-//! others. The magazines of threads that still run are left out: they belong to those threads' fast paths.
+//! The exit does this for the check alone. It costs a few instructions for each block of the exiting thread's cache, of
+//! the caches that no thread has, and of the other caches' depots. The magazines of threads that still run are left
+//! out, because they belong to those threads' fast paths.
 //!
-//! Whoever allocates at the exit may be handed a block that is in a cache twice. So the preload library's tracer asks for
-//! the check before it begins.
+//! If a block is in a cache twice, an allocation at the exit may get it. So the preload library's tracer asks for the
+//! check before it begins.
 //!
-//! No door is waited for. Where the exiting thread is inside its own, because a signal handler exits, nothing is done; nor
-//! is it where another thread was ended inside the heap (see `abandoned`).
+//! The check waits for no door. It does nothing if the exiting thread is inside its own door, because a signal handler
+//! exits; nor if another thread was ended inside the heap (see `abandoned`).
 
 use super::{GLOBAL, ThreadCache, is_abandoned, with_thread};
 use crate::os;
@@ -33,7 +33,7 @@ pub(crate) extern "C" fn check() {
             cache.set.try_enter(heap, |inside| cache.flush_behind_door(inside));
         }
     }
-    // What one set's cache freed may be another's.
+    // The caches above may have freed blocks of other sets.
     for set in heap.sets() {
         // SAFETY: sets are never unmapped.
         unsafe { set.as_ref() }.try_enter(heap, |inside| inside.collect());

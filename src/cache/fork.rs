@@ -4,11 +4,11 @@
 //!   no remote free is under way, because a thread frees into foreign pools only while it holds a door of its own (or
 //!   the spare set's).
 //! - *child*: parks the sets of the threads that do not exist here. Their magazines stay filled: the thread that adopts
-//!   a set uses them on, and `purge` empties them.
+//!   a set goes on using them, and `purge` empties them.
 //!
-//! What is lost in the child: blocks that other threads' programs held, as with any allocator; a block that another
-//! thread was just moving between a magazine and its program, one a thread at most; and, with the feature `hardened`,
-//! a shelf of its quarantine that it was just moving to a magazine.
+//! Three sorts of blocks are lost in the child: the blocks that the program's other threads held, as with any
+//! allocator; a block that such a thread was just moving between a magazine and the program, at most one per thread;
+//! and, with the feature `hardened`, a shelf of its quarantine that it was just moving to a magazine.
 
 use crate::cache::{GLOBAL, ThreadCache, current, hardened, with_thread};
 use crate::heap::Stopped;
@@ -29,7 +29,7 @@ extern "C" fn watch_early() {
     }
 }
 
-/// Takes part in forks from now on.
+/// Makes the heap take part in forks from now on.
 pub(crate) fn watch() {
     join(ForkPlace::Heap, &HEAP);
 }
@@ -39,7 +39,7 @@ fn prepare() {
 }
 
 fn parent() {
-    // SAFETY: `prepare` stopped them, on this thread, or on the one that it is a copy of.
+    // SAFETY: `prepare` stopped them, on this thread or on the parent's thread of which it is a copy.
     drop(unsafe { Stopped::resume(&GLOBAL, knock_at_all) });
 }
 
@@ -55,12 +55,12 @@ fn child() {
         };
         // SAFETY: caches are never unmapped.
         let other = &unsafe { cache.as_ref() }.set;
-        // Those that were parked are left alone, because each has an OS page of its own. What another thread was about
-        // to park, or to adopt, is not in the list.
+        // Sets that were parked already are left alone: each is on an OS page of its own, which a write would copy. A
+        // set that another thread was about to park, or to adopt, is not in the list.
         if !core::ptr::eq(other, own) && !GLOBAL.is_listed(other) {
             PoolSet::park(set, &GLOBAL);
         }
     }
-    // A thread that had found a knock, and was about to answer it, does not exist here.
+    // A thread that had found a knock, and was about to answer it, does not exist here. So knock again.
     knock_at_all(&GLOBAL);
 }

@@ -1,18 +1,19 @@
-//! The last resort before null: every door there is, one after the other, each waited for.
+//! The last resort before null: the thread waits for every door, one after the other.
 //!
-//! Behind its own door a thread only tries the doors of others, for two threads that wait for each other's would wait
-//! for ever. A door that it found shut says nothing of what is behind it.
+//! While a thread is inside its own door, it only tries the doors of others: two threads that waited for each other's
+//! doors would wait for ever. If a try fails, the thread learns nothing of the pools behind that door.
 //!
 //! # Rules
 //! - *Own door left*: the caller holds no door. So it may wait for one, and never holds two.
-//! - *Every door*: at each it brings home what is in the depots and what others freed, returns the empty pools, and
-//!   takes a free block of the class where there is one.
-//! - *Nothing passed by*: null only after a round in which no thread took a pool from the heap. Else what this thread
-//!   had freed may have gone to others; it then tries again, and each time one of them went on.
+//! - *Every door*: at each door it empties the depots, collects the blocks that others freed, returns the empty pools,
+//!   and takes a free block of the class if there is one.
+//! - *Nothing passed by*: it returns null only after a round in which no thread took a pool from the heap. If one did,
+//!   that may have been memory that this thread had freed. Then this thread tries again; each further round means that
+//!   another thread made progress.
 //!
-//! So when null comes, each pool of the class was full when its door was entered, and each other pool up to the limit
-//! had a block outside: of blocks in the program's hands, or in magazines of other running threads, which belong to
-//! their fast paths.
+//! So when it returns null, each pool of the class was full when its door was entered, and each other pool up to the
+//! limit had a block outside: a block in the program's hands, or in the magazine of another running thread, which
+//! belongs to that thread's fast path.
 
 use super::ThreadCache;
 use crate::base::kind::Kind;
@@ -22,7 +23,7 @@ use crate::heap::run::RunSize;
 use crate::heap::set::PoolSet;
 use crate::heap::{Heap, MapArena};
 
-/// A block of `class` for a thread that found none behind the door of `own`, its set, and left it.
+/// A block of `class` for a thread that found none in `own`, its set. The thread holds no door.
 #[cold]
 #[inline(never)]
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
@@ -45,8 +46,8 @@ pub(super) fn take<K: Kind>(heap: &Heap, own: &PoolSet, class: Class<K>) -> Opti
     }
 }
 
-/// A run, from free pools, from a new arena, or, before the last arenas of a limit, from what all threads can spare. The
-/// caller holds no door.
+/// A run from free pools, or from a new arena. Beyond the soft limit, an arena is mapped only after all threads have
+/// given up their spare blocks and pools. The caller holds no door.
 pub(crate) fn alloc_run(heap: &Heap, size: RunSize) -> Option<Block> {
     heap.alloc_run(MapArena::Soft, size).or_else(|| {
         flush_caches(heap);
@@ -60,9 +61,9 @@ pub(crate) fn alloc_run(heap: &Heap, size: RunSize) -> Option<Block> {
     })
 }
 
-/// Empties the depots of all caches, and the whole of those that no thread has: those that ended threads left warm, and
-/// in a forked child those of the threads that do not exist there. To be done before sets are collected, because their
-/// blocks go to other sets' inboxes, too. The caller holds no door.
+/// Empties the depots of all caches. A cache that no thread has is emptied altogether: an ended thread left it warm,
+/// or, in a forked child, its thread does not exist there. To be called before sets are collected, because the blocks
+/// go to other sets' inboxes, too. The caller holds no door.
 pub(crate) fn flush_caches(heap: &Heap) {
     for set in heap.sets() {
         // SAFETY: a registered set.

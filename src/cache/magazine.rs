@@ -1,4 +1,4 @@
-//! A magazine: an array of block addresses used as a stack, and what is known of it beside its hot words.
+//! A magazine: an array of block addresses used as a stack. Its hot words and its cold data are separate types.
 //!
 //! The invariants are the cache's (*Owner*, *Bounds*, *Strangers*, *Poison*; see `cache`).
 
@@ -22,7 +22,7 @@ pub(crate) struct Magazine {
     pub(super) floor: AtomicPtr<Slot>,
     /// `free` takes the slow path when `top` is not below.
     pub(super) ceiling: AtomicPtr<Slot>,
-    /// The first slot. In front of it is one that holds null for ever. Door.
+    /// The first slot. In front of it is one that holds null for ever. Under the door.
     pub(super) base: AtomicPtr<Slot>,
 }
 
@@ -33,7 +33,7 @@ const _: () = {
     assert!(offset_of!(Magazine, ceiling) == 16 && offset_of!(Magazine, base) == 24 && size_of::<Magazine>() == 32);
 };
 
-/// What is known of a magazine beside its hot words.
+/// The cold data of a magazine.
 pub(super) struct Shape {
     /// Slots of its array.
     pub(super) capacity: DoorCell<u16>,
@@ -56,7 +56,7 @@ pub(crate) const fn capacity_max<K: Kind>(class: Class<K>) -> usize {
     if fitting > MAGAZINE_SLOTS_MAX {
         MAGAZINE_SLOTS_MAX
     } else if !K::IS_SMALL && fitting < MAGAZINE_SLOTS_MIN {
-        // What the array inside the cache holds.
+        // The slots of the array inside the cache.
         MAGAZINE_SLOTS_MIN
     } else {
         fitting
@@ -65,14 +65,14 @@ pub(crate) const fn capacity_max<K: Kind>(class: Class<K>) -> usize {
 
 const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 
-/// The block added last; null if there is none. A plain read, which the compiler makes a part of the comparison.
+/// The block added last; null if there is none. A plain read, which the compiler merges into the comparison.
 ///
 /// # Safety
-/// `top` is that of a magazine of the calling thread, which has an array.
+/// `top` is that of a magazine which belongs to the calling thread and has an array.
 #[inline(always)]
 pub(super) unsafe fn last(top: *mut Slot) -> *mut u8 {
-    // SAFETY: the last slot in use, or that in front of all (*Bounds*). Only this thread writes the slots meanwhile
-    // (*Owner*).
+    // SAFETY: the last slot in use, or the one in front of the first (*Bounds*). Only this thread writes the slots
+    // meanwhile (*Owner*).
     unsafe { (*top.sub(1)).as_ptr().read() }
 }
 
@@ -98,18 +98,19 @@ impl Magazine {
         }
         // SAFETY: `top` is above `base` (*Bounds*).
         let slot = unsafe { top.sub(1) };
-        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door that it has held since.
+        // SAFETY: a slot of the array. Relaxed: written by this thread, or under the door, which this thread has held
+        // since.
         let block = unsafe { &*slot }.load(Ordering::Relaxed);
-        // Release: whoever reads `top` finds only free blocks below it, be it a walker or, in a forked child where
-        // this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
+        // Release: a thread that reads `top` finds only free blocks below it. That thread is a walker, or, in a forked
+        // child where this thread is gone, the next owner. Pairs with the Acquire in `blocks`.
         self.top.store(slot, Ordering::Release);
-        // Spares the caller its test for null.
+        // The caller needs no test for null.
         // SAFETY: slots below `top` hold blocks (*Bounds*).
         Some(unsafe { NonNull::new_unchecked(block) })
     }
 
-    /// Adds a free block; `false` if there is no room, or the magazine is poisoned, or the block was the last one added
-    /// already, which the slow path says. For the cache's thread only.
+    /// Adds a free block. Returns `false` if there is no room, if the magazine is poisoned, or if the last one added
+    /// was the same block; the slow path tells these cases apart. For the cache's thread only.
     #[inline(always)]
     pub(super) fn put(&self, block: *mut u8) -> bool {
         // Relaxed: this thread's own word (*Owner*).
@@ -139,7 +140,7 @@ impl Magazine {
 
     /// The slots that hold a block.
     ///
-    /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
+    /// Exact if the cache's thread does not run. Otherwise it is a snapshot: some of its blocks may be out already.
     pub(super) fn blocks<'door>(&self, _door: Door<'door>) -> &'door [Slot] {
         // Relaxed: under the door.
         let base = self.base.load(Ordering::Relaxed);

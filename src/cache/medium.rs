@@ -1,8 +1,8 @@
-//! What a thread's cache has for the medium classes: the same as for small ones, but nothing of it is touched before
-//! the thread's first medium request.
+//! The part of a thread's cache for the medium classes. It is like the part for small classes, but nothing of it is
+//! touched before the thread's first medium request.
 //!
-//! Medium magazines are never poisoned: whoever looks on is told of medium blocks where they enter and leave the
-//! allocator `Medium`, as of every large one.
+//! Medium magazines are never poisoned: observers are told of medium blocks where these enter and leave the allocator
+//! `Medium`, as of every large block.
 
 use core::ptr;
 

@@ -1,24 +1,24 @@
-//! The thread cache: a magazine of free blocks a class, and the fast path.
+//! The thread cache: one magazine of free blocks per class, and the fast path.
 //!
 //! A magazine is an array of block addresses used as a stack. `alloc` pops, `free` pushes; neither reads or writes
 //! the block, its pool or any lock. Magazines are Bonwick's (Bonwick and Adams, USENIX 2001), with a thread in
 //! place of a CPU; behind each is a depot (see `depot`).
 //!
 //! # Invariants
-//! - *Owner*: `top` is written by the cache's thread only, and, under the door of its set, by who recovers the cache
-//!   of a thread that is gone.
+//! - *Owner*: only the cache's thread writes `top`. If that thread is gone, a thread that recovers the cache writes it,
+//!   under the door of the cache's set.
 //! - *Bounds*: `base <= top <= base + capacity`. Slots from `base` up to `top` hold free blocks of the class, whose
 //!   pools count them as used. The slot in front of `base` holds null for ever.
 //! - *Strangers*: until a thread has allocated from a class (since it got its cache, or shrank it), `floor` is the
-//!   highest address: the first allocation takes the slow path, and sends home what is in the magazine, as a rule
-//!   other threads' blocks. Else threads that each free a neighbour of the others' blocks, and allocate, would share a
-//!   cache line from then on.
-//! - *Poison*: else `floor` is `base`, or above it (see `age`), and `ceiling` is `base + capacity`; or the magazine is poisoned: `floor` is the
-//!   highest address and `ceiling` is null, and every call takes the slow path. Both are written under the door only,
-//!   the fast path only reads them: so any thread may poison any cache at any time, and no owner undoes it by accident.
-//!   A zeroed magazine is poisoned, too.
+//!   highest address. So the first allocation takes the slow path, which sends the blocks in the magazine home; as a
+//!   rule other threads allocated them. Otherwise threads that free each other's blocks and then allocate would use
+//!   neighbouring blocks, and share cache lines from then on.
+//! - *Poison*: while a magazine is poisoned, `floor` is the highest address and `ceiling` is null, so every call takes
+//!   the slow path. Otherwise `ceiling` is `base + capacity`, and `floor`, except for *Strangers*, is `base` or above
+//!   it (see `age`). Both are written under the door only, and the fast path only reads them. So any thread may poison
+//!   any cache at any time, and no owner undoes it by accident. A zeroed magazine is poisoned, too.
 //! - *Warm*: the cache of an ended thread may hold blocks in its small magazines, for its next thread. Until it has
-//!   one, who holds the door may empty them.
+//!   one, any thread that holds the door may empty them.
 
 mod abandoned;
 mod age;
@@ -71,10 +71,10 @@ pub(crate) use slot::go_without_caches;
 pub(crate) use slot::take_spare;
 pub(crate) use slot::{GLOBAL, current, with_thread};
 
-/// A thread's magazines and pools. Made once, never unmapped, handed on when its thread ends.
+/// A thread's magazines and pools. A cache is made once and never unmapped; it is handed on when its thread ends.
 #[repr(C, align(64))]
 pub(crate) struct ThreadCache {
-    /// First, so that a registered set's address is its cache's.
+    /// The first field, so that a registered set and its cache have the same address.
     pub(crate) set: PoolSet,
     /// `None` in the stand-ins for a cache (see `slot`).
     heap: Cell<Option<&'static Heap>>,
@@ -82,50 +82,51 @@ pub(crate) struct ThreadCache {
     slow_calls: DoorCell<u64>,
     /// Visits to classes so far (see `age`).
     visits: DoorCell<u64>,
-    /// Bytes of large requests since they last led to a visit. Only its thread writes; any thread in the stand-ins.
+    /// Bytes of large requests since they last led to visits. Only its thread writes it; in the stand-ins, any thread
+    /// does.
     large_bytes: AtomicUsize,
     /// Blocks in the depots.
     depot_blocks: DoorCell<usize>,
-    /// The kernel's number of its thread. Door.
+    /// The kernel's number of its thread. Under the door.
     thread: Cell<u32>,
     /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`].
     poison: DoorCell<u8>,
-    /// By the classes' indices: small ones, then medium ones.
+    /// One per class, by the class's index: small classes, then medium ones.
     magazines: [Magazine; MAGAZINES],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     allocations: Allocations,
-    /// What a purge thread saw last.
+    /// The state at the last tick of a purge thread.
     seen: Seen,
     /// The first arrays of the magazines, each behind a slot that holds null.
     first_slots: [[Slot; 1 + MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
     /// What the feature `hardened` adds.
     pub(crate) hardened: PerThread,
-    /// What is not touched without the allocator `Medium`.
+    /// The part for medium classes: not touched without the allocator `Medium`.
     medium: PerMediumClass,
 }
 
-// What `docs/design/` says of it.
+// The sizes that `docs/design/` names.
 #[cfg(all(target_pointer_width = "64", not(any(feature = "__raw", feature = "hardened"))))]
 const _: () = assert!(size_of::<ThreadCache>() == 17_792 && size_of::<Shape>() == 8 && size_of::<Depot>() == 24);
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
 
-/// All caches are poisoned: somebody wants to see every call of the program.
+/// All caches are poisoned: an observer wants to see every call of the program.
 const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
 
-/// Magazines before that of the smallest class. With the feature `__raw` there is one, zero for ever, and so poisoned: of
-/// the blocks whose class is not known (see `direct`).
+/// Magazines in front of the smallest class's. With the feature `__raw` there is one, for blocks whose class is not
+/// known (see `direct`). It stays zero, and so poisoned.
 const NO_CLASS: usize = cfg!(feature = "__raw") as usize;
 const MAGAZINES: usize = NO_CLASS + CLASS_COUNT + MEDIUM_CLASS_COUNT;
 
 // --- The fast path -------------------------------------------------------------------------------------------
 
 impl ThreadCache {
-    /// A free block of `class`, or null when there is no memory. The slow path tells who looks on of `request`.
+    /// A free block of `class`, or null when there is no memory. The slow path tells observers of `request`.
     #[inline(always)]
     pub(crate) fn alloc<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
         self.alloc_or(class, || K::alloc_slow(self, class, request))
@@ -143,7 +144,8 @@ impl ThreadCache {
     /// Takes back a block of `class`.
     ///
     /// # Safety
-    /// `block` is a block of `class` in the caller's hands (what can be checked is, when it returns to its pool).
+    /// `block` is a block of `class` in the caller's hands (as far as possible, this is checked when it returns to its
+    /// pool).
     #[inline(always)]
     pub(crate) unsafe fn free<K: Slow>(&self, class: Class<K>, block: *mut u8) {
         if let Some(block) = hardened::freed(self, class, block) {
@@ -159,8 +161,8 @@ impl ThreadCache {
         }
     }
 
-    /// Puts the free blocks of `class` that `slots` hold (all, or none does) into its magazine, those first that come
-    /// first in `order`, and leaves null.
+    /// Moves the free blocks of `class` in `slots` into its magazine, in the given `order`, and leaves null in the
+    /// slots. Either all slots hold a block, or none does.
     #[cfg(feature = "hardened")]
     #[inline(always)]
     pub(crate) fn put_all<const COUNT: usize>(
@@ -191,7 +193,7 @@ impl ThreadCache {
             unsafe { &*top.add(index) }.store(take(number), Ordering::Relaxed);
         }
         slots.iter().for_each(|slot| slot.store(ptr::null_mut(), Ordering::Relaxed));
-        // Release: after the nulls, so that who looks at a forked child finds no block twice; as in `put`.
+        // Release: after the nulls, so that in a forked child no block is found twice; also as in `put`.
         // SAFETY: at most one past the array's end.
         magazine.top.store(unsafe { top.add(COUNT) }, Ordering::Release);
     }
@@ -206,7 +208,7 @@ impl ThreadCache {
 // --- What the slow path and the walkers see --------------------------------------------------------------------
 
 impl ThreadCache {
-    /// All zero: every magazine poisoned, no heap.
+    /// All zero: every magazine is poisoned, and there is no heap.
     const fn stand_in() -> Self {
         Self {
             set: PoolSet::new(),
@@ -232,7 +234,7 @@ impl ThreadCache {
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn acquire(heap: &'static Heap) -> Option<&'static Self> {
         if let Some(set) = heap.unpark() {
-            // SAFETY: registered sets but the spare one, which is never parked, are the first field of a cache.
+            // SAFETY: a registered set is the first field of a cache, except the spare set, which is never parked.
             let cache = unsafe { set.cast::<Self>().as_ref() };
             cache.set.enter(heap, |inside| {
                 inside.adopt();
@@ -240,13 +242,13 @@ impl ThreadCache {
                 cache.hardened.attach(door);
                 cache.poison.set(door, 0);
                 cache.thread.set(os::thread_id());
-                // A fork may have parked the set between its registration and the question below.
+                // The set may lack its poison: a fork may have parked it between its registration and the call below.
                 cache.set_poison(heap.poisons(), door);
             });
             return Some(cache);
         }
         let cache = heap.make_set::<Self>(|place| {
-            // SAFETY: zeroed memory, ours alone, in which a zeroed cache is valid.
+            // SAFETY: zeroed memory, ours alone; a zeroed cache is valid.
             let cache = unsafe { place.as_ref() };
             cache.heap.set(Some(heap));
             cache.thread.set(os::thread_id());
@@ -261,24 +263,26 @@ impl ThreadCache {
         let cache = unsafe { cache.as_ref() };
         cache.set.enter(heap, |inside| {
             cache.hardened.attach(inside.door());
-            // Poisoning may have begun before the cache was in the register, where it is found from now on.
+            // Poisoning may have begun before the cache was in the register. From now on it is found there.
             cache.set_poison(heap.poisons(), inside.door());
         });
         Some(cache)
     }
 
-    /// Gives the cache up: its blocks go home, its set is parked for others. If few sets are parked that are not bare,
-    /// some blocks stay in its magazines, and its pools open, for a thread that starts soon (*Warm*).
+    /// Gives up the cache: its blocks go home, and its set is parked for other threads. If few parked sets have
+    /// anything left (are not bare), some blocks stay in the magazines, and their pools in the set, for a thread that
+    /// starts soon (*Warm*).
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn release(&'static self) {
         let few = self.heap.get().is_some_and(|heap| heap.parked_count() < WARM_CACHES_MAX + heap.bare_count());
         self.release_with(if few { WARM_BLOCKS } else { 0 });
     }
 
-    /// The same; `keep` blocks at most stay in each magazine.
+    /// The same, but at most `keep` blocks stay in each magazine.
     pub(super) fn release_with(&'static self, keep: usize) {
         if let Some(heap) = self.heap.get() {
-            // Of the whole cache, not of its field: who adopts the set gets the cache by it.
+            // The pointer is valid for the whole cache, not only for its field: the thread that adopts the set gets the
+            // cache by it.
             PoolSet::park_with(NonNull::from(self).cast(), heap, |inside| {
                 if self.make_all_small(keep, heap, inside) {
                     self.say_empty(inside.door());
@@ -295,12 +299,12 @@ impl ThreadCache {
         (!ptr::eq(set.as_ptr(), &raw const heap.spare)).then_some(set.cast())
     }
 
-    /// The kernel's number of the thread that has the cache, or had it last. Door.
+    /// The kernel's number of the thread that has the cache, or had it last. Under the door.
     pub(crate) fn thread(&self) -> u32 {
         self.thread.get()
     }
 
-    /// Notes the calling thread, which has another number after a fork. Door.
+    /// Notes the calling thread, which has another number after a fork. Under the door.
     pub(crate) fn renew_thread(&self) {
         self.thread.set(os::thread_id());
     }
@@ -326,11 +330,11 @@ impl ThreadCache {
         self.set_bounds(class, door);
     }
 
-    /// Poisons every cache of `heap`, now and to come, or lifts that: while poisoned, every call of every thread
-    /// takes the slow path. Any thread may call it at any time, but not two at once: the one that ends last would not
-    /// undo all that the other did.
+    /// Poisons every cache of `heap`, also those made later, or lifts the poison. While it lasts, every call of every
+    /// thread takes the slow path. Any thread may call this at any time, but not two at once: the one that ends last
+    /// would not undo all that the other did.
     ///
-    /// What tracing begins and ends with; it costs nothing while it is off.
+    /// Tracing begins and ends with this. While it is off, it costs nothing.
     #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]
     pub(crate) fn poison_all(heap: &'static Heap, poisoned: bool) {
         heap.set_poisons(poisoned);
@@ -349,7 +353,7 @@ impl ThreadCache {
         self.set_reason(POISON_ALL, poisoned, door);
     }
 
-    /// Sets or lifts the poison of this cache alone, whatever that of all is.
+    /// Sets or lifts the poison of this cache alone, independently of the poison of all caches.
     pub(crate) fn set_own_poison(&self, poisoned: bool, door: Door<'_>) {
         self.set_reason(POISON_OWN, poisoned, door);
     }
@@ -420,7 +424,7 @@ impl ThreadCache {
 
     /// The slots of the magazine that hold a block.
     ///
-    /// Exact if the cache's thread does not run; else a snapshot, some of whose blocks may be out already.
+    /// Exact if the cache's thread does not run. Otherwise it is a snapshot: some of its blocks may be out already.
     pub(crate) fn blocks<'door, K: Kind>(&self, class: Class<K>, door: Door<'door>) -> &'door [Slot] {
         self.magazine(class).blocks(door)
     }

@@ -5,17 +5,17 @@
 //! unattached ──first slow call──▶ attached ──pthread key's destructor──▶ ended
 //!      └────────no memory, no key────────────────────────────────────────▲ (for that call, or for good)
 //! ```
-//! The slot always points at a cache: a stand-in, whose magazines are all poisoned, before the first call and
-//! after the end. So the fast path has no test for initialisation. A thread without a cache allocates and frees one
-//! block at a time by the heap's spare set: a free needs no memory there, and never fails.
+//! The slot always points at a cache: a stand-in, whose magazines are all poisoned, before the first call and after the
+//! end. So the fast path has no test for initialisation. A thread without a cache allocates and frees one block at a
+//! time, from and to the heap's spare set: a free needs no memory there, and never fails.
 //!
-//! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so
-//! reaching it is a load or two and never allocates (in a library, the loader may when a thread first comes there, by
-//! the C library's `malloc`). The thread's end is learned from a pthread key, whose destructors run after those of
-//! Rust's and C++'s thread-locals; what other keys' destructors do later goes by the spare set. (A thread whose very
-//! first small request comes from a destructor in the last of the rounds that POSIX grants, with musl in the last two,
-//! leaves its cache behind.) On Windows the end is learned from a TLS callback, behind the thread-locals' destructors,
-//! too (`os/windows/callbacks.rs`).
+//! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so reaching
+//! it is a load or two and never allocates. (In a library, the loader may allocate by the C library's `malloc` when a
+//! thread first reaches it.) A pthread key tells of the thread's end: the destructors of keys run after those of Rust's
+//! and C++'s thread-locals. Destructors of other keys that run later use the spare set. (POSIX runs them in a limited
+//! number of rounds. If a thread's very first small request comes from a destructor in the last round, with musl in the
+//! last two, the thread leaves its cache behind.) On Windows a TLS callback tells of the end, also after the
+//! destructors of thread-locals (`os/windows/callbacks.rs`).
 
 use core::ffi::c_void;
 use core::ptr;
@@ -36,7 +36,7 @@ use crate::sync::{AtomicU32, Ordering};
 /// The program's heap.
 pub(crate) static GLOBAL: Heap = Heap::new();
 
-/// Not 0 once no thread may have a cache any more.
+/// Not 0 once threads may no longer get caches.
 static WITHOUT_CACHES: AtomicU32 = AtomicU32::new(0);
 
 /// The calling thread's cache, or a stand-in.
@@ -51,7 +51,7 @@ pub(crate) fn with_thread<R>(body: impl FnOnce(&'static ThreadCache) -> R) -> Op
     cache.heap.get().is_some().then(|| body(cache))
 }
 
-/// Gives the calling thread a cache; `None` if it ended, or there is no memory or no pthread key.
+/// Gives the calling thread a cache. `None` if the thread ended, or if there is no memory or no pthread key.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn attach() -> Option<&'static ThreadCache> {
     // Relaxed: a flag alone; a thread that attaches just before it is set keeps its cache.
@@ -60,7 +60,7 @@ fn attach() -> Option<&'static ThreadCache> {
     }
     fork::watch();
     if let Some(cache) = with_thread(|cache| cache) {
-        // The registration allocated, by us.
+        // The registration allocated from this allocator, which attached a cache.
         return Some(cache);
     }
     let cache = ThreadCache::acquire(&GLOBAL)?;
@@ -69,7 +69,7 @@ fn attach() -> Option<&'static ThreadCache> {
     if os::on_thread_end(thread_ended, ptr::from_ref(cache).cast()) {
         return Some(cache);
     }
-    // Nobody would tell us of the thread's end: do without a cache rather than leak it.
+    // Nothing would tell us of the thread's end: do without a cache rather than leak it.
     give_up(cache);
     None
 }
@@ -94,8 +94,8 @@ fn give_up(cache: &'static ThreadCache) {
     cache.release();
 }
 
-/// From now on the calling thread, and every thread that has no cache yet, goes by the spare set: each free is then
-/// checked at the call, because blocks go home one by one, into pools that all belong to one set.
+/// From now on, the calling thread and every thread that has no cache yet use the spare set. Each of their frees is
+/// then checked at the call, because blocks go home one by one, into pools that all belong to one set.
 #[cfg(feature = "__raw")]
 pub(crate) fn go_without_caches() {
     // Relaxed: as in `attach`.

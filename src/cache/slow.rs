@@ -9,8 +9,8 @@
 //! │  ├─ unstow                 the last chunk of the depot, if there is one
 //! │  ├─ grow                   a larger array for a magazine in use
 //! │  ├─ Inside::take
-//! │  └─ flush_all, take again  no memory: what the other magazines hold
-//! └─ last_resort::take         still none: one block, from behind whichever door
+//! │  └─ flush_all, take again  no memory: the other magazines' blocks
+//! └─ last_resort::take         still none: one block, from behind any door
 //! alloc_zeroed_slow            one block, known to be zero or not
 //! ├─ send_strangers_home
 //! ├─ pop                       the magazine was only poisoned
@@ -22,8 +22,8 @@
 //! ├─ grow
 //! └─ make_room
 //!    ├─ stow                   the older half into the depot
-//!    └─ Inside::give           else a flush of it, or of all
-//! age                          at the end of every few of these: what a class does not use goes home
+//!    └─ Inside::give           otherwise it goes home, or all blocks do
+//! age                          at the end of every few of these: blocks that a class does not use go home
 //! make_all_small               the thread ends, or flushes its cache
 //! ```
 
@@ -46,17 +46,18 @@ use crate::sync::{AtomicPtr, Ordering};
 /// Slow calls of a class before its magazine grows: a class used once keeps the small one.
 const SLOW_CALLS_BEFORE_GROWTH: u8 = 1;
 
-/// What the fast path calls, as functions of this crate for each kind: they are compiled once, with it.
+/// The functions that the fast path calls. Each kind has its own, not generic ones: so they are compiled once, with
+/// this crate.
 pub(crate) trait Slow: Kind {
-    /// A block where the magazine has none.
+    /// Allocates a block, where the magazine has none.
     fn alloc_slow(cache: &ThreadCache, class: Class<Self>, request: Request) -> *mut u8;
     /// The same with all bytes zero.
     fn alloc_zeroed_slow(cache: &ThreadCache, class: Class<Self>, request: Request) -> *mut u8;
-    /// Takes a block back for which the magazine has no room.
+    /// Takes back a block for which the magazine has no room.
     fn free_slow(cache: &ThreadCache, class: Class<Self>, block: *mut u8);
 }
 
-/// The functions of a kind.
+/// Implements [`Slow`] for a kind.
 macro_rules! slow {
     ($kind:ty, $class:ty) => {
         impl Slow for $kind {
@@ -114,7 +115,7 @@ impl ThreadCache {
         block
     }
 
-    /// A block from behind whichever door, or null. No door.
+    /// A block from behind any door, or null. The caller holds no door.
     #[cold]
     fn alloc_at_last<K: Kind>(&self, class: Class<K>, heap: &Heap) -> *mut u8 {
         last_resort::take(heap, &self.set, class).map_or(ptr::null_mut(), |block| block.start.as_ptr())
@@ -177,8 +178,8 @@ impl ThreadCache {
         K::alloc_zeroed_slow(self, class, request)
     }
 
-    /// Takes one block past the magazine, because the pool still knows which of its memory was never used. Refills the
-    /// magazine if that block was used before: the next ones will be, too.
+    /// Takes one block from a pool, past the magazine, because the pool knows which of its memory was never used. If
+    /// the block was used before, refills the magazine: the next blocks were most likely used, too.
     #[inline(always)]
     fn alloc_zeroed_slow<K: Slow>(&self, class: Class<K>, request: Request) -> *mut u8 {
         let Some(heap) = self.heap.get() else { return slot::alloc_zeroed_without_cache(class, request) };
@@ -236,9 +237,9 @@ impl ThreadCache {
         });
     }
 
-    /// Takes blocks out of a full magazine: the older half goes to the depot, or home if that has no room. In a long row of
-    /// frees, in which the depot is closed, all of it goes home, and the magazine has few slots: what is left in it when
-    /// the row ends may be all that its thread has, each block on an OS page of its own.
+    /// Takes blocks out of a full magazine: the older half goes to the depot, or home if the depot has no room. In a
+    /// long row of frees the depot is closed. Then all blocks go home, and the magazine keeps few slots: the blocks
+    /// left in it when the row ends may be all that the thread has, each on an OS page of its own.
     fn make_room<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         if self.stow(class, heap, inside) {
             return;
@@ -251,8 +252,8 @@ impl ThreadCache {
         }
     }
 
-    /// The class is in a long row of frees: gives home what its depot and its magazine hold, stows nothing more until the
-    /// class is allocated from, and leaves the magazine few slots.
+    /// Closes the class, which is in a long row of frees: sends home the blocks of its depot and its magazine, stows
+    /// nothing more until the next allocation from the class, and leaves the magazine few slots.
     pub(super) fn close<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) {
         self.close_depot(class, inside);
         let door = inside.door();
@@ -262,7 +263,7 @@ impl ThreadCache {
         }
     }
 
-    /// Aborts if the block was the last one added already.
+    /// Aborts if the block is already the last one in the magazine.
     fn refuse_last<K: Kind>(&self, class: Class<K>, block: *mut u8, door: Door<'_>) {
         // Relaxed: this thread's own slot.
         if self.blocks(class, door).last().is_some_and(|last| last.load(Ordering::Relaxed) == block) {
@@ -294,7 +295,7 @@ impl ThreadCache {
 
     /// All slots of the magazine.
     pub(super) fn array<'door, K: Kind>(&self, class: Class<K>, door: Door<'door>) -> &'door [Slot] {
-        // Relaxed: under the door. SAFETY: the array has so many slots (*Bounds*).
+        // Relaxed: under the door. SAFETY: the array has that many slots (*Bounds*).
         unsafe {
             let base = self.magazine(class).base.load(Ordering::Relaxed);
             core::slice::from_raw_parts(base, self.slots(class, door))
@@ -323,7 +324,7 @@ impl ThreadCache {
         true
     }
 
-    /// Gives the oldest `blocks` of the magazine back to their pools.
+    /// Returns the oldest `blocks` of the magazine to their pools.
     pub(super) fn flush<K: Kind>(&self, class: Class<K>, blocks: usize, inside: &mut Inside<'_>) {
         if blocks != 0 {
             let door = inside.door();
@@ -343,9 +344,9 @@ impl ThreadCache {
             spare.set(door, spare.get(door).saturating_sub(blocks as u16));
             self.set_bounds(class, door);
         }
-        // Both pointers are of the whole magazine: one of the oldest blocks alone must not write beyond them.
-        // Plain copies: besides this thread, slots are read under the door only.
-        // SAFETY: both in the magazine's array; slots are cells, so writing through a shared reference is fine.
+        // Both pointers are derived from the whole magazine: a pointer to the oldest blocks alone must not be used to
+        // write beyond them. A plain copy will do: other threads read slots under the door only.
+        // SAFETY: both are in the magazine's array; slots are cells, so writing through a shared reference is fine.
         unsafe { ptr::copy(all.as_ptr().add(all.len() - left), all.as_ptr().cast_mut(), left) };
         self.magazine(class).set_top(left, door);
     }
@@ -379,7 +380,8 @@ impl ThreadCache {
         self.resize(class, old * 2, heap, door);
     }
 
-    /// Gives a magazine an array of `new` slots, which has room for its blocks, if there is memory for it.
+    /// Gives a magazine an array of `new` slots, if there is memory for it. The array has room for the magazine's
+    /// blocks.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn resize<K: Kind>(&self, class: Class<K>, new: usize, heap: &'static Heap, door: Door<'_>) {
         let array = heap.with_state(|state, source| state.metadata.alloc_array(new * size_of::<Slot>(), source));
@@ -401,7 +403,7 @@ impl ThreadCache {
         self.free_array(class, old_array, old, heap);
     }
 
-    /// Gives an array that a magazine had back, unless it is the one inside the cache.
+    /// Frees an array that a magazine had, unless it is the one inside the cache.
     fn free_array<K: Kind>(&self, class: Class<K>, array: *const Slot, capacity: usize, heap: &'static Heap) {
         if let Some(array) = NonNull::new(array.cast_mut())
             && array.as_ptr() != self.first_array(class)
@@ -418,8 +420,8 @@ impl ThreadCache {
         self.set.enter(heap, |inside| self.make_all_small(0, heap, inside));
     }
 
-    /// Makes all magazines small again, and leaves in each the newest blocks, `keep` at most, if its thread allocated
-    /// from the class; a small one has room for so many. Returns whether nothing is left.
+    /// Makes all magazines small again. Each keeps its newest blocks, at most `keep`, if the thread allocated from the
+    /// class; a small magazine has room for them. Returns whether no block is left.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn make_all_small(&self, keep: usize, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         self.flush_depots(inside);
@@ -434,7 +436,7 @@ impl ThreadCache {
         is_empty
     }
 
-    /// Does so for one class, whose depot is empty.
+    /// The same for one class, whose depot is empty.
     #[inline(always)]
     pub(super) fn make_class_small<K: Kind>(
         &self,
@@ -461,7 +463,7 @@ impl ThreadCache {
         let blocks = self.blocks(class, door);
         let small = self.first_array(class);
         if !ptr::eq(old.as_ptr(), small) {
-            // SAFETY: another array, which has room for them: so many the callers leave. A plain copy: see
+            // SAFETY: another array, which has room for the blocks: the callers leave no more. A plain copy: see
             // `drop_oldest`.
             unsafe { ptr::copy_nonoverlapping(blocks.as_ptr(), small, blocks.len().min(MAGAZINE_SLOTS_MIN)) };
         }

@@ -1,22 +1,22 @@
-//! What another thread does for a cache whose own thread makes no slow calls: all that is behind the door.
+//! Upkeep of a cache whose own thread makes no slow calls: another thread does it, with everything behind the door.
 //!
 //! # Invariants
-//! - *Hands off*: the magazines belong to their thread's fast path, which takes no lock; nothing here reads or writes
+//! - *Hands off*: the magazines belong to their thread's fast path, which takes no lock. Nothing here reads or writes
 //!   them, unless no thread has the cache. Depots, pools and inbox are touched under the door only, so any thread that
-//!   holds it may.
+//!   holds it may touch them.
 
 use super::ThreadCache;
 use crate::heap::Heap;
 use crate::heap::door::{Door, DoorCell};
 use crate::pool_set::Inside;
 
-/// What a purge thread saw of a cache at its last tick. Zeroed memory is a valid value.
+/// The state of a cache at the last tick of a purge thread. Zeroed memory is a valid value.
 pub(super) struct Seen {
-    /// The cache's slow calls.
+    /// The cache's slow calls so far.
     slow_calls: DoorCell<u64>,
-    /// Whether it made none from the tick before to the last.
+    /// Whether it made none between the last two ticks.
     was_idle: DoorCell<bool>,
-    /// Bytes in use when the set was swept last, plus one; 0 if it has made slow calls since.
+    /// Bytes in use at the set's last sweep, plus one; 0 if the cache has made slow calls since.
     swept_at: DoorCell<usize>,
 }
 
@@ -37,8 +37,8 @@ impl ThreadCache {
         self.seen.slow_calls.get(door) == self.all_calls(door)
     }
 
-    /// If the cache has made no slow call since the last time: brings home what is in its depots and what others freed,
-    /// and returns its set's empty pools.
+    /// If the cache has made no slow call since the last time: empties its depots, collects the blocks that other
+    /// threads freed, and returns its set's empty pools.
     pub(crate) fn tidy_if_idle(&self, heap: &Heap) {
         self.set.visit(heap, |inside| {
             let door = inside.door();
@@ -54,7 +54,7 @@ impl ThreadCache {
         });
     }
 
-    /// Empties what is behind the door: the depots, and, if no thread has the cache, its magazines.
+    /// Empties the depots, which are behind the door, and, if no thread has the cache, its magazines, too.
     pub(crate) fn flush_behind_door(&self, inside: &mut Inside<'_>) {
         if self.set.is_parked() {
             self.flush_all(inside);
@@ -64,19 +64,19 @@ impl ThreadCache {
         }
     }
 
-    /// Nothing is left in the cache, which no thread has.
+    /// Notes that the cache is empty and that no thread has it.
     pub(super) fn say_empty(&self, door: Door<'_>) {
         self.retire_count(door);
         self.set.cache_is_empty.set(true);
     }
 
-    /// Gives the free parts of the pools of a cache that was idle at this tick, and still is, back to the OS, unless
-    /// they were and nothing came home since.
+    /// Sweeps the set of a cache that was idle at this tick and still is: gives the free parts of its pools back to the
+    /// OS. Does nothing if no block came home since the last sweep.
     pub(crate) fn sweep_if_idle(&self, heap: &Heap) {
         self.set.visit(heap, |inside| {
             let door = inside.door();
             let now = inside.used_bytes().wrapping_add(1);
-            // Only blocks that come home change an idle set, and each makes fewer bytes used.
+            // Only blocks that come home change an idle set, and each of them lowers `used_bytes`.
             if self.seen.was_idle.get(door) && self.is_idle(door) && self.seen.swept_at.replace(door, now) != now {
                 inside.sweep();
             }

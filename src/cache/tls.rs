@@ -1,20 +1,20 @@
 //! The thread slot's place: one thread-local word that holds the address of the thread's cache.
 //!
-//! Of std's `thread_local!`, the compiler makes a load at a fixed offset from the thread's pointer only where it sees
-//! all of it: in a program with link-time optimisation. Elsewhere it is a call of std's accessor, and in a shared
-//! library a call of `__tls_get_addr`, on every allocation. So the word is defined and read in assembly. (The model
-//! can be chosen for Rust's own thread-locals by an unstable option only.)
+//! The compiler makes std's `thread_local!` a load at a fixed offset from the thread pointer only where it sees the
+//! whole program: with link-time optimisation. Elsewhere each allocation would call std's accessor, and in a shared
+//! library `__tls_get_addr`. So the word is defined and read in assembly. (Only an unstable option can choose the model
+//! of Rust's own thread-locals.)
 //!
-//! - *Descriptors*, in programs and their libraries: a call through a descriptor gives the word's offset. The linker
-//!   of a program makes a constant and a no-op of it. In a library the call stays, and the library can be opened at
-//!   any time: its thread-locals need no room in the block that the loader gave the first thread (*static TLS*), of
-//!   which there is little.
-//! - *Initial-exec*, in the preload library: the offset is looked up once, when the library is loaded, and read from a
-//!   table. That needs static TLS, for which there is room at the program's start; and a descriptor's call may
-//!   allocate, which inside of `malloc` it must not.
-//! - *Windows*: the program or library has a number, by which the thread's block (the TEB) leads to its copy of the
-//!   thread-locals; the word is at a fixed place there. Four loads, no call, in programs and libraries alike. (With MinGW,
-//!   std's thread-locals allocate: what holds a cache must not.)
+//! - *Descriptors*, in programs and their libraries: a call through a descriptor returns the word's offset. In a
+//!   program, the linker replaces the call by a constant and a no-op. In a library the call stays, and the library can
+//!   be opened at any time: its thread-locals need no room in *static TLS*, the block that the loader gave the first
+//!   thread, which has little room.
+//! - *Initial-exec*, in the preload library: the offset is looked up once, when the library is loaded, and then read
+//!   from a table. That needs static TLS, which has room at the program's start. A descriptor would not do: its call
+//!   may allocate, which it must not do inside `malloc`.
+//! - *Windows*: the program or library has a number. By this number, the thread's block (the TEB) leads to the thread's
+//!   copy of the thread-locals, where the word has a fixed place. That takes four loads and no call, in programs and
+//!   libraries alike. (With MinGW, std's thread-locals allocate, and a slot for the cache must not.)
 
 use super::ThreadCache;
 
@@ -23,7 +23,8 @@ static UNATTACHED: ThreadCache = ThreadCache::stand_in();
 /// Stands in for the cache of a thread that gave its own up.
 pub(super) static ENDED: ThreadCache = ThreadCache::stand_in();
 
-// Assembly where it was run: on x86-64 with glibc, and on Windows; for the preload library on aarch64, too.
+// Assembly is used only where it was tested: on x86-64 with glibc and on Windows; for the preload library also on
+// aarch64.
 #[cfg(not(any(
     all(
         target_os = "linux",
@@ -61,7 +62,7 @@ mod place {
     }
 }
 
-/// The word's symbol: of this version of the crate, because a program may have several.
+/// The word's symbol. It names the crate's version, because a program may have several.
 #[cfg(not(miri))]
 #[allow(unused_macros, reason = "not where std's thread-local is used")]
 macro_rules! slot {
@@ -86,8 +87,8 @@ mod place {
     use super::ThreadCache;
     use super::UNATTACHED;
 
-    // The linker joins the sections of this name, sorted, between the C library's `.tls` and `.tls$ZZZ`, to what each
-    // thread gets a copy of.
+    // The linker sorts the sections by name, so this one lies between the C library's `.tls` and `.tls$ZZZ`. Each
+    // thread gets a copy of them all.
     global_asm!(
         ".section .tls$PYM, \"dw\"",
         ".p2align 3",
@@ -98,8 +99,8 @@ mod place {
         unattached = sym UNATTACHED,
     );
 
-    /// Does as `$then` with the address of the thread's copy of the module's thread-locals, in `{result}`. `gs:[0x58]`
-    /// holds the table of these copies, `_tls_index` the module's place in it.
+    /// Runs `$then` with the address of the thread's copy of the module's thread-locals in `{result}`. `gs:[0x58]`
+    /// holds the table of these copies, and `_tls_index` is the module's place in the table.
     macro_rules! copy {
         ($then:expr => $result:ident, $($option:ident),*) => {
             asm!(
@@ -132,8 +133,8 @@ mod place {
 
     pub(super) fn set(cache: &'static ThreadCache) {
         let place: usize;
-        // SAFETY: no memory but constants of the thread is read. The word is this thread's, and is only read as a whole,
-        // by `get`.
+        // SAFETY: the assembly reads only constants of the thread. The word is this thread's, and is only read as a
+        // whole, by `get`.
         unsafe {
             copy!(slot!("lea {result}, [{result} + ", "@SECREL32]") => place, readonly);
             core::ptr::with_exposed_provenance_mut::<&'static ThreadCache>(place).write_volatile(cache);
@@ -155,11 +156,11 @@ mod place {
     use super::ThreadCache;
     use super::UNATTACHED;
 
-    /// Asks the word's descriptor for its offset, and does as `$then` with it, in `rax`. The linker knows the first
-    /// two instructions in this form only.
+    /// Asks the word's descriptor for its offset, and runs `$then` with the offset in `rax`. The linker recognises the
+    /// first two instructions in this form only.
     ///
-    /// The call keeps all other registers, it is said. Before 2.40, glibc's did not keep those of vectors when it gave
-    /// a thread its copy of the library's thread-locals: so they count as lost.
+    /// By its specification, the call preserves all other registers. But before 2.40, glibc lost vector registers when
+    /// it gave a thread its copy of the library's thread-locals. So they are declared as clobbered.
     #[cfg(not(feature = "__raw"))]
     macro_rules! descriptor {
         ($then:literal => $result:ident, $($option:ident),*) => {
@@ -254,7 +255,7 @@ mod place {
 
     fn address() -> usize {
         let address;
-        // SAFETY: the thread's pointer and an offset; no memory but constants of the thread is read.
+        // SAFETY: the thread pointer and an offset: the assembly reads only constants of the thread.
         unsafe {
             #[cfg(not(feature = "__raw"))]
             descriptor!("addq %fs:0, %rax" => address,);
@@ -286,7 +287,7 @@ pub(super) fn get() -> &'static ThreadCache {
     place::get()
 }
 
-/// The address so many bytes behind the cache's start, in one instruction where that can be.
+/// The address `bytes` behind the cache's start, by one instruction where that is possible.
 #[cfg(feature = "__raw")]
 #[inline(always)]
 pub(super) fn get_plus(bytes: usize) -> *const u8 {

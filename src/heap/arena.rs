@@ -1,8 +1,8 @@
-//! One arena's metadata: what is known of its memory and of its 64 pools.
+//! One arena's metadata: the data on its memory and on its 64 pools.
 //!
-//! An arena is [`ARENA_BYTES`] of blocks and nothing else; its metadata is a slot of a separate mapping between
-//! guards. In the slot, what is read together lies together, and what only frees from other threads touch (the
-//! remote halves and remote bitmaps) lies on OS pages of its own, which stay untouched in a program without them.
+//! An arena is [`ARENA_BYTES`] of blocks and nothing else; its metadata is a slot of a separate mapping between guards.
+//! In the slot, data that is read together lies together. The remote halves and remote bitmaps, which only remote frees
+//! touch, lie on OS pages of their own; in a program without remote frees these stay untouched.
 
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -23,9 +23,10 @@ use crate::sync::AtomicPtr;
 /// All pools of an arena, as a mask.
 pub(crate) const ALL_POOLS: u64 = if POOLS_PER_ARENA == WORD_BITS { u64::MAX } else { (1 << POOLS_PER_ARENA) - 1 };
 
-/// The address of a pool set with a class in its low bits: who owns a pool, and what it holds, in one word.
+/// The address of a pool set with a class in its low bits: one word says which set owns a pool, and which class it
+/// serves.
 ///
-/// Never dereferenced as it is; a null tag says that nobody owns the pool.
+/// It is never dereferenced as it is. A null tag says that no set owns the pool.
 pub(crate) type Tag = *mut u8;
 
 /// Starts on an OS page (of the usual 4 KiB), and fills whole ones.
@@ -34,21 +35,22 @@ struct OnPages<T>(T);
 
 /// The states of an arena's blocks, each at its block's start: a byte for every place where a block may start.
 ///
-/// Not a byte a block, side by side: its number would take a multiplication, on every call. So what is not the start of
-/// a block is not live, and need not be told from it.
+/// With one byte per block, side by side, every call would need a multiplication for the block's number. As it is, a
+/// place that is not the start of a block is simply not live, and needs no check of its own.
 #[cfg(feature = "hardened")]
 type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 
 /// The metadata of one arena.
 ///
-/// Zeroed memory is a valid value but for `start` and `free`. Shared by [`ArenaRef`]; each field says who may touch it.
+/// Zeroed memory is a valid value, except for `start` and `free`. Threads share it by [`ArenaRef`]; each field says
+/// which thread may touch it.
 ///
 /// # Invariants
 /// - Bit `i` of `free` is set if and only if no set owns pool `i`; then its tag is null.
 /// - Bit `i` of `dirty` is set if and only if bit `i` of `free` is, and the pool has touched bytes or bit `i` of
 ///   `backed` is set.
-/// - Bit `i` of `backed` is set if all of pool `i` may have memory: it came with a huge page, in one call, or because it
-///   was committed, and was not given back since.
+/// - Bit `i` of `backed` is set if all of pool `i` may have memory: it came with a huge page, in one call, or because
+///   it was committed, and was not given back since.
 #[repr(C)]
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.
@@ -59,13 +61,13 @@ pub(crate) struct Arena {
     pub(crate) backed: Cell<u64>,
     /// Pools that no set owns. Heap lock.
     pub(crate) free: Cell<u64>,
-    /// Those of them that have memory, as far as is known: touched or backed. Heap lock.
+    /// Free pools that have memory, as far as is known: touched or backed. Heap lock.
     pub(crate) dirty: Cell<u64>,
-    /// Neighbours among the arenas with as many free pools. Heap lock.
+    /// Neighbours in the list of arenas with the same number of free pools. Heap lock.
     pub(crate) next: Cell<Option<ArenaRef>>,
     pub(crate) previous: Cell<Option<ArenaRef>>,
-    /// A tag a pool. Written by who holds the owner's door while no block of the pool is outside, or as claimer; read
-    /// by any thread that holds a block of the pool.
+    /// One tag per pool. A thread that holds the owner's door may write it while no block of the pool is outside; so
+    /// may a thread that has claimed the pool. Any thread that holds a block of the pool may read it.
     tags: [AtomicPtr<u8>; POOLS_PER_ARENA],
     /// Descriptors. The owner's door.
     pools: [Pool; POOLS_PER_ARENA],
@@ -75,7 +77,7 @@ pub(crate) struct Arena {
     remotes: OnPages<[RemoteHalf; POOLS_PER_ARENA]>,
     /// Any thread that holds a block.
     remote_bits: OnPages<Bitmaps<RemoteWord>>,
-    /// Whoever holds a block, that block's.
+    /// The thread that holds a block, that block's state.
     #[cfg(feature = "hardened")]
     states: OnPages<States>,
 }
@@ -94,8 +96,8 @@ const _: () = {
     assert!(offset_of!(Arena, states) == 77_824);
 };
 
-/// An arena, for ever: its metadata is never unmapped. Where its memory is given back, the metadata is zeroed and waits
-/// for another arena.
+/// A reference to an arena, valid for ever: its metadata is never unmapped. When its memory is given back, the metadata
+/// is zeroed and waits for another arena.
 ///
 /// # Invariants
 /// It points to a slot that [`Metadata::alloc`](crate::heap::metadata::Metadata::alloc) gave.
@@ -103,7 +105,7 @@ const _: () = {
 #[repr(transparent)]
 pub(crate) struct ArenaRef(NonNull<Arena>);
 
-/// A pool as seen from its arena: what is needed to reach both halves of its descriptor.
+/// A pool as seen from its arena: arena and index lead to both halves of its descriptor.
 #[derive(Clone, Copy)]
 pub(crate) struct PoolRef {
     arena: ArenaRef,
@@ -111,7 +113,8 @@ pub(crate) struct PoolRef {
 }
 
 impl Arena {
-    /// Makes zeroed metadata, of which nobody else knows, that of the arena's mapped memory at `start`.
+    /// Makes zeroed metadata, which no other thread knows yet, the metadata of the arena whose mapped memory is at
+    /// `start`.
     pub(crate) fn init(&self, start: NonNull<u8>) {
         self.start.set(start.as_ptr());
         self.free.set(ALL_POOLS);
@@ -122,7 +125,7 @@ impl Arena {
         self.start.get()
     }
 
-    /// The state of the block that starts at address `step * CLASS_STEP_BYTES`, if one of this arena's does.
+    /// The state of the block of this arena that starts at address `step * CLASS_STEP_BYTES`, if there is one.
     #[cfg(feature = "hardened")]
     #[inline(always)]
     pub(crate) fn block_state(&self, step: usize) -> &BlockState {
@@ -131,7 +134,7 @@ impl Arena {
         unsafe { self.states.0.get_unchecked(index) }
     }
 
-    /// Says that the whole arena comes in a huge page: its first access gives all pools memory.
+    /// Notes that the whole arena comes with a huge page: the first access to it gives all pools memory.
     pub(crate) fn set_huge(&self) {
         self.huge.set(true);
         self.backed.set(ALL_POOLS);
@@ -200,7 +203,7 @@ impl PoolRef {
     /// The pool with this remote half, whose [`home`](Self::home) is `home`; the two came out of an inbox.
     ///
     /// # Safety
-    /// Both are a pool's.
+    /// Both are of one pool.
     pub(crate) unsafe fn from_inbox(remote: NonNull<RemoteHalf>, home: *mut u8) -> Self {
         // SAFETY: a pool's home is its arena's metadata.
         let arena = ArenaRef(unsafe { NonNull::new_unchecked(home.cast()) });
@@ -208,7 +211,7 @@ impl PoolRef {
         Self::at_index(arena, (remote.addr().get() - first.addr().get()) / size_of::<RemoteHalf>())
     }
 
-    /// What goes into an inbox with the remote half, for [`from_inbox`](Self::from_inbox).
+    /// The word that goes into an inbox beside the remote half, for [`from_inbox`](Self::from_inbox).
     pub(crate) fn home(self) -> NonNull<u8> {
         self.arena.metadata()
     }
@@ -226,12 +229,12 @@ impl PoolRef {
         self.is_any_backed(1)
     }
 
-    /// Whether that of one of so many pools, from this on. Heap lock.
+    /// The same for any of `pools` pools, from this one on. Heap lock.
     pub(crate) fn is_any_backed(self, pools: usize) -> bool {
         self.arena.backed.get() & self.run_mask(pools) != 0
     }
 
-    /// Notes whether it is, of so many pools from this on. Heap lock.
+    /// Notes whether `pools` pools are backed, from this one on. Heap lock.
     pub(crate) fn set_backed(self, pools: usize, backed: bool) {
         let all = &self.arena.backed;
         let bits = self.run_mask(pools);
@@ -253,7 +256,8 @@ impl PoolRef {
         (self.index..self.index + pools).map(move |index| Self::at_index(self.arena, index))
     }
 
-    /// Makes one pool of `pools`, which the caller owns: what is known of their memory comes to the first.
+    /// Makes one pool of `pools` pools, which the caller owns. The first one's descriptor then covers the memory of
+    /// all.
     pub(crate) fn join(self, pools: usize) {
         let mut touched_bytes = 0;
         for (number, part) in self.run(pools).enumerate() {
@@ -272,7 +276,7 @@ impl PoolRef {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
         first.end_run();
-        // Of pools that are parts of one, each is a part that is purged.
+        // If as many pools were one as a pool has parts, each of them was one part.
         let is_purged = |number| pools == PURGE_PARTS && purged >> number & 1 == 1;
         for (number, part) in self.run(pools).enumerate() {
             let bytes = touched_bytes.saturating_sub(number * POOL_BYTES).min(POOL_BYTES);
@@ -301,7 +305,7 @@ impl PoolRef {
     /// The owner's half of the descriptor.
     #[inline(always)]
     pub(crate) fn pool<'heap>(self) -> &'heap Pool {
-        // SAFETY: `index` is in range (constructors). Who may touch which field is each caller's to know (*Door*).
+        // SAFETY: `index` is in range (constructors). Each caller sees to it that it may touch the fields (*Door*).
         unsafe { self.arena.get().pools.get_unchecked(self.index) }
     }
 
@@ -312,7 +316,7 @@ impl PoolRef {
         unsafe { self.arena.get().remotes.0.get_unchecked(self.index) }
     }
 
-    /// Its tag's place.
+    /// The place of its tag.
     #[inline(always)]
     pub(crate) fn tag<'heap>(self) -> &'heap AtomicPtr<u8> {
         // SAFETY: as in `pool`.

@@ -1,11 +1,11 @@
 //! From an address to its arena: a radix tree of two levels over the address space.
 //!
-//! CPython's `arena_map`, made simpler by arenas that are aligned to their size. An address that is no arena's is
-//! told without reading any memory but the tree's own.
+//! This is CPython's `arena_map`, simplified, because arenas are aligned to their size. The look-up of any address,
+//! also of one in no arena, reads no memory except the tree's own.
 //!
 //! # Invariants
-//! - *Known*: an arena is in the map from before its first block is handed out until after its last block and
-//!   all its pools are back; it is taken out before its memory is unmapped.
+//! - *Known*: an arena enters the map before its first block is handed out, and leaves it after its last block and all
+//!   its pools are back, before its memory is unmapped.
 //! - Leaves are never unmapped, so look-ups need no lock.
 
 use core::ptr::{self, NonNull};
@@ -16,9 +16,9 @@ use crate::base::config::CLASS_STEP_SHIFT;
 use crate::heap::arena::{Arena, ArenaRef, PoolRef};
 use crate::sync::{AtomicPtr, Ordering};
 
-/// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes).
-/// Miri gives out addresses from the lowest on, and looks at each word of a structure wherever a reference to it is
-/// made.
+/// Bits of a user address: 47 on x86-64, 48 on aarch64 (more only on request, which this crate never makes). Miri gives
+/// out addresses from the lowest on, and looks at each word of a structure at each reference to it. So it gets a small
+/// tree.
 const ADDRESS_BITS: u32 = if cfg!(miri) { 34 } else { 48 };
 const LEAF_BITS: u32 = if cfg!(miri) { 7 } else { 13 };
 const ROOT_BITS: u32 = ADDRESS_BITS - ARENA_SHIFT - LEAF_BITS;
@@ -34,10 +34,10 @@ impl Leaf {
     /// The arena at place `index`, modulo [`LEAF_ARENAS`], if any.
     #[inline(always)]
     fn arena(&self, index: usize) -> Option<ArenaRef> {
-        // Acquire: pairs with the Release in `set`; a thread that got a block from another thread is ordered after that
-        // anyway, this keeps impossible addresses harmless too.
+        // Acquire: pairs with the Release in `set`. A thread that got a block from another thread is ordered after that
+        // anyway; the Acquire keeps impossible addresses harmless, too.
         let arena = NonNull::new(self.0[index & (LEAF_ARENAS - 1)].load(Ordering::Acquire))?;
-        // SAFETY: what `set` put there.
+        // SAFETY: `set` put it there.
         Some(unsafe { ArenaRef::new(arena) })
     }
 }
@@ -115,7 +115,7 @@ impl AddressMap {
     }
 }
 
-/// Look-ups of addresses that are mostly near each other: remembers the leaf, which spares each the root.
+/// Look-ups of addresses that are mostly near each other. It remembers the leaf, which spares most look-ups the root.
 ///
 /// # Invariants
 /// `leaf` is the map's leaf whose first arena has number `first`; or `first` is [`NOWHERE`](Self::NOWHERE).
@@ -126,7 +126,7 @@ pub(crate) struct Near<'map> {
 }
 
 impl<'map> Near<'map> {
-    /// So far from the number of any arena that no leaf would reach.
+    /// A number so far from any arena's that no leaf reaches there.
     const NOWHERE: usize = usize::MAX / 2;
 
     pub(crate) const fn new(map: &'map AddressMap) -> Self {
@@ -140,12 +140,12 @@ impl<'map> Near<'map> {
         if index >= LEAF_ARENAS {
             return self.elsewhere(address);
         }
-        // SAFETY: a leaf of the map's, because `first` is a number; leaves are never unmapped.
+        // SAFETY: a leaf of the map's, because `first` is not `NOWHERE`; leaves are never unmapped.
         let leaf = unsafe { self.leaf.as_ref() };
         Some(PoolRef::at_offset(leaf.arena(index)?, address))
     }
 
-    /// The same where another leaf is due, which is remembered.
+    /// The same where another leaf is needed, which is then remembered.
     #[cold]
     #[inline(never)]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]

@@ -1,7 +1,7 @@
-//! All mapped arenas, ordered by how many of their pools are free; under the heap's lock.
+//! All mapped arenas, ordered by the number of their free pools; under the heap's lock.
 //!
-//! Pools are given out from the fullest arena that has one, so that the emptiest arenas drain and can go back to
-//! the OS: CPython's rule, with its `nfp2lasta` replaced by one list for each number of free pools.
+//! A pool is taken from the fullest arena that has a free one, so that the emptiest arenas drain and can go back to the
+//! OS. This is CPython's rule; its `nfp2lasta` is replaced by one list for each number of free pools.
 //!
 //! # Invariants
 //! - *Bucket*: an arena with `n` free pools is in list `n`, and in no other.
@@ -45,8 +45,8 @@ const fn highest_bits(mut mask: u64, count: usize) -> u64 {
     mask
 }
 
-/// The free pools to purge with those of `mask`: the dirty ones among them, and the others of their OS pages where
-/// these hold several pools. An OS page with a pool in use is left out.
+/// The free pools to purge for `mask`: its dirty pools. Where an OS page holds several pools, all pools of an OS page
+/// are purged together, and an OS page with a pool in use is left out.
 fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
     let wanted = arena.dirty.get() & mask;
     if page_pools == 1 {
@@ -56,7 +56,7 @@ fn purgeable(arena: &Arena, mask: u64, page_pools: usize) -> u64 {
     pages.filter(|page| wanted & page != 0 && arena.free.get() & page == *page).fold(0, |all, page| all | page)
 }
 
-/// Before a hole is made in an arena: has its pages be small from now on, or the kernel would fill the hole when it
+/// Asks for small pages in an arena, before a hole is made in it. Otherwise the kernel would fill the hole when it
 /// makes the arena a huge page again.
 fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
     if arena.huge.replace(false)
@@ -67,7 +67,8 @@ fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
     }
 }
 
-/// The lowest pool from which on `pools` of the mask are set, side by side; a multiple of `align`, a power of two.
+/// The first of `pools` pools side by side that are all in `mask`: the lowest one at a multiple of `align`, a power of
+/// two.
 const fn first_run(mask: u64, pools: usize, align: usize) -> Option<usize> {
     let mut starts = mask;
     let mut length = 1;
@@ -82,8 +83,8 @@ const fn first_run(mask: u64, pools: usize, align: usize) -> Option<usize> {
     if starts == 0 { None } else { Some(starts.trailing_zeros() as usize) }
 }
 
-/// Commits so many pools side by side, of which some may be committed; `false` if the OS refuses. Such pools are *backed*
-/// then: they count as memory, touched or not.
+/// Commits `pools` pools side by side, of which some may be committed already; `false` if the OS refuses. The pools are
+/// *backed* then: they count as having memory, touched or not.
 pub(crate) fn commit_pools(first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
     // SAFETY: pools' memory, of whole OS pages where memory has to be committed.
     let committed =
@@ -103,15 +104,15 @@ pub(crate) struct ArenaTable {
     empty: usize,
     /// Pools that no set owns.
     free_pools: usize,
-    /// Those of them that have memory.
+    /// Free pools that have memory.
     dirty_pools: usize,
-    /// Dirty pools that were to stay when they were last too many, or more of late.
+    /// The largest `keep()` since the last purge of many arenas (`purge_if_halved`).
     keep_before: usize,
-    /// Most pools in use of late, if runs are; decays as they are freed.
+    /// Most pools in use of late, if the program uses runs; decays as runs are freed.
     recent_peak: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
-    /// What is being purged (*Empty* but inside the methods).
+    /// The ranges being purged; empty except inside the methods (*Empty*).
     batch: PurgeBatch,
 }
 
@@ -232,8 +233,8 @@ impl ArenaTable {
         PoolRef::at_index(arena, index)
     }
 
-    /// As [`take_pool`](Self::take_pool), where memory has to be committed: it has been. Where the OS refuses, a pool that
-    /// has all of its memory, if there is any.
+    /// As [`take_pool`](Self::take_pool), where memory has to be committed: commits the pool's. If the OS refuses,
+    /// takes a pool that has all of its memory, if there is one.
     pub(crate) fn take_committed(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
         let is_whole = |pool: &PoolRef| pool.has_memory() && pool.pool().purged() == 0;
         let pool = self.take_pool()?;
@@ -246,7 +247,7 @@ impl ArenaTable {
         Some(self.take_from(pool.arena(), pool.index()))
     }
 
-    /// Makes a pool one that no set owns; returns its bit.
+    /// Makes a pool free, owned by no set; returns its bit.
     #[inline(always)]
     fn put_back(&mut self, pool: PoolRef) -> u64 {
         let arena = pool.arena();
@@ -262,8 +263,9 @@ impl ArenaTable {
         bit
     }
 
-    /// Takes so many pools side by side, the first at a multiple of `align` pools, from the fullest arena that has them;
-    /// the caller owns them then. Looks into so many arenas only: an empty one always has them.
+    /// Takes `pools` free pools side by side, the first at a multiple of `align` pools, from the fullest arena that has
+    /// them. The caller owns them then. It looks into at most `RUN_LOOKS` arenas; after that it takes an empty one,
+    /// which always has them.
     pub(crate) fn take_run(&mut self, pools: usize, align: usize) -> Option<PoolRef> {
         let (arena, index) = self.find_run(pools, align)?;
         let first = PoolRef::at_index(arena, index);
@@ -300,7 +302,7 @@ impl ArenaTable {
         self.empty_arena().map(|arena| (arena, 0))
     }
 
-    /// Takes the `pools` behind `first`, which is in use with so many, `length`, into the run, if they are free.
+    /// Extends the run of `length` pools at `first` by the `pools` behind it, if they are free.
     pub(crate) fn extend_run(&mut self, first: PoolRef, length: usize, pools: usize) -> bool {
         let arena = first.arena();
         let start = first.index() + length;
@@ -316,7 +318,7 @@ impl ArenaTable {
         true
     }
 
-    /// Takes back so many pools side by side, which are [split](PoolRef::split); returns whether their arena is wholly
+    /// Takes back `pools` pools side by side, which are [split](PoolRef::split); returns whether their arena is wholly
     /// free now.
     pub(crate) fn give_run(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
         let arena = first.arena();
@@ -340,8 +342,8 @@ impl ArenaTable {
         false
     }
 
-    /// Whether so many pools more that are free and have memory would be too many: who gives them purges them first,
-    /// without the lock. Has their arena be in small pages then.
+    /// Whether the pools at `first` have memory and would, when free, make the dirty pools too many. Then the caller
+    /// purges them first, without the lock; for that, their arena is set to small pages.
     pub(crate) fn is_surplus(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
         let has_memory = first.pool().is_touched() || first.is_any_backed(pools);
         let is_surplus = has_memory && self.dirty_pools + pools > self.keep();
@@ -351,13 +353,13 @@ impl ArenaTable {
         is_surplus
     }
 
-    /// The owner of a run gave its memory back to the OS.
+    /// Notes that the owner of a run gave its memory back to the OS.
     pub(crate) fn note_purged_run(&mut self, first: PoolRef, pools: usize) {
         first.set_backed(pools, false);
         self.bytes_given_back += pools * POOL_BYTES;
     }
 
-    /// Dirty pools that may stay.
+    /// The number of dirty pools that may stay.
     fn keep(&self) -> usize {
         DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.recent_peak / DIRTY_PEAK_SHARE)
     }
@@ -388,8 +390,8 @@ impl ArenaTable {
         false
     }
 
-    /// Purges down to `keep` dirty pools, if that is at most half of what it was: those kept while more were in use are
-    /// too many by then. So rarely, because it looks at every arena.
+    /// Purges down to `keep` dirty pools, if `keep` is at most half of what it was: the pools kept while more were in
+    /// use are too many by then. It is done so rarely because it looks at every arena.
     fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
         if keep <= self.keep_before / 2 {
             self.purge_beyond(keep, usize::MAX, source);
@@ -398,13 +400,13 @@ impl ArenaTable {
         self.keep_before = self.keep_before.max(keep);
     }
 
-    /// A wholly free arena, if there are more than are to stay mapped.
+    /// A wholly free arena, if more of them are mapped than may stay.
     pub(crate) fn surplus_arena(&self) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
         if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
     }
 
-    /// Marks the free, touched pools among `mask` as purged, as far as they are whole OS pages.
+    /// Marks the dirty pools of `mask` as purged, as far as they are whole OS pages, and puts them into the batch.
     fn mark_pools(&mut self, arena: ArenaRef, mask: u64, source: &dyn MemorySource) {
         let mut rest = purgeable(&arena, mask, source.page_bytes().div_ceil(POOL_BYTES));
         while rest != 0 {
@@ -418,7 +420,7 @@ impl ArenaTable {
             no_longer_huge(&arena, source);
             for index in first..end {
                 let pool = PoolRef::at_index(arena, index).pool();
-                // What has to be committed stays known, in case that the OS refuses.
+                // Parts that have to be committed stay noted, in case the OS refuses.
                 pool.set_untouched(if commits(source) { pool.purged() } else { 0 });
             }
             arena.backed.set(arena.backed.get() & !run);
@@ -428,7 +430,7 @@ impl ArenaTable {
         }
     }
 
-    /// Puts a range that is marked as purged into the batch; purges what is in it when it was full.
+    /// Puts a range that is marked as purged into the batch. Purges the batch first if it is full.
     fn mark(&mut self, range: MemoryRange, marked: Marked, source: &dyn MemorySource) {
         if self.batch.is_full() {
             self.purge_batch(source);
@@ -437,7 +439,7 @@ impl ArenaTable {
         self.batch.push(range, marked);
     }
 
-    /// Gives all that is in the batch back to the OS.
+    /// Gives all ranges of the batch back to the OS.
     fn purge_batch(&mut self, source: &dyn MemorySource) {
         // SAFETY: arenas' memory, in pools that no set owns, or in parts that their owner gives.
         while let Some((range, marked)) = unsafe { self.batch.purge(source) } {
@@ -445,7 +447,7 @@ impl ArenaTable {
         }
     }
 
-    /// The OS refused to purge a range.
+    /// Undoes the mark of a range that the OS refused to purge.
     fn unmark(&mut self, range: MemoryRange, marked: Marked) {
         self.bytes_given_back -= range.bytes;
         let arena = marked.arena;
@@ -454,7 +456,7 @@ impl ArenaTable {
                 pool.pool().set_touched();
             } else {
                 pool.pool().remove_purged(marked.parts as u8);
-                // Of what was never touched this alone tells that it may have memory.
+                // For parts that were never touched, only this bit tells that they may have memory.
                 pool.set_backed(pool.pool().any_class().pool_pools(), true);
             }
         }
@@ -464,7 +466,7 @@ impl ArenaTable {
         }
     }
 
-    /// Purges the parts of pools that the caller owns in which all blocks are free.
+    /// Purges those parts of the given pools, which the caller owns, in which all blocks are free.
     pub(crate) fn purge_parts(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) {
         for pool in pools {
             let class = pool.pool().any_class();
@@ -514,8 +516,8 @@ impl ArenaTable {
         self.purge_batch(source);
     }
 
-    /// Purges dirty pools as long as more than `keep` are left, in at most so many arenas, the emptiest first: from the
-    /// fullest, pools will be taken again soon. `false` if none was purged.
+    /// Purges dirty pools as long as more than `keep` are left, in at most `arenas_max` arenas. The emptiest arenas
+    /// come first, because pools of the fullest will be taken again soon. Returns `false` if no pool was purged.
     pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
         let mut arenas = 0;
         for free in (1..=POOLS_PER_ARENA).rev() {

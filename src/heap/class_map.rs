@@ -1,23 +1,27 @@
-//! From a block's address to its class in one load: a byte a pool, for a window of the address space.
+//! From a block's address to its class by one load: one byte per pool, for a window of the address space.
 //!
-//! What CPython's free reads from the block's pool, and a free of C has to know before anything else. The radix tree
-//! (`arena_map`) answers it in three loads that depend on each other; this map in one, of a byte that is, as a rule, in
-//! the cache: those of 64 pools, an arena, are a cache line. The kernel places mappings near each other, so the window
-//! is laid around the first arena. Addresses outside of it, and those of no pool, are left to the tree.
+//! C's `free` has to know the class before anything else; CPython's free reads it from the block's pool. The radix tree
+//! (`arena_map`) answers by three loads that depend on each other. This map answers by one load, of a byte that is, as
+//! a rule, in the CPU's cache: the bytes of an arena's 64 pools are one cache line. The kernel places mappings near
+//! each other, so the window is laid around the first arena. Addresses outside the window, and addresses of no pool,
+//! are left to the tree.
 //!
-//! Part of the heap, so static memory, of which a program touches an OS page for each 128 MiB of addresses that it
-//! frees in. Only with the feature `__raw`: who is told sizes on free needs no map.
+//! The map is part of the heap, so it is static memory. A program touches one OS page of it for each 128 MiB of
+//! addresses in which it frees. It exists only with the feature `__raw`: where a free is told the size, no map is
+//! needed.
 //!
 //! # Invariants
 //! - *Window*: it is laid before the first byte is written, and never moved.
-//! - *Byte*: the byte of a pool inside the window is its class's index plus 1, if and only if the pool has a tag, and
-//!   else 0. It is written where the tag is, by the same thread: under the door of the set that opens the pool, and
-//!   under the heap's lock when the pool goes back to its arena. (A thief writes a tag with the same class.)
-//! - *Block*: who holds a block finds its class. The byte was written before the pool's first block was handed out; it
-//!   changes only once all blocks are home; and a block comes to a thread by some order: through a door, or as the
-//!   program passes it on.
-//! - *Others' addresses*: what is mapped where an arena was finds none. The byte was zeroed under the lock under which
-//!   the arena is unmapped, and the kernel maps nothing there before.
+//! - *Byte*: the byte of a pool inside the window is its class's index plus 1 if the pool's tag names a set, and
+//!   otherwise 0. The thread that writes the tag writes the byte, too: under the door of the set that opens the pool;
+//!   and, when the pool goes back to its arena, under that door, before the heap's lock is released. (A thief writes a
+//!   tag with the same class.)
+//! - *Block*: a thread that holds a block finds its class. The byte was written before the pool's first block was
+//!   handed out, and changes only once all blocks are home. A block comes to a thread in some order after that: through
+//!   a door, or as the program passes it on.
+//! - *Others' addresses*: memory that is mapped where an arena was has no class. The byte was zeroed before the arena
+//!   got the pool back, under the heap's lock. The arena is unmapped after that, under the same lock, and until then
+//!   the kernel maps nothing else there.
 //!
 //! So Relaxed is enough for all of it. The models are in `tests/loom/classes.rs`.
 
@@ -33,14 +37,14 @@ mod map {
     /// Less in unit tests, which make many heaps.
     const WINDOW_SHIFT: u32 = if cfg!(test) { 32 } else { 35 };
     pub(super) const WINDOW_POOLS: usize = 1 << (WINDOW_SHIFT - POOL_SHIFT);
-    /// Linux places further mappings below the first ones, as a rule.
+    /// As a rule, Linux places further mappings below the first ones, so most of the window is there.
     const POOLS_ABOVE: usize = WINDOW_POOLS / 4;
 
     /// A heap's map. Zeroed memory is a valid value: no window yet.
     #[repr(C, align(64))]
     pub(crate) struct ClassMap {
         /// From the window's last pool down, so that finding a place takes one subtraction. The last pool itself is
-        /// never entered: its byte is where the addresses around null are looked for without a window.
+        /// never entered: while there is no window, its byte stands for the addresses around null.
         classes: [AtomicU8; WINDOW_POOLS],
         /// The number of the window's last pool; 0 if there is no window yet.
         last: AtomicUsize,
@@ -53,7 +57,7 @@ mod map {
 
         #[inline(always)]
         fn index_of(&self, address: usize) -> usize {
-            // Relaxed: who reads an old value, 0, finds no place, for which the tree answers.
+            // Relaxed: a thread that reads the old value, 0, finds no place. Then the tree answers.
             self.last.load(Ordering::Relaxed).wrapping_sub(address >> POOL_SHIFT)
         }
 
@@ -82,17 +86,18 @@ mod map {
             Some(AnyClass::from_index(self.entry_of(address)?.checked_sub(1)?))
         }
 
-        /// Whether the map says of the pool at `address` what its tag says, or nothing because it is outside of the
-        /// window. For who stopped the slow paths.
+        /// Whether the map says the same of the pool at `address` as its tag, or the pool is outside the window. For a
+        /// thread that has stopped the slow paths.
         pub(crate) fn agrees(&self, address: usize, class: Option<AnyClass>) -> bool {
             self.place_of(address).is_none() || self.any_class_of(address) == class
         }
 
         /// Enters the pool at `address`, whose tag is being written.
         pub(crate) fn enter<K: Kind>(&self, address: usize, class: Class<K>) {
-            // Relaxed (all): the first writer wins; who lost reads its window below, and an old value does no harm.
+            // Relaxed (all): the first writer wins. A thread that lost reads the winner's window below, and an old
+            // value does no harm.
             if self.last.load(Ordering::Relaxed) == 0 {
-                // The last of an arena: each arena's bytes are to be one line.
+                // The last pool of an arena, so that each arena's bytes are one cache line.
                 let last = (address >> POOL_SHIFT | (POOLS_PER_ARENA - 1)) + POOLS_ABOVE;
                 let _ = self.last.compare_exchange(0, last, Ordering::Relaxed, Ordering::Relaxed);
             }
@@ -117,7 +122,7 @@ mod map {
     use crate::base::kind::Kind;
     use crate::base::size_class::{AnyClass, Class};
 
-    /// Nothing: no address is looked up.
+    /// The empty twin: no address is looked up.
     pub(crate) struct ClassMap;
 
     impl ClassMap {

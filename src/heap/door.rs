@@ -1,4 +1,4 @@
-//! Proof that a door is held, at no cost: what is behind it can be touched only by who shows it.
+//! Proof that a door is held, at no cost: data behind the door can be touched only with that proof.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -7,13 +7,13 @@ use super::stop::Stopped;
 
 /// Proof that the calling thread holds the door of a pool set, or has stopped the slow paths and so holds all of them.
 ///
-/// It does not say whose door: to ask a cache for its door, and to touch that cache, stays with the caller.
+/// It does not say which door. The caller sees to it that it is the door of the cache that it touches.
 #[derive(Clone, Copy)]
 pub(crate) struct Door<'held>(PhantomData<(&'held (), *const ())>);
 
 impl Door<'_> {
     /// # Safety
-    /// The calling thread holds the door as long as the value lives, or nobody else knows yet of what is behind it.
+    /// The calling thread holds the door as long as the value lives, or no other thread knows the data behind it yet.
     #[inline(always)]
     pub(crate) const unsafe fn held() -> Self {
         Self(PhantomData)
@@ -21,7 +21,7 @@ impl Door<'_> {
 }
 
 impl Stopped<'_> {
-    /// Any door of the heap: none can be opened by another thread meanwhile.
+    /// Proof for any door of the heap: no other thread can open one meanwhile.
     pub(crate) fn door(&self) -> Door<'_> {
         // SAFETY: this thread holds every door, until the token is dropped.
         unsafe { Door::held() }
@@ -30,14 +30,14 @@ impl Stopped<'_> {
 
 #[cfg(test)]
 impl super::set::Pools {
-    /// The door that guards them: who sees them holds it.
+    /// Proof for the door that guards them: a thread that sees them holds it.
     pub(crate) fn door(&self) -> Door<'_> {
-        // SAFETY: nobody sees them without.
+        // SAFETY: no thread sees them without it.
         unsafe { Door::held() }
     }
 }
 
-/// A value behind a door. Zeroed memory is a valid one if it is for the value.
+/// A value behind a door. Zeroed memory is valid if it is a valid `T`.
 #[repr(transparent)]
 pub(crate) struct DoorCell<T>(Cell<T>);
 

@@ -1,6 +1,6 @@
 //! Memory for the allocator's own data: cut from mappings of its own, between guards.
 //!
-//! Metadata never shares a mapping with blocks, and is never unmapped: whoever holds a pointer to a descriptor may
+//! Metadata never shares a mapping with blocks, and is never unmapped: a thread that has a pointer to a descriptor may
 //! read it for ever. Nothing here is on a fast path.
 
 use core::cell::Cell;
@@ -12,7 +12,7 @@ use crate::os::MemorySource;
 /// Array sizes that are recycled: a cache line, two, four …
 const SHELVES: usize = 8;
 
-/// An array that nobody uses.
+/// An unused array.
 struct FreeArray {
     next: Cell<*mut FreeArray>,
 }
@@ -27,7 +27,7 @@ pub(crate) struct Metadata {
     mapped_bytes: usize,
 }
 
-// SAFETY: plain pointers to memory that only this value knows of.
+// SAFETY: plain pointers to memory that only this value knows.
 unsafe impl Send for Metadata {}
 
 impl Metadata {
@@ -40,7 +40,7 @@ impl Metadata {
         self.mapped_bytes
     }
 
-    /// Zeroed memory for one `T`, for ever; `None` when the OS gives nothing.
+    /// Zeroed memory for one `T`, for ever; `None` when the OS gives none.
     ///
     /// A `T` of an OS page or more starts on one.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
@@ -50,7 +50,7 @@ impl Metadata {
         self.cut(size_of::<T>().next_multiple_of(align), align, source).map(NonNull::cast)
     }
 
-    /// Zeroed memory for so many `T`, for ever, as [`alloc`](Self::alloc).
+    /// Zeroed memory for `count` values of `T`, for ever, as [`alloc`](Self::alloc).
     pub(crate) fn alloc_many<T>(&mut self, count: usize, source: &dyn MemorySource) -> Option<NonNull<T>> {
         let align = align_of::<T>().max(CACHE_LINE_BYTES);
         self.cut((count * size_of::<T>()).next_multiple_of(align), align, source).map(NonNull::cast)
@@ -63,7 +63,7 @@ impl Metadata {
         let shelf = self.shelves.get_mut((bytes / CACHE_LINE_BYTES).trailing_zeros() as usize)?;
         match NonNull::new(*shelf) {
             Some(array) => {
-                // SAFETY: arrays on a shelf are mapped, and nobody's.
+                // SAFETY: arrays on a shelf are mapped and unused.
                 *shelf = unsafe { array.as_ref() }.next.get();
                 Some(array.cast())
             }
@@ -77,7 +77,7 @@ impl Metadata {
     /// Takes back an array for later.
     ///
     /// # Safety
-    /// `start` came from `alloc_array(bytes, _)` and nobody uses it any more.
+    /// `start` came from `alloc_array(bytes, _)`, and is no longer used.
     pub(crate) unsafe fn free_array(&mut self, start: NonNull<u8>, bytes: usize) {
         if let Some(shelf) = self.shelves.get_mut((bytes / CACHE_LINE_BYTES).trailing_zeros() as usize) {
             let array = start.cast::<FreeArray>();
@@ -99,7 +99,7 @@ impl Metadata {
         NonNull::new(start)
     }
 
-    /// Maps more, with an OS page of guard before and behind; what is left of the last one is given up.
+    /// Maps more memory, with an OS page of guard before and behind it. The rest of the last mapping is given up.
     fn map_more(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<()> {
         let page_bytes = source.page_bytes();
         let usable_bytes = bytes.max(METADATA_MAPPING_BYTES).next_multiple_of(page_bytes);

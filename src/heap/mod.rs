@@ -1,8 +1,8 @@
-//! What all threads share: the arenas, the metadata, the address map, and the register of pool sets.
+//! The data that all threads share: the arenas, the metadata, the address map, and the register of pool sets.
 //!
 //! # Locks
-//! In this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not `stop`, takes other
-//! doors only by `try_lock` and `lock_or_knock`; a thread that holds `state` takes no other lock.
+//! A thread takes locks in this order: `stop` → the doors of pool sets → `state`. A thread that holds a door, but not
+//! `stop`, takes other doors only by `try_lock` and `lock_or_knock`; a thread that holds `state` takes no other lock.
 
 pub(crate) mod arena;
 pub(crate) mod arena_map;
@@ -34,7 +34,7 @@ use crate::sync::AtomicU32;
 pub(crate) use state::HeapState;
 pub(crate) use stop::Stopped;
 
-/// A heap: everything that the thread caches on top of it share.
+/// A heap: everything that its thread caches share.
 ///
 /// The program has one, `GLOBAL`; tests make more, over memory sources that refuse and count.
 pub(crate) struct Heap {
@@ -44,27 +44,27 @@ pub(crate) struct Heap {
     pub(crate) map: AddressMap,
     /// Classes by address, with the feature `__raw`.
     pub(crate) classes: ClassMap,
-    /// The register: every set but the spare one and those that are bare (see `register`).
+    /// The register: every set except the spare one and the bare ones (see `register`).
     sets: Roll<PoolSet>,
     /// The set of threads without a cache; always walked, never parked.
     pub(crate) spare: PoolSet,
-    /// Whether all caches are to be poisoned. Written under the heap's lock.
+    /// Whether all caches are poisoned, new ones included. Written under the heap's lock.
     poisons: AtomicU32,
-    /// Sets that a thread parked and none adopted. Written under the heap's lock, read elsewhere as a hint.
+    /// Parked sets, not adopted yet. Written under the heap's lock, read elsewhere as a hint.
     parked_sets: AtomicU32,
-    /// Of these: bare ones.
+    /// Bare sets among them.
     bare_sets: AtomicU32,
-    /// Held by who stops all slow paths.
+    /// Held by the thread that stops all slow paths.
     stop: Lock<()>,
     state: Lock<HeapState>,
 }
 
-/// Whether a need may be met by mapping an arena.
+/// Whether an arena may be mapped for a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MapArena {
-    /// From the arenas there are.
+    /// No: only mapped arenas serve it.
     No,
-    /// Up to the soft limit: there, others are to give up what they can spare first.
+    /// Up to the soft limit: beyond it, other threads first give up what they can spare.
     Soft,
     /// Up to the limit.
     Hard,
@@ -73,13 +73,13 @@ pub(crate) enum MapArena {
 /// How many arenas may be mapped; `usize::MAX` is no limit.
 #[derive(Clone, Copy)]
 pub(crate) struct ArenaLimits {
-    /// From there on, only when nothing else is left; of no meaning above `hard`.
+    /// From this number on, an arena is mapped only when nothing else is left. It has no meaning above `hard`.
     pub(crate) soft: usize,
     pub(crate) hard: usize,
 }
 
 impl ArenaLimits {
-    /// With the soft part that a limit has unless somebody says otherwise.
+    /// The limits for a hard limit, with its default soft limit.
     pub(crate) const fn of_hard(hard: usize) -> Self {
         Self { soft: if hard == usize::MAX { hard } else { hard - hard / SOFT_LIMIT_SHARE }, hard }
     }
@@ -123,21 +123,21 @@ impl Heap {
         self.source.unwrap_or(&SystemMemory)
     }
 
-    /// Runs `body` on what the lock guards.
+    /// Runs `body` on the data that the heap's lock guards.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn with_state<R>(&self, body: impl FnOnce(&mut HeapState, &'static dyn MemorySource) -> R) -> R {
         self.state.lock().with(|state| body(state, self.source()))
     }
 
-    /// Whether nobody holds the locks that are not a set's; for the process's last thread.
+    /// Whether the locks that are not a set's are free; for the process's last thread.
     pub(crate) fn is_unlocked(&self) -> bool {
         self.stop.try_lock().is_some() && self.state.try_lock().is_some()
     }
 
-    /// Takes a free pool, its class not chosen yet; maps an arena for it if `growth` lets it, which asks for a huge page if
-    /// the set that takes the pool `is_dense`. `None` when there is none.
+    /// Takes a free pool, whose class is not chosen yet. Maps an arena for it if `wish` allows that; the arena asks for
+    /// a huge page if the set that takes the pool `is_dense`. `None` when there is no pool.
     ///
-    /// If the pool `needs_all` of its memory, and that would come an OS page at a time, it comes in one call.
+    /// If the set `needs_all` of the pool's memory, and that would come one OS page at a time, one call brings it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take_pool(&self, wish: MapArena, is_dense: bool, needs_all: bool) -> Option<PoolRef> {
         let (pool, fault_in, grown_bytes) = self.with_state(|state, source| {
@@ -145,7 +145,7 @@ impl Heap {
                 if !state.may_map(wish) {
                     return None;
                 }
-                // A huge page is committed as a whole.
+                // No huge page where memory has to be committed: it would be committed as a whole.
                 let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
                 state.map_arena(&self.map, source, huge)?;
             }
@@ -161,7 +161,7 @@ impl Heap {
         if let Some(bytes) = grown_bytes {
             self.source().let_malloc_keep(bytes);
         }
-        // Not under the lock: the kernel clears the memory.
+        // Not under the lock, because the kernel clears the memory meanwhile.
         if fault_in && let Some(start) = NonNull::new(pool.pool().start()) {
             // SAFETY: the memory of a pool that the caller owns, whole OS pages.
             unsafe { self.source().populate(start, POOL_BYTES) };
@@ -175,7 +175,7 @@ impl Heap {
         commits(self.source())
     }
 
-    /// Commits the parts of a pool, which the caller owns, that were purged, if any; `false` if the OS refuses.
+    /// Commits the purged parts of a pool that the caller owns, if there are any; `false` if the OS refuses.
     pub(crate) fn commit_parts(&self, pool: &Pool) -> bool {
         let pools = pool.any_class().pool_pools();
         let commit = |place| self.with_state(|_, source| commit_pools(place, pools, source));
@@ -192,7 +192,7 @@ impl Heap {
         });
     }
 
-    /// Purges the parts of pools that the caller owns in which all blocks are free.
+    /// Purges those parts of the given pools, which the caller owns, in which all blocks are free.
     pub(crate) fn purge_parts(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| state.arenas.purge_parts(pools, source));
     }
@@ -209,13 +209,14 @@ impl Heap {
         });
     }
 
-    /// Pools ever taken: who asks twice learns whether any was in between.
+    /// The number of pools ever taken. If two calls return the same number, none was taken in between.
     pub(crate) fn pools_taken(&self) -> u64 {
         self.with_state(|state, _| state.pools_taken)
     }
 
-    /// Gives some free memory beyond `keep_bytes` back, an arena's worth at most, so that nobody waits long for the
-    /// lock; `false` if there is none, or somebody took a pool since [`pools_taken`](Self::pools_taken) was `taken`.
+    /// Gives back some free memory beyond `keep_bytes`, at most an arena's worth, so that no thread waits long for the
+    /// lock. Returns `false` if there is none, or if a thread took a pool since [`pools_taken`](Self::pools_taken) was
+    /// `taken`.
     pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
         self.with_state(|state, source| {
             if state.pools_taken != taken {
@@ -235,7 +236,7 @@ impl Heap {
         self.with_state(|state, _| state.limits())
     }
 
-    /// Lets at most so many arenas be mapped from now on; returns whether as many as the hard limit or more are.
+    /// Sets the limits, and returns whether the arenas reach or exceed the hard one.
     pub(crate) fn set_arena_limits(&self, limits: ArenaLimits) -> bool {
         self.with_state(|state, _| {
             state.set_limits(limits);

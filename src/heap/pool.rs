@@ -1,4 +1,4 @@
-//! One pool: its descriptor, the bitmap of its blocks, and the lists that pools are linked into.
+//! One pool: its descriptor, the bitmap of its blocks, and the lists of pools.
 //!
 //! Descriptor and bitmap live in their arena's metadata, away from the blocks: freeing and reusing a block never
 //! reads or writes block memory, and an overflow out of a block does not reach them.
@@ -11,23 +11,23 @@
 //! | full | a set | none | nothing |
 //! | empty | a set | all | the set's list of empty pools |
 //! | run | the program: one block, of several pools | – | nothing |
-//! | behind | who owns the pool before it, of which it is a part | – | nothing |
+//! | behind | the owner of the pool before it, of which it is a part | – | nothing |
 //!
-//! A pool of the larger medium classes, and a run, is several of the arena's: the first one's descriptor is for all, the
-//! others are *behind* it.
+//! A pool of a larger medium class consists of several pools of the arena, and so does a run. The first one's
+//! descriptor is for all; the others are *behind* it.
 //!
 //! # Invariants
-//! - *Door*: everything here is touched only by who holds the door of the set that owns the pool, or, while it
-//!   is unused, by who holds the heap's lock.
+//! - *Door*: a thread touches anything here only while it holds the door of the set that owns the pool, or, while the
+//!   pool is unused, the heap's lock.
 //! - *Balance*: `used` + free blocks + remote bits = blocks of the pool + its remote count, while no thread is freeing
-//!   into it. (A collection may have taken bits whose count was not added yet: those blocks are free, and counted as
-//!   used until that count is collected.)
+//!   into it. (A collection may take bits before their count was added. Then those blocks are free, but count as used
+//!   until that count is collected.)
 //! - *Taken*: a set bit is a block that is not free here; bits beyond the pool's blocks are clear. So the bitmap of a
-//!   pool whose blocks are all home is zero, as memory comes from the OS, and one that is not used far needs no memory
-//!   for the rest.
+//!   pool whose blocks are all home is zero, like memory fresh from the OS. If only the first blocks of a pool are
+//!   used, the rest of its bitmap needs no memory.
 //! - *Summary*: bit `w` of `words_free` is set if and only if a block of word `w` is free.
 //! - *Touched*: no byte of the pool at or beyond `touched_bytes` was ever handed out since it was mapped or purged.
-//! - *Purged*: the parts in `purged` were purged, and no block that reaches into them was handed out since.
+//! - *Purged*: the parts in `purged` were purged, and since then no block that reaches into them was handed out.
 
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -39,7 +39,7 @@ use crate::base::kind::Kind;
 use crate::base::size_class::{AnyClass, Class};
 use crate::sync::{AtomicPtr, Ordering};
 
-/// A place that holds a block's address, or anything while it holds none.
+/// A place for a block's address. While it holds none, its value has no meaning.
 pub(crate) type Slot = AtomicPtr<u8>;
 
 /// The half of a pool's descriptor that only its owner touches.
@@ -54,7 +54,7 @@ pub(crate) struct Pool {
     /// Word 0 of the bitmap (see `bitmap`).
     words: Cell<*const Cell<u64>>,
     words_free: Cell<u64>,
-    /// Blocks that are not home: with the program, in a magazine, or freed from elsewhere and not counted yet.
+    /// Blocks that are not home: in the program's hands, in a magazine, or freed by another thread and not counted yet.
     used: Cell<u32>,
     touched_bytes: Cell<u32>,
     /// The index of its class.
@@ -73,7 +73,7 @@ const _: () = {
     assert!(offset_of!(Pool, purged) == 49 && offset_of!(Pool, state) == 50 && size_of::<Pool>() == 64);
 };
 
-/// Where a pool is; see the module's table.
+/// The state of a pool; see the module's table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum State {
@@ -107,7 +107,7 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// The block, of `class`, with all bytes zero; written only if they are not known to be.
+    /// The block, of `class`, with all bytes zero. They are written only if they are not known to be zero.
     pub(crate) fn into_zeroed<K: Kind>(self, class: Class<K>) -> *mut u8 {
         if !self.zeroed {
             // SAFETY: a block of the class, in our hands.
@@ -132,7 +132,7 @@ impl Pool {
         Class::from_index(usize::from(self.class.get())).unwrap_or(Class::LARGEST)
     }
 
-    /// The same for who does not know its kind.
+    /// The same, for a caller that does not know the kind.
     pub(crate) fn any_class(&self) -> AnyClass {
         AnyClass::from_index(usize::from(self.class.get()))
     }
@@ -147,7 +147,7 @@ impl Pool {
         self.start.get()
     }
 
-    /// Says where the pool's memory and its bitmap are.
+    /// Notes where the pool's memory and its bitmap are.
     pub(crate) fn set_up(&self, start: *mut u8, words: *const Cell<u64>) {
         self.start.set(start);
         self.words.set(words);
@@ -158,7 +158,8 @@ impl Pool {
         self.touched_bytes.get() != 0
     }
 
-    /// The pool was purged: all zero again. Of its parts, those of `purged` still count as purged by themselves.
+    /// Notes that the pool was purged, and is all zero again. The parts in `purged` still count as purged by
+    /// themselves.
     pub(crate) fn set_untouched(&self, purged: u8) {
         self.touched_bytes.set(0);
         self.purged.set(purged);
@@ -169,22 +170,23 @@ impl Pool {
         self.purged.get()
     }
 
-    /// The parts of `mask` were purged.
+    /// Notes that the parts of `mask` were purged.
     pub(crate) fn add_purged(&self, mask: u8) {
         self.purged.set(self.purged.get() | mask);
     }
 
-    /// The OS refused to purge parts of `mask`.
+    /// Notes that the parts of `mask` are not purged: the OS refused, or they were committed again.
     pub(crate) fn remove_purged(&self, mask: u8) {
         self.purged.set(self.purged.get() & !mask);
     }
 
-    /// The OS refused to purge the pool: any byte may be other than zero. Parts that count as purged by themselves still do.
+    /// Notes that the OS refused to purge the pool: any byte may be other than zero. Parts that count as purged by
+    /// themselves still do.
     pub(crate) fn set_touched(&self) {
         self.touched_bytes.set(POOL_BYTES as u32);
     }
 
-    /// So many bytes at the pool's start may be other than zero, and none was purged.
+    /// Notes that `bytes` bytes at the pool's start may be other than zero, and that no part is purged.
     pub(crate) fn set_touched_bytes(&self, bytes: usize) {
         self.touched_bytes.set(bytes as u32);
         self.purged.set(0);
@@ -195,13 +197,14 @@ impl Pool {
         self.used.set(0);
     }
 
-    /// Makes the pool the first of a run of so many, all in the program's hands.
+    /// Makes the pool the first of a run of `pools` pools, all in the program's hands.
     pub(crate) fn set_run(&self, pools: usize) {
         self.state.set(State::Run);
         self.used.set(pools as u32);
     }
 
-    /// The parts that may have memory, but hold free blocks only; `is_backed` if those never touched may have, too.
+    /// The parts that may have memory but hold only free blocks, as a mask. With `is_backed`, parts that were never
+    /// touched may have memory, too.
     pub(crate) fn purgeable(&self, is_backed: bool) -> u8 {
         let unit_bytes = self.any_class().purge_unit_bytes();
         let touched = if is_backed { PURGE_PARTS } else { self.touched_bytes().div_ceil(unit_bytes) };
@@ -238,7 +241,8 @@ impl Pool {
         self.class.set(class.index() as u8);
         self.used.set(0);
         self.words_free.set(u64::MAX >> (WORD_BITS - class.bitmap_words()));
-        // Zero already (*Taken*): fresh memory that is written first costs one page fault, not two.
+        // The word is zero already (*Taken*). It is written because fresh memory costs one page fault if it is written
+        // first, and two if it is read first.
         self.word(0).set(0);
     }
 
@@ -267,7 +271,7 @@ impl Pool {
         !self.word(word).get() & self.class::<K>().full_word(word)
     }
 
-    /// The same for who does not know its kind.
+    /// The same, for a caller that does not know the kind.
     pub(crate) fn any_free_bits(&self, word: usize) -> u64 {
         !self.word(word).get() & self.any_class().full_word(word)
     }
@@ -284,7 +288,8 @@ impl Pool {
         class.pool_blocks().saturating_sub(self.touched_bytes().div_ceil(class.block_bytes()))
     }
 
-    /// Takes `blocks` blocks home, the bits of `mask` in word `word`; returns whether none was free before.
+    /// Takes the blocks of `mask` in word `word` home; `blocks` is their number. Returns whether no block was free
+    /// before.
     #[inline(always)]
     pub(crate) fn bring_home(&self, word: usize, mask: u64, blocks: u32) -> Result<bool, AlreadyFree> {
         let was_full = !self.has_free();
@@ -339,7 +344,7 @@ impl Pool {
         AlreadyFree { block: word * WORD_BITS + (!self.word(word).get() & mask).trailing_zeros() as usize }
     }
 
-    /// `blocks` are home now.
+    /// Counts `blocks` blocks as home.
     #[inline(always)]
     pub(crate) fn count_home(&self, blocks: u32) {
         self.used.set(self.used.get().wrapping_sub(blocks));
@@ -432,7 +437,8 @@ impl Pool {
     }
 }
 
-/// The parts (`unit_bytes` each) of a pool that `first..end`, in bytes from its start, reach into, as a mask.
+/// The parts of a pool (`unit_bytes` each) that the range `first..end` reaches into, as a mask. The range is in bytes
+/// from the pool's start.
 pub(crate) fn parts_of(first: usize, end: usize, unit_bytes: usize) -> u8 {
     let (first, end) = (first / unit_bytes, end.div_ceil(unit_bytes).min(PURGE_PARTS));
     if first < end { (u8::MAX >> (PURGE_PARTS - (end - first))) << first } else { 0 }
@@ -455,7 +461,7 @@ impl PoolList {
 
     #[inline]
     pub(crate) fn first(&self) -> Option<&Pool> {
-        // SAFETY: linked pools are mapped, and the list is reached by who holds their door (*Door*).
+        // SAFETY: linked pools are mapped, and only a thread that holds their door reaches the list (*Door*).
         unsafe { self.first.get().as_ref() }
     }
 

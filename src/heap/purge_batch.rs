@@ -1,7 +1,7 @@
 //! Ranges on their way back to the OS, gathered so that one call purges many.
 //!
 //! # Invariants
-//! - *Marked*: what is in the batch counts as purged already; what the OS then refuses is marked as used again.
+//! - *Marked*: a range in the batch counts as purged already. If the OS refuses it, it is marked as used again.
 //! - *Empty*: the batch is empty whenever the heap's lock is free, and before memory is unmapped.
 
 use core::ptr;
@@ -9,16 +9,16 @@ use core::ptr;
 use crate::heap::arena::ArenaRef;
 use crate::os::{MemoryRange, MemorySource};
 
-/// Ranges of a batch: the kernel's cost of a call is gone among so many.
+/// Most ranges of a batch. With that many, the cost of the system call itself is negligible.
 pub(crate) const RANGES_MAX: usize = 32;
 
-/// What a range is.
+/// The pools, or the parts of a pool, of a range.
 #[derive(Clone, Copy)]
 pub(crate) struct Marked {
     pub(crate) arena: ArenaRef,
     /// Pools of the arena, as a mask.
     pub(crate) pools: u64,
-    /// Parts of that pool, as a mask, which its owner purges; 0: all of the pools, which no set owns.
+    /// The parts, as a mask, if the owner of a pool purges parts of it. 0 means the whole pools, which no set owns.
     pub(crate) parts: u64,
 }
 
@@ -26,7 +26,7 @@ pub(crate) struct Marked {
 pub(crate) struct PurgeBatch {
     ranges: [MemoryRange; RANGES_MAX],
     marked: [Option<Marked>; RANGES_MAX],
-    /// Those that were seen to.
+    /// Ranges done: purged, or refused by the OS.
     done: usize,
     count: usize,
 }
@@ -52,15 +52,14 @@ impl PurgeBatch {
         self.count += 1;
     }
 
-    /// Purges the ranges up to the first that the OS refuses, and returns that one; `None` when all were seen to, and
-    /// the batch is empty.
+    /// Purges the ranges up to the first that the OS refuses, and returns that one. `None` means that all ranges are
+    /// done, and that the batch is empty.
     ///
     /// # Safety
     /// As for [`MemorySource::purge`], of each range.
     pub(crate) unsafe fn purge(&mut self, source: &dyn MemorySource) -> Option<(MemoryRange, Marked)> {
         while self.done < self.count {
-            // Where one was refused, others will be (a program may lock all its memory): those that follow go one by
-            // one.
+            // If one was refused, others will be, too (a program may lock all its memory). So the rest go one by one.
             let end = if self.done == 0 { self.count } else { self.done + 1 };
             // SAFETY: the caller's promise is the same.
             self.done += unsafe { source.decommit_each(&self.ranges[self.done..end]) };

@@ -1,19 +1,21 @@
-//! The register of pool sets: those that a walk must see, which sets are parked, and whether new ones are poisoned.
+//! The register of pool sets: the sets that a walk must see, the list of parked sets, and whether new caches are
+//! poisoned.
 //!
 //! # Bare sets
-//! A set of an ended thread is *bare* when it is parked, owns no pool, and its cache is empty. Then no tag names it,
-//! and nobody pushes to its inbox: who is bound to push holds a block of a pool that the set owns. Bare sets leave the
-//! register, until a thread adopts them; so what walks the sets, or stops them all, costs by running threads, and by
-//! the ended ones of whom something is left.
+//! The set of an ended thread is *bare* when it is parked, owns no pool, and its cache is empty. Then no tag names it,
+//! and no thread pushes to its inbox: a thread that pushes holds a block of a pool that the set owns. Bare sets leave
+//! the register until a thread adopts them. So the cost of walking all sets, or of stopping them, depends on the
+//! running threads, and on the ended threads that left something.
 //!
 //! # Invariants
 //! - *Shut*: a set is out of the register if and only if it is bare, and then its door is shut (see `lock`). Both
-//!   change together, under the heap's lock. So nothing of it changes until it is adopted: a walker that still finds
-//!   it, or a thread that comes to knock for blocks that are home by now, goes away.
-//! - *Listed*: only a set in the list of parked sets becomes bare. One that was parked, but is not in the list yet, or
-//!   was taken from it and is not adopted yet, is somebody's.
-//! - *Stopped*: who holds the heap's lock, and the door of each set in the register, holds all doors that anybody
-//!   could.
+//!   change together, under the heap's lock. So nothing of it changes until it is adopted. A walker that still finds it
+//!   goes away, and so does a thread that knocks for blocks that are home by now.
+//! - *Listed*: only a set in the list of parked sets becomes bare. A set that was parked, but is not in the list yet,
+//!   still belongs to the thread that parks it. A set that was taken from the list, but is not adopted yet, belongs to
+//!   the thread that adopts it.
+//! - *Stopped*: a thread that holds the heap's lock, and the door of each set in the register, holds all doors that any
+//!   thread could hold.
 
 use core::ptr::{self, NonNull};
 
@@ -24,12 +26,12 @@ use crate::protocols::lock::Guard;
 use crate::sync::Ordering;
 
 impl Heap {
-    /// Makes a `T` in metadata and enters the set that `init` makes of it in the register.
+    /// Makes a `T` in metadata, and enters the set that `init` makes of it into the register.
     ///
-    /// `T` must be valid when zeroed. `None` when the OS gives nothing.
+    /// `T` must be valid when zeroed. `None` when the OS gives no memory.
     pub(crate) fn make_set<T>(&self, init: impl FnOnce(NonNull<T>) -> NonNull<PoolSet>) -> Option<NonNull<T>> {
         self.with_state(|state, source| {
-            // First, because what was had of the metadata does not go back.
+            // First, because metadata is never given back.
             self.make_room(state, source)?;
             let place = state.metadata.alloc::<T>(source)?;
             self.register(init(place));
@@ -37,18 +39,18 @@ impl Heap {
         })
     }
 
-    /// Sees to it that there is a place for one set more. Heap lock.
+    /// Makes sure that the register has a place for one more set. Heap lock.
     fn make_room(&self, state: &mut HeapState, source: &'static dyn MemorySource) -> Option<()> {
         if let Some(places) = self.sets.missing_row() {
             let row = state.metadata.alloc_many(places, source)?;
-            // SAFETY: so many zeroed words of metadata, which is never unmapped.
+            // SAFETY: `places` zeroed words of metadata, which is never unmapped.
             unsafe { self.sets.add_row(row) };
         }
         Some(())
     }
 
-    /// Adds a set to the register. Heap lock: so none comes while the slow paths are stopped, unless by the forking
-    /// thread itself.
+    /// Adds a set to the register. Heap lock: so while the slow paths are stopped, only the forking thread itself adds
+    /// one.
     fn register(&self, set: NonNull<PoolSet>) {
         let place = self.sets.enter(set);
         // SAFETY: sets are never unmapped; the heap's lock guards the place.
@@ -80,19 +82,19 @@ impl Heap {
         self.poisons.load(Ordering::Relaxed) != 0
     }
 
-    /// Has new caches poisoned, or not; those in the register by now are the caller's to reach.
+    /// Sets whether new caches are poisoned. The caller has to reach those that are in the register by now.
     pub(crate) fn set_poisons(&self, poisons: bool) {
         // Relaxed: as in `poisons`.
         self.with_state(|_, _| self.poisons.store(u32::from(poisons), Ordering::Relaxed));
     }
 
-    /// Every set that was in the register before the call and stays there, the spare one last. One may come twice,
-    /// unless the slow paths are stopped; and one may come that is bare by now.
+    /// Every set that was in the register before the call and stays there; the spare set comes last. A set may come
+    /// twice, unless the slow paths are stopped, and a set may come that is bare by now.
     pub(crate) fn sets(&self) -> impl Iterator<Item = NonNull<PoolSet>> + '_ {
         self.sets.walk().chain(core::iter::once(NonNull::from(&self.spare)))
     }
 
-    /// Puts a set, whose state says that it is parked, where `unpark` finds it.
+    /// Puts a set that is marked as parked into the list, where `unpark` finds it.
     pub(crate) fn park(&self, set: NonNull<PoolSet>) {
         self.with_state(|state, _| {
             // SAFETY: sets are never unmapped; the heap's lock guards the link and the flag.
@@ -105,15 +107,16 @@ impl Heap {
         });
     }
 
-    /// Takes a set, which has no pool, no cached block, and whose door `guard` holds, out of the register, and shuts
-    /// its door. Gives the guard back if the set is somebody's (*Listed*).
+    /// Takes a set without pools and cached blocks out of the register, and shuts its door, which `guard` holds. Gives
+    /// the guard back if the set belongs to a thread (*Listed*).
     pub(crate) fn lay_bare<'set>(
         &self,
         set: &'set PoolSet,
         guard: Guard<'set, Pools>,
     ) -> Result<(), Guard<'set, Pools>> {
         self.with_state(|_, _| {
-            // During a fork, a door that was let through is held by who stopped it.
+            // During a fork, the forking thread is let through a door that its stop holds: then the guard does not own
+            // it.
             if !set.is_listed.get() || !guard.owns() {
                 return Err(guard);
             }
@@ -137,12 +140,12 @@ impl Heap {
             // SAFETY: as in `park`.
             let this = unsafe { set.as_ref() };
             if this.is_bare() {
-                // There were as many places before it left; since then others may have come.
+                // It had a place before it left the register, but other sets may have taken that since.
                 self.make_room(state, source)?;
                 self.register(set);
                 // Relaxed: a hint.
                 self.bare_sets.fetch_sub(1, Ordering::Relaxed);
-                // SAFETY: shut since it is bare, and the heap's lock keeps others from opening it.
+                // SAFETY: shut, because it is bare; the heap's lock keeps others from opening it.
                 unsafe { this.door.open() };
             }
             this.is_listed.set(false);
@@ -164,7 +167,7 @@ impl Heap {
         self.parked_sets.load(Ordering::Relaxed) as usize
     }
 
-    /// Of these, bare ones; a hint, too.
+    /// Bare sets among the parked ones; a hint, too.
     pub(crate) fn bare_count(&self) -> usize {
         // Relaxed: a hint.
         self.bare_sets.load(Ordering::Relaxed) as usize

@@ -1,14 +1,14 @@
-//! Several pools of an arena side by side: those that the larger medium classes have for one, and *runs*, each one
-//! block of the program's.
+//! Several pools of an arena, side by side. A larger medium class uses them as one pool; a *run* of them is one block
+//! of the program's.
 //!
-//! A run has no owner: whoever allocates, frees or resizes one does it under the heap's lock, and nothing of it is in
-//! any thread's cache.
+//! A run has no owner. A thread allocates, frees or resizes it under the heap's lock, and no thread's cache holds
+//! anything of it.
 //!
 //! # Invariants
 //! - *First*: the first pool's descriptor is for all. The others are behind it, and have no touched bytes of their own.
-//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class; but while a run's memory
-//!   goes
-//!   back to the OS, that of its first pool is null. So of two frees of one run the second is found, whenever it comes.
+//! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class. While a run's memory goes
+//!   back to the OS, the tag of its first pool is null. So if a run is freed twice, the second free is found, whenever
+//!   it comes.
 
 use core::ptr::{self, NonNull};
 
@@ -22,7 +22,7 @@ use crate::heap::set::{RUN_TAG, tag_any_class};
 use crate::os::{MemoryRange, MemorySource};
 use crate::sync::Ordering;
 
-/// How many pools of an arena, and at a multiple of how many: a power of two, no more than an arena has.
+/// The number of pools of a run, and their alignment in pools: a power of two, at most the pools of an arena.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RunSize {
     pub(crate) pools: usize,
@@ -30,8 +30,8 @@ pub(crate) struct RunSize {
 }
 
 impl Heap {
-    /// Takes so many free pools side by side and makes them one; maps an arena for them if `wish` lets it. `prepare`
-    /// says what they are, under the heap's lock.
+    /// Takes free pools side by side, as `size` asks for, and joins them to one. Maps an arena for them if `wish`
+    /// allows that. `prepare` runs under the heap's lock and says what they are.
     pub(crate) fn take_run(
         &self,
         wish: MapArena,
@@ -65,13 +65,13 @@ impl Heap {
         Some(first)
     }
 
-    /// Takes back pools that are one, of which nobody else knows any more. Memory that is too much to keep goes to the
-    /// OS first, without the lock.
+    /// Takes back pools that are one, and that no other thread knows any more. If the heap would keep too much free
+    /// memory, theirs goes back to the OS first, without the lock.
     pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
         let _ = self.give_run_if(first, pools, || Ok(()));
     }
 
-    /// The same if `check`, under the heap's lock, has nothing against it.
+    /// The same, if `check`, which runs under the heap's lock, finds no fault.
     fn give_run_if(
         &self,
         first: PoolRef,
@@ -82,7 +82,7 @@ impl Heap {
             check()?;
             let is_surplus = state.arenas.is_surplus(first, pools, source);
             if is_surplus {
-                // Relaxed: under the heap's lock, or of a pool of which no block is outside.
+                // Relaxed: under the heap's lock, or no block of the pool is outside.
                 first.tag().store(ptr::null_mut(), Ordering::Relaxed);
             } else {
                 self.take_back(state, (first, pools), false, source);
@@ -92,7 +92,7 @@ impl Heap {
         if is_surplus {
             let bytes = pools * POOL_BYTES;
             let start = NonNull::new(first.start()).filter(|_| bytes.is_multiple_of(self.source().page_bytes()));
-            // SAFETY: pools that are the caller's, and hold nothing.
+            // SAFETY: the pools are the caller's, and hold nothing.
             let is_purged = start.is_some_and(|start| unsafe {
                 self.source().decommit_each(&[MemoryRange { start: start.as_ptr(), bytes }]) == 1
             });
@@ -101,7 +101,8 @@ impl Heap {
                     first.pool().set_untouched(0);
                     state.arenas.note_purged_run(first, pools);
                 }
-                // Where the OS refused, some of it may be gone: where memory has to be committed, all of it again.
+                // If the OS refused, some of the memory may be gone. Where memory has to be committed, all of it is
+                // committed anew.
                 self.take_back(state, (first, pools), !is_purged && commits(source), source);
             });
         }
@@ -138,7 +139,7 @@ impl Heap {
         NonNull::new(first.start()).map(|start| Block { start, zeroed })
     }
 
-    /// Takes a run of so many pools back.
+    /// Takes back a run of `pools` pools.
     ///
     /// # Errors
     /// What is impossible about it.
@@ -147,7 +148,7 @@ impl Heap {
         self.give_run_if(first, pools, || {
             check_run(first, start, Some(pools))?;
             if cfg!(feature = "hardened") {
-                // What is free is zero (*Clean*, in `cache/hardened`), whatever it serves next.
+                // Free memory is zero (*Clean*, in `cache/hardened`), whatever it serves next.
                 // SAFETY: a run that the program gave up.
                 unsafe { first.start().write_bytes(0, pools * POOL_BYTES) };
             }
@@ -155,7 +156,8 @@ impl Heap {
         })
     }
 
-    /// Makes a run of `pools` one of `wanted` where it lies, if the pools behind it are free, or can be given back.
+    /// Resizes a run of `pools` pools to `wanted` without moving it, and returns whether that was possible: a run can
+    /// only grow into free pools behind it.
     ///
     /// # Errors
     /// What is impossible about the run.
@@ -164,7 +166,7 @@ impl Heap {
         let is_resized = self.with_state(|state, source| {
             check_run(first, start, Some(pools))?;
             if wanted > pools {
-                // What has to be committed first is had elsewhere.
+                // Where memory has to be committed, the run moves instead.
                 if commits(source) || !state.arenas.extend_run(first, pools, wanted - pools) {
                     return Ok(false);
                 }
@@ -173,7 +175,7 @@ impl Heap {
                 rest.join(wanted - pools);
                 rest.pool().set_untouched(0);
             } else if wanted < pools {
-                // A run of its own, which is freed below as any other.
+                // The rest becomes a run of its own, which is freed below like any other.
                 let rest = PoolRef::at_index(first.arena(), first.index() + wanted);
                 rest.set_up();
                 make_run(rest, pools - wanted);
@@ -187,7 +189,7 @@ impl Heap {
         Ok(is_resized)
     }
 
-    /// The pools of the run that starts at `start`, which the caller has, in the program's hands.
+    /// The number of pools of the run that starts at `start` and is in the program's hands.
     ///
     /// # Errors
     /// What is impossible about it.
@@ -203,7 +205,7 @@ fn has_all(pool: &PoolRef) -> bool {
     pool.has_memory() && pool.pool().purged() == 0
 }
 
-/// Makes pools that are one a run: any byte of it may be other than zero from now on.
+/// Makes a run of pools that are one. From now on, any byte of it may be other than zero.
 fn make_run(first: PoolRef, pools: usize) {
     first.pool().set_run(pools);
     first.pool().set_touched_bytes(pools * POOL_BYTES);
@@ -211,10 +213,10 @@ fn make_run(first: PoolRef, pools: usize) {
     first.run(pools).for_each(|pool| pool.tag().store(RUN_TAG, Ordering::Relaxed));
 }
 
-/// The length of the run that starts at `start`, and of so many pools if it is known, in the program's hands. Heap
-/// lock.
+/// The length of the run that starts at `start` and is in the program's hands. If the caller knows the length, `pools`
+/// says it, and another one is an error. Under the heap's lock.
 fn check_run(first: PoolRef, start: usize, pools: Option<usize>) -> Result<usize, Impossible> {
-    // Relaxed: under the heap's lock; of a pool that is no run, only to choose the message.
+    // Relaxed: under the heap's lock. If the pool is no run, the tag only chooses the message.
     let tag = first.tag().load(Ordering::Relaxed);
     if tag.is_null() {
         return Err(Impossible::NoPool);

@@ -1,16 +1,17 @@
-//! The data of a pool set: the pools that belong to one thread. What is done to them is in `pool_set`.
+//! The data of a pool set: the pools that belong to one thread. The operations on them are in `pool_set`.
 //!
-//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
-//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. In between it may become
-//! *bare* (see `register`).
+//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives. When the thread ends, the set
+//! is *parked* with all its pools, until a thread that starts later *adopts* it whole. In between it may become *bare*
+//! (see `register`).
 //!
 //! # Invariants
 //! - *Door*: the lists and all pools of a set are touched only by the thread that holds its door.
 //! - *Lists*: a pool that the set owns is in the list of its class if and only if it is partial, and in the list of
 //!   empty pools if and only if it is empty; a full pool is in no list.
-//! - *Tag*: the tag of every pool that the set owns is the set's address plus the index of the pool's class. It
-//!   changes only while the pool has no block outside, or by the thread that claimed it (see `remote`).
-//! - *Cache*: of a parked set whose `cache_is_empty`, the cache has no block in magazines, depots or quarantine.
+//! - *Tag*: the tag of every pool that the set owns is the set's address plus the index of the pool's class. It changes
+//!   only while no block of the pool is outside, or when a thread that claimed the pool changes it (see `remote`).
+//! - *Cache*: if a set is parked and `cache_is_empty` is true, its cache has no block in magazines, depots or
+//!   quarantine.
 
 use core::cell::Cell;
 use core::mem::offset_of;
@@ -28,7 +29,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// The pools of one thread, or of a thread that ended.
 #[repr(C, align(128))]
 pub(crate) struct PoolSet {
-    /// Of small pools.
+    /// The inbox of small pools.
     pub(crate) inbox: Inbox,
     /// Its place in the register, plus 1; 0 while it is not there. Heap lock.
     pub(crate) place: Cell<usize>,
@@ -36,18 +37,18 @@ pub(crate) struct PoolSet {
     pub(crate) next_parked: Cell<*const PoolSet>,
     /// Whether it is in the list of parked sets. Heap lock.
     pub(crate) is_listed: Cell<bool>,
-    /// Of a parked set: whether its cache has no block. Door.
+    /// Of a parked set: whether its cache has no block. Under the door.
     pub(crate) cache_is_empty: Cell<bool>,
-    /// Whether the slow paths are stopped by its door, too. Written by who holds `stop`.
+    /// Whether a stop of the slow paths holds its door. Written by the thread that holds `stop`.
     pub(crate) is_stopped: AtomicU32,
-    /// 1 from parking to adoption, else 0; written under the door, read elsewhere as a hint.
+    /// 1 from parking to adoption, otherwise 0. Written under the door, read elsewhere as a hint.
     pub(crate) parked: AtomicU32,
     /// A hint for thieves: the classes of which a parked set has partial pools.
     pub(crate) stealable: AtomicU64,
     pub(crate) door: Lock<Pools>,
-    /// Of medium pools: a collection knows the kind of all that it finds.
+    /// The inbox of medium pools. There are two, so that a collection knows the kind of the pools that it finds.
     pub(crate) medium_inbox: Inbox,
-    /// As `stealable`.
+    /// `stealable` for the medium classes.
     pub(crate) medium_stealable: AtomicU64,
 }
 
@@ -56,7 +57,7 @@ const _: () = assert!(align_of::<PoolSet>() == TAG_BYTES);
 // SAFETY: each cell is under the lock that it names; the rest is atomic or under the door.
 unsafe impl Sync for PoolSet {}
 
-/// What the door of a set guards.
+/// The data that the door of a set guards.
 pub(crate) struct Pools {
     pub(crate) partial: [PoolList; CLASS_COUNT],
     pub(crate) empty: PoolList,
@@ -67,7 +68,7 @@ pub(crate) struct Pools {
     pub(crate) owned_count: usize,
     /// Bytes of their blocks that are not home.
     pub(crate) used_bytes: usize,
-    /// When fewer bytes than these are used, the free parts of partial pools are purged.
+    /// If fewer bytes than these are used, the free parts of partial pools are purged.
     pub(crate) sweep_below_bytes: usize,
     pub(crate) medium: MediumPools,
 }
@@ -98,7 +99,7 @@ const _: () = {
 /// The low bits of a tag.
 const TAG_CLASS: usize = TAG_BYTES - 1;
 
-/// The tag of a run's pools: of no set, and no class.
+/// The tag of a run's pools: it names no set and no class.
 pub(crate) const RUN_TAG: Tag = ptr::without_provenance_mut(TAG_CLASS);
 
 impl PoolSet {
@@ -138,7 +139,7 @@ impl PoolSet {
         ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.index())
     }
 
-    /// Whether the set's thread ended and no other adopted it: sure under the door, else a hint.
+    /// Whether the set's thread ended and no other adopted it: certain under the door, otherwise a hint.
     pub(crate) fn is_parked(&self) -> bool {
         // Relaxed: a hint, or ordered by the door.
         self.parked.load(Ordering::Relaxed) != 0
@@ -161,7 +162,7 @@ impl PoolSet {
         if K::IS_SMALL { &self.stealable } else { &self.medium_stealable }
     }
 
-    /// Whether other threads freed into none of its pools since they were collected.
+    /// Whether no other thread has freed into its pools since the last collection.
     pub(crate) fn nothing_arrived(&self) -> bool {
         self.inbox.is_empty() && self.medium_inbox.is_empty()
     }
@@ -172,7 +173,7 @@ pub(crate) fn tag_class<K: Kind>(tag: Tag) -> Option<Class<K>> {
     Class::from_index(tag.addr() & TAG_CLASS)
 }
 
-/// The same of either kind.
+/// The same for either kind.
 pub(crate) fn tag_any_class(tag: Tag) -> Option<AnyClass> {
     let index = tag.addr() & TAG_CLASS;
     (!tag.is_null() && index < CLASS_COUNT + MEDIUM_CLASS_COUNT).then(|| AnyClass::from_index(index))
@@ -202,7 +203,7 @@ impl Pools {
         }
     }
 
-    /// Counts one pool of the class more.
+    /// Counts one more pool of the class.
     #[inline(always)]
     pub(crate) fn add_of_class<K: Kind>(&mut self, class: Class<K>) {
         if K::IS_SMALL {
@@ -213,7 +214,7 @@ impl Pools {
         }
     }
 
-    /// Counts one pool of the class less.
+    /// Counts one pool fewer of the class.
     #[inline(always)]
     pub(crate) fn remove_of_class<K: Kind>(&mut self, class: Class<K>) {
         if K::IS_SMALL {

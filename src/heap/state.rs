@@ -1,4 +1,5 @@
-//! What the heap's lock guards: which arenas there are, how they come and go, and how many there may be.
+//! The data that the heap's lock guards: which arenas there are, how they are mapped and unmapped, how many there may
+//! be.
 
 use core::ptr::{self, NonNull};
 
@@ -23,9 +24,9 @@ pub(crate) struct HeapState {
     pub(super) parked: *const PoolSet,
     /// Pools ever taken.
     pub(super) pools_taken: u64,
-    /// Whether `malloc` was let keep something.
+    /// Whether `malloc` was told to keep memory.
     malloc_keeps: bool,
-    /// `usize::MAX` less each of the limits, so that there is none at the start, when all is 0.
+    /// `usize::MAX` minus each of the limits: so there is no limit at the start, when all is 0.
     forbidden: ArenaLimits,
 }
 
@@ -45,11 +46,11 @@ impl HeapState {
         }
     }
 
-    /// How much `malloc` is to be let keep, the first time that more than a few pools are in use.
+    /// The bytes that `malloc` should be told to keep, once: when more than a few pools are in use for the first time.
     ///
-    /// A program whose small blocks are in arenas has large ones alone at the end of the C library's heap. When they
-    /// are free, all of that goes back to the OS, to be faulted in again soon: small blocks scattered among them would
-    /// have prevented it.
+    /// Small blocks are in arenas, so the C library's heap ends in large blocks only. When these are freed, `malloc`
+    /// gives that memory back to the OS, and soon it is faulted in again. Without arenas, small blocks scattered among
+    /// the large ones would prevent that.
     pub(super) fn note_growth(&mut self) -> Option<usize> {
         if self.malloc_keeps || self.arenas.pools_in_use() < MALLOC_KEEPS_FROM_POOLS {
             return None;
@@ -58,7 +59,7 @@ impl HeapState {
         Some(MALLOC_KEEPS_BYTES)
     }
 
-    /// Whether one arena more may be mapped.
+    /// Whether one more arena may be mapped.
     pub(super) fn may_map(&self, wish: MapArena) -> bool {
         let limits = self.limits();
         let limit = match wish {
@@ -112,7 +113,7 @@ impl HeapState {
             if huge {
                 arena.set_huge();
             }
-            // Not huge has to be said, too: the kernel may be told to use huge pages everywhere.
+            // Small pages have to be asked for, too: the kernel may be set to use huge pages everywhere.
             // SAFETY: memory mapped just now.
             unsafe { source.advise_huge(start, ARENA_BYTES, huge) };
             self.arenas.add(arena);
@@ -125,15 +126,16 @@ impl HeapState {
         None
     }
 
-    /// Gives wholly free arenas back that are too many. Those kept while more arenas were in use are, too, when fewer are.
+    /// Gives back the wholly free arenas that are too many. When fewer arenas are in use, fewer free ones are kept: so
+    /// it may give back several.
     pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
         while let Some(arena) = self.arenas.surplus_arena()
             && self.unmap_arena(arena, map, source)
         {}
     }
 
-    /// Gives a wholly free arena back to the OS; `false` if the OS refuses (`ENOMEM` at the kernel's limit on mappings):
-    /// then the addresses stay the heap's, and their memory is purged instead.
+    /// Gives a wholly free arena back to the OS. Returns `false` if the OS refuses (`ENOMEM` at the kernel's limit on
+    /// mappings); then the heap keeps the addresses, and purges their memory instead.
     pub(super) fn unmap_arena(&mut self, arena: ArenaRef, map: &AddressMap, source: &dyn MemorySource) -> bool {
         let Some(start) = NonNull::new(arena.start()) else { return false };
         let address = start.addr().get();

@@ -3,17 +3,18 @@
 //! # Protocol
 //! - *prepare* (in the forking thread): each participant takes its locks, in the order of [`ForkPlace`], which is the
 //!   order of all locks of the crate.
-//! - Handlers of others that run between ours and the fork may allocate: locks admit the forking thread. They must not
-//!   wait for another thread that may be waiting for the allocator; ours are registered before `main`, so that only
-//!   handlers registered even earlier run in between.
-//! - *parent* and *child*: the participants let go, in the opposite order. A participant that joined meanwhile holds
-//!   nothing and is left out.
+//! - Handlers of other code that run between ours and the fork may allocate, because locks admit the forking thread.
+//!   They must not wait for a thread that may be waiting for the allocator. Ours are registered before `main`, so that
+//!   only handlers registered even earlier run in between.
+//! - *parent* and *child*: the participants release their locks, in the reverse order. A participant that joined
+//!   meanwhile holds nothing and is left out.
 //!
-//! A handler of others that itself forks, in between, finds the locks taken; they stay so until the outer fork ends.
+//! A handler of other code may itself fork in between. It finds the locks taken; they stay so until the outer fork
+//! ends.
 //!
-//! `_Fork`, `vfork` and raw `clone` run no handlers: a child that shares memory or only calls `exec` is fine; a child
-//! of `_Fork` in a program with many threads must not allocate. A `fork` in a signal handler that interrupted the
-//! allocator would wait for itself: don't.
+//! `_Fork`, `vfork` and raw `clone` run no handlers. A child that shares memory or only calls `exec` is fine. A child
+//! of `_Fork` in a program with many threads must not allocate. A signal handler that interrupted the allocator must
+//! not `fork`: it would wait for itself.
 
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
@@ -24,9 +25,9 @@ use super::{on_fork, thread_token};
 pub(crate) struct Participant {
     /// Takes the locks.
     pub(crate) prepare: fn(),
-    /// Lets go of them, in the parent.
+    /// Releases them, in the parent.
     pub(crate) parent: fn(),
-    /// Lets go of them, in the child, where no other thread exists.
+    /// Releases them, in the child, where no other thread exists.
     pub(crate) child: fn(),
 }
 
@@ -43,18 +44,18 @@ pub(crate) enum ForkPlace {
 
 const PLACES: usize = 4;
 
-/// Who takes part; null where nobody does.
+/// The participants by their places; null where there is none.
 static PARTICIPANTS: [AtomicPtr<Participant>; PLACES] = [const { AtomicPtr::new(ptr::null_mut()) }; PLACES];
-/// Those of them that took their locks for the fork under way; the forking thread's own.
+/// The participants that took their locks for the fork under way. Only the forking thread uses it.
 static PREPARED: [AtomicPtr<Participant>; PLACES] = [const { AtomicPtr::new(ptr::null_mut()) }; PLACES];
 
-/// The thread that is between prepare and parent or child; 0 when there is none.
+/// The thread that is between *prepare* and *parent* or *child*; 0 when there is none.
 static FORKING: AtomicUsize = AtomicUsize::new(0);
 
 /// Forks between the first process and this one.
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 
-/// Forks that another's handler began after our `prepare` of the outer fork; the forking thread's own number.
+/// Forks that a handler of other code began after our `prepare` of the outer fork. Only the forking thread uses it.
 static NESTED: AtomicU32 = AtomicU32::new(0);
 
 /// Whether the calling thread holds all locks for a fork.
@@ -88,7 +89,7 @@ fn watch() {
     if WATCHED.load(Ordering::Relaxed) == 0
         && WATCHED.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     {
-        // No memory for the registration: the program runs, but must not fork with threads.
+        // If there is no memory for the registration, the program runs, but must not fork while it has threads.
         on_fork(prepare, in_parent, in_child);
     }
 }
@@ -100,7 +101,7 @@ unsafe extern "C" fn prepare() {
         return;
     }
     for (participant, prepared) in PARTICIPANTS.iter().zip(&PREPARED) {
-        // Relaxed (both): constants behind them; the second list is this thread's own.
+        // Relaxed (both): participants are constants, and only this thread uses the second list.
         let participant = participant.load(Ordering::Relaxed);
         prepared.store(participant, Ordering::Relaxed);
         // SAFETY: null, or a participant, which lives as long as the program.
@@ -112,7 +113,8 @@ unsafe extern "C" fn prepare() {
     FORKING.store(thread_token(), Ordering::Relaxed);
 }
 
-/// Whether it was a nested fork that ended: the outer one holds the locks on, in its parent and in its child.
+/// Whether the fork that ended was a nested one. Then the outer fork still holds the locks, in its parent and in its
+/// child.
 fn ends_nested() -> bool {
     // Relaxed (both): as in `this_thread_forks`.
     let nested = NESTED.load(Ordering::Relaxed);
@@ -130,7 +132,7 @@ fn let_go(function: impl Fn(&Participant) -> fn()) {
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     for prepared in PREPARED.iter().rev() {
-        // Relaxed: written by this thread, or by the one that it is a copy of.
+        // Relaxed: written by this thread, or by the one of which it is a copy.
         // SAFETY: null, or a participant, which lives as long as the program.
         if let Some(participant) = unsafe { prepared.load(Ordering::Relaxed).as_ref() } {
             function(participant)();
@@ -138,18 +140,18 @@ fn let_go(function: impl Fn(&Participant) -> fn()) {
     }
 }
 
-/// All locks of the crate, held as for a fork; freed when dropped, on the same thread.
+/// All locks of the crate, held as for a fork. They are released when this is dropped, on the same thread.
 #[cfg(feature = "graph")]
 pub(crate) struct AllLocks(core::marker::PhantomData<*const ()>);
 
 #[cfg(feature = "graph")]
 impl AllLocks {
-    /// Takes them all; `None` if the calling thread forks, and so has them.
+    /// Takes them all; `None` if the calling thread is in a fork, and so holds them already.
     pub(crate) fn take() -> Option<Self> {
         if this_thread_forks() {
             return None;
         }
-        // SAFETY: the handler is a function as any other.
+        // SAFETY: the handler is a function like any other.
         unsafe { prepare() };
         Some(Self(core::marker::PhantomData))
     }

@@ -1,6 +1,6 @@
-//! The operating system: memory, waiting, thread end, fork, and the last words of an abort.
+//! The operating system: memory, waiting, threads and their ends, fork, and the message before an abort.
 //!
-//! A file or a folder a platform, with the same functions; nothing else in the crate names a platform. Where the
+//! Each platform has a file or a folder, with the same functions. Other code rarely names a platform. Where the
 //! allocator is not supported, or is asked to stand aside ([`BYPASS`]), every request goes to the large allocator.
 
 use core::ptr::NonNull;
@@ -51,29 +51,29 @@ pub(crate) use platform::{is_readable, open_to_write, resident_set_bytes, workin
 #[cfg(feature = "trace")]
 pub(crate) const TRACES: bool = platform::TRACES && !cfg!(miri);
 
-/// Whether the running system's memory has to be [committed](MemorySource::commit) before it is used. In tests there are
-/// sources that ask for it everywhere.
+/// Whether the running system's memory has to be [committed](MemorySource::commit) before it is used. Tests have memory
+/// sources that ask for it on every platform.
 pub(crate) const COMMITS: bool = platform::COMMITS || cfg!(test);
 
-/// Whether the process's end stops the other threads wherever they are, so that locks may stay held.
+/// Whether the process's end stops the other threads wherever they are. Then locks may stay held.
 pub(crate) const KILLS_THREADS_AT_EXIT: bool = platform::KILLS_THREADS_AT_EXIT;
 
 /// Whether every request goes to the large allocator: on platforms without support, under Miri, and with the
 /// flag `pymalloc_bypass` (for valgrind and the sanitizers, which then see each block).
 pub(crate) const BYPASS: bool = cfg!(miri) || cfg!(pymalloc_bypass) || !platform::SUPPORTED;
 
-/// What the C library's `malloc` holds, in bytes, as its `mallinfo2` says (glibc 2.33 and later).
+/// The bytes that the C library's `malloc` holds, as its `mallinfo2` reports them (glibc 2.33 and later).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SystemMalloc {
-    /// In blocks in use, their headers included.
+    /// Bytes of blocks in use, their headers included.
     pub bytes_live: usize,
-    /// Taken from the OS and free.
+    /// Bytes taken from the OS that are free.
     pub bytes_free: usize,
 }
 
-/// So many bytes from an address on; `iovec` by another name.
+/// A range of memory, laid out like an `iovec`.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct MemoryRange {
@@ -81,7 +81,7 @@ pub(crate) struct MemoryRange {
     pub(crate) bytes: usize,
 }
 
-/// Where arenas and metadata come from.
+/// The source of the memory for arenas and metadata.
 ///
 /// The allocator reaches memory through this trait only, so that tests can count, refuse and fail each call.
 /// All calls are on cold paths.
@@ -94,19 +94,19 @@ pub(crate) trait MemorySource: Sync {
     /// `bytes` is a multiple of the OS page, `align` a power of two.
     fn map(&self, bytes: usize, align: usize) -> Option<NonNull<u8>>;
 
-    /// Maps `bytes` as [`map`](Self::map) does; where the source [commits](Self::commits), their addresses only, and each
-    /// part has to be [committed](Self::commit) before it is used.
+    /// Maps `bytes` as [`map`](Self::map) does. Where the source [commits](Self::commits), it takes the addresses only,
+    /// and each part has to be [committed](Self::commit) before it is used.
     fn reserve(&self, bytes: usize, align: usize) -> Option<NonNull<u8>> {
         self.map(bytes, align)
     }
 
-    /// Whether what was reserved, or [decommitted](Self::decommit_each), has to be committed before it is used.
+    /// Whether memory that was reserved, or [decommitted](Self::decommit_each), has to be committed before it is used.
     fn commits(&self) -> bool {
         false
     }
 
-    /// Gives the range zeroed memory; what of it has memory already stays as it is. `false` when there is none: then
-    /// nothing has changed, or some of the range has memory.
+    /// Gives the range zeroed memory. A part that has memory already stays as it is. Returns `false` when there is no
+    /// memory; then nothing has changed, or some of the range has got memory.
     ///
     /// # Safety
     /// The range was reserved by this source, in whole OS pages.
@@ -115,29 +115,30 @@ pub(crate) trait MemorySource: Sync {
     }
 
     /// Maps `bytes` of zeroed, readable and writable memory between two guards of `guard_bytes`, and aligned to that;
-    /// every access to a guard faults, as far as the OS can. `None` when there is no memory. Never unmapped.
+    /// every access to a guard faults, as far as the OS can. `None` when there is no memory. The range is never
+    /// unmapped.
     ///
-    /// Both are multiples of the OS page, `guard_bytes` a power of two.
+    /// `bytes` and `guard_bytes` are multiples of the OS page, and `guard_bytes` is a power of two.
     fn map_guarded(&self, bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>>;
 
-    /// Gives the range back; `false` (and the range stays mapped) when the OS refuses.
+    /// Gives the range back. Returns `false` when the OS refuses; then the range stays mapped.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages, and nothing uses it any more.
     unsafe fn unmap(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Gives the range's memory back and keeps its addresses; after `true` it reads as zero, after `false` any OS page
-    /// of it does, or is what it was.
+    /// Gives the range's memory back and keeps its addresses. If this returns `true`, the range reads as zero. If it
+    /// returns `false`, each OS page of the range reads as zero or is as it was.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages, and nothing in it is needed any more.
     unsafe fn purge(&self, start: NonNull<u8>, bytes: usize) -> bool;
 
-    /// Purges `ranges`, one after the other, up to the first that the OS refuses; returns how many were purged. Where the
-    /// source [commits](Self::commits), they have to be committed before they are used again.
+    /// Purges `ranges`, one after the other, up to the first that the OS refuses, and returns the number purged. Where
+    /// the source [commits](Self::commits), purged ranges have to be committed before they are used again.
     ///
     /// # Safety
-    /// As for [`purge`](Self::purge), of each range, which was reserved; none starts at null.
+    /// As for [`purge`](Self::purge), for each range. The ranges were reserved, and none starts at null.
     unsafe fn decommit_each(&self, ranges: &[MemoryRange]) -> usize {
         let purged = |range: &&MemoryRange| {
             // SAFETY: the caller's promise is the same.
@@ -146,30 +147,29 @@ pub(crate) trait MemorySource: Sync {
         ranges.iter().take_while(purged).count()
     }
 
-    /// Asks for huge pages in the range, or (with `false`) that there be none from now on; a wish, no more.
+    /// Asks for huge pages in the range; or, if `huge` is false, for small ones from now on. The OS may ignore it.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn advise_huge(&self, start: NonNull<u8>, bytes: usize, huge: bool);
 
-    /// Gives the range memory now, in one call, rather than at the first access to each OS page; a wish, no more.
+    /// Gives the range memory now, by one call, not at the first access to each OS page. The OS may ignore it.
     ///
     /// # Safety
     /// The range was mapped by this source, in whole OS pages.
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize);
 
-    /// Bytes of the range that have memory now; `None` if the OS does not tell. The range is of whole OS pages.
+    /// Bytes of the range that have memory now; `None` if the OS does not tell. The range consists of whole OS pages.
     fn resident_bytes(&self, _start: NonNull<u8>, _bytes: usize) -> Option<usize> {
         None
     }
 
-    /// Bytes of the range that are committed; `None` where nothing has to be. The range is of whole OS pages.
+    /// Bytes of the range that are committed; `None` where nothing has to be. The range consists of whole OS pages.
     fn committed_bytes(&self, _start: NonNull<u8>, _bytes: usize) -> Option<usize> {
         None
     }
 
-    /// Lets the large allocator keep about `bytes` that it has free, if it is the C library's `malloc`; a wish, no
-    /// more.
+    /// Asks the C library's `malloc` to keep about `bytes` of its free memory. It may ignore that.
     fn let_malloc_keep(&self, _bytes: usize) {}
 }
 

@@ -1,15 +1,15 @@
-//! Where nothing is traced, the tracer's files: none is ever opened.
+//! The tracer's files on a platform where nothing is traced: none is ever opened.
 #![allow(missing_docs, unreachable_pub, reason = "as on Linux")]
 
 pub(crate) fn resident_set_bytes() -> usize {
     0
 }
 
-/// There is none.
+/// A descriptor, of which there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor(());
 
-/// Of no file.
+/// The identity of a file, of which there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity(());
 

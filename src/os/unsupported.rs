@@ -207,7 +207,7 @@ pub(crate) fn system_malloc() -> Option<super::SystemMalloc> {
 }
 
 pub(crate) fn write_stderr(bytes: &[u8]) {
-    // Unbuffered, and does not allocate. Nobody is left to tell if it fails.
+    // It is unbuffered, and does not allocate. If it fails, there is nobody to tell.
     let _ = std::io::Write::write_all(&mut std::io::stderr(), bytes);
 }
 

@@ -1,4 +1,4 @@
-//! Giving blocks back, from a flush: into the set's own pools, or into those of others (see `remote`).
+//! Giving back the blocks of a flush: into the set's own pools, or into other sets' pools (see `remote`).
 
 use super::Inside;
 use crate::base::config::{INBOX_KNOCK_POOLS, WORD_BITS};
@@ -15,13 +15,13 @@ use crate::protocols::remote::Arrival;
 use crate::sync::Ordering;
 
 impl Inside<'_> {
-    /// Frees the blocks in `slots`, all of `class`, into their pools. Aborts on an impossible one.
+    /// Frees the blocks in `slots`, all of `class`, into their pools. Aborts if one is impossible.
     ///
-    /// Neighbours in `slots` that share a bitmap word are freed together: often many, because programs free in the
-    /// order in which they allocated, or against it.
+    /// Neighbours in `slots` that share a bitmap word are freed together. These are often many, because programs free
+    /// in the order of their allocations, or in the reverse order.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn give<K: Kind>(&mut self, class: Class<K>, slots: &[Slot]) {
-        // Those that turn out to be another set's are added again.
+        // Blocks that prove to be another set's are added again.
         self.account_home(slots.len() as u32, class);
         let locator = class.locator();
         let mut rest = slots;
@@ -36,7 +36,8 @@ impl Inside<'_> {
                     rest = self.give_neighbours(class, &mut near, address, others);
                     continue;
                 }
-                // Its company, if it has any, goes without it: so where there is none, half as many comparisons do.
+                // `next` is freed alone, even if its own neighbours follow. So where there are no neighbours, half as
+                // many comparisons suffice.
                 self.give_alone(class, locator, &mut near, next);
                 rest = behind;
             }
@@ -55,7 +56,7 @@ impl Inside<'_> {
         address: usize,
     ) -> (PoolRef, usize) {
         let offset = address & (class.pool_bytes() - 1);
-        // The first of several has the descriptor. (Of small classes, pools are one each: nothing to be subtracted.)
+        // The first of several pools has the descriptor. (A small class has single pools: nothing to be subtracted.)
         let start = if K::IS_SMALL { address } else { address - offset };
         let Some(place) = near.pool_of(start) else { self.refuse(class, address, false) };
         let Some(number) = locator.block_at(offset) else { self.refuse(class, address, false) };
@@ -94,7 +95,7 @@ impl Inside<'_> {
         let range = locator.word_range(address & !(class.pool_bytes() - 1), word);
         let (mut mask, mut joined) = (first, Quotient::EXACT);
         let mut rest = others;
-        // The hottest loop of a flush: what can be checked for all at once is.
+        // The hottest loop of a flush: checks that can be made once for all blocks come after it.
         while let [slot, behind @ ..] = rest
             && let Some(quotient) = locator.quotient_in(range, slot.load(Ordering::Relaxed).addr())
         {
@@ -106,8 +107,8 @@ impl Inside<'_> {
         if !joined.is_exact() || mask.count_ones() != blocks {
             self.blame(class, first, others);
         }
-        // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door; a new
-        // owner's store, which may race with this load, changes neither the class nor whether it is ours.
+        // Relaxed: the tag was stored before the blocks left their pool, or by this set under its door. A new owner's
+        // store may race with this load, but changes neither the class nor whether the pool is ours.
         let tag = place.tag().load(Ordering::Relaxed);
         if tag == self.set.tag(class) {
             let pool = place.pool();
@@ -137,7 +138,7 @@ impl Inside<'_> {
         impossible(Impossible::NoBlockStart, 0, class.block_bytes())
     }
 
-    /// Frees blocks of another set's pool (see `remote`), whose tag is `tag`.
+    /// Frees blocks whose pool belongs to another set (see `remote`); `tag` is the pool's tag.
     #[inline(never)]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn give_remote<K: Kind>(&mut self, class: Class<K>, pool: PoolRef, word: usize, mask: u64, blocks: u32, tag: Tag) {
@@ -146,7 +147,7 @@ impl Inside<'_> {
             let number = word * WORD_BITS + mask.trailing_zeros() as usize;
             self.refuse(class, pool.start().addr() + number * class.block_bytes(), is_of_class);
         }
-        // They were counted as home by `give`.
+        // `give` counted them as home.
         self.account_away(blocks, class);
         let remote = pool.remote();
         match remote.arrive(blocks) {
@@ -157,15 +158,16 @@ impl Inside<'_> {
                 };
                 // SAFETY: sets are never unmapped.
                 let owner = unsafe { owner.as_ref() };
-                // SAFETY: the first arrival is the party bound to push, onto the inbox of the pool's owner.
+                // SAFETY: the first arrival is the one that pushes, onto the inbox of the pool's owner.
                 let pushes = unsafe { owner.inbox::<K>().push(remote.into(), pool.home()) };
                 if pushes >= INBOX_KNOCK_POOLS / class.pool_pools() as u32 {
                     owner.knock(self.heap);
                 }
             }
             Arrival::Later(outstanding) => {
-                // The pool must not be touched any more. Half of it waits: its owner may be asleep. Who owned it
-                // before will do: sets are immortal, and collecting for one is always allowed.
+                // The pool must not be touched any more. If half of it waits to be collected, its owner may be asleep.
+                // `tag` may name an earlier owner, which does no harm: sets are immortal, and collecting for one is
+                // always allowed.
                 let half = class.pool_blocks() as u32 / 2;
                 if outstanding >= half
                     && outstanding - blocks < half
@@ -178,7 +180,7 @@ impl Inside<'_> {
         }
     }
 
-    /// Aborts if one of the blocks in `slots`, which stay in a cache, is among them twice, or is home as well.
+    /// Aborts if one of the blocks in `slots`, which stay in a cache, is there twice, or is home, too.
     pub(crate) fn check_away<K: Kind>(&self, class: Class<K>, slots: &[Slot]) {
         let mut near = Near::new(&self.heap.map);
         for (index, slot) in slots.iter().enumerate() {
@@ -198,7 +200,7 @@ impl Inside<'_> {
         }
     }
 
-    /// Says what is impossible about `address` as a block of `class`, and aborts.
+    /// Aborts, and says what is impossible about `address` as a block of `class`.
     #[cold]
     #[inline(never)]
     fn refuse<K: Kind>(&self, class: Class<K>, address: usize, is_twice: bool) -> ! {

@@ -1,4 +1,5 @@
-//! What passes between threads: collecting what others freed, stealing from parked sets, parking and adopting.
+//! Pools and blocks that pass between threads: collecting remote frees, stealing from parked sets, parking and
+//! adopting.
 
 use super::Inside;
 use super::pools::place_of;
@@ -9,7 +10,7 @@ use crate::heap::pool::State;
 use crate::sync::Ordering;
 
 impl Inside<'_> {
-    /// Brings home what other threads freed into the set's pools.
+    /// Collects the blocks that other threads freed into the set's pools.
     pub(crate) fn collect(&mut self) {
         if !self.set.medium_inbox.is_empty() {
             self.take_inbox::<Medium>();
@@ -22,7 +23,7 @@ impl Inside<'_> {
     pub(super) fn collect_kind<K: Kind>(&mut self) {
         self.take_inbox::<K>();
         if self.set.is_parked() {
-            // Nobody will come for the empty ones.
+            // No thread will come for the empty ones.
             self.return_empty_pools(0);
             self.show_stealable();
         }
@@ -33,13 +34,13 @@ impl Inside<'_> {
     fn take_inbox<K: Kind>(&mut self) {
         // SAFETY: the door is held, and every pool's count is collected below.
         for (remote, home) in unsafe { self.set.inbox::<K>().take_all() } {
-            // SAFETY: a pool's, see `give_remote`.
+            // SAFETY: `give_remote` pushes these two words of a pool.
             let place = unsafe { PoolRef::from_inbox(remote, home) };
             self.collect_pool::<K>(place, place.remote().collect_count());
         }
     }
 
-    /// Brings home the blocks of one pool, `blocks` by their count.
+    /// Brings home the remote frees of one pool; `blocks` is their number.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn collect_pool<K: Kind>(&mut self, place: PoolRef, blocks: u32) {
         let pool = place.pool();
@@ -59,9 +60,9 @@ impl Inside<'_> {
         }
     }
 
-    /// Takes a partly free pool of `class` from one of the newest `sets_max` sets that is parked; with `any_parked`,
-    /// looks into each of them, whatever its hint says: what becomes empty by that goes to its arena. A set that
-    /// somebody is inside of is left out: null is not concluded from it (see `cache/last_resort.rs`).
+    /// Takes a partly free pool of `class` from a parked set among the newest `sets_max` sets. With `any_parked`, looks
+    /// into each parked set, whatever its hint says; pools that become empty by that go to their arenas. A set that
+    /// another thread is inside is left out; null does not follow from that (see `cache/last_resort.rs`).
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn steal<K: Kind>(&mut self, class: Class<K>, sets_max: usize, any_parked: bool) -> bool {
@@ -72,7 +73,7 @@ impl Inside<'_> {
         heap.sets().take(sets_max).any(|other| {
             // SAFETY: sets are never unmapped.
             let other = unsafe { other.as_ref() };
-            // Relaxed: a hint; the door is opened only where something may be had.
+            // Relaxed: a hint, which spares opening doors behind which there is nothing to take.
             let has_class = other.stealable::<K>().load(Ordering::Relaxed) & (1 << class.number()) != 0;
             if !other.is_parked() || !(has_class || any_parked || !other.inbox::<K>().is_empty()) {
                 return false;
@@ -95,7 +96,7 @@ impl Inside<'_> {
     }
 
     fn steal_partial<K: Kind>(&mut self, other: &mut Inside<'_>, class: Class<K>) -> bool {
-        // A pool that was freed into since the collection comes back by the inbox: it can't be claimed, leave it.
+        // A pool into which others freed since the collection can't be claimed. It is left to the inbox.
         let claimed = other.pools.partial(class).iter().find_map(|pool| {
             let place = place_of(self.heap, pool);
             place.remote().claim().then_some(place)
@@ -111,11 +112,12 @@ impl Inside<'_> {
         self.take_over(other, class.pool_pools(), pool.used() as usize * class.block_bytes());
         let blocks = place.remote().collect_count().wrapping_sub(1);
         self.collect_pool::<K>(place, blocks);
-        // Unless its last blocks came home just now.
+        // It is not partial if its last blocks came home just now.
         pool.state() == State::Partial
     }
 
-    /// Moves a pool, so many of the arena's, with so many bytes in use from another set's account to this one's.
+    /// Moves a pool, which is `pools` of the arena's and has `used_bytes` in use, from the other set's account to this
+    /// one's.
     fn take_over(&mut self, other: &mut Inside<'_>, pools: usize, used_bytes: usize) {
         other.pools.owned_count -= pools;
         self.pools.owned_count += pools;
@@ -123,7 +125,7 @@ impl Inside<'_> {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(used_bytes);
     }
 
-    /// Renews the hints for thieves.
+    /// Updates the hints for thieves.
     fn show_stealable(&self) {
         self.show_stealable_kind::<Small>();
         // Relaxed: as below.
@@ -143,14 +145,14 @@ impl Inside<'_> {
         self.set.stealable::<K>().store(classes, Ordering::Relaxed);
     }
 
-    /// The set's thread ended: brings home what can be, returns empty pools, and opens the set to thieves.
+    /// Parks the set, whose thread ended: collects its remote frees, returns its empty pools, and opens it to thieves.
     pub(super) fn park(&mut self) {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(1, Ordering::Relaxed);
         self.collect();
     }
 
-    /// A thread took over the set.
+    /// Marks the set as no longer parked: a thread took it over.
     pub(crate) fn adopt(&mut self) {
         // Relaxed: a hint, or ordered by the door.
         self.set.parked.store(0, Ordering::Relaxed);

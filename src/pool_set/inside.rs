@@ -1,4 +1,4 @@
-//! The door of a pool set, and what a thread holds behind it.
+//! The door of a pool set: entering it, leaving it, and the set as a thread inside has it.
 
 use core::ptr::NonNull;
 
@@ -8,7 +8,7 @@ use crate::heap::set::{PoolSet, Pools};
 use crate::protocols::lock::Guard;
 
 impl PoolSet {
-    /// Opens the door, waiting for it, and runs `body`.
+    /// Waits for the door, and runs `body` inside.
     #[inline]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> R {
@@ -20,12 +20,12 @@ impl PoolSet {
         result
     }
 
-    /// The same, for a walker that does not have the set; `None` if the set is bare.
+    /// The same for a thread that does not have the set; `None` if the set is bare.
     pub(crate) fn visit<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
         self.door.lock_if_open().map(|guard| self.run(heap, guard, body))
     }
 
-    /// Opens the door and runs `body`, unless somebody else is inside, or the set is bare.
+    /// Runs `body` inside the door, unless another thread is inside, or the set is bare.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn try_enter<R>(&self, heap: &Heap, body: impl FnOnce(&mut Inside<'_>) -> R) -> Option<R> {
         self.door.try_lock().map(|guard| self.run(heap, guard, body))
@@ -44,8 +44,8 @@ impl PoolSet {
         result
     }
 
-    /// Closes the door, and lays the set bare if there is nothing behind it; `true` if the caller owes the answer to a
-    /// knock.
+    /// Closes the door, and lays the set bare if there is nothing behind it. Returns `true` if the caller has to answer
+    /// a knock.
     #[must_use = "a knock is to be answered"]
     pub(super) fn leave<'set>(&'set self, heap: &Heap, mut guard: Guard<'set, Pools>) -> bool {
         let is_bare = self.is_parked() && self.cache_is_empty.get() && guard.with(|pools| pools.owned_count == 0);
@@ -58,13 +58,13 @@ impl PoolSet {
         }
     }
 
-    /// The thread of `set`, which is the caller or does not exist in this process, has ended: opens the set to whoever
-    /// starts, and to thieves.
+    /// Parks the set of a thread that ended: a thread that starts may adopt it, and thieves may steal from it. The
+    /// ended thread is the caller, or one that does not exist in this process.
     pub(crate) fn park(set: NonNull<Self>, heap: &Heap) {
         Self::park_with(set, heap, |_| ());
     }
 
-    /// The same, behind one door with `before`.
+    /// The same, after `before`, which runs inside the same hold of the door.
     pub(crate) fn park_with(set: NonNull<Self>, heap: &Heap, before: impl FnOnce(&mut Inside<'_>)) {
         // SAFETY: sets are never unmapped.
         let this = unsafe { set.as_ref() };
@@ -92,7 +92,7 @@ impl<'door> Inside<'door> {
     /// Proof that the door is held.
     #[inline(always)]
     pub(crate) fn door(&self) -> Door<'door> {
-        // SAFETY: the exclusive reference to what the door guards lives as long.
+        // SAFETY: the exclusive reference to the pools, which the door guards, lives as long.
         unsafe { Door::held() }
     }
 

@@ -1,22 +1,23 @@
 //! Knocks: collecting for a set whose thread does not come, without waiting for its door.
 //!
 //! # Invariants
-//! - *Answered* (see `lock`): a knock at a door stands, or was answered by a collection that began after it, or a thread
-//!   has found it and is about to knock in its turn. Nobody leaves a door without looking: `enter`, `try_enter` and
-//!   `knock` itself, and what restarts the slow paths after a stop. In a forked child, where the thread that found a
-//!   knock may be missing, all inboxes are looked at.
+//! - *Answered* (see `lock`): a knock at a door stands; or a collection that began after it answered it; or a thread
+//!   has found it and is about to knock in its turn. No thread leaves a door without looking for a knock: `enter`,
+//!   `visit`, `try_enter` and `knock` look, and so does the restart of the slow paths after a stop. In a forked child,
+//!   the thread that found a knock may be missing, so all inboxes are looked at.
 //! - *Quiet*: so when no thread is inside a door or on its way from one, each inbox holds fewer than
-//!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread that pushed the last of so many
-//!   knocked after its push.
-//! - *Paid for*: whoever answers goes round once more only if somebody knocked during the last round, and each knock is
-//!   for half a pool or many pools that others freed meanwhile. No round waits, and none calls itself.
+//!   [`INBOX_KNOCK_POOLS`](crate::base::config::INBOX_KNOCK_POOLS) pools: the thread whose push reached that number
+//!   knocked after it.
+//! - *Paid for*: a thread that answers makes one more round only if another thread knocked during the last round.
+//!   Before each knock, other threads freed half the blocks of a pool, or blocks of many pools. No round waits, and
+//!   none calls itself.
 
 use super::Inside;
 use crate::heap::set::PoolSet;
 use crate::heap::{Heap, Stopped};
 
 impl PoolSet {
-    /// Collects for the set; if somebody is inside, leaves it to that thread.
+    /// Collects for the set. If another thread is inside, leaves it to that thread.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn knock(&self, heap: &Heap) {

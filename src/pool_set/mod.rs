@@ -1,9 +1,8 @@
-//! A pool set: the pools that belong to one thread, and all that is done to them.
+//! A pool set: the pools that belong to one thread, and every operation on them.
 //!
-//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives; when the thread ends,
-//! the set is *parked* with all its pools, and *adopted* whole by a thread that starts later. Until then, living
-//! threads *steal* its partly free pools one by one when they would need new ones. When it has none left, it is *bare*,
-//! and no longer walked (see `heap/register.rs`).
+//! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives. When the thread ends, the set
+//! is *parked* with all its pools, until a thread that starts later *adopts* it whole. Meanwhile, living threads
+//! *steal* its partly free pools, one by one, instead of taking new ones. A parked set that has no pools and no cached blocks is *bare*, and no longer walked (see `heap/register.rs`).
 //!
 //! # Call tree, by files
 //! ```text

@@ -27,7 +27,7 @@ pub(super) fn place_of(heap: &Heap, pool: &Pool) -> PoolRef {
 }
 
 impl Inside<'_> {
-    /// Makes an empty pool of the set one of `class`.
+    /// Opens an empty pool of the set for `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_empty<K: Kind>(&mut self, class: Class<K>) -> bool {
         if class.pool_pools() > 1 {
@@ -43,7 +43,7 @@ impl Inside<'_> {
         true
     }
 
-    /// An empty pool of the set, all of whose memory is there.
+    /// An empty pool of the set that has all of its memory.
     #[inline]
     fn empty_with_memory(&self) -> Option<&Pool> {
         if !self.heap.commits() {
@@ -52,7 +52,7 @@ impl Inside<'_> {
         self.pools.empty.iter().find(|pool| self.heap.commit_parts(pool))
     }
 
-    /// Makes a pool of the heap one of the set's, of `class`.
+    /// Takes a pool from the heap, and opens it for `class`.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn open_new<K: Kind>(&mut self, class: Class<K>, wish: MapArena) -> bool {
         if class.pool_pools() > 1 {
@@ -67,7 +67,7 @@ impl Inside<'_> {
         true
     }
 
-    /// Makes some of the heap's pools, side by side, one of the set's.
+    /// Takes several pools side by side from the heap, and opens them as one pool for `class`.
     fn open_run<K: Kind>(&mut self, class: Class<K>, wish: MapArena) -> bool {
         let pools = class.pool_pools();
         let Some(place) = self.heap.take_run(wish, self.is_dense(), RunSize { pools, align_pools: pools }, |_| ())
@@ -79,7 +79,7 @@ impl Inside<'_> {
         true
     }
 
-    /// Whether the set fills the pools that it takes, so that an arena of huge pages would be filled, too.
+    /// Whether the set fills the pools that it takes, so that it would fill an arena with a huge page, too.
     fn is_dense(&self) -> bool {
         let owned_bytes = self.pools.owned_count * POOL_BYTES;
         self.pools.owned_count >= DENSE_POOLS_MIN
@@ -102,7 +102,7 @@ impl Inside<'_> {
         self.pools.add_of_class(class);
     }
 
-    /// Says in the tags of a pool, that of its first part and those behind it, that it is the set's.
+    /// Writes the set and the class into the tag of a pool, and into the tags of the pools behind it.
     #[inline(always)]
     pub(super) fn set_tags<K: Kind>(&self, place: PoolRef, class: Class<K>) {
         // Relaxed (both): a thread that reads the tag holds a block of the pool, which came to it after this.
@@ -113,7 +113,7 @@ impl Inside<'_> {
         }
     }
 
-    /// Says that a block of the set's own pool is free already, and aborts.
+    /// Aborts, and says that a block of the set's own pool is free already.
     #[cold]
     #[inline(never)]
     pub(super) fn refuse_twice<K: Kind>(&self, pool: &Pool, class: Class<K>, twice: AlreadyFree) -> ! {
@@ -121,20 +121,20 @@ impl Inside<'_> {
         impossible(Impossible::AlreadyFree, address, class.block_bytes())
     }
 
-    /// Counts the bytes of blocks that are home now.
+    /// Counts the bytes of blocks that came home.
     #[inline]
     pub(super) fn account_home<K: Kind>(&mut self, blocks: u32, class: Class<K>) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_sub(blocks as usize * class.block_bytes());
     }
 
-    /// Takes back that blocks are home.
+    /// Undoes [`account_home`](Self::account_home) for blocks that are not home.
     #[inline]
     pub(super) fn account_away<K: Kind>(&mut self, blocks: u32, class: Class<K>) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 
-    /// Puts a pool, into which blocks came home, where it belongs now; `may_be_full` unless some of its blocks were
-    /// free before.
+    /// Puts a pool into which blocks came home where it belongs now. `may_be_full` is false only if some of its blocks
+    /// were free before.
     #[inline(always)]
     pub(super) fn relink<K: Kind>(&mut self, pool: &Pool, class: Class<K>, may_be_full: bool) {
         if pool.used() == 0 {
@@ -171,7 +171,7 @@ impl Inside<'_> {
         }
     }
 
-    /// Gives several pools that were one, now empty, back to their arena.
+    /// Returns several pools that were one, and are empty, to their arena.
     #[cold]
     fn return_run<K: Kind>(&mut self, pool: &Pool, class: Class<K>) {
         let (place, pools) = (place_of(self.heap, pool), class.pool_pools());
@@ -180,7 +180,7 @@ impl Inside<'_> {
         self.heap.give_run(place, pools);
     }
 
-    /// Gives the set's empty pools back to their arenas, but for `keep` of them.
+    /// Returns the set's empty pools to their arenas, except `keep` of them.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn return_empty_pools(&mut self, keep: usize) {
         if self.pools.empty_count <= keep {
@@ -217,9 +217,9 @@ impl Inside<'_> {
 
     /// Gives the free parts of all partial pools back to the OS.
     ///
-    /// What is left of a peak is often scattered over all its pools, so that few are ever empty; CPython keeps such
-    /// memory. A sweep is due only when little is left, and again when much less is: so its cost, a look at each
-    /// partial pool, is paid for by the frees since the peak.
+    /// After a peak, the blocks in use are often scattered over all pools, so that few pools ever become empty; CPython
+    /// keeps such memory. A sweep is due only when little is in use, and again when much less is. So the frees since
+    /// the peak pay for its cost, a look at each partial pool.
     #[cold]
     pub(crate) fn sweep(&mut self) {
         self.sweep_kind::<Small>();
@@ -235,7 +235,7 @@ impl Inside<'_> {
         for pool in all.filter(|pool| pool.purgeable(true) != 0) {
             found[count] = Some(place_of(self.heap, pool));
             count += 1;
-            // No more pools under one hold of the heap's lock.
+            // No more pools than that under one hold of the heap's lock.
             if count == RANGES_MAX {
                 self.heap.purge_parts(found.into_iter().flatten());
                 count = 0;

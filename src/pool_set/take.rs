@@ -1,4 +1,4 @@
-//! Taking blocks, for a refill: from the set's partial pools, and where a further pool comes from.
+//! Taking blocks for a refill: from the set's partial pools, or from a further pool that the set gets.
 
 use core::ptr::{self, NonNull};
 
@@ -12,10 +12,10 @@ use crate::heap::pool::{Block, Pool, State};
 use crate::os;
 
 impl Inside<'_> {
-    /// Fills `slots` from the front with free blocks of `class`; returns how many.
+    /// Fills `slots` from the front with free blocks of `class`, and returns their number.
     ///
-    /// Fewer than asked for if getting more would take a new pool, none only when there is no memory. The blocks
-    /// are such that popping them from the end gives ascending addresses within a pool.
+    /// It takes fewer than asked for if more would need a new pool, and none only when there is no memory. The blocks
+    /// are ordered so that popping them from the end gives ascending addresses within a pool.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take<K: Kind>(&mut self, class: Class<K>, slots: &[Slot]) -> usize {
         // Filled from the back, because blocks come in ascending order.
@@ -27,14 +27,15 @@ impl Inside<'_> {
         }
         let (rest, taken) = (rest.len(), slots.len() - rest.len());
         if rest > 0 {
-            // SAFETY: both inside `slots`, which are cells that nobody reads without the door.
+            // SAFETY: both are inside `slots`, which are cells that no other thread reads without the door.
             unsafe { ptr::copy(slots.as_ptr().add(rest), slots.as_ptr().cast_mut(), taken) };
         }
         self.note_taken(taken * class.block_bytes());
         taken
     }
 
-    /// Counts bytes taken, and, when much is in use, says below what a sweep is worth its while.
+    /// Counts bytes that were taken. While much of the set is in use, sets the bytes in use below which a sweep will be
+    /// due.
     fn note_taken(&mut self, bytes: usize) {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(bytes);
         let owned_bytes = self.pools.owned_count * POOL_BYTES;
@@ -52,7 +53,8 @@ impl Inside<'_> {
         block
     }
 
-    /// Takes one free block of `class` from a pool that the set has open: for another thread than the set's, too.
+    /// Takes one free block of `class` from a partial pool of the set, without getting a further pool. For any thread,
+    /// not only the set's.
     pub(crate) fn take_open<K: Kind>(&mut self, class: Class<K>) -> Option<Block> {
         if self.pools.partial(class).is_empty() {
             return None;
@@ -68,7 +70,7 @@ impl Inside<'_> {
         }
     }
 
-    /// A partial pool of `class`; a new one only if `needed`.
+    /// A partial pool of `class`. The set gets a further pool only if `needed`.
     #[inline]
     fn pool_with_free<'heap, K: Kind>(&mut self, class: Class<K>, needed: bool) -> Option<&'heap Pool> {
         if self.pools.partial(class).is_empty() && !self.find_pool(class, needed) {
@@ -82,8 +84,8 @@ impl Inside<'_> {
         Some(pool)
     }
 
-    /// The partial pool `first`, whose purged parts are committed for it. Where the OS refuses: a partial pool without such
-    /// parts, which is the first of its list then; a new one only if `needed`.
+    /// The partial pool `first`, once its purged parts are committed. If the OS refuses, a partial pool without such
+    /// parts, which becomes the first of its list. The set gets a further pool only if `needed`.
     #[cold]
     fn pool_with_memory<'heap, K: Kind>(
         &mut self,
@@ -111,7 +113,7 @@ impl Inside<'_> {
         Some(pool)
     }
 
-    /// Sees to it that the set has a partial pool of `class`.
+    /// Gets the set a partial pool of `class`, and returns whether it has one. The cheapest ways are tried first.
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     fn find_pool<K: Kind>(&mut self, class: Class<K>, needed: bool) -> bool {
@@ -130,8 +132,8 @@ impl Inside<'_> {
                 || self.scrape(class))
     }
 
-    /// Before the last arenas of a limit: whatever other sets can spare. A set that somebody is inside of is left out:
-    /// null is not concluded from it (see `cache/last_resort.rs`).
+    /// Collects for all other sets and returns their empty pools, before an arena beyond the soft limit is mapped. A
+    /// set that another thread is inside is left out; null does not follow from that (see `cache/last_resort.rs`).
     fn scrape<K: Kind>(&mut self, class: Class<K>) -> bool {
         let own = NonNull::from(self.set);
         for other in self.heap.sets().filter(|&other| other != own) {

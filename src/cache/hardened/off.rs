@@ -1,4 +1,4 @@
-//! The hooks of a build without the feature: nothing.
+//! The hooks of a build without the feature: they do nothing.
 
 use crate::base::kind::Kind;
 use crate::base::size_class::Class;
@@ -16,7 +16,7 @@ pub(crate) const LOOKS_ON: bool = false;
 #[cfg(test)]
 pub(crate) const QUARANTINE_SLOTS: usize = 0;
 
-/// What a thread cache has more.
+/// The feature's part of a thread cache: empty here.
 pub(crate) struct PerThread;
 
 impl PerThread {

@@ -19,8 +19,8 @@ use crate::pool_set::{Inside, misplaced};
 use crate::protocols::block_state::{BlockState, FREED, LIVE, NEVER};
 use crate::sync::Ordering;
 
-// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. No feature,
-// because features are added up over a program.
+// Each mechanism can be left out, to measure what it costs: `RUSTFLAGS='--cfg pymalloc_without="zero"'`. That is no
+// feature, because a program has the sum of all features that its crates ask for.
 const CHECKS: bool = !cfg!(pymalloc_without = "checks");
 const SHUFFLES: bool = !cfg!(pymalloc_without = "random");
 const QUARANTINES: bool = !cfg!(pymalloc_without = "quarantine");
@@ -34,7 +34,7 @@ pub(crate) const LOOKS_ON: bool = true;
 #[cfg(test)]
 pub(crate) const QUARANTINE_SLOTS: usize = super::quarantine::SLOTS;
 
-/// What a thread cache has more. Zeroed memory is a valid value.
+/// The feature's part of a thread cache. Zeroed memory is a valid value.
 pub(crate) struct PerThread {
     random: Random,
     quarantine: Quarantine,
@@ -45,13 +45,13 @@ impl PerThread {
         Self { random: Random::new(), quarantine: Quarantine::new() }
     }
 
-    /// A thread got the cache.
+    /// Prepares the cache for the thread that got it.
     pub(crate) fn attach(&self, door: Door<'_>) {
         self.random.seed();
         self.quarantine.attach(door);
     }
 
-    /// Has freed blocks wait, or not.
+    /// Switches the quarantine on or off.
     pub(crate) fn set_quarantine(&self, on: bool, door: Door<'_>) {
         self.quarantine.set_on(on && QUARANTINES, door);
     }
@@ -68,12 +68,12 @@ impl PerThread {
         class.small().into_iter().flat_map(move |class| self.quarantine.held(class, door))
     }
 
-    /// Gives all blocks in quarantine back to their pools; aborts if one was written into.
+    /// Returns all blocks in quarantine to their pools; aborts if one was written into.
     pub(crate) fn flush(&self, inside: &mut Inside<'_>) {
         SizeClass::all().for_each(|class| self.flush_class(class, inside));
     }
 
-    /// The same of one class.
+    /// The same for one class.
     pub(crate) fn flush_class<K: Kind>(&self, class: Class<K>, inside: &mut Inside<'_>) {
         let Some(class) = class.small() else { return };
         self.quarantine.empty(class, inside.door(), |slots| {
@@ -86,14 +86,15 @@ impl PerThread {
 /// The heap whose block a thread with `cache` has.
 #[inline(always)]
 fn heap_of(cache: &ThreadCache) -> &'static Heap {
-    // The program has one, whose address is a constant. A test has more.
+    // The program has one heap, whose address is a constant. A test has more.
     if cfg!(test) { cache.heap().unwrap_or(&GLOBAL) } else { &GLOBAL }
 }
 
 /// The state of the block at `address`; `None` if none can start there.
 #[inline(always)]
 fn state_at(heap: &'static Heap, address: usize) -> Option<&'static BlockState> {
-    // What is below a step goes to the top: one compare tells what is not at a step, and what is beyond all memory.
+    // The rotation moves the bits below a step to the top. So one comparison refuses addresses that are not at a step,
+    // and addresses beyond all memory.
     let step = address.rotate_right(CLASS_STEP_SHIFT);
     Some(heap.map.arena_at_step(step)?.get().block_state(step))
 }
@@ -117,15 +118,15 @@ fn hand_out<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     if !CHECKS || block.is_null() {
         return;
     }
-    // SAFETY: a block that leaves a magazine or a pool: what is put there was found in the map before, and an arena
-    // with a block outside stays there (*Known*).
+    // SAFETY: the block leaves a magazine or a pool. It was found in the map before it was put there, and an arena with
+    // a block outside stays in the map (*Known*).
     let state = unsafe { state_at(heap, block.addr()).unwrap_unchecked() };
     let before = state.hand_out(class.index() as u8);
     // SAFETY: a free block of 8 bytes at least, aligned to them, the caller's.
     if before == FREED && (!CLEARS || !K::IS_SMALL || unsafe { block.cast::<u64>().read() } == 0) {
         return;
     }
-    // What was never handed out is as it was mapped: don't touch it before the program does.
+    // A block that was never handed out is as it was mapped: don't touch it before the program does.
     if before != NEVER {
         refuse_to_hand_out(class, block, before);
     }
@@ -138,7 +139,7 @@ fn refuse_to_hand_out<K: Kind>(class: Class<K>, block: *mut u8, before: u8) -> !
     impossible(what, block.addr(), class.block_bytes())
 }
 
-/// Aborts unless the freed blocks that `slots` hold (all, or none does) are zero.
+/// Aborts unless the freed blocks in `slots` are zero. Either all slots hold a block, or none does.
 #[inline(always)]
 fn check_clean(class: SizeClass, slots: &[Slot]) {
     // Relaxed (both): the slots are the thread's own, or under the door.
@@ -163,12 +164,12 @@ fn written_after_free(class: SizeClass, slots: &[Slot]) -> ! {
     impossible(Impossible::WrittenAfterFree, written.map_or(0, |block| block.addr().get()), class.block_bytes())
 }
 
-/// Checks a free, clears the block, and has it wait; returns a block that goes to the magazine, if any.
+/// Checks a free, clears the block, and puts it into quarantine. Returns a block that goes to the magazine, if any.
 #[inline(always)]
 pub(crate) fn freed<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u8) -> Option<*mut u8> {
     check_free(heap_of(cache), class, block);
     let Some(class) = class.small() else {
-        // Medium blocks are not held; cleared, because their memory may serve small blocks next (*Clean*).
+        // Medium blocks do not wait. They are cleared, because their memory may serve small blocks next (*Clean*).
         if CLEARS {
             // SAFETY: a block of the class, which the caller gave up.
             unsafe { block.write_bytes(0, class.block_bytes()) };
@@ -188,8 +189,8 @@ pub(crate) fn freed<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *mut u
     None
 }
 
-/// Clears a long block, and has it wait. Out of line and last, so that a free of a short one saves no registers for a
-/// call.
+/// Clears a long block, and puts it into quarantine. Out of line and last, so that a free of a short block saves no
+/// registers for a call.
 #[inline(never)]
 fn clear_and_hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     clear(class, block);
@@ -199,12 +200,12 @@ fn clear_and_hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
 #[inline(always)]
 fn clear(class: SizeClass, block: *mut u8) {
     if CLEARS {
-        // SAFETY: a block of the class, which the caller gave up. Not null: no arena is there.
+        // SAFETY: a block of the class, which the caller gave up. Not null: no arena holds address 0.
         unsafe { zero::clear(class, NonNull::new_unchecked(block)) };
     }
 }
 
-/// Has `block` wait.
+/// Puts `block` into quarantine.
 #[inline(always)]
 fn hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     if !cache.hardened.quarantine.push(class, block) {
@@ -212,7 +213,7 @@ fn hold(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     }
 }
 
-/// Has `block` wait; before, what waited long enough is looked at and goes to the magazine.
+/// Puts `block` into quarantine. First, the blocks that waited long enough are checked and go to the magazine.
 #[cold]
 #[inline(never)]
 fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
@@ -233,7 +234,7 @@ fn change_shelves(cache: &ThreadCache, class: SizeClass, block: *mut u8) {
     }
 }
 
-/// The same in a thread without a cache; what it frees goes to its pool.
+/// [`freed`] in a thread without a cache, whose blocks go to their pools at once.
 #[cfg(test)]
 pub(crate) fn freed_spare<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     check_free(heap, class, block);
@@ -242,12 +243,12 @@ pub(crate) fn freed_spare<K: Kind>(heap: &'static Heap, class: Class<K>, block: 
     }
 }
 
-/// Aborts unless the program has the block, as one of `class`; from now on it has not.
+/// Aborts unless the program has the block, as one of `class`. From now on the program does not have it.
 #[inline(always)]
 fn check_free<K: Kind>(heap: &'static Heap, class: Class<K>, block: *mut u8) {
     if CHECKS {
         let Some(state) = state_at(heap, block.addr()) else {
-            // The system's, at the process's end.
+            // A block of the system's, at the process's end (`cache/abandoned.rs`).
             if is_abandoned() {
                 return;
             }
@@ -274,7 +275,7 @@ pub(crate) fn check_live<K: Kind>(cache: &ThreadCache, class: Class<K>, block: *
     }
 }
 
-/// Aborts if what is freed as a large block lies in an arena, and not in a pool that may be that of `Medium`.
+/// Aborts if a block that is freed as large lies in an arena, unless its pool may be one of `Medium`'s.
 #[inline(always)]
 pub(crate) fn check_large(block: *mut u8) {
     if CHECKS
@@ -289,7 +290,7 @@ pub(crate) fn check_large(block: *mut u8) {
     }
 }
 
-/// Aborts if what is freed as a block beyond those of `Medium` lies in an arena.
+/// Aborts if a block that is freed as too large for `Medium` lies in an arena.
 #[inline(always)]
 pub(crate) fn check_beyond(block: *mut u8) {
     if CHECKS && !BYPASS && GLOBAL.map.arena_of(block.addr()).is_some() {
@@ -297,7 +298,7 @@ pub(crate) fn check_beyond(block: *mut u8) {
     }
 }
 
-/// Says what is impossible about the free of a block of `class` at `address`, whose state was `before`, and aborts.
+/// Aborts, and says what is impossible about the free of a block of `class` at `address`, whose state was `before`.
 #[cold]
 #[inline(never)]
 fn refuse<K: Kind>(heap: &'static Heap, class: Class<K>, address: usize, before: u8) -> ! {
@@ -312,7 +313,7 @@ fn refuse<K: Kind>(heap: &'static Heap, class: Class<K>, address: usize, before:
     impossible(what, address, class.block_bytes())
 }
 
-/// A forked child goes on: its choices are to be its own.
+/// Gives the thread of a forked child random choices of its own.
 pub(crate) fn forked() {
     crate::cache::with_thread(|cache| cache.hardened.random.seed());
 }
@@ -331,12 +332,12 @@ mod tests {
         let cache = test.attach();
         let class = class(64);
         fill(cache, 64, 64 * QUARANTINE_SLOTS).into_iter().for_each(|block| block.free(cache));
-        // As the child's fork handler does, with blocks that wait.
+        // The child's fork handler does the same, with blocks that wait.
         PoolSet::park(NonNull::from(cache).cast(), test.heap);
         let next = || cache.hardened.quarantine.next(class);
         let before = next();
         std::thread::scope(|scope| {
-            // As a purge, which has been waiting for the door since before, or was inside.
+            // Like a purge that is inside, or has been waiting for the door since before.
             cache.set.enter(test.heap, |_| {
                 let new = scope.spawn(|| test.attach());
                 while !cache.set.door.is_awaited() {

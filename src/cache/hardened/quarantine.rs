@@ -1,14 +1,14 @@
 //! The quarantine: a freed block waits before it may be handed out again.
 //!
-//! A class and thread have two shelves. Frees fill one, while what was freed before waits on the other. When it is
-//! full, all blocks of the other go to the magazine, in random order, and that one is filled next. So a block waits for
-//! [`STAY_MIN`] further frees of its class by the thread at least, and for less than twice as many; and a free is a
-//! push, as on a magazine.
+//! Each thread has two shelves per class. Frees fill one shelf, while the blocks freed before wait on the other. When
+//! the one is full, all blocks of the other go to the magazine, in random order, and the other is filled next. So a
+//! block waits for at least [`STAY_MIN`] further frees of its class by the thread, and for less than twice as many. A
+//! free is a push, as on a magazine.
 //!
 //! # Fork
-//! A fork holds every door, so a child finds no cache half flushed or half taken over. Frees run on meanwhile, and the
-//! child may find one after any of its stores: its thread is not there, so what it had in hand is lost, and counts as
-//! live for ever.
+//! A fork holds every door, so the child finds no cache half flushed or half taken over. But the frees of other threads
+//! run on meanwhile, and the child may find one interrupted after any of its stores. The thread does not exist in the
+//! child, so a block in its hands is lost, and counts as live for ever.
 //!
 //! | the thread was | in the child |
 //! |---|---|
@@ -16,25 +16,26 @@
 //! | between the slot and `next` | it waits; the next block pushed takes its slot, and then it is lost |
 //! | copying a shelf above the magazine's `top` | all of it still waits |
 //! | storing null in its slots, or about to raise `top` | those with a null are lost, all 32 at most |
-//! | behind that, before `next` | they are in the magazine; `attach` finds the empty shelf |
-//! | putting them into the magazine one by one, because it had no room for all | one is lost; those after it still wait |
+//! | past that, about to store `next` | they are in the magazine; `attach` finds the empty shelf |
+//! | putting them one by one into a magazine without room for all | one is lost, the next ones wait |
 //!
-//! So a thread loses 33 blocks at most, with the one that it was freeing; and none is in two places.
+//! So a thread loses at most 33 blocks, with the one that it was freeing. No block is in two places.
 //!
 //! # Invariants
-//! - *Owner*: `next` and the slots are written by the cache's thread only, and, under the door of its set, by who
-//!   flushes the cache of a thread that is gone, or takes it over. Both may want to at once.
+//! - *Owner*: only the cache's thread writes `next` and the slots. If that thread is gone, a thread that flushes the
+//!   cache or takes it over writes them, under the door of its set; two such threads may come at once.
 //! - *Held*: a slot is null, or holds a free block of the class that its pool counts as used, and that is in no other
-//!   slot and no magazine; but in the middle of a call, a shelf's blocks may be in none. Stored in this order, with
-//!   Release, so that it holds for who recovers the cache in a forked child, too: it may lose a shelf, and never finds
-//!   a block twice.
-//! - *Shelves*: of the shelf that is filled, the slots before `next` hold blocks, and no others do. Of the other one,
-//!   all do or none does, but while it is emptied: then `next` is at the end of the one that is filled.
-//! - *Off*: while `end` is null, a free takes the slow path, and what is freed does not wait. So in the stand-ins for a
-//!   cache, which threads share, and while the magazines are poisoned: then each free is to be seen as what it is.
-//!   Under the door, any thread may make `end` null, or [`SHUT`]; the cache's thread only puts another value in the
-//!   place of one that it saw, by an exchange. So none undoes a null by accident, and where a shelf ends is found from
-//!   `next` by its owner alone.
+//!   slot and no magazine. In the middle of a call, a shelf's blocks may be in no slot and no magazine. The stores are
+//!   ordered, with Release, so that this holds in a forked child, too: a thread that recovers the cache there may lose
+//!   a shelf, but never finds a block twice.
+//! - *Shelves*: on the shelf that is filled, the slots before `next` hold blocks, and no others do. On the other shelf,
+//!   all slots hold blocks or none does, except while it is emptied: then `next` is at the end of the shelf that is
+//!   filled.
+//! - *Off*: while `end` is null, a free takes the slow path, and freed blocks do not wait. This is so in the stand-ins
+//!   for a cache, which threads share, and while the magazines are poisoned, because then observers see each free at
+//!   its call. Under the door, any thread may set `end` to null or to [`SHUT`]. The cache's thread only exchanges a
+//!   value that it saw for another. So no thread undoes a null by accident. Only the owner finds out, from `next`,
+//!   where a shelf ends.
 
 use core::ptr;
 
@@ -44,13 +45,13 @@ use crate::heap::door::Door;
 use crate::heap::pool::Slot;
 use crate::sync::{AtomicPtr, Ordering};
 
-/// Frees of a class by a thread that a freed block waits for, at least: the slots of a shelf.
+/// The slots of a shelf: a freed block waits for at least that many further frees of its class by its thread.
 pub(crate) const STAY_MIN: usize = 32;
 /// Most blocks of a class that wait.
 #[cfg(test)]
 pub(crate) const SLOTS: usize = 2 * STAY_MIN;
 
-/// An `end` that is below every slot: which shelf is filled is to be found out.
+/// An `end` that is below every slot: the slow path has to find out which shelf is filled.
 const SHUT: *mut Slot = ptr::without_provenance_mut(align_of::<Slot>());
 
 /// Slots whose blocks wait together.
@@ -61,7 +62,7 @@ pub(crate) type Shelf = [Slot; STAY_MIN];
 struct Place {
     /// The first empty slot of the shelf that is filled.
     next: AtomicPtr<Slot>,
-    /// Behind its last.
+    /// One past its last slot.
     end: AtomicPtr<Slot>,
 }
 
@@ -80,9 +81,10 @@ impl Quarantine {
         }
     }
 
-    /// A thread got the cache: a new one; or one that a thread left, empty as a rule. In a forked child it may be as it
-    /// was at any moment: then a shelf that was just emptied is made the one that is filled, with what is left on it.
-    /// Behind the door, because others may flush it until it is taken over.
+    /// Prepares the quarantine of a cache that a thread got. The cache is new, or a thread left it, empty as a rule. In
+    /// a forked child, the thread may have left it at any moment; then a shelf that was just being emptied becomes the
+    /// one that is filled, with the blocks left on it. Under the door, because other threads may flush it until it is
+    /// taken over.
     pub(crate) fn attach(&self, door: Door<'_>) {
         for class in SizeClass::all() {
             // Acquire: pairs with the Releases of a thread that a forked child does not have.
@@ -98,17 +100,17 @@ impl Quarantine {
         }
     }
 
-    /// Has `shelf` be filled, which holds some blocks.
+    /// Makes `shelf`, which may hold some blocks, the one that is filled.
     fn continue_on(&self, class: SizeClass, shelf: &Shelf, door: Door<'_>) {
         let count = gather(shelf, door).len();
         // Relaxed: under the door.
         self.place(class).next.store(shelf.as_ptr().wrapping_add(count).cast_mut(), Ordering::Relaxed);
     }
 
-    /// Has freed blocks wait, or not; those that do already stay.
+    /// Switches the quarantine on or off. Blocks that wait already stay.
     pub(crate) fn set_on(&self, on: bool, _door: Door<'_>) {
         for place in &self.places {
-            // Relaxed: as a magazine's bounds, it may be seen late.
+            // Relaxed: it may be seen late, like a magazine's bounds.
             place.end.store(if on { SHUT } else { ptr::null_mut() }, Ordering::Relaxed);
         }
     }
@@ -123,7 +125,7 @@ impl Quarantine {
         &self.shelves[class.number() & (CLASS_COUNT - 1)]
     }
 
-    /// Has `block` wait, if there is room on the shelf that is filled. The cache's thread.
+    /// Adds `block`, if there is room on the shelf that is filled. For the cache's thread only.
     #[inline(always)]
     pub(crate) fn push(&self, class: SizeClass, block: *mut u8) -> bool {
         let place = self.place(class);
@@ -152,8 +154,8 @@ impl Quarantine {
         self.place(class).next.load(Ordering::Relaxed)
     }
 
-    /// Makes room for a block; before, if the shelf that is filled is full, `body` empties the other one, whose blocks
-    /// have waited long enough. The cache's thread.
+    /// Makes room for a block. If the shelf that is filled is full, `body` first empties the other one, whose blocks
+    /// have waited long enough. For the cache's thread only.
     #[inline(always)]
     pub(crate) fn turn(&self, class: SizeClass, body: impl FnOnce(&Shelf)) {
         let place = self.place(class);
@@ -161,7 +163,7 @@ impl Quarantine {
         let end = place.end.load(Ordering::Relaxed);
         let next = place.next.load(Ordering::Relaxed);
         let [first, second] = self.shelves(class);
-        // The start of the second is the end of the first: nothing was pushed there yet.
+        // The start of the second is the end of the first: if `next` is there, nothing was pushed to the second yet.
         let is_first = next.cast_const() <= second.as_ptr();
         let (filled, other) = if is_first { (first, second) } else { (second, first) };
         let mut behind = filled.as_ptr_range().end;
@@ -172,12 +174,12 @@ impl Quarantine {
             place.next.store(other.as_ptr().cast_mut(), Ordering::Release);
         }
         if !end.is_null() {
-            // May fail: it is off by now, or was; the next free looks again.
+            // May fail, if the quarantine was switched meanwhile; the next free looks again.
             let _ = place.end.compare_exchange(end, behind.cast_mut(), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
-    /// The next block goes to the start of the first shelf.
+    /// Makes the next block go to the start of the first shelf.
     fn start(&self, class: SizeClass, _door: Door<'_>) {
         // Relaxed: under the door.
         self.place(class).next.store(self.shelves(class)[0].as_ptr().cast_mut(), Ordering::Relaxed);
@@ -189,8 +191,8 @@ impl Quarantine {
         self.shelves(class).iter().flatten().map(|slot| slot.load(Ordering::Acquire)).filter(|block| !block.is_null())
     }
 
-    /// Takes all blocks of `class` out, and shows them to `body`, a shelf at a time. By the cache's thread, or
-    /// without one.
+    /// Takes out all blocks of `class`, and shows them to `body`, a shelf at a time. For the cache's thread, or when
+    /// the cache has none.
     pub(crate) fn empty(&self, class: SizeClass, door: Door<'_>, mut body: impl FnMut(&[Slot])) {
         for shelf in self.shelves(class) {
             body(gather(shelf, door));
@@ -205,7 +207,7 @@ impl Quarantine {
     }
 }
 
-/// Moves the blocks of a shelf to its first slots; returns these. Nobody else writes it.
+/// Moves the blocks of a shelf to its first slots, and returns these. No other thread writes the shelf.
 fn gather<'shelf>(shelf: &'shelf Shelf, _door: Door<'_>) -> &'shelf [Slot] {
     let mut count = 0;
     for slot in shelf {
@@ -233,7 +235,7 @@ mod tests {
         ptr::without_provenance_mut(number)
     }
 
-    /// Has blocks of these numbers wait; those that leave are forgotten.
+    /// Adds blocks of these numbers; those that leave are forgotten.
     fn push_all(quarantine: &Quarantine, numbers: impl Iterator<Item = usize>) {
         for number in numbers {
             if !quarantine.push(CLASS, block(number)) {

@@ -1,9 +1,9 @@
-//! Random choice: a generator a thread, the order of a refill, and that in which blocks leave the quarantine.
+//! Random choice: one generator per thread, the order of a refill, and the order in which blocks leave the quarantine.
 //!
 //! The generator is a multiplicative congruential one modulo 2^64 with an added constant (Knuth's MMIX constants), of
 //! which the highest bits are used. It is seeded with 64 bits from the kernel when a thread gets its cache, and again
-//! in a forked child. It is cheap, and *not* cryptographic: who sees some dozens of addresses in a row can work its
-//! state out. Against a bug, and against an attacker who does not see addresses, it serves.
+//! in a forked child. It is cheap, and *not* cryptographic: an attacker who sees some dozens of addresses in a row can
+//! compute its state. It serves against bugs, and against attackers who do not see addresses.
 
 use core::cell::Cell;
 
@@ -11,7 +11,7 @@ use crate::heap::pool::Slot;
 use crate::os;
 use crate::sync::Ordering;
 
-/// A thread's generator. Zeroed memory is a valid value, to be seeded.
+/// A thread's generator. Zeroed memory is a valid value, which must be seeded.
 pub(crate) struct Random(Cell<u64>);
 
 impl Random {
@@ -19,7 +19,7 @@ impl Random {
         Self(Cell::new(0))
     }
 
-    /// Starts anew from a number of the kernel's.
+    /// Seeds the generator with a number from the kernel.
     #[cold]
     pub(crate) fn seed(&self) {
         self.0.set(self.0.get() ^ os::random_number());
@@ -33,12 +33,12 @@ impl Random {
         (next >> (u64::BITS - BITS)) as usize
     }
 
-    /// A number below `limit`, which is at most 2^32; all are equally likely but for one part in 2^32 / `limit`.
+    /// A number below `limit`, which is at most 2^32; all are equally likely, except for one part in 2^32 / `limit`.
     fn below(&self, limit: usize) -> usize {
         (self.bits::<32>() * limit) >> 32
     }
 
-    /// Puts what the slots hold in random order, each as likely as another (Fisher and Yates).
+    /// Shuffles the values of the slots: all orders are equally likely (Fisher and Yates).
     pub(crate) fn shuffle(&self, slots: &[Slot]) {
         for last in (1..slots.len()).rev() {
             let other = self.below(last + 1);
@@ -53,9 +53,9 @@ impl Random {
 
     /// A random order of `COUNT` things: the numbers below `COUNT`, a power of two, each once.
     ///
-    /// One of `COUNT^3`: each is equally likely to be the first, half of them are left for the second, a quarter for
-    /// the third, and after some more there is hardly a choice. It takes a quarter of the instructions of a
-    /// [`shuffle`](Self::shuffle).
+    /// There are `COUNT^3` such orders. Each number is equally likely to be the first. Half of them are left for the
+    /// second place, a quarter for the third, and after some more places there is hardly a choice. It takes a quarter
+    /// of the instructions of a [`shuffle`](Self::shuffle).
     #[inline(always)]
     pub(crate) fn order<const COUNT: usize>(&self) -> impl Iterator<Item = usize> {
         order_of::<COUNT>(self.bits::<32>())
@@ -63,7 +63,7 @@ impl Random {
 }
 
 /// A polynomial of second degree that takes each value below `COUNT` once (an odd first coefficient, an even second
-/// one), and an exclusive or. The numbers of `random` are the coefficients.
+/// one), and an exclusive or. The bytes of `random` are the coefficients.
 #[inline(always)]
 fn order_of<const COUNT: usize>(random: usize) -> impl Iterator<Item = usize> {
     const { assert!(COUNT.is_power_of_two() && COUNT <= 1 << 8) }

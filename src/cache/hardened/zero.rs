@@ -1,18 +1,18 @@
-//! Freed blocks are cleared, and looked at again when they leave the quarantine.
+//! Freed blocks are cleared, and checked when they leave the quarantine.
 //!
-//! Sizes come in no order that a processor could learn, and a wrong guess costs it more than the stores: so in blocks
-//! of up to [`SHORT_BYTES_MAX`] no branch depends on the size but one for the smallest. Four pieces cover the block;
-//! where it is short, they overlap. Longer ones the C library's `memset` clears, with the widest stores that the
-//! machine has.
+//! A processor can't predict the order of sizes, and a wrong prediction costs more than the stores. So for blocks of up
+//! to [`SHORT_BYTES_MAX`], no branch depends on the size, except one for the smallest. Four pieces cover the block; in
+//! a short one they overlap. The C library's `memset` clears longer blocks, with the widest stores that the machine
+//! has.
 
 use core::ptr::NonNull;
 
 use crate::base::size_class::SizeClass;
 
-/// What is read or written at once: a register of x86-64 and aarch64.
+/// The unit of reads and writes: a register of x86-64 and aarch64.
 type Piece = [u64; 2];
 const PIECE_BYTES: usize = size_of::<Piece>();
-/// Pieces that a short block is cleared by.
+/// Pieces that clear a short block.
 const PIECES: usize = 4;
 const SHORT_BYTES_MAX: usize = PIECES * PIECE_BYTES;
 
@@ -42,7 +42,7 @@ pub(crate) unsafe fn clear(class: SizeClass, block: NonNull<u8>) {
     }
 }
 
-/// Whether every byte of `blocks` of `class` is zero.
+/// Whether every byte of `blocks`, which are of `class`, is zero.
 ///
 /// # Safety
 /// They are the caller's, and every byte of them was written.

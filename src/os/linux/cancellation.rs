@@ -1,4 +1,4 @@
-//! Cancellation of threads (`pthread_cancel`), held off.
+//! Holding off the cancellation of threads (`pthread_cancel`).
 
 use core::ffi::c_int;
 use core::marker::PhantomData;
@@ -12,22 +12,23 @@ unsafe extern "C" {
     fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
 }
 
-/// While it lives, the calling thread is not cancelled: for work that may open, read and write by the C library's
-/// functions, and holds locks or changes shared state meanwhile. A cancellation that comes then takes effect later.
+/// While this value lives, the calling thread is not cancelled. It is for work that opens, reads or writes files by the
+/// C library's functions while it holds locks or changes shared state. A cancellation that comes meanwhile takes effect
+/// later.
 #[must_use]
 #[derive(Debug)]
 pub struct NoCancellation {
     before: c_int,
-    /// A thread's own.
+    /// The state belongs to one thread.
     _not_send: PhantomData<*const ()>,
 }
 
 impl NoCancellation {
-    /// Holds it off from now on.
+    /// Holds cancellation off from now on.
     #[allow(clippy::new_without_default, reason = "it acts")]
     pub fn new() -> Self {
         let mut before = 0;
-        // SAFETY: a place for the state that was; allocates nothing, and is no cancellation point.
+        // SAFETY: a place for the state from before. The call allocates nothing, and is no cancellation point.
         unsafe { pthread_setcancelstate(DISABLE, &raw mut before) };
         Self { before, _not_send: PhantomData }
     }

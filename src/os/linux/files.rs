@@ -1,7 +1,7 @@
-//! Files, for what runs inside the allocator's calls or at a process's end.
+//! Files, for code that runs inside the allocator's calls or at a process's end.
 //!
-//! By the system calls' numbers: the C library's `open`, `read`, `write` and `close` are cancellation points, at which
-//! a thread that another one cancelled ends, in the midst of what the allocator was doing. `errno` stays as it was.
+//! System calls are made by their numbers. The C library's `open`, `read`, `write` and `close` are cancellation points:
+//! there, a thread that another one cancelled would end in the middle of the allocator's work. `errno` stays as it was.
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -12,13 +12,13 @@ use super::KeepErrno;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor(c_int);
 
-/// The file behind a descriptor. Two are the same file if their identities are equal; one that is gone may have left
-/// its number to another, which then was born later, where that is known.
+/// The identity of the file behind a descriptor: two files are the same if their identities are equal. A new file may
+/// get the number of one that is gone. Then they differ by their times of birth, where these are known.
 #[derive(Clone, Copy, Debug)]
 pub struct Identity {
     device: u64,
     inode: u64,
-    /// In seconds and nanoseconds, if it was asked for and the file system knows.
+    /// The time of birth in seconds and nanoseconds, if it was asked for and the file system knows it.
     born: Option<(i64, u32)>,
 }
 
@@ -46,7 +46,7 @@ impl Descriptor {
         self.0
     }
 
-    /// Opens a file, closed at `exec`; if it is made, with rights `0644`.
+    /// Opens a file; the descriptor is closed at `exec`. A file that is created has mode `0644`.
     ///
     /// # Errors
     /// The system's number of the error.
@@ -58,7 +58,7 @@ impl Descriptor {
         if number < 0 { Err(errno()) } else { Ok(Self(number as c_int)) }
     }
 
-    /// A copy of it with a number of at least `least`, closed at `exec`.
+    /// A copy of the descriptor with a number of at least `least`. It is closed at `exec`.
     ///
     /// # Errors
     /// The system's number of the error.
@@ -69,19 +69,19 @@ impl Descriptor {
         if copy < 0 { Err(errno()) } else { Ok(Self(copy)) }
     }
 
-    /// Whether a file of bytes is behind it, rather than a pipe, a device or a folder.
+    /// Whether a regular file is behind it, not a pipe, a device or a folder.
     pub fn is_file(self) -> bool {
         self.status().is_some_and(|status| status.st_mode & libc::S_IFMT == libc::S_IFREG)
     }
 
-    /// Closes it.
+    /// Closes the descriptor.
     pub fn close(self) {
         let _errno = KeepErrno::new();
         // SAFETY: a number; the caller gives it up.
         unsafe { libc::syscall(libc::SYS_close, self.0) };
     }
 
-    /// Reads what is there; 0 at the end, and if it fails.
+    /// Reads the bytes that are there into `buffer`, and returns their number: 0 at the end, and if it fails.
     pub fn read(self, buffer: &mut [u8]) -> usize {
         let _errno = KeepErrno::new();
         // SAFETY: a writable buffer of that length.
@@ -89,7 +89,7 @@ impl Descriptor {
         usize::try_from(read).unwrap_or(0)
     }
 
-    /// Writes all of it, whatever signals come; a write that fails sends none.
+    /// Writes all of `bytes`, whatever signals come. A write that fails sends no signal.
     ///
     /// # Errors
     /// The system's number of the error.
@@ -109,13 +109,13 @@ impl Descriptor {
         Ok(())
     }
 
-    /// Makes these bytes all that the file holds; a pipe or a device gets them as they are.
+    /// Replaces the file's contents by `bytes`. A pipe or a device just gets the bytes.
     ///
     /// # Errors
-    /// The system's number of the error; some of it may be written then.
+    /// The system's number of the error. Some of the bytes may have been written.
     pub fn rewrite(self, bytes: &[u8]) -> Result<(), c_int> {
         let _errno = KeepErrno::new();
-        // SAFETY: numbers only. What is no file of bytes refuses both.
+        // SAFETY: numbers only. If it is no regular file, both calls fail.
         unsafe {
             libc::syscall(libc::SYS_lseek, self.0, 0, libc::SEEK_SET);
             libc::syscall(libc::SYS_ftruncate, self.0, 0);
@@ -123,12 +123,12 @@ impl Descriptor {
         self.write_all(bytes)
     }
 
-    /// The file behind it; `None` if it is closed.
+    /// The identity of the file behind it; `None` if the descriptor is closed.
     pub fn identity(self) -> Option<Identity> {
         self.status().map(|status| Identity { device: status.st_dev, inode: status.st_ino, born: None })
     }
 
-    /// [`identity`](Self::identity), and when the file was born.
+    /// The [`identity`](Self::identity) with the file's time of birth.
     pub fn identity_and_birth(self) -> Option<Identity> {
         self.identity().map(|identity| Identity { born: self.born(), ..identity })
     }
@@ -152,7 +152,7 @@ impl Descriptor {
         (unsafe { libc::fstat(self.0, &raw mut status) } == 0).then_some(status)
     }
 
-    /// Whether what is written goes to a reader or to a file's end, and overwrites nothing.
+    /// Whether a write goes to a reader or to a file's end, and so overwrites nothing.
     fn appends(self) -> bool {
         let _errno = KeepErrno::new();
         let kind = self.status().map_or(0, |status| status.st_mode & libc::S_IFMT);
@@ -162,7 +162,7 @@ impl Descriptor {
     }
 }
 
-/// Opens a file to write at its end; `anew`, it is made if need be, and emptied.
+/// Opens a file to write at its end. With `anew`, it is created if it does not exist, and emptied.
 ///
 /// # Errors
 /// The system's number of the error.
@@ -173,14 +173,15 @@ pub(crate) fn open_to_write(path: &CStr, anew: bool) -> Result<Descriptor, c_int
     Descriptor::open(path, if anew { flags | libc::O_CREAT | libc::O_TRUNC } else { flags })
 }
 
-/// While it lives, a write of the calling thread's that fails is an error and no more: without a reader it would send
-/// `SIGPIPE`, beyond the limit of files' sizes `SIGXFSZ`, and each would end a program that expects no write.
+/// While this value lives, a failing write of the calling thread's only returns an error. Otherwise a write without a
+/// reader would send `SIGPIPE`, and one beyond the limit on file sizes `SIGXFSZ`; either would end a program that
+/// expects no write.
 ///
-/// By the system calls' numbers, on the kernel's sets of signals: each function of the C library that the crate names costs
-/// every program that starts a look-up of 700 instructions.
+/// System calls are made by their numbers, with the kernel's sets of signals: each function of the C library that the
+/// crate names costs every start of a program a look-up of 700 instructions.
 struct NoWriteSignals {
     before: u64,
-    /// Those of them that were not pending before.
+    /// The two signals, except those that were pending before.
     ours: u64,
 }
 
@@ -188,7 +189,7 @@ impl NoWriteSignals {
     fn new() -> Self {
         const BOTH: u64 = 1 << (libc::SIGPIPE - 1) | 1 << (libc::SIGXFSZ - 1);
         let (mut before, mut pending) = (0_u64, 0_u64);
-        // SAFETY: a set of our own, of the length that is said.
+        // SAFETY: a set of our own, of the given length.
         unsafe { libc::syscall(libc::SYS_rt_sigpending, &raw mut pending, size_of::<u64>()) };
         let ours = BOTH & !pending;
         let (set, old) = (&raw const ours, &raw mut before);
@@ -203,7 +204,7 @@ impl Drop for NoWriteSignals {
         let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         let (nobody, ours) = (core::ptr::null_mut::<libc::siginfo_t>(), &raw const self.ours);
         let bytes = size_of::<u64>();
-        // SAFETY: sets of our own and a time; nobody is told what came.
+        // SAFETY: sets of our own and a time; there is no place for an answer.
         while unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, ours, nobody, &raw const at_once, bytes) } > 0 {}
         let (before, nothing) = (&raw const self.before, core::ptr::null_mut::<u64>());
         // SAFETY: as above.
@@ -213,12 +214,12 @@ impl Drop for NoWriteSignals {
 
 const STDERR: Descriptor = Descriptor(libc::STDERR_FILENO);
 
-/// What stderr was when the program was loaded.
+/// The state of stderr when the program was loaded.
 static NOTED: AtomicU8 = AtomicU8::new(NOT_YET);
 static NOTED_DEVICE: AtomicU64 = AtomicU64::new(0);
 static NOTED_INODE: AtomicU64 = AtomicU64::new(0);
 
-/// The values of `NOTED`. Before any code of the program ran, its stderr is what it was given.
+/// The values of `NOTED`. While nothing is noted yet, no code of the program has run, so stderr is what it was given.
 const NOT_YET: u8 = 0;
 const CLOSED: u8 = 1;
 const OPEN: u8 = 2;
@@ -237,7 +238,7 @@ extern "C" fn note_stderr() {
     NOTED.store(OPEN, Ordering::Relaxed);
 }
 
-/// Whether descriptor 2 is what the program was started with, rather than a file that it has opened since.
+/// Whether descriptor 2 is still the stderr that the program was started with, not a file that it has opened since.
 fn is_the_first_stderr() -> bool {
     // Relaxed (all): written before there are threads.
     match NOTED.load(Ordering::Relaxed) {
@@ -254,19 +255,19 @@ fn is_the_first_stderr() -> bool {
     }
 }
 
-/// Writes to stderr, unless the program has another file there than at its start: a report, which nobody misses.
+/// Writes a report to stderr. If the program has another file there than at its start, the report is left out.
 pub(crate) fn report_stderr(bytes: &[u8]) {
     if is_the_first_stderr() {
-        // Nobody is left to tell if it fails.
+        // If it fails, there is nobody to tell.
         let _ = STDERR.write_all(bytes);
     }
 }
 
-/// Writes to stderr what is said before an abort. Also to a log, pipe or terminal that the program has put there since
-/// its start; but over no byte of a data file that got the number because stderr was closed.
+/// Writes the message before an abort to stderr. It also goes to a log, pipe or terminal that the program has put there
+/// since its start, but never into a data file that got the number because stderr was closed.
 pub(crate) fn write_stderr(bytes: &[u8]) {
     if is_the_first_stderr() || STDERR.appends() {
-        // Nobody is left to tell if it fails.
+        // If it fails, there is nobody to tell.
         let _ = STDERR.write_all(bytes);
     }
 }

@@ -7,7 +7,7 @@ use super::{KeepErrno, MemoryRange};
 
 pub(crate) fn page_bytes() -> usize {
     static BYTES: AtomicUsize = AtomicUsize::new(0);
-    // Relaxed: a number that is the same whoever asks; asking twice does no harm.
+    // Relaxed: the number is the same for every thread, and asking twice does no harm.
     let known = BYTES.load(Ordering::Relaxed);
     if known != 0 {
         return known;
@@ -36,13 +36,14 @@ pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8
     let _errno = KeepErrno::new();
     let all_bytes = bytes.checked_add(2 * guard_bytes)?;
     let guard = map_with(all_bytes, guard_bytes, libc::PROT_NONE)?;
-    // SAFETY: inside the mapping just made; opening what lies between the guards is one call less than closing two.
+    // SAFETY: inside the mapping just made. To open the memory between the guards takes one call; to close both guards
+    // would take two.
     unsafe {
         let start = guard.add(guard_bytes);
         if libc::mprotect(start.as_ptr().cast(), bytes, READ_WRITE) == 0 {
             return Some(start);
         }
-        // The kernel's limit on mappings: less protection then, no harm.
+        // At the kernel's limit on mappings: there is less protection then, but no harm.
         unmap(guard, all_bytes);
         Some(map(all_bytes, guard_bytes)?.add(guard_bytes))
     }
@@ -57,12 +58,12 @@ fn map_with(bytes: usize, align: usize, access: libc::c_int) -> Option<NonNull<u
     }
     // SAFETY: mapped just above, not used yet.
     unsafe { unmap(start, bytes) };
-    // More than is needed, then cut at both ends: works whatever the kernel chooses.
+    // Maps more than is needed, and cuts both ends off: this works whatever address the kernel chooses.
     let wide_bytes = bytes.checked_add(align)?;
     let wide = map_anywhere(wide_bytes, access)?;
     let head_bytes = wide.addr().get().next_multiple_of(align) - wide.addr().get();
-    // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole
-    // OS pages, because start, `bytes` and `align` are. A rest that the kernel keeps is address space lost, no more.
+    // SAFETY: `head_bytes <= align`, so the aligned range and both rests lie inside the mapping; rests of whole OS
+    // pages, because start, `bytes` and `align` are. If the kernel keeps a rest, only address space is lost.
     unsafe {
         let start = wide.add(head_bytes);
         if head_bytes > 0 {
@@ -117,14 +118,14 @@ pub(crate) fn resident_bytes(start: NonNull<u8>, bytes: usize) -> Option<usize> 
     Some(resident)
 }
 
-/// Whether the kernel is asked to purge many ranges by one call; not after it was seen to refuse ranges that it purges
-/// one by one.
+/// Whether the kernel is asked to purge many ranges by one call. It is not, once it has refused ranges that it then
+/// purged one by one.
 static MANY_AT_ONCE: AtomicBool = AtomicBool::new(true);
 
 super::at_start!(read_variable);
 
-/// A sandbox may end the process at a system call that it does not know, and no probe tells beforehand: the call that
-/// asks what a sandbox allows may be such a one.
+/// A sandbox may end the process at a system call that it does not know. No probe can tell beforehand, because the
+/// sandbox may not know the call that asks what is allowed. So a variable tells.
 #[unsafe(link_section = ".text_pymalloc")]
 extern "C" fn read_variable() {
     if super::environment(c"PYMALLOC_NO_PROCESS_MADVISE").is_some_and(|value| !matches!(value, b"" | b"0")) {
@@ -133,9 +134,10 @@ extern "C" fn read_variable() {
     }
 }
 
-/// Purges `ranges` by one call where the kernel has it for the caller's own memory (Linux 6.14): one look at the
-/// process and, in newer ones, one flush of translations on each of its CPUs for all. By a call each where it has not,
-/// a sandbox refuses, or `PYMALLOC_NO_PROCESS_MADVISE` says so.
+/// Purges `ranges` by one call, where the kernel allows that for the caller's own memory (Linux 6.14). For all ranges
+/// together, the kernel then looks at the process once and, in newer versions, flushes address translations once on
+/// each of its CPUs. Each range takes a call of its own where the kernel is older, where a sandbox refuses, or where
+/// `PYMALLOC_NO_PROCESS_MADVISE` asks for that.
 pub(crate) unsafe fn decommit_each(ranges: &[MemoryRange]) -> usize {
     /// Not in the C library's headers yet.
     const PIDFD_SELF: libc::c_int = -10_000;
@@ -185,7 +187,7 @@ pub(crate) unsafe fn advise_huge(start: NonNull<u8>, bytes: usize, huge: bool) {
 
 pub(crate) unsafe fn populate(start: NonNull<u8>, bytes: usize) {
     let _errno = KeepErrno::new();
-    // A kernel before 5.14 refuses, and so does one that is short of memory: pages come at the first access then.
+    // A kernel before 5.14 refuses, and so does one that is short of memory. Then OS pages come at the first access.
     // SAFETY: contents stay as they are.
     unsafe { libc::madvise(start.as_ptr().cast(), bytes, libc::MADV_POPULATE_WRITE) };
 }

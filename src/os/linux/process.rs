@@ -1,4 +1,4 @@
-//! The process: its start, its forks, its signals and its end, what it was started with, and its last words.
+//! The process: its start, environment, forks, signals and end.
 
 use core::ffi::CStr;
 use core::ptr;
@@ -8,8 +8,8 @@ use super::KeepErrno;
 #[cfg(feature = "trace")]
 use super::files::Descriptor;
 
-/// Has a function of the crate called when the program is loaded, before `main` and most constructors (those
-/// of shared libraries ran earlier).
+/// Registers a function of the crate to run when the program is loaded, before `main` and most constructors (those of
+/// shared libraries ran earlier).
 macro_rules! at_start {
     ($function:ident) => {
         #[used]
@@ -19,8 +19,8 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
-/// Has a function of the crate called when the program exits, by `exit` or the end of `main`: after all functions that
-/// were registered for that, and after other destructors of the same program or library.
+/// Registers a function of the crate to run when the program exits, by `exit` or the end of `main`. It runs after all
+/// functions of `atexit`, and after other destructors of the same program or library.
 macro_rules! at_end {
     ($function:ident) => {
         #[used]
@@ -30,7 +30,7 @@ macro_rules! at_end {
 }
 pub(crate) use at_end;
 
-/// Has a function of the crate called when the process exits and no other thread is left: never here.
+/// Registers a function of the crate to run when the process exits and no other thread is left: on Linux, never.
 macro_rules! when_alone {
     ($function:ident) => {
         const _: extern "C" fn() = $function;
@@ -38,7 +38,7 @@ macro_rules! when_alone {
 }
 pub(crate) use when_alone;
 
-/// Has the three functions called around every `fork` of the process.
+/// Registers the three functions to run around every `fork` of the process.
 pub(crate) fn on_fork(
     prepare: unsafe extern "C" fn(),
     parent: unsafe extern "C" fn(),
@@ -48,15 +48,16 @@ pub(crate) fn on_fork(
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) == 0 }
 }
 
-/// The value of an environment variable. Only before `main`: later, the program may change its environment meanwhile.
+/// The value of an environment variable. To be called only before `main`: later, the program may change its environment
+/// meanwhile.
 pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
-    // SAFETY: a name that ends in a zero byte; before main nobody changes the environment.
+    // SAFETY: a name that ends in a zero byte; before `main` nothing changes the environment.
     let value = unsafe { libc::getenv(name.as_ptr()) };
     // SAFETY: a string of the environment, which ends in a zero byte, and stays.
     (!value.is_null()).then(|| unsafe { CStr::from_ptr(value) }.to_bytes())
 }
 
-/// Has `function` called when the program exits, by `exit` or the end of `main`.
+/// Registers `function` to run when the program exits, by `exit` or the end of `main`.
 pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
     // SAFETY: a function that lives as long as the program.
     unsafe { libc::atexit(function) == 0 }
@@ -73,7 +74,7 @@ pub(crate) fn signal_number(name: &[u8]) -> Option<libc::c_int> {
     }
 }
 
-/// Has `function` called on a signal, and interrupted system calls go on.
+/// Makes `function` the handler of a signal. System calls that the signal interrupts are restarted.
 pub(crate) fn on_signal(signal: libc::c_int, function: extern "C" fn(libc::c_int)) -> bool {
     // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program.
     unsafe {
@@ -90,13 +91,14 @@ pub(crate) fn process_id() -> u32 {
     unsafe { libc::getpid() }.cast_unsigned()
 }
 
-/// Writes the working directory's path; its length. Allocates nothing.
+/// Writes the path of the working directory, and returns its length. Allocates nothing.
 #[cfg(feature = "trace")]
 pub(crate) fn working_directory(buffer: &mut [u8]) -> Option<usize> {
     let _errno = KeepErrno::new();
     // SAFETY: writable, of that length. By the system call's number: libc's function may allocate.
     let bytes = unsafe { libc::syscall(libc::SYS_getcwd, buffer.as_mut_ptr(), buffer.len()) };
-    // With the null byte at its end. What does not begin with a slash is outside of the process's root.
+    // The kernel counts the null byte at the end. A path that does not begin with a slash is outside the process's
+    // root.
     let len = usize::try_from(bytes).ok()?.checked_sub(1)?;
     buffer.starts_with(b"/").then_some(len)
 }
@@ -116,8 +118,8 @@ pub(crate) fn resident_set_bytes() -> usize {
     pages.unwrap_or(0).saturating_mul(page_bytes)
 }
 
-/// A number that nobody outside can foretell; less good (the loader's number of this process, and an address) before
-/// the kernel has gathered any randomness, or where it refuses.
+/// A number that no attacker can predict. It is weaker (the loader's random number of this process, with an address) if
+/// the kernel has not gathered any randomness yet, or refuses.
 #[cfg(feature = "hardened")]
 pub(crate) fn random_number() -> u64 {
     let _errno = KeepErrno::new();

@@ -1,23 +1,25 @@
-//! Which memory may be read: for the tracer's walk up a stack whose bounds nobody told it.
+//! Which memory can be read: for the tracer's walk up a stack whose bounds it does not know.
 
 /// Whether the word at `address` can be read. Takes no lock, allocates nothing, is no cancellation point, and leaves
 /// `errno` alone.
 ///
-/// `rt_sigprocmask` copies the new set before it looks at the order that goes with it, which is none: so it fails in
-/// one way or the other, and changes nothing. (abseil asks the kernel in the same way.)
+/// `rt_sigprocmask` copies the new set before it looks at the operation. The operation here is not a valid one, so the
+/// call fails in any case, and changes nothing; the error says whether the set could be read. (abseil asks the kernel
+/// in the same way.)
 pub(crate) fn is_readable(address: usize) -> bool {
     const NO_ORDER: usize = usize::MAX;
     // The word may be of any alignment, and the kernel's set is one word.
     let error = sigprocmask(NO_ORDER, address);
-    // No address stands for no set, and is looked at by nobody.
+    // Null stands for no set, and the kernel does not look there.
     address != 0 && error != -(libc::EFAULT as isize)
 }
 
-/// The raw call: libc's would write `errno`, and refuse the order itself.
+/// The raw call: libc's function would write `errno`, and refuse the operation itself.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn sigprocmask(order: usize, set: usize) -> isize {
     let result: isize;
-    // SAFETY: the kernel reads a word at `set`, or refuses it; it writes nothing, as there is no place for an old set.
+    // SAFETY: the kernel reads a word at `set`, or refuses it; it writes nothing, because there is no place for an old
+    // set.
     unsafe {
         core::arch::asm!(
             "syscall",
@@ -53,7 +55,7 @@ fn sigprocmask(order: usize, set: usize) -> isize {
     result
 }
 
-/// Elsewhere nothing is walked.
+/// On other processors no stack is walked.
 #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
 fn sigprocmask(_order: usize, _set: usize) -> isize {
     -(libc::EFAULT as isize)

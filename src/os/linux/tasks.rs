@@ -1,6 +1,6 @@
-//! The process's other threads, and a copy of the process: what the heap's graph needs (feature `graph`).
+//! The process's other threads, and a copy of the process: for the heap's graph (feature `graph`).
 //!
-//! By the system calls' numbers where the C library's functions take locks or are cancellation points.
+//! System calls are made by their numbers where the C library's functions take locks or are cancellation points.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
@@ -14,35 +14,35 @@ fn errno() -> c_int {
     unsafe { *libc::__errno_location() }
 }
 
-/// Where a signal found a thread.
+/// The state in which a signal interrupted a thread.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct Interrupted {
     /// The kernel's number of the thread.
     pub(crate) thread: u32,
-    /// An address below all that the kernel saved of the thread's registers, on the stack that it ran on.
+    /// An address on the thread's stack, below all registers that the kernel saved there.
     pub(crate) saved: usize,
     pub(crate) pc: usize,
     pub(crate) sp: usize,
     pub(crate) bp: usize,
-    /// The thread's own block, as the C library has it (`thread_token`).
+    /// The C library's block of the thread (`thread_token`).
     pub(crate) block: usize,
-    /// The thread's pointer, from which its thread-locals are reached.
+    /// The thread pointer, which leads to the thread's thread-locals.
     pub(crate) pointer: usize,
 }
 
-/// What the handler of the signal calls, with the number that was sent.
+/// The receiver of the signal: the handler calls it with the number that was sent.
 pub(crate) trait Receiver {
     /// Runs inside a signal handler, with all signals blocked.
     fn receive(number: usize, interrupted: Interrupted);
 }
 
 /// The signal that stops threads; 0 before there is one. Its handler stays for ever: a thread that blocked the signal
-/// may get it at any later time, and its default would end the process.
+/// may get it at any later time, and the default action would end the process.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn handler<R: Receiver>(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let _errno = KeepErrno::new();
-    // SAFETY: the kernel's, for a handler of this kind.
+    // SAFETY: the kernel passes both pointers to a handler of this kind.
     let (code, number) = unsafe { ((*info).si_code, (*info).si_value().sival_ptr.addr()) };
     if code != libc::SI_QUEUE {
         return;
@@ -73,7 +73,7 @@ fn registers(_context: &libc::ucontext_t) -> (usize, usize, usize) {
     (0, 0, 0)
 }
 
-/// The calling thread's pointer.
+/// The thread pointer of the calling thread.
 pub(crate) fn thread_pointer() -> usize {
     #[cfg(target_arch = "x86_64")]
     {
@@ -103,15 +103,15 @@ pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
             (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
         }
     };
-    // Relaxed (both): written by who holds the session's lock.
+    // Relaxed (both): only the thread that holds the session's lock writes it.
     let known = SIGNAL.load(Ordering::Relaxed);
     if known != 0 && action_of(known) == Some(ours) {
         return Some(known);
     }
     let mut signals = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
     let signal = signals.find(|&signal| action_of(signal) == Some(libc::SIG_DFL))?;
-    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. Not on another
-    // stack: what the kernel saves of the registers would be out of sight there.
+    // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. It runs on no
+    // alternate stack: the scan would not see registers that the kernel saves there.
     let installed = unsafe {
         let mut action: libc::sigaction = core::mem::zeroed();
         action.sa_sigaction = ours;
@@ -123,7 +123,7 @@ pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
     installed.then_some(signal)
 }
 
-/// Sends a thread of this process the signal with a number.
+/// Sends the signal, with a number, to a thread of this process.
 ///
 /// # Errors
 /// The system's number of the error: `ESRCH` if the thread has ended.
@@ -141,19 +141,19 @@ pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_in
     if sent == 0 { Ok(()) } else { Err(errno()) }
 }
 
-/// What a thread is about, says the kernel.
+/// The state of a thread, as the kernel tells it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Task {
     /// It has ended, or is about to.
     Gone,
-    /// It does not take the signal.
+    /// It blocks the signal.
     Blocks,
     Runs,
 }
 
-/// What a thread of this process is about.
+/// The state of a thread of this process.
 pub(crate) fn task(thread: u32, signal: c_int) -> Task {
-    // Zeroed, so that the name ends where it is cut; writing into an array allocates nothing.
+    // Zeroed, so that the path ends with a zero byte even if it is cut. Writing into an array allocates nothing.
     let mut path = [0; 64];
     let written = write!(&mut path[..63], "/proc/self/task/{thread}/status");
     let mut buffer = [0; 4096];
@@ -165,7 +165,7 @@ pub(crate) fn task(thread: u32, signal: c_int) -> Task {
             read
         }
         Err(libc::ENOENT | libc::ESRCH) => 0,
-        // Nothing is known then; a descriptor may be missing.
+        // Then nothing is known; perhaps no descriptor is free.
         Err(_) => return Task::Runs,
     };
     let text = buffer.get(..read).unwrap_or_default();
@@ -207,7 +207,8 @@ pub(crate) fn each_task(mut visit: impl FnMut(u32)) -> Result<(), c_int> {
     Ok(())
 }
 
-/// The names in an answer of `getdents64`: a record has its length in bytes 16 and 17 and its name from byte 19 on.
+/// Calls `visit` with each name in an answer of `getdents64`. A record has its length in bytes 16 and 17, and its name
+/// from byte 19 on.
 fn each_name(mut entries: &[u8], mut visit: impl FnMut(&[u8])) {
     while let Some(&[low, high]) = entries.get(16..18) {
         let Some((entry, rest)) = entries.split_at_checked(usize::from(u16::from_ne_bytes([low, high]))) else {
@@ -233,7 +234,8 @@ pub(crate) fn pipe() -> Option<(Descriptor, Descriptor)> {
     made.then(|| (Descriptor::of_number(ends[0]), Descriptor::of_number(ends[1])))
 }
 
-/// Waits until something can be read from a descriptor, or its other end is closed, for so many milliseconds.
+/// Waits until something can be read from a descriptor, or its other end is closed; `milliseconds` at most. Returns
+/// whether that happened.
 pub(crate) fn wait_readable(descriptor: Descriptor, milliseconds: c_int) -> bool {
     let _errno = KeepErrno::new();
     let time = libc::timespec { tv_sec: 0, tv_nsec: (milliseconds * 1_000_000).into() };
@@ -242,7 +244,7 @@ pub(crate) fn wait_readable(descriptor: Descriptor, milliseconds: c_int) -> bool
     unsafe { libc::syscall(libc::SYS_ppoll, &raw mut waiting, 1, &raw const time, 0, 0) > 0 }
 }
 
-/// Reads words of a file from a place on; whether there were as many.
+/// Fills `words` from a file, from byte `offset` on, and returns whether there were as many.
 pub(crate) fn read_at(file: Descriptor, words: &mut [u64], offset: u64) -> bool {
     let _errno = KeepErrno::new();
     let bytes = size_of_val(words);
@@ -251,10 +253,11 @@ pub(crate) fn read_at(file: Descriptor, words: &mut [u64], offset: u64) -> bool 
     usize::try_from(read) == Ok(bytes)
 }
 
-/// A copy of the process, with a copy of the calling thread alone: its number in the parent, `None` in the child.
+/// Copies the process, with a copy of the calling thread only. Returns the copy's number in the parent, and `None` in
+/// the child.
 ///
-/// No fork handlers run, and the child's end sends no signal. The child may call what takes no lock of the C library,
-/// and ends by [`exit_copy`].
+/// No fork handlers run, and the child's end sends no signal. The child may call functions that take no lock of the C
+/// library, and ends by [`exit_copy`].
 ///
 /// # Errors
 /// The system's number of the error.
@@ -293,11 +296,12 @@ pub(crate) fn exit_copy(status: c_int) -> ! {
 
 /// Ends a copy of the process from outside.
 pub(crate) fn kill_copy(child: c_int) {
-    // SAFETY: numbers; the copy was not waited for, so its number is nobody else's.
+    // SAFETY: numbers. The copy was not waited for, so no other process has its number.
     unsafe { libc::syscall(libc::SYS_kill, child, libc::SIGKILL) };
 }
 
-/// How a copy of the process ended, as `wait4` says it; `None` if it has not. With `waits`, once it has.
+/// The status with which a copy of the process ended, as `wait4` tells it; `None` if it runs. With `waits`, waits for
+/// its end.
 pub(crate) fn status_of_copy(child: c_int, waits: bool) -> Option<c_int> {
     let _errno = KeepErrno::new();
     let mut status = 0;
@@ -308,7 +312,7 @@ pub(crate) fn status_of_copy(child: c_int, waits: bool) -> Option<c_int> {
         match ended {
             0 => return None,
             -1 if errno() == libc::EINTR => {}
-            // Somebody else waited for it: then it has ended.
+            // Other code waited for it, so it has ended.
             -1 => return Some(0),
             _ => return Some(status),
         }
@@ -348,7 +352,7 @@ mod tests {
         assert_eq!(task(number, signal), Task::Gone);
     }
 
-    /// A thread that was joined may be in the kernel for a moment still.
+    /// A thread that was joined may still be in the kernel for a moment.
     fn send_to_gone(number: u32, signal: c_int) -> Result<(), c_int> {
         let mut sent = Ok(());
         for _ in 0..1000 {

@@ -1,4 +1,4 @@
-//! Threads: their ends, their numbers, and those of the allocator's own.
+//! Threads: their ends, their numbers, and the allocator's own threads.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::MaybeUninit;
@@ -9,14 +9,14 @@ use super::KeepErrno;
 
 const KEY_UNSET: usize = usize::MAX;
 const KEY_REFUSED: usize = usize::MAX - 1;
-/// The pthread key by which ends of threads are learned.
+/// The pthread key that tells of threads' ends.
 static KEY: AtomicUsize = AtomicUsize::new(KEY_UNSET);
 
-/// Has `ended(value)` called when the calling thread ends; `value` is not null.
+/// Makes `ended(value)` run when the calling thread ends; `value` is not null.
 ///
-/// A pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked a second time:
-/// [`end_is_told_again`]). `false` when the process has no key left. The main thread's end calls nothing. All callers
-/// pass the same function, and an even address.
+/// It uses a pthread key, whose destructors run after those of C++ and Rust thread-locals (with musl, if asked for a
+/// second time: [`end_is_told_again`]). Returns `false` when the process has no key left. The main thread's end calls
+/// nothing. All callers pass the same function, and an even address.
 #[unsafe(link_section = ".text_pymalloc")]
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), value: *const ()) -> bool {
     let _errno = KeepErrno::new();
@@ -46,12 +46,12 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), value: *co
     key != KEY_REFUSED && unsafe { libc::pthread_setspecific(key as libc::pthread_key_t, value.cast()) == 0 }
 }
 
-/// Whether the thread's end that `value` tells of is told once more, in the next round of destructors: `true` the first
-/// time with musl, else `false`.
+/// Whether the thread's end will be told once more, in the next round of destructors: with musl `true` the first time,
+/// otherwise `false`. `value` is the value that the destructor got.
 ///
-/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own,
-/// and keys are called in the order in which they were made: the allocator's first, because a program allocates before
-/// it has a thread-local to destroy. What these free then should still find the thread's cache.
+/// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own.
+/// musl calls keys in the order in which they were made: the allocator's first, because a program allocates before it
+/// has a thread-local to destroy. But what the thread-locals free should still find the thread's cache.
 pub(crate) fn end_is_told_again(value: *mut c_void) -> bool {
     // The value's lowest bit says that this is the second time.
     if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
@@ -63,12 +63,13 @@ pub(crate) fn end_is_told_again(value: *mut c_void) -> bool {
     unsafe { libc::pthread_setspecific(key, value.map_addr(|address| address | 1)) == 0 }
 }
 
-/// Keeps the shared library that holds this code loaded for ever: the key's destructor must not go while a thread is
-/// left that it is to be called for, and only `dlclose` of the last of them could tell. No need to, in the main
-/// program; and with the feature `__raw` the library is linked to stay, because this may run inside the dynamic linker.
+/// Keeps the shared library that holds this code loaded for ever. The key's destructor must stay as long as there is a
+/// thread for which it has to be called, and nothing tells when the last of them is gone. The main program stays
+/// anyway. With the feature `__raw`, the library is linked so that it stays, because this may run inside the dynamic
+/// linker.
 fn stay_loaded() {
-    // SAFETY: `info` is written by dladdr where that says so, and its name lives as long as the library; opening a
-    // library that is loaded already runs nothing.
+    // SAFETY: `info` is read only if `dladdr` says that it wrote it. Its name lives as long as the library. Opening a
+    // library that is loaded already runs no code.
     #[cfg(not(any(target_feature = "crt-static", feature = "__raw")))]
     unsafe {
         let mut info: libc::Dl_info = core::mem::zeroed();
@@ -83,7 +84,7 @@ fn stay_loaded() {
 
 /// The kernel's number of the calling thread.
 pub(crate) fn thread_id() -> u32 {
-    // By its number, because the function is missing in older C libraries.
+    // By the call's number, because older C libraries lack the function.
     // SAFETY: no preconditions.
     unsafe { libc::syscall(libc::SYS_gettid) as u32 }
 }
@@ -91,24 +92,24 @@ pub(crate) fn thread_id() -> u32 {
 /// A number that no other thread of the process has at the same time; never 0. A forked child's thread keeps its
 /// parent's.
 pub(crate) fn thread_token() -> usize {
-    // SAFETY: no preconditions. An address with glibc and musl.
+    // SAFETY: no preconditions. With glibc and musl it is an address.
     unsafe { libc::pthread_self() as usize }
 }
 
-/// The least stack of a thread of the allocator's own, in an unoptimised build too. The C library takes the program's
-/// thread-locals off it.
+/// The stack that one of the allocator's own threads needs, also in an unoptimised build. The C library puts the
+/// program's thread-locals on it, too.
 const OWN_STACK_BYTES: usize = 256 << 10;
 
 /// A thread of the allocator's own.
 pub(crate) struct OwnThread(libc::pthread_t);
 
-// SAFETY: a name of a thread, which any other one may join or detach (musl's is a pointer).
+// SAFETY: it names a thread, which any other thread may join or detach (musl's is a pointer).
 unsafe impl Send for OwnThread {}
-// SAFETY: as above; by a shared reference nothing can be done.
+// SAFETY: as above; a shared reference allows nothing.
 unsafe impl Sync for OwnThread {}
 
-/// Starts a thread that runs `body(argument)`, blocks all signals, and has a small stack. By the C library alone: std's
-/// own function takes locks that a forked child may have inherited from a thread that it does not have.
+/// Starts a thread that runs `body(argument)`, blocks all signals, and has a small stack. It uses the C library only:
+/// std's function takes locks, which in a forked child a thread may hold that does not exist there.
 ///
 /// # Errors
 /// The system's number of the error.
@@ -116,7 +117,7 @@ pub(crate) fn start_thread(
     body: extern "C" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
 ) -> Result<OwnThread, c_int> {
-    // A program whose thread-locals leave no room gets the system's size of a stack.
+    // If the program's thread-locals leave no room, the thread gets a stack of the system's usual size.
     match with_signals_blocked(|| start_with_stack(Some(OWN_STACK_BYTES), body, argument)) {
         Err(libc::EINVAL) => with_signals_blocked(|| start_with_stack(None, body, argument)),
         done => done,
@@ -130,14 +131,15 @@ fn start_with_stack(
 ) -> Result<OwnThread, c_int> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut thread = MaybeUninit::<libc::pthread_t>::uninit();
-    // SAFETY: the attributes are made, used and destroyed, once each; the thread's name is written if it was started.
+    // SAFETY: the attributes are made, used and destroyed once each. The thread's name is written if the thread was
+    // started.
     unsafe {
         let error = libc::pthread_attr_init(attributes.as_mut_ptr());
         if error != 0 {
             return Err(error);
         }
         if let Some(stack_bytes) = stack_bytes {
-            // What the system does not take as a stack's size leaves the one that there is.
+            // If the system refuses this size, the usual size stays.
             libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack_bytes);
         }
         let error = libc::pthread_create(thread.as_mut_ptr(), attributes.as_ptr(), body, argument);
@@ -147,13 +149,13 @@ fn start_with_stack(
 }
 
 impl OwnThread {
-    /// Waits until it has ended.
+    /// Waits until the thread has ended.
     pub(crate) fn join(self) {
         // SAFETY: a thread that is joined once, and was not detached.
         unsafe { libc::pthread_join(self.0, ptr::null_mut()) };
     }
 
-    /// Lets it end by itself.
+    /// Lets the thread end by itself.
     pub(crate) fn detach(self) {
         // SAFETY: a thread that is neither joined nor detached yet.
         unsafe { libc::pthread_detach(self.0) };

@@ -1,11 +1,11 @@
-//! What is called when the program is loaded, a thread ends, and the process ends.
+//! Functions that run when the program is loaded, when a thread ends, and when the process ends.
 //!
 //! # TLS callbacks
-//! A table of functions in the program's or library's file. Windows calls them, all at each occasion, when a thread ends
-//! and when the process does. The linker sorts the table by the names of its sections, from `.CRT$XLA` to `.CRT$XLZ`.
-//! std destroys thread-locals in `.CRT$XLB`, the C library its own in `.CRT$XLD`. So a thread's cache is there while they
-//! free, and is given up behind them. (Callbacks of fiber-local storage come before all of these: they would be too
-//! early.)
+//! The program's or library's file has a table of functions. Windows calls all of them when a thread ends, and when the
+//! process ends. The linker sorts the table by the names of its sections, from `.CRT$XLA` to `.CRT$XLZ`. std destroys
+//! thread-locals in `.CRT$XLB`, and the C library destroys its own in `.CRT$XLD`. So a thread's cache is still there
+//! while they free, and is given up after that. (Callbacks of fiber-local storage come before all of these: they would
+//! be too early.)
 //!
 //! | section | what |
 //! |---|---|
@@ -17,23 +17,23 @@
 //! Functions in `.CRT$XCA` to `.CRT$XCZ` are called before `main`.
 //!
 //! # The process's end
-//! Where `main` returns, or C's `exit` is called, the functions of `atexit` run first, while the other threads still do;
-//! std's `exit` passes them by. Then Windows ends all other threads, wherever they are, and calls the TLS callbacks in
+//! When `main` returns, or C's `exit` is called, the functions of `atexit` run first, while the other threads still
+//! run; std's `exit` skips them. Then Windows ends all other threads, wherever they are, and calls the TLS callbacks in
 //! the thread that asked for the end. Nothing is called when the process is ended from outside or aborts. (Wine 8 calls
-//! the callbacks of libraries there, but not those of the program.) Unloading a library calls its table, too; the crate
+//! the callbacks of libraries there, but not those of the program.) Unloading a library calls its table, too. The crate
 //! keeps its own library loaded (`stay_loaded`), and a call that comes all the same does nothing.
 
 use core::ffi::c_void;
 
 use super::{is_ending, process, threads};
 
-/// A TLS callback: the module, why it is called, and nothing of use.
+/// A TLS callback. Its arguments are the module, the reason of the call, and one without use.
 pub(crate) type Callback = unsafe extern "system" fn(*mut c_void, u32, *mut c_void);
 
 const THREAD_DETACH: u32 = 3;
 pub(crate) const PROCESS_DETACH: u32 = 0;
 
-/// Has a function of the crate called when the program is loaded, before `main`.
+/// Registers a function of the crate to run when the program is loaded, before `main`.
 macro_rules! at_start {
     ($function:ident) => {
         const _: () = {
@@ -45,7 +45,7 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
-/// Has a function of the crate called when the process exits, as one of the last: once or twice.
+/// Registers a function of the crate to run when the process exits, as one of the last. It runs once or twice.
 macro_rules! at_end {
     ($function:ident) => {
         $crate::os::when_process_ends!($function, ".CRT$XLY");
@@ -62,7 +62,7 @@ macro_rules! at_end {
 }
 pub(crate) use at_end;
 
-/// Has a function of the crate called when the process exits and no other thread is left, before anything else is.
+/// Registers a function of the crate to run when the process exits and no other thread is left, before anything else.
 macro_rules! when_alone {
     ($function:ident) => {
         $crate::os::when_process_ends!($function, ".CRT$XLAP");

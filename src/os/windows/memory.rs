@@ -1,10 +1,10 @@
 //! Memory from Windows and back to it: addresses are *reserved*, and memory for them is *committed*.
 //!
-//! Committed memory counts against what the system has (its commit limit), touched or not: so arenas are reserved, and
-//! their pools are committed one by one, when they are taken. What is purged is decommitted.
+//! Committed memory counts against the system's commit limit, touched or not. So arenas are reserved, and their pools
+//! are committed one by one, when they are taken. A purge decommits memory.
 //!
-//! A reservation begins at a multiple of [`GRANULARITY_BYTES`] and is released as a whole. So what has to be aligned
-//! better lies in a reservation that is larger by that much; of the rest only addresses are lost.
+//! A reservation begins at a multiple of [`GRANULARITY_BYTES`] and is released as a whole. So memory that needs a
+//! larger alignment lies in a reservation that is larger by that much; of the rest, only addresses are lost.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -26,7 +26,7 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
     let spare_bytes = if align <= GRANULARITY_BYTES { 0 } else { align - GRANULARITY_BYTES };
     let all_bytes = bytes.checked_add(spare_bytes)?;
-    // SAFETY: new addresses of the system's choice disturb nobody.
+    // SAFETY: new addresses of the system's choice disturb nothing.
     let start = unsafe { sys::VirtualAlloc(ptr::null_mut(), all_bytes, sys::MEM_RESERVE, sys::PAGE_NOACCESS) };
     let start = NonNull::new(start.cast::<u8>())?;
     let skip_bytes = start.addr().get().next_multiple_of(align) - start.addr().get();
@@ -34,7 +34,7 @@ pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     Some(unsafe { start.add(skip_bytes) })
 }
 
-/// Commits the range, of which some may be committed already: that keeps its contents.
+/// Commits the range. Parts that are committed already keep their contents.
 ///
 /// # Safety
 /// The range was reserved.
@@ -51,14 +51,14 @@ pub(crate) fn map(bytes: usize, align: usize) -> Option<NonNull<u8>> {
 
 pub(crate) fn map_guarded(bytes: usize, guard_bytes: usize) -> Option<NonNull<u8>> {
     let guard = reserve(bytes.checked_add(2 * guard_bytes)?, guard_bytes)?;
-    // What is not committed can't be touched.
+    // Memory that is not committed can't be touched: that makes the guards.
     // SAFETY: inside of the reservation.
     commit_new(guard, unsafe { guard.add(guard_bytes) }, bytes)
 }
 
-/// Commits a range of a new reservation, or releases that.
+/// Commits a range of a new reservation. If that fails, releases the reservation.
 fn commit_new(reserved: NonNull<u8>, start: NonNull<u8>, bytes: usize) -> Option<NonNull<u8>> {
-    // SAFETY: reserved just now, and nobody else knows it.
+    // SAFETY: reserved just now, and no other thread knows it.
     unsafe {
         if commit(start, bytes) {
             return Some(start);
@@ -68,13 +68,13 @@ fn commit_new(reserved: NonNull<u8>, start: NonNull<u8>, bytes: usize) -> Option
     None
 }
 
-/// What Windows knows of the OS pages from an address on that are alike.
+/// The state of the OS page at an address, and of those behind it that have the same state.
 fn query(address: *const u8) -> Option<sys::MemoryBasicInformation> {
     let mut answer = MaybeUninit::uninit();
     let bytes = size_of::<sys::MemoryBasicInformation>();
     // SAFETY: a place for the answer, of that length; an address is only looked up.
     let written = unsafe { sys::VirtualQuery(address.cast(), answer.as_mut_ptr(), bytes) };
-    // SAFETY: written, where that is what the function says.
+    // SAFETY: the function says that it has written all of it.
     (written == bytes).then(|| unsafe { answer.assume_init() })
 }
 
@@ -86,7 +86,7 @@ pub(crate) unsafe fn unmap(start: NonNull<u8>, _bytes: usize) -> bool {
         .is_some_and(|known| unsafe { sys::VirtualFree(known.allocation_base, 0, sys::MEM_RELEASE) != 0 })
 }
 
-/// Not offered: between giving the memory back and committing it anew, there may be none.
+/// Not offered: once the memory is given back, there may be none to commit anew.
 pub(crate) const unsafe fn purge(_start: NonNull<u8>, _bytes: usize) -> bool {
     false
 }
@@ -100,10 +100,11 @@ pub(crate) unsafe fn decommit_each(ranges: &[MemoryRange]) -> usize {
     ranges.iter().take_while(decommitted).count()
 }
 
-/// Large pages need a privilege, can't be decommitted in parts, and are never swapped out: not for everybody's heap.
+/// Large pages need a privilege, can't be decommitted in parts, and are never swapped out. That does not suit every
+/// program's heap.
 pub(crate) const unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool) {}
 
-/// Windows brings neighbours of a touched OS page in by itself.
+/// Windows brings in the neighbours of a touched OS page by itself.
 pub(crate) const unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
 /// Bytes of whole OS pages that are in the working set.
@@ -119,7 +120,7 @@ pub(crate) fn resident_bytes(start: NonNull<u8>, bytes: usize) -> Option<usize> 
             page.address = start.as_ptr().wrapping_add(offset + number * PAGE_BYTES).cast::<c_void>();
         }
         let asked = &mut pages[..count];
-        // SAFETY: so many questions with room for their answers; addresses are only looked up.
+        // SAFETY: the questions have room for their answers; addresses are only looked up.
         let told =
             unsafe { sys::K32QueryWorkingSetEx(sys::THIS_PROCESS, asked.as_mut_ptr(), size_of_val(asked) as u32) };
         if told == 0 {

@@ -1,6 +1,6 @@
 //! Windows, 64-bit: `VirtualAlloc`, `WaitOnAddress` and TLS callbacks. There is no fork, no signal and no cancellation.
 //!
-//! What differs by platform is in `docs/design/15-platforms.md`.
+//! `docs/design/15-platforms.md` says what differs between platforms.
 
 mod callbacks;
 mod memory;
@@ -26,10 +26,10 @@ pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
 use super::{MemoryRange, SystemMalloc};
 
 pub(crate) const SUPPORTED: bool = true;
-/// The tracer's walk up a stack is by the rules of ELF files.
+/// The tracer walks up a stack by the rules of ELF files.
 #[cfg(feature = "trace")]
 pub(crate) const TRACES: bool = false;
-/// Memory of arenas is committed before it is used: the system has promised that much memory then, touched or not.
+/// Memory of arenas is committed before it is used. Then the system has promised that much memory, touched or not.
 pub(crate) const COMMITS: bool = true;
 /// The process's end stops the other threads wherever they are, inside the allocator, too.
 pub(crate) const KILLS_THREADS_AT_EXIT: bool = true;
@@ -51,7 +51,7 @@ impl Drop for KeepErrno {
     }
 }
 
-/// Nothing to hold off: a thread is ended by another one only in ways that no program may use.
+/// Nothing to hold off: one thread can end another only in ways that no program may use.
 #[derive(Debug)]
 #[allow(unreachable_pub, reason = "as on other platforms")]
 pub struct NoCancellation;
@@ -69,13 +69,13 @@ pub(crate) fn system_malloc() -> Option<SystemMalloc> {
     None
 }
 
-/// The process's heap keeps what is free by rules of its own.
+/// The process's heap keeps free memory by rules of its own.
 pub(crate) fn let_malloc_keep(_bytes: usize) {}
 
 /// As above.
 pub(crate) fn trim_malloc() {}
 
-/// Without the tracer's walk nobody asks.
+/// Never called, because the tracer walks no stack here.
 #[cfg(feature = "trace")]
 pub(crate) fn is_readable(_address: usize) -> bool {
     false

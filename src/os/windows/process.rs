@@ -1,4 +1,4 @@
-//! The process: what it was started with, its end, and its last words.
+//! The process: its environment, its end, and the message before an abort.
 
 use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_int};
@@ -16,41 +16,41 @@ pub(crate) const fn on_fork(
     true
 }
 
-/// Bytes of an environment variable's value, at most; the values that are asked for are a few words.
+/// The most bytes of an environment variable's value. The values that are asked for are a few words.
 const VALUE_BYTES_MAX: usize = 512;
 
 struct Value(UnsafeCell<[u8; VALUE_BYTES_MAX]>);
 
-// SAFETY: touched by `environment` alone, before `main`, when there is one thread that may.
+// SAFETY: only `environment` touches it, before `main`, when only one thread may.
 unsafe impl Sync for Value {}
 
-/// The value of an environment variable; `None`, too, if it is longer than any that means something. Only before
-/// `main`, and once.
+/// The value of an environment variable; `None`, too, if it is longer than any that has a meaning. To be called only
+/// before `main`, and once.
 pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
     static VALUE: Value = Value(UnsafeCell::new([0; VALUE_BYTES_MAX]));
     let _errno = KeepErrno::new();
-    // SAFETY: before `main` this thread alone is here; the one variable that is asked for is asked for once.
+    // SAFETY: before `main` no other thread is here, and the one variable that is asked for is asked for once.
     let value = unsafe { &mut *VALUE.0.get() };
     // SAFETY: a name that ends in a zero byte, and a buffer of that length.
     let length =
         unsafe { sys::GetEnvironmentVariableA(name.as_ptr().cast(), value.as_mut_ptr(), VALUE_BYTES_MAX as u32) };
-    // 0 where there is none; more than the buffer has where it does not fit.
+    // 0 if there is none; more than the buffer has if the value does not fit.
     let length = usize::try_from(length).unwrap_or(0);
     if length == 0 { None } else { value.get(..length) }
 }
 
-/// What [`on_exit`] registered, until it was called: one function, of the reports.
+/// The function that [`on_exit`] registered, until it is called: only the reports register one.
 static AT_EXIT: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Has `function` called once when the process exits: by `atexit`, or, since std's `exit` passes that by, behind the
-/// destructors of the last thread's thread-locals. `false` if one is registered already.
+/// Registers `function` to run once when the process exits: by `atexit`, or, because std's `exit` skips that, after the
+/// destructors of the last thread's thread-locals. Returns `false` if a function is registered already.
 pub(crate) fn on_exit(function: extern "C" fn()) -> bool {
     // Relaxed: registered before `main`, and taken by one thread.
     AT_EXIT.compare_exchange(ptr::null_mut(), function as *mut (), Ordering::Relaxed, Ordering::Relaxed).is_ok()
         && at_exit(run_on_exit)
 }
 
-/// Has `function` called when `main` returns, or by C's `exit`.
+/// Registers `function` to run when `main` returns, or by C's `exit`.
 pub(crate) fn at_exit(function: extern "C" fn()) -> bool {
     // SAFETY: a function that lives as long as the program, because the library stays loaded.
     unsafe { libc::atexit(function) == 0 }
@@ -87,7 +87,7 @@ pub(crate) fn process_id() -> u32 {
     unsafe { sys::GetCurrentProcessId() }
 }
 
-/// A number that nobody outside can foretell.
+/// A number that no attacker can predict.
 #[cfg(feature = "hardened")]
 pub(crate) fn random_number() -> u64 {
     let mut number = [0_u8; 8];
@@ -96,10 +96,10 @@ pub(crate) fn random_number() -> u64 {
     u64::from_ne_bytes(number)
 }
 
-/// Writes to stderr what is said before an abort.
+/// Writes the message before an abort to stderr.
 pub(crate) fn write_stderr(bytes: &[u8]) {
     let _errno = KeepErrno::new();
-    // SAFETY: no preconditions. Null, or -1, where there is no stderr: then the writing fails.
+    // SAFETY: no preconditions. The result is null or -1 if there is no stderr; then the writing fails.
     let stderr = unsafe { sys::GetStdHandle(sys::STD_ERROR_HANDLE) };
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -107,15 +107,15 @@ pub(crate) fn write_stderr(bytes: &[u8]) {
         // SAFETY: a readable buffer of that length, and a place for the answer.
         let done = unsafe { sys::WriteFile(stderr, rest.as_ptr(), count, &raw mut written, ptr::null_mut()) };
         if done == 0 || written == 0 {
-            // Nobody is left to tell.
+            // There is nobody to tell.
             return;
         }
         rest = rest.get(written as usize..).unwrap_or_default();
     }
 }
 
-/// Writes a report to stderr. A handle, unlike a descriptor, is looked up at each call, so that it is what the program
-/// says its stderr is.
+/// Writes a report to stderr. Unlike a descriptor, the handle is looked up at each call, so it is always the program's
+/// present stderr.
 pub(crate) fn report_stderr(bytes: &[u8]) {
     write_stderr(bytes);
 }

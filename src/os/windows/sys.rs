@@ -1,5 +1,5 @@
-//! The functions of Windows that are used, declared here: two dozen, so that the default build depends on no crate for
-//! them. Names and types are those of Microsoft's documentation.
+//! The two dozen functions of Windows that are used. They are declared here, so that the default build depends on no
+//! crate for them. Names and types are those of Microsoft's documentation.
 
 use core::ffi::c_void;
 
@@ -91,7 +91,7 @@ unsafe extern "system" {
     pub(super) fn RtlDllShutdownInProgress() -> u8;
 }
 
-// No import library of MinGW's has it; every program of std's imports it already.
+// No import library of MinGW's has it; every program with std imports it already.
 #[cfg(feature = "hardened")]
 #[link(name = "bcryptprimitives", kind = "raw-dylib")]
 unsafe extern "system" {

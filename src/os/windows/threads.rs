@@ -1,4 +1,4 @@
-//! Threads: their ends, their numbers, and those of the allocator's own.
+//! Threads: their ends, their numbers, and the allocator's own threads.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr::{self, NonNull};
@@ -6,14 +6,14 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use super::{KeepErrno, is_ending, sys};
 
-/// What is called at each thread's end; null while no thread has asked for it.
+/// The function to call at each thread's end; null while no thread has asked for it.
 static ENDED: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
 
-/// Has `ended(value)` called when the calling thread ends; `value` is not null. All callers pass the same function.
+/// Makes `ended` run when the calling thread ends. All callers pass the same function.
 ///
-/// By a TLS callback (`callbacks`), behind the destructors of thread-locals. It is called at the end of any thread that
-/// was there when the first one asked, or started later; and it gets another value, which is not null either. A thread
-/// that is ended by `TerminateThread`, and the one that ends the process, are not told.
+/// A TLS callback (`callbacks`) calls it, after the destructors of thread-locals. After the first call of this
+/// function, `ended` runs at the end of every thread. Its argument is not `_value`, but is not null either. It does not
+/// run when `TerminateThread` ends a thread, nor in the thread that ends the process.
 pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), _value: *const ()) -> bool {
     // Relaxed: a function, and always the same.
     if ENDED.load(Ordering::Relaxed).is_null() {
@@ -23,7 +23,7 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), _value: *c
     true
 }
 
-/// The calling thread ends.
+/// Calls the function for the calling thread, which ends.
 pub(super) fn tell_end() {
     // Relaxed: as above.
     let ended = ENDED.load(Ordering::Relaxed);
@@ -36,13 +36,13 @@ pub(super) fn tell_end() {
     }
 }
 
-/// A thread's end is told once.
+/// A thread's end is told only once.
 pub(crate) const fn end_is_told_again(_value: *mut c_void) -> bool {
     false
 }
 
-/// Keeps the library that holds this code loaded for ever: its heap has blocks that others may free later, and would be
-/// lost with all of its memory.
+/// Keeps the library that holds this code loaded for ever: its heap has blocks that other code may free later, and all
+/// of its memory would be lost.
 fn stay_loaded() {
     let _errno = KeepErrno::new();
     let here: fn() = stay_loaded;
@@ -63,29 +63,30 @@ pub(crate) fn thread_token() -> usize {
     thread_id() as usize
 }
 
-/// The least stack of a thread of the allocator's own, in an unoptimised build too.
+/// The stack that one of the allocator's own threads needs, also in an unoptimised build.
 const OWN_STACK_BYTES: usize = 256 << 10;
 
-/// What a thread of the allocator's own and its starter share; on the process's heap.
+/// The data that one of the allocator's own threads and its starter share; on the process's heap.
 struct Shared {
     body: extern "C" fn(*mut c_void) -> *mut c_void,
     argument: *mut c_void,
-    /// [`RUNS`], and then [`DONE`] or [`LEFT_ALONE`]; who finds the other's frees it.
+    /// [`RUNS`] at first. The thread sets [`DONE`], its starter may set [`LEFT_ALONE`]; the one that comes second frees
+    /// the data.
     state: AtomicU32,
 }
 
 const RUNS: u32 = 0;
 /// The body has returned.
 const DONE: u32 = 1;
-/// Nobody will join it.
+/// No thread will join it.
 const LEFT_ALONE: u32 = 2;
 
 /// A thread of the allocator's own.
 pub(crate) struct OwnThread(NonNull<Shared>);
 
-// SAFETY: what it points at is touched by atomics, until one of the two frees it.
+// SAFETY: the shared data is touched by atomics, until one of the two threads frees it.
 unsafe impl Send for OwnThread {}
-// SAFETY: as above; by a shared reference nothing can be done.
+// SAFETY: as above; a shared reference allows nothing.
 unsafe impl Sync for OwnThread {}
 
 /// Starts a thread that runs `body(argument)`, and has a small stack.
@@ -102,7 +103,7 @@ pub(crate) fn start_thread(
     // SAFETY: new memory, of that size; the process's heap aligns to 16 bytes.
     unsafe { shared.write(Shared { body, argument, state: AtomicU32::new(RUNS) }) };
     let flags = sys::STACK_SIZE_PARAM_IS_A_RESERVATION;
-    // SAFETY: the function gets what it expects, which stays until it has set the state.
+    // SAFETY: the function gets the pointer that it expects, which stays valid until it has set the state.
     let thread = unsafe {
         sys::CreateThread(ptr::null_mut(), OWN_STACK_BYTES, run, shared.as_ptr().cast(), flags, ptr::null_mut())
     };
@@ -112,7 +113,7 @@ pub(crate) fn start_thread(
         unsafe { free(shared) };
         return Err(error);
     }
-    // It runs on without its handle.
+    // The thread runs on without its handle.
     // SAFETY: the handle made just now.
     unsafe { sys::CloseHandle(thread) };
     Ok(OwnThread(shared))
@@ -124,19 +125,19 @@ fn error() -> c_int {
 }
 
 /// # Safety
-/// `shared` is from `start_thread`, and nobody uses it any more.
+/// `shared` is from `start_thread`, and is no longer used.
 unsafe fn free(shared: NonNull<Shared>) {
     // SAFETY: the caller's promise.
     unsafe { sys::HeapFree(sys::GetProcessHeap(), 0, shared.as_ptr().cast()) };
 }
 
 unsafe extern "system" fn run(shared: *mut c_void) -> u32 {
-    // SAFETY: from `start_thread`, and freed by who is the second to change the state.
+    // SAFETY: from `start_thread`; the second thread to change the state frees it.
     let shared = unsafe { NonNull::new_unchecked(shared.cast::<Shared>()) };
     // SAFETY: as above.
     let (body, argument) = unsafe { (shared.as_ref().body, shared.as_ref().argument) };
     body(argument);
-    // SAFETY: as above; not touched after it is DONE, but by its address.
+    // SAFETY: as above. Once it is DONE, only its address is used.
     unsafe {
         let state = &raw const (*shared.as_ptr()).state;
         // AcqRel: what the body did happens before `join` returns; pairs with its Acquire, and with `detach`'s AcqRel.
@@ -150,10 +151,11 @@ unsafe extern "system" fn run(shared: *mut c_void) -> u32 {
 }
 
 impl OwnThread {
-    /// Waits until its body has returned; not for its end, which may have to wait for a lock of the loader's that the
-    /// caller holds, where a thread-local's destructor calls. At the process's end there is no such thread any more.
+    /// Waits until its body has returned. It does not wait for the thread's end, which may need a lock of the loader's;
+    /// a thread-local's destructor that calls this holds that lock. At the process's end the thread does not exist any
+    /// more.
     pub(crate) fn join(self) {
-        // SAFETY: it is not freed before this function or `detach` has seen to that.
+        // SAFETY: it is not freed before this function or `detach` frees it.
         let state = unsafe { &self.0.as_ref().state };
         // Acquire: pairs with the AcqRel of `run`.
         while state.load(Ordering::Acquire) == RUNS {
@@ -166,7 +168,7 @@ impl OwnThread {
         unsafe { free(self.0) };
     }
 
-    /// Lets it end by itself.
+    /// Lets the thread end by itself.
     pub(crate) fn detach(self) {
         // SAFETY: as in `join`.
         let before = unsafe { self.0.as_ref() }.state.swap(LEFT_ALONE, Ordering::AcqRel);
@@ -176,6 +178,6 @@ impl OwnThread {
         }
     }
 
-    /// Threads are known by their numbers here.
+    /// Threads have only numbers here, no names.
     pub(crate) fn name_this(_name: &CStr) {}
 }

@@ -19,7 +19,7 @@ pub(crate) fn futex_wait(word: &AtomicU32, expected: u32) {
 
 /// [`futex_wait`] that ends after `time` at the latest.
 pub(crate) fn futex_wait_for(word: &AtomicU32, expected: u32, time: Duration) {
-    // Rounded up, or else a wait for the last fraction would be none.
+    // Rounded up: otherwise a wait for the last fraction of a millisecond would be no wait.
     let milliseconds = time.as_nanos().div_ceil(1_000_000);
     sleep(word, expected, u32::try_from(milliseconds).unwrap_or(sys::INFINITE - 1).min(sys::INFINITE - 1));
 }
