@@ -76,7 +76,7 @@ impl Heap {
         self.sets.count()
     }
 
-    /// Whether new caches are to be poisoned: asked under the new cache's door, after it was registered.
+    /// Whether new caches are poisoned. A new cache asks under its door, after it was registered.
     pub(crate) fn poisons(&self) -> bool {
         // Relaxed: ordered by the heap's lock, which the register's writer and `set_poisons` both take.
         self.poisons.load(Ordering::Relaxed) != 0
