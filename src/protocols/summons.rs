@@ -3,8 +3,8 @@
 //! # Protocol
 //! A summons is free, or belongs to one call of one thread. Its word is the call's number and a phase:
 //! - *call*, by the caller: `Free → Called`; then it tells the other thread of it (by a signal with the number).
-//! - *arrive*, by the called thread: `Called → Arriving` by compare-exchange; it writes its answer; `Arriving →
-//!   Standing`; it wakes the caller, and sleeps while the word stays the same.
+//! - *arrive*, by the called thread: `Called → Arriving` by compare-exchange. Then it writes its answer, and then
+//!   `Arriving → Standing`. It wakes the caller, and sleeps while the word stays the same.
 //! - *abandon*, by a caller that no longer waits: `Called → Free` by compare-exchange. If that fails, the called thread
 //!   is arriving or stands. Then the caller waits until it stands, for a few of its instructions.
 //! - *dismiss*, by the caller: `Standing → Free`, and it wakes the called thread.
