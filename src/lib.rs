@@ -95,6 +95,18 @@ pub use purge::{PurgeConfig, PurgeThread};
 pub use pymalloc_object_pool as object_pool;
 
 /// Statistics of the heap: the types that [`stats()`], [`thread_caches()`] and [`self_check()`] return.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::stats::Stats;
+///
+/// let words = vec![String::from("a block"); 100];
+/// let stats: Stats = pymalloc::stats();
+/// # if !cfg!(pymalloc_bypass) {
+/// assert!(stats.blocks_live() >= words.len());
+/// # }
+/// println!("{stats}");
+/// ```
 pub mod stats {
     pub use crate::inspect::check::Corruption;
     pub use crate::inspect::stats::{ByteStats, CacheStats, CacheUse, ClassStats, Stats};
@@ -102,11 +114,30 @@ pub mod stats {
 }
 
 /// Maps of the heap: the types that [`heap_map()`] returns, every pool as data, and pictures of it.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::heap_map::PoolUse;
+///
+/// let map = pymalloc::heap_map();
+/// let pools = map.arenas.iter().flat_map(|arena| &arena.pools);
+/// let unused = pools.filter(|pool| pool.used_for == PoolUse::Unused).count();
+/// println!("{unused} pools are free");
+/// ```
 pub mod heap_map {
     pub use crate::inspect::heap_map::{ArenaMap, HeapMap, PoolMap, PoolUse};
 }
 
 /// Measurements of a closure: the type that [`measure()`] returns.
+///
+/// ```
+/// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
+/// use pymalloc::measure::Measured;
+///
+/// let (numbers, measured): (_, Measured) = pymalloc::measure(|| vec![1_u64; 10]);
+/// assert_eq!((measured.blocks_live, measured.bytes_live), (1, 80));
+/// # drop(numbers);
+/// ```
 pub mod measure {
     pub use crate::inspect::measure::Measured;
 }

@@ -42,9 +42,9 @@ pub fn stats() -> Stats {
 
 /// Counts the blocks in the program's hands, as Python's `sys.getallocatedblocks()` does.
 ///
-/// It counts small blocks, and those of [`Medium`](crate::Medium) if the program uses that. The count is as exact as
-/// that of [`stats`], and takes less time, because no bitmap is read. If it grows from one run of a task to the next,
-/// the task leaks.
+/// It counts small blocks, and the blocks of [`Medium`](crate::Medium) if the program uses that. It is as exact as
+/// [`stats`], and takes less time, because it reads no bitmap. If it grows from one run of a task to the next, the task
+/// leaks.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -62,8 +62,8 @@ pub fn allocated_blocks() -> usize {
 
 /// Counts the blocks and pools of each thread cache; the list is in no order.
 ///
-/// The list has the caches of running threads, those that ended threads parked, and the spare set. A parked cache that
-/// has neither blocks nor pools is left out.
+/// The list has the caches of running threads, the caches that ended threads parked, and the spare set. A parked cache
+/// that has neither blocks nor pools is left out.
 ///
 /// The rules of [`stats`] apply, except that the list itself is allocated.
 ///

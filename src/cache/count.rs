@@ -67,7 +67,7 @@ mod counts {
             SizeClass::all().map(|class| gone(class) as u64).sum()
         }
 
-        /// Adds the cache's count to that of threads without a cache: this one is empty, no thread has it, and bare
+        /// Adds the cache's count to the one of threads without a cache. The cache is empty, no thread has it, and bare
         /// sets are not walked.
         pub(crate) fn retire_count(&self, door: Door<'_>) {
             // Relaxed: a count alone.

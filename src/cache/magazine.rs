@@ -68,7 +68,7 @@ const _: () = assert!(capacity_max(SizeClass::LARGEST) >= MAGAZINE_SLOTS_MIN);
 /// The block added last; null if there is none. A plain read, which the compiler merges into the comparison.
 ///
 /// # Safety
-/// `top` is that of a magazine which belongs to the calling thread and has an array.
+/// `top` belongs to a magazine of the calling thread, and the magazine has an array.
 #[inline(always)]
 pub(super) unsafe fn last(top: *mut Slot) -> *mut u8 {
     // SAFETY: the last slot in use, or the one in front of the first (*Bounds*). Only this thread writes the slots

@@ -11,11 +11,11 @@
 //!
 //! The slot (in `tls`) is the crate's only thread-local. It has no destructor and a constant initial value, so reaching
 //! it is a load or two and never allocates. (In a library, the loader may allocate by the C library's `malloc` when a
-//! thread first reaches it.) A pthread key tells of the thread's end: the destructors of keys run after those of Rust's
-//! and C++'s thread-locals. Destructors of other keys that run later use the spare set. (POSIX runs them in a limited
-//! number of rounds. If a thread's very first small request comes from a destructor in the last round, with musl in the
-//! last two, the thread leaves its cache behind.) On Windows a TLS callback tells of the end, also after the
-//! destructors of thread-locals (`os/windows/callbacks.rs`).
+//! thread first reaches it.) A pthread key tells of the thread's end: keys' destructors run after the destructors of
+//! Rust's and C++'s thread-locals. Destructors of other keys that run later use the spare set. (POSIX runs them in a
+//! limited number of rounds. If a thread's very first small request comes from a destructor in the last round, with
+//! musl in the last two, the thread leaves its cache behind.) On Windows a TLS callback tells of the end, also after
+//! the destructors of thread-locals (`os/windows/callbacks.rs`).
 
 use core::ffi::c_void;
 use core::ptr;

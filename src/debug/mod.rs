@@ -5,6 +5,18 @@
 //! and no address is read before it is known to be a block's. Freed blocks wait in a quarantine before the inner
 //! allocator gets them back, so that writes into them are found.
 //!
+//! ```
+//! use pymalloc::Pymalloc;
+//! use pymalloc::debug::DebugAlloc;
+//!
+//! #[global_allocator]
+//! static GLOBAL: DebugAlloc<Pymalloc> = DebugAlloc::new(Pymalloc::new());
+//!
+//! let bytes = vec![1_u8; 100];
+//! let checked = GLOBAL.check_all(); // aborts if a write went beyond a block
+//! assert!(checked.bytes_live >= bytes.len());
+//! ```
+//!
 //! # Files
 //! | file | what |
 //! |---|---|

@@ -55,15 +55,16 @@ type States = [BlockState; ARENA_BYTES / CLASS_STEP_BYTES];
 pub(crate) struct Arena {
     /// First byte of the arena's memory. Written before the arena is in the address map.
     start: Cell<*mut u8>,
-    /// Whether huge pages were asked for. Heap lock.
+    /// Whether huge pages were asked for. Under the heap's lock.
     pub(crate) huge: Cell<bool>,
-    /// Pools whose memory came all at once, with a huge page or by one call, and was not given back since. Heap lock.
+    /// Pools whose memory came all at once, with a huge page or by one call, and was not given back since. Under the
+    /// heap's lock.
     pub(crate) backed: Cell<u64>,
-    /// Pools that no set owns. Heap lock.
+    /// Pools that no set owns. Under the heap's lock.
     pub(crate) free: Cell<u64>,
-    /// Free pools that have memory, as far as is known: touched or backed. Heap lock.
+    /// Free pools that have memory, as far as is known: touched or backed. Under the heap's lock.
     pub(crate) dirty: Cell<u64>,
-    /// Neighbours in the list of arenas with the same number of free pools. Heap lock.
+    /// Neighbours in the list of arenas with the same number of free pools. Under the heap's lock.
     pub(crate) next: Cell<Option<ArenaRef>>,
     pub(crate) previous: Cell<Option<ArenaRef>>,
     /// One tag per pool. A thread that holds the owner's door may write it while no block of the pool is outside; so
@@ -224,24 +225,24 @@ impl PoolRef {
         self.index
     }
 
-    /// Whether the pool's memory came all at once and was not given back since. Heap lock.
+    /// Whether the pool's memory came all at once and was not given back since. Under the heap's lock.
     pub(crate) fn is_backed(self) -> bool {
         self.is_any_backed(1)
     }
 
-    /// The same for any of `pools` pools, from this one on. Heap lock.
+    /// The same for any of `pools` pools, from this one on. Under the heap's lock.
     pub(crate) fn is_any_backed(self, pools: usize) -> bool {
         self.arena.backed.get() & self.run_mask(pools) != 0
     }
 
-    /// Notes whether `pools` pools are backed, from this one on. Heap lock.
+    /// Notes whether `pools` pools are backed, from this one on. Under the heap's lock.
     pub(crate) fn set_backed(self, pools: usize, backed: bool) {
         let all = &self.arena.backed;
         let bits = self.run_mask(pools);
         all.set(if backed { all.get() | bits } else { all.get() & !bits });
     }
 
-    /// Whether the pool has memory, as far as is known. Heap lock.
+    /// Whether the pool has memory, as far as is known. Under the heap's lock.
     pub(crate) fn has_memory(self) -> bool {
         self.is_backed() || self.pool().is_touched()
     }
@@ -271,7 +272,7 @@ impl PoolRef {
         self.pool().set_touched_bytes(touched_bytes);
     }
 
-    /// The reverse of [`join`](Self::join). Heap lock.
+    /// The reverse of [`join`](Self::join). Under the heap's lock.
     pub(crate) fn split(self, pools: usize) {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());

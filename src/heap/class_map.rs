@@ -195,7 +195,7 @@ mod tests {
                 assert_eq!(map.class_of(outside), None);
             }
             assert_eq!(map.class_of(start), Some(SizeClass::LARGEST));
-            // Whole, with room above and more below.
+            // The window has room above the first arena, and more below.
             for inside in [start + window / 8, start - window / 2] {
                 map.enter(inside, SizeClass::SMALLEST);
                 assert_eq!(map.class_of(inside), Some(SizeClass::SMALLEST));

@@ -56,8 +56,8 @@ impl Metadata {
         self.cut((count * size_of::<T>()).next_multiple_of(align), align, source).map(NonNull::cast)
     }
 
-    /// An array of `bytes`, a power of two of at least a cache line; its contents are anything. The cache line in front
-    /// of it is zero for ever.
+    /// An array of `bytes`, a power of two of at least a cache line; its contents may be anything. The cache line in
+    /// front of it is zero for ever.
     pub(crate) fn alloc_array(&mut self, bytes: usize, source: &dyn MemorySource) -> Option<NonNull<u8>> {
         debug_assert!(bytes.is_power_of_two());
         let shelf = self.shelves.get_mut((bytes / CACHE_LINE_BYTES).trailing_zeros() as usize)?;

@@ -118,7 +118,7 @@ impl Heap {
         }
     }
 
-    /// Where its memory comes from.
+    /// The source of its memory.
     fn source(&self) -> &'static dyn MemorySource {
         self.source.unwrap_or(&SystemMemory)
     }

@@ -276,7 +276,7 @@ impl Pool {
         !self.word(word).get() & self.any_class().full_word(word)
     }
 
-    /// Free blocks by their bits.
+    /// The number of free blocks, counted by their bits.
     pub(crate) fn free_blocks(&self) -> usize {
         let words = self.any_class().bitmap_words();
         (0..words).map(|word| self.any_free_bits(word).count_ones() as usize).sum()

@@ -39,7 +39,7 @@ impl Heap {
         })
     }
 
-    /// Makes sure that the register has a place for one more set. Heap lock.
+    /// Makes sure that the register has a place for one more set. Under the heap's lock.
     fn make_room(&self, state: &mut HeapState, source: &'static dyn MemorySource) -> Option<()> {
         if let Some(places) = self.sets.missing_row() {
             let row = state.metadata.alloc_many(places, source)?;
@@ -49,15 +49,15 @@ impl Heap {
         Some(())
     }
 
-    /// Adds a set to the register. Heap lock: so while the slow paths are stopped, only the forking thread itself adds
-    /// one.
+    /// Adds a set to the register, under the heap's lock: so while the slow paths are stopped, only the forking thread
+    /// itself adds one.
     fn register(&self, set: NonNull<PoolSet>) {
         let place = self.sets.enter(set);
         // SAFETY: sets are never unmapped; the heap's lock guards the place.
         unsafe { set.as_ref() }.place.set(place + 1);
     }
 
-    /// Takes a set out of the register. Heap lock.
+    /// Takes a set out of the register. Under the heap's lock.
     fn unregister(&self, set: &PoolSet) {
         let place = set.place.replace(0) - 1;
         if let Some(moved) = self.sets.strike(place) {
@@ -76,7 +76,7 @@ impl Heap {
         self.sets.count()
     }
 
-    /// Whether new caches are to be poisoned: asked under the new cache's door, after it was registered.
+    /// Whether new caches are poisoned. A new cache asks under its door, after it was registered.
     pub(crate) fn poisons(&self) -> bool {
         // Relaxed: ordered by the heap's lock, which the register's writer and `set_poisons` both take.
         self.poisons.load(Ordering::Relaxed) != 0

@@ -31,11 +31,11 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct PoolSet {
     /// The inbox of small pools.
     pub(crate) inbox: Inbox,
-    /// Its place in the register, plus 1; 0 while it is not there. Heap lock.
+    /// Its place in the register, plus 1; 0 while it is not there. Under the heap's lock.
     pub(crate) place: Cell<usize>,
-    /// The next parked set. Heap lock.
+    /// The next parked set. Under the heap's lock.
     pub(crate) next_parked: Cell<*const PoolSet>,
-    /// Whether it is in the list of parked sets. Heap lock.
+    /// Whether it is in the list of parked sets. Under the heap's lock.
     pub(crate) is_listed: Cell<bool>,
     /// Of a parked set: whether its cache has no block. Under the door.
     pub(crate) cache_is_empty: Cell<bool>,
@@ -145,7 +145,7 @@ impl PoolSet {
         self.parked.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether it is bare: parked, and not in the register (see `register`). Heap lock.
+    /// Whether it is bare: parked, and not in the register (see `register`). Under the heap's lock.
     pub(crate) fn is_bare(&self) -> bool {
         self.is_listed.get() && self.place.get() == 0
     }

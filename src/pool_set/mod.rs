@@ -2,7 +2,8 @@
 //!
 //! A set is immortal: once made, it is never unmapped. Its thread owns it while it lives. When the thread ends, the set
 //! is *parked* with all its pools, until a thread that starts later *adopts* it whole. Meanwhile, living threads
-//! *steal* its partly free pools, one by one, instead of taking new ones. A parked set that has no pools and no cached blocks is *bare*, and no longer walked (see `heap/register.rs`).
+//! *steal* its partly free pools, one by one, instead of taking new ones. A parked set that has no pools and no cached
+//! blocks is *bare*, and no longer walked (see `heap/register.rs`).
 //!
 //! # Call tree, by files
 //! ```text

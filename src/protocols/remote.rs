@@ -26,7 +26,8 @@
 //!   collected before the freeing thread has added their count, so a pool whose blocks are all counted home has no
 //!   thread left inside it, and can be handed back and unmapped.
 //! - *Counted*: of the pools in an inbox, at most those whose push has not returned yet are not counted in its pushes.
-//!   So when all pushes have returned, the last of them to count returned at least the number of pools in the inbox.
+//!   So once all pushes have returned, the one that was counted last has returned at least the number of pools in the
+//!   inbox.
 //! - A bit that is set already when its block is freed, or that the owner finds free on its own side, is a double
 //!   free.
 

@@ -3,18 +3,19 @@
 //! # Protocol
 //! A summons is free, or belongs to one call of one thread. Its word is the call's number and a phase:
 //! - *call*, by the caller: `Free → Called`; then it tells the other thread of it (by a signal with the number).
-//! - *arrive*, by the called one: `Called → Arriving` by compare-exchange, then it writes down what it has to say, then
-//!   `Arriving → Standing`, wakes the caller, and sleeps while the word stays so.
-//! - *abandon*, by a caller that waits no longer: `Called → Free` by compare-exchange. If that fails the other is
-//!   arriving, or stands: the caller waits for that, which is a few instructions of the other's.
-//! - *dismiss*, by the caller: `Standing → Free`, and it wakes the other.
+//! - *arrive*, by the called thread: `Called → Arriving` by compare-exchange. Then it writes its answer, and then
+//!   `Arriving → Standing`. It wakes the caller, and sleeps while the word stays the same.
+//! - *abandon*, by a caller that no longer waits: `Called → Free` by compare-exchange. If that fails, the called thread
+//!   is arriving or stands. Then the caller waits until it stands, for a few of its instructions.
+//! - *dismiss*, by the caller: `Standing → Free`, and it wakes the called thread.
 //!
 //! # Invariants
-//! - *Standing*: from `Standing` to the dismissal the called thread does nothing; all that it did before happens before
-//!   what the caller does then, and that before all that it does afterwards.
+//! - *Standing*: from `Standing` to the dismissal, the called thread does nothing. Everything that it did before
+//!   happens before what the caller does meanwhile, and that happens before everything that it does afterwards.
 //! - *Late*: a thread that comes after its call was abandoned finds another word (numbers of calls differ), and touches
-//!   nothing, whoever was called by the same summons meanwhile.
-//! - *Nobody is forgotten*: a sleeping thread sleeps on a word that somebody changes and then wakes it.
+//!   nothing, even if the same summons has called another thread meanwhile.
+//! - *Nobody is forgotten*: a sleeping thread sleeps on a word that another thread changes, and then that thread wakes
+//!   it.
 
 #[cfg(not(pymalloc_loom))]
 use core::time::Duration;
@@ -34,7 +35,7 @@ const STANDING: u32 = 3;
 pub(crate) struct Call(u32);
 
 impl Call {
-    /// The call of this number, of which the lower 30 bits count.
+    /// The call with the lower 30 bits of this number.
     pub(crate) const fn of_number(number: u32) -> Self {
         Self(number & (u32::MAX >> PHASE_BITS))
     }
@@ -49,13 +50,13 @@ impl Call {
     }
 }
 
-/// A place for one called thread, and what it has to say.
+/// A place for one called thread, and its answer.
 pub(crate) struct Summons<T> {
     word: AtomicU32,
     said: UnsafeCell<T>,
 }
 
-// SAFETY: `said` is written by the one thread that is arriving, and read by the caller once that stands.
+// SAFETY: the one thread that is arriving writes `said`, and the caller reads it once that thread stands.
 unsafe impl<T: Send> Sync for Summons<T> {}
 
 impl<T: Copy> Summons<T> {
@@ -70,15 +71,15 @@ impl<T: Copy> Summons<T> {
         self.word.store(call.word(CALLED), Ordering::Release);
     }
 
-    /// Answers a call, and stands still until it is dismissed; does nothing if it was abandoned.
+    /// Answers a call, and stands still until the dismissal. Does nothing if the call was abandoned.
     pub(crate) fn arrive(&self, call: Call, said: T) {
-        // Acquire: pairs with the Release in `call`. Relaxed: another's word, or that of a later call.
+        // Acquire: pairs with the Release in `call`. Relaxed on failure: it is the word of another call, or of none.
         let arrives =
             self.word.compare_exchange(call.word(CALLED), call.word(ARRIVING), Ordering::Acquire, Ordering::Relaxed);
         if arrives.is_err() {
             return;
         }
-        // SAFETY: only one thread arrives at a call, and the caller does not look before it stands.
+        // SAFETY: only one thread arrives at a call, and the caller does not look before that thread stands.
         self.said.with_mut(|place| unsafe { place.write(said) });
         let standing = call.word(STANDING);
         // Release: pairs with the Acquire in `stands`.
@@ -90,27 +91,27 @@ impl<T: Copy> Summons<T> {
         }
     }
 
-    /// What the called thread said, if it stands.
+    /// The called thread's answer, if it stands.
     pub(crate) fn stands(&self, call: Call) -> Option<T> {
         // Acquire: pairs with the Release in `arrive`.
         let stands = self.word.load(Ordering::Acquire) == call.word(STANDING);
-        // SAFETY: it was written before, and nobody writes while the thread stands.
+        // SAFETY: the answer was written before, and no thread writes while the called one stands.
         stands.then(|| self.said.with_mut(|place| unsafe { place.read() }))
     }
 
-    /// Waits until the called thread stands or the time is over; may return early.
+    /// Waits until the called thread stands, or until `time` is over; may return early.
     #[cfg(not(pymalloc_loom))]
     pub(crate) fn wait_for(&self, call: Call, time: Duration) {
-        // Relaxed: who waits looks again.
+        // Relaxed: the waiting thread looks again.
         let word = self.word.load(Ordering::Relaxed);
         if word != call.word(STANDING) {
             futex_wait_for(&self.word, word, time);
         }
     }
 
-    /// Gives a call up; what the called thread said, if it was too late for that: it stands.
+    /// Gives up a call. If it is too late for that, returns the answer of the called thread, which stands.
     pub(crate) fn abandon(&self, call: Call) -> Option<T> {
-        // Relaxed (both): nothing was written on behalf of this call; `stands` looks at what was.
+        // Relaxed (both): on success, nothing was written for this call; on failure, `stands` orders what was.
         let given_up =
             self.word.compare_exchange(call.word(CALLED), FREE, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         if given_up {
@@ -124,7 +125,7 @@ impl<T: Copy> Summons<T> {
         }
     }
 
-    /// Lets the thread that stands go on.
+    /// Lets the standing thread go on.
     pub(crate) fn dismiss(&self) {
         // Release: pairs with the Acquire in `arrive`.
         self.word.store(FREE, Ordering::Release);

@@ -68,7 +68,7 @@ fn what_waits_in_the_depot_of_a_running_thread_is_used_before_null() {
     for need in NEEDS {
         let test = TestHeap::new();
         let (other, cache) = (test.attach(), test.attach());
-        // Blocks of 64 bytes, because 512 times as many fill a depot's chunk as of 512 bytes.
+        // As many blocks of 64 bytes as half the depots may hold.
         let waiting_bytes = DEPOT_BLOCKS_MAX / 2 * 64;
         let waiting = fill(other, 64, waiting_bytes);
         waiting.into_iter().for_each(|block| block.free(other));

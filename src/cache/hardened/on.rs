@@ -83,7 +83,7 @@ impl PerThread {
     }
 }
 
-/// The heap whose block a thread with `cache` has.
+/// The heap to which the blocks of a thread with `cache` belong.
 #[inline(always)]
 fn heap_of(cache: &ThreadCache) -> &'static Heap {
     // The program has one heap, whose address is a constant. A test has more.

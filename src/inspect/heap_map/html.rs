@@ -37,7 +37,7 @@ fn write_page(map: &HeapMap, out: &mut String) -> fmt::Result {
     write!(out, "\n];\n{SCRIPT}</script>\n</html>\n")
 }
 
-/// Where the pools are drawn.
+/// Writes where the pools are drawn.
 fn write_grid(map: &HeapMap, out: &mut String) -> fmt::Result {
     let grid = Grid::of(map.arenas.len());
     let (x, y) = grid.arena_at(0);

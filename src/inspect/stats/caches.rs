@@ -17,8 +17,8 @@ pub enum CacheUse {
     Thread,
     /// Nobody: its thread ended. The next thread that starts adopts it.
     Parked,
-    /// All threads that have no cache of their own, at their very start and after their end. It has pools, but no
-    /// magazines.
+    /// All threads that have no cache of their own, at their very start and after their end. They share the spare set,
+    /// which has pools, but no magazines.
     Spare,
 }
 
