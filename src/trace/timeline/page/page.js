@@ -19,7 +19,7 @@ function areaColour(area, index) {
   return colour(area.isOthers ? "other" : `a${index + 1}`);
 }
 
-// Areas are drawn as sums, the highest first: each covers the one above it down to the axis.
+// Areas are drawn as sums, the highest first: each covers the one drawn before it, down to the axis.
 function stacked() {
   let below = new Float64Array(samples.length);
   const sums = areas.map(({ bytes }) => (below = below.map((one, index) => one + bytes[index])));
