@@ -23,7 +23,7 @@ import runs
 
 THREADS = 2
 
-# Arguments, and what the output says of time: a pattern, and what to make of the number.
+# Arguments. For some also how the output tells the time: a pattern, and a function of the number found.
 PROGRAMS = {
     "cfrac": ("17545186520507317056371138836327483792789528",),
     "espresso": ("{inputs}/espresso/largest.espresso",),
@@ -67,7 +67,7 @@ def measure(folder, inputs, program, library):
 
 
 def misuse(program, variables, folder):
-    """Runs a program that misuses a block, and says `NOT_CAUGHT` once it has: what became of it."""
+    """Runs a program that misuses a block and then prints `NOT_CAUGHT`; returns the outcome."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | variables
     try:
         done = subprocess.run([str(program)], env=environment, capture_output=True, timeout=60, cwd=folder)
@@ -83,13 +83,13 @@ OUTCOMES = {
     "caught": "the program was stopped before the misuse had its effect",
     "harmless": "it ran to its end, and the misuse had no effect",
     "late": "stopped after the effect",
-    "missed": "the effect was there, and nobody noticed",
+    "missed": "the effect was there, and went unnoticed",
 }
 SIZES = {"small": 8, "medium": 4096, "large": 256 << 10}
 
 
 def security(folder, libraries):
-    """The table of the security programs: by pattern, what became of it with each allocator in each size."""
+    """Prints the table of the security programs: for each pattern, the outcome with each allocator in each size."""
     allocators = {name: {"LD_PRELOAD": library} if library else {} for name, library in libraries.items()}
     allocators["pymalloc, checked"] = allocators["pymalloc"] | {"PYMALLOC_HARDENED": "1"}
     programs = sorted(path for path in (folder / "security").iterdir() if path.is_file() and os.access(path, os.X_OK))

@@ -47,7 +47,7 @@ def objects():
 
 
 def dicts():
-    """Counts words, with a dict a letter."""
+    """Counts words, with one dict per letter."""
     text = [f"word{number * 7919 % 20_011}" for number in range(150_000)]
     tables = {}
     for word in text * 8:
@@ -106,7 +106,7 @@ WORKLOADS = {function.__name__: function for function in (trees, objects, dicts,
 
 
 def measure(python, workload, variables):
-    """Runs a workload once; its seconds of processor time and its peak memory in KiB."""
+    """Runs a workload once; returns its seconds of processor time and its peak memory in KiB."""
     environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONMALLOC")}
     environment |= {"PYTHONHASHSEED": "0", **variables}
     child = os.posix_spawn(python, [python, "-s", __file__, "--run", workload], environment)

@@ -83,7 +83,7 @@ impl fmt::Display for Recording {
         let cut = if self.is_cut() { "; it has no end" } else { "" };
         writeln!(f, "{} samples{cut}", self.moments.len())?;
         if let Some(bytes) = self.sampled_every() {
-            writeln!(f, "estimates: one block sampled each {}", Bytes(bytes as f64))?;
+            writeln!(f, "estimates: one block sampled every {}", Bytes(bytes as f64))?;
         }
         if self.lost_blocks() > 0 {
             writeln!(f, "{} blocks could not be recorded", self.lost_blocks())?;
