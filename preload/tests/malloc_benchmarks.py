@@ -3,13 +3,14 @@
 
     preload/tests/malloc_benchmarks.py FOLDER [--rounds N] [--preload NAME=PATH]... [PROGRAM...]
 
-FOLDER holds the programs of mimalloc-bench (https://github.com/daanx/mimalloc-bench), built; --inputs names its folder
-`bench`, where espresso and barnes have their inputs. Programs that do a given work are timed by the clock; those that work
-for a given time are asked for the time that a fixed work would have taken. Allocators take turns within a round. Each run is a
-process of its own. The least time and the median memory count.
+FOLDER holds the built programs of mimalloc-bench (https://github.com/daanx/mimalloc-bench). --inputs names its folder
+`bench`, where espresso and barnes have their inputs. Programs that do a given amount of work are timed by the clock.
+For those that work for a given time, the time that a fixed amount of work would have taken is computed from their
+output. Allocators take turns within a round. Each run is a process of its own. The least time and the median memory
+count.
 
-With --security, the programs of FOLDER/security run once with each allocator instead, and with this library and
-PYMALLOC_HARDENED=1: each does a misuse and says whether it went unnoticed.
+With --security, the programs of FOLDER/security run once with each allocator instead, and once with this library and
+PYMALLOC_HARDENED=1. Each does a misuse and says whether it went unnoticed.
 """
 
 import argparse
@@ -44,7 +45,7 @@ PROGRAMS = {
     "rptest": (str(THREADS), "0", "1", "2", "100", "1000", "100", "8", "16000"),
     "malloc-large": (),
 }
-# For programs that run for a given time: the time that a given work would have taken.
+# For programs that run for a given time: the time that a given amount of work would have taken.
 SAID = {
     "larson": (r"relative time: ([\d.]+)", lambda said: said),
     "larson-sized": (r"relative time: ([\d.]+)", lambda said: said),

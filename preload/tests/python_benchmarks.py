@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Time and peak memory of pyperformance's benchmarks: CPython's own pymalloc, glibc, this library, and any other preloaded.
+"""Time and peak memory of pyperformance's benchmarks: CPython's pymalloc, glibc, this library, any other preloaded.
 
     preload/tests/python_benchmarks.py --python PATH [--rounds N] [--preload NAME=PATH]... [BENCHMARK...]
 
-PATH is a CPython with pyperformance installed (`pip install pyperformance`, in a virtual environment). Each run is a process
-of its own: a worker of pyperf that takes three values after one that is dropped. Allocators take turns within a round. The
-number of loops per value is found once, with CPython's own pymalloc. The least value of all runs counts (or their sum, if a
-benchmark has parts), and the median of the processes' peak memory.
+PATH is a CPython with pyperformance installed (`pip install pyperformance`, in a virtual environment). Each run is a
+process of its own: a worker of pyperf that takes three values after one that is dropped. Allocators take turns within
+a round. The number of loops per value is found once, with CPython's own pymalloc. The least value of all runs counts
+(or their sum, if a benchmark has parts), and the median of the processes' peak memory.
 """
 
 import argparse

@@ -3,9 +3,10 @@
 
     preload/tests/python_times.py [--rounds N] [--python PATH] [--preload NAME=PATH]... [WORKLOAD...]
 
-Each run is a process of its own; allocators take turns within a round, so that a busy moment meets all of them. Time is the
-processor time (user and system) of the process, memory its peak resident size. The least time and the median memory
-of all rounds count. Figures are ratios to CPython's own pymalloc. Build first: cargo build --release -p pymalloc-preload.
+Each run is a process of its own. Allocators take turns within a round, so that a busy moment of the machine slows all
+of them. Time is the processor time (user and system) of the process, memory its peak resident size. The least time
+and the median memory of all rounds count. Figures are ratios to CPython's own pymalloc.
+Build first: cargo build --release -p pymalloc-preload.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Shared by the runners of benchmarks: allocators that take turns, runs that are kept in a file, and the table of all runs."""
+"""Shared by the runners of benchmarks: allocators that take turns, runs kept in a file, and the table of all runs."""
 
 import json
 import math
@@ -33,10 +33,10 @@ def libraries(parser, arguments):
 
 
 def run(command, variables, folder=None, stdin=os.devnull, limit_seconds=120):
-    """Runs a program once; returns its seconds by the clock and of processor time, its peak memory in KiB, and its output.
+    """Runs a program once; returns its seconds by the clock and of processor time, its peak memory in KiB, its output.
 
-    GNU time measures, because a process's peak memory includes the peak of the process that forked it, and Python's is larger
-    than many programs'.
+    GNU time measures, because a process's peak memory includes the peak of the process that forked it, and Python's is
+    larger than many programs'.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONMALLOC")}
     with open(stdin) as source, tempfile.NamedTemporaryFile("r") as figures:
