@@ -193,7 +193,7 @@ extern "C" fn at_exit() {
     // library's constructor holds the loader's lock, which the look-up of names may need.
     match std::thread::Builder::new().stack_size(SAVING_STACK_BYTES).spawn(|| save_traced(wish)) {
         Ok(saving) => drop(saving.join()),
-        Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no stack to do it on: {error}\n")),
+        Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no thread with enough stack: {error}\n")),
     }
 }
 

@@ -125,7 +125,9 @@ impl fmt::Display for Place {
         match self {
             Self::Static { symbol, module } if symbol.is_empty() => write!(f, "a static of {module}"),
             Self::Static { symbol, .. } => write!(f, "static {symbol}"),
-            Self::ThreadLocal { symbol, thread } if symbol.is_empty() => write!(f, "what thread {thread} keeps"),
+            Self::ThreadLocal { symbol, thread } if symbol.is_empty() => {
+                write!(f, "the C library's data of thread {thread}")
+            }
             Self::ThreadLocal { symbol, thread } => write!(f, "thread-local {symbol} of thread {thread}"),
             Self::Stack { function: Some(frame), thread } => {
                 write!(f, "stack of thread {thread} in {} at {frame}", frame.function())

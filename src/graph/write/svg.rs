@@ -85,7 +85,7 @@ fn draw(picture: &Picture) -> String {
         text.push_str("</g>\n");
     }
     if picture.is_cut {
-        let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">more refer to these than are shown</text>", height - 4);
+        let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">more references are not shown</text>", height - 4);
     }
     text.push_str("</svg>\n");
     text

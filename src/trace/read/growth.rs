@@ -101,7 +101,7 @@ impl fmt::Display for GrowthError {
             Self::Sampled => write!(f, "memory allocations are being sampled: growth needs all of them"),
             Self::NotTheAllocator => write!(f, "Pymalloc is not the global allocator: nothing is traced"),
             Self::Interrupted => write!(f, "tracing ended while the code ran"),
-            Self::Nested => write!(f, "growth is being looked for already, by the code that runs this"),
+            Self::Nested => write!(f, "a search for growth can't run inside of another"),
         }
     }
 }

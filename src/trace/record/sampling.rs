@@ -4,7 +4,7 @@
 //! `interval` bytes: a block of *s* bytes is sampled with probability *p = 1 − exp(−s / interval)*, whatever came
 //! before it. It then stands for *1/p* blocks and *s/p* bytes, which makes every sum over samples an unbiased estimate
 //! (Horvitz and Thompson, 1952). The variance of such a sum of bytes is estimated, without bias, by the sum of *s² (1 −
-//! p) / p²* over the samples, and that of the count by the sum of *(1 − p) / p²*.
+//! p) / p²* over the samples, and the variance of the count by the sum of *(1 − p) / p²*.
 
 use core::cell::Cell;
 

@@ -120,8 +120,8 @@ fn draw_heap(frame: &mut Frame<'_>, area: Rect, shown: &mut Shown) {
     frame.render_widget(shown_from, table);
 }
 
-/// Two rows of pools as a line of characters: the upper half of a character has the colour of one pool, the lower half
-/// that of the pool below it.
+/// Two rows of pools as a line of characters: a character's upper half has the colour of one pool, its lower half the
+/// colour of the pool below.
 fn line_of(arena: &[[u8; 2]], line: usize) -> Line<'static> {
     let pool = |row: usize, column: usize| colour(arena.get(row * ACROSS + column).copied().unwrap_or_default());
     let half =
