@@ -43,8 +43,8 @@ fn buffer() -> Guard<'static, Buffer> {
 
 /// Calls `body` with the return addresses, and their modules, of the callers of a function, innermost first.
 ///
-/// `marker` points to a local variable of that function, whose first caller is left out. There are as many addresses as
-/// the session wants, and as many more as may be the allocator's own.
+/// `marker` points to a local variable of that function. Its first caller is left out: it is the slow path. There are
+/// as many addresses as the session wants, and as many more as may be the allocator's own.
 ///
 /// Waits for no locks except those of the buffers and the tables. Allocates nothing, unless the system's unwinder was
 /// asked for.

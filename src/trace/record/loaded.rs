@@ -7,7 +7,7 @@
 //! # How a module is found
 //! The program's own file, the one that this crate is in, and the C library are never unloaded; their places are noted
 //! when a session starts. For any other address, `_dl_find_object` of glibc (2.35 and later) is called. It was made for
-//! unwinders: it takes no lock and allocates nothing. Elsewhere other modules are unknown. But musl never unloads a
+//! unwinders: it takes no lock and allocates nothing. Without it, other modules are unknown. But musl never unloads a
 //! module, so there all modules that are loaded when the session starts are noted.
 //!
 //! # What tells modules apart

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// Bytes of the program's traced blocks, or their estimate.
 static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
 static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// The peak since the timeline's last sample; without a timeline, since the session's start.
+/// The peak since the timeline's last sample; without a timeline, since the last reset.
 static INTERVAL_PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
 /// From this many live bytes on, the live blocks are kept as the peak; the highest number stands for never.
 static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);

@@ -14,7 +14,7 @@
 //!
 //! # Locks
 //! `RECORDER` comes after `SYMBOLS` and before the heap's locks. The lock of the heap's state is taken under it, to
-//! count arenas. It is held while the file is written. No call inside the allocator waits for it.
+//! count arenas. `RECORDER` is held while the file is written. No call inside the allocator waits for it.
 //!
 //! # Fork
 //! The child has no thread that samples. So its recorder is closed, and its tables note no changes any more.

@@ -1,5 +1,5 @@
-//! The walk up the calling thread's stack. It waits for no lock, allocates nothing, and ends at a frame that it does
-//! not know.
+//! The walk up the calling thread's stack. It takes only locks that come last in the lock order, allocates nothing, and
+//! ends at a frame that it does not know.
 //!
 //! # Why not the system's unwinder
 //! libgcc allocates under a lock of its own when a program registers unwind information, as compilers at run time do.
