@@ -45,7 +45,7 @@ impl Files {
 /// The program's process, for the handler; 0 before it exists.
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
 
-/// Passes a signal that was sent to this command only on to the program.
+/// Passes on to the program a signal that was sent to this command alone.
 extern "C" fn pass_on(signal: libc::c_int) {
     // Relaxed: only a number.
     let program = PROGRAM.load(Ordering::Relaxed);
@@ -104,7 +104,7 @@ pub(crate) fn run(mut command: Command, files: &Files) -> Result<ExitCode, Strin
 
 fn die_of(signal: libc::c_int) {
     on_signal(signal, libc::SIG_DFL);
-    // SAFETY: plain numbers. No core file of this process is wanted: the program has written its own.
+    // SAFETY: plain numbers. This process writes no core file; the program has written its own, if any.
     unsafe {
         libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
         libc::raise(signal);
