@@ -1,5 +1,5 @@
-//! Copies the allocator's source, with the constants shrunk so that short programs reach every rule of memory return,
-//! and with the bug that a feature plants. Every edit must find its text, so that it can't go stale unnoticed.
+//! Copies the allocator's source. Constants are made smaller, so that short programs reach every rule of memory return,
+//! and a feature plants its bug. Every edit must find its text, so that it can't go stale unnoticed.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::{env, fs};
 /// Modules of the allocator that are fuzzed as they are. `os`, `sync` and `observe` have twins in `src/`.
 const MODULES: [&str; 6] = ["base", "cache", "heap", "marks", "pool_set", "protocols"];
 
-/// Folders of which a part is fuzzed: the rest needs threads, signals or files.
+/// Folders of which only these modules are fuzzed: the others need threads, signals or files.
 const PARTS: [(&str, &[&str]); 2] = [("inspect", &["check", "stats"]), ("purge", &["heap", "tick"])];
 
-/// File, text, what it becomes.
+/// A file, a text in it, and the text that replaces it.
 type Edit = (&'static str, &'static str, &'static str);
 
 const SHRUNK: [Edit; 11] = [
@@ -29,7 +29,7 @@ const SHRUNK: [Edit; 11] = [
 ];
 
 const PLANTS: [(&str, Edit); 4] = [
-    // Two threads that free into one pool at the same time: one's count is lost.
+    // When two threads free into one pool at the same time, one's count is lost.
     (
         "PLANT_LOST_COUNT",
         (
@@ -48,7 +48,7 @@ const PLANTS: [(&str, Edit); 4] = [
             "self.count.fetch_add(1, Ordering::Acquire) < u32::MAX",
         ),
     ),
-    // A part that was purged is taken for zero although a block in it was handed out since.
+    // A purged part is taken for zero although a block in it was handed out since.
     (
         "PLANT_STALE_ZERO",
         (
@@ -57,7 +57,7 @@ const PLANTS: [(&str, Edit); 4] = [
             "",
         ),
     ),
-    // A lock is let go, and nobody woken.
+    // A lock is released, and no sleeper is woken.
     (
         "PLANT_FORGOTTEN_SLEEPER",
         (

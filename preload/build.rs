@@ -1,5 +1,4 @@
-//! Links the library so that `dlclose` never unloads it: its memory, its functions and its thread-end handler outlive
-//! all.
+//! Links the library so that `dlclose` never unloads it: its blocks, functions and thread-end handler stay in use.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -1,19 +1,19 @@
-//! Coverage-guided fuzzing of the allocator: an input is a program of operations by several threads *and* how they are
-//! interleaved, step by step; so a failure repeats.
+//! Coverage-guided fuzzing of the allocator. An input is a program of operations by several threads *and* their
+//! interleaving, step by step. So a failure repeats.
 //!
 //! The allocator's own source is compiled here (`build.rs`), with twins of the modules at its edges:
 //!
 //! | twin | does |
 //! |---|---|
-//! | `sync` | atomics that let another thread run before each access; a futex of the scheduler's |
+//! | `sync` | atomics that let another thread run before each access; the scheduler's own futex |
 //! | `os` | memory that is counted and fails on request; no forks |
-//! | `observe` | nobody observes |
+//! | `observe` | does nothing |
 //!
-//! `scheduler` runs the threads as coroutines on one OS thread, `program` reads an input, `world` runs it against a
-//! model of live blocks, with the self-check as the judge. Memory is sequentially consistent here: the loom models see
-//! to orderings.
+//! `scheduler` runs the threads as coroutines on one OS thread. `program` reads an input. `world` runs it against a
+//! model of live blocks, and checks the heap by the self-check. Memory is sequentially consistent here: the loom models
+//! test orderings.
 
-// The allocator's modules are compiled for what the fuzzer uses of them.
+// The fuzzer uses only a part of the allocator's modules.
 #![allow(
     dead_code,
     unused_variables,

@@ -1,4 +1,4 @@
-//! Nobody observes.
+//! The twin of `src/observe/`: there are no observers.
 
 #[derive(Clone, Copy)]
 pub(crate) struct Request;

@@ -11,7 +11,7 @@ pub(crate) const BYPASS: bool = false;
 pub(crate) const COMMITS: bool = false;
 pub(crate) const KILLS_THREADS_AT_EXIT: bool = false;
 
-/// No forks.
+/// There are no forks.
 pub(crate) mod fork {
     pub(crate) use crate::system_os::fork::{ForkPlace, Participant};
 
@@ -29,7 +29,7 @@ macro_rules! at_start {
 }
 pub(crate) use at_start;
 
-/// Nothing is checked at the end: each run is checked as a whole.
+/// Nothing is checked at the process's end: each run is checked as a whole.
 macro_rules! at_end {
     ($function:ident) => {
         const _: extern "C" fn() = $function;
@@ -61,15 +61,15 @@ thread_local! {
     static REFUSE_PURGE: Cell<bool> = const { Cell::new(false) };
     static REFUSE_UNMAP: Cell<bool> = const { Cell::new(false) };
     static MAPPED: RefCell<BTreeMap<usize, usize>> = const { RefCell::new(BTreeMap::new()) };
-    /// The first address of the thread's region, and the first one in it that was never mapped in this run.
+    /// The first address of the thread's region, and its first address that was not mapped yet in this run.
     static REGION: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// Addresses for all mappings of a run: the same in each run, in the same order. What a program does depends on them: it
-/// frees by address, and the arenas' map has more steps for some.
+/// The size of the region from which all mappings of a run take their addresses: the same ones in each run, in the same
+/// order. What a program does depends on them: it frees by address, and the arenas' map takes more steps for some.
 const REGION_BYTES: usize = 64 << 30;
 
-/// Maps `bytes` of the region at `start` anew, for use or as addresses alone; the contents are zero.
+/// Maps `bytes` of the region at `start` anew, zeroed: for use, or only to reserve the addresses.
 fn map_at(start: usize, bytes: usize, usable: bool) -> Option<NonNull<u8>> {
     let protection = if usable { libc::PROT_READ | libc::PROT_WRITE } else { libc::PROT_NONE };
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -77,7 +77,7 @@ fn map_at(start: usize, bytes: usize, usable: bool) -> Option<NonNull<u8>> {
         0 => (std::ptr::null_mut(), 0),
         _ => (std::ptr::with_exposed_provenance_mut(start), libc::MAP_FIXED),
     };
-    // SAFETY: at an address of the system's choice, or in the region, where nobody uses the range.
+    // SAFETY: at an address of the system's choice, or in the region, where the range is not in use.
     let mapped = unsafe { libc::mmap(address, bytes, protection, flags | fixed, -1, 0) };
     if mapped == libc::MAP_FAILED { None } else { NonNull::new(mapped.cast()) }
 }
@@ -94,18 +94,18 @@ fn take(bytes: usize, align: usize) -> Option<usize> {
     (start + bytes <= region + REGION_BYTES).then_some(start)
 }
 
-/// So many maps succeed from now on.
+/// From now on, this many maps succeed.
 pub(crate) fn set_maps_left(maps: usize) {
     MAPS_LEFT.set(maps);
 }
 
-/// Purging and unmapping fails from now on, or not.
+/// From now on, purging and unmapping fail, or work again.
 pub(crate) fn set_refusals(purge: bool, unmap: bool) {
     REFUSE_PURGE.set(purge);
     REFUSE_UNMAP.set(unmap);
 }
 
-/// Gives back everything that is mapped, once nobody uses it, and lets all calls succeed again.
+/// Unmaps everything, which must not be in use any more, and lets all calls succeed again.
 pub(crate) fn reset() {
     set_maps_left(usize::MAX);
     set_refusals(false, false);

@@ -1,10 +1,10 @@
-//! From an input's bytes to a program: records of four bytes, each an operation of a thread, or a switch between
-//! threads or many; so that a mutation of a byte changes one of them, and an insertion moves the others.
+//! Reads an input's bytes as a program. Each record of four bytes is an operation of a thread, a switch between
+//! threads, or a storm of switches. So changing a byte changes one of them, and inserting bytes moves the others.
 
 use crate::base::config::CLASS_COUNT;
 use crate::scheduler::{Switch, THREADS};
 
-/// One step of a thread. Places are taken modulo what there is.
+/// One step of a thread. A place is taken modulo the number of live blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
     Alloc {
@@ -15,12 +15,12 @@ pub(crate) enum Op {
         class: usize,
         blocks: usize,
     },
-    /// So many live blocks, whoever allocated them.
+    /// Frees live blocks, whichever thread allocated them.
     Free {
         place: usize,
         blocks: usize,
     },
-    /// As `realloc` to another class.
+    /// Moves a block to another class, as `realloc` does.
     Move {
         place: usize,
         class: usize,
@@ -32,27 +32,27 @@ pub(crate) enum Op {
     Purge,
     /// The purge thread looks at the heap.
     Tick,
-    /// Purging and unmapping fails from now on, or works again.
+    /// From now on, purging and unmapping fail, or work again.
     Refuse {
         purge: bool,
         unmap: bool,
     },
-    /// So many maps succeed from now on.
+    /// From now on, `left` maps succeed.
     Maps {
         left: usize,
     },
-    /// At most so many arenas from now on.
+    /// From now on, there are at most `arenas`.
     Limit {
         arenas: usize,
     },
     Poison {
         on: bool,
     },
-    /// The self-check, while the others are wherever they are.
+    /// The self-check, wherever the other threads are.
     Check,
 }
 
-/// What an input says: the operations of each thread, and how they are interleaved.
+/// A program of operations for several threads, and their interleaving.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Program {
     pub(crate) threads: [Vec<Op>; THREADS],
@@ -62,7 +62,7 @@ pub struct Program {
 const RECORD_BYTES: usize = 4;
 
 impl Program {
-    /// Every input is a program; bytes at the end that make no record are ignored.
+    /// Reads an input. Every input is a program; bytes at the end that make no whole record are ignored.
     pub fn read(input: &[u8]) -> Self {
         let mut program = Self::default();
         for &[kind, who, y, z] in input.as_chunks::<RECORD_BYTES>().0 {
@@ -70,7 +70,7 @@ impl Program {
             if kind % 16 >= 14 {
                 program.storm(y, z);
             } else if kind % 16 >= 12 {
-                // Near ones point by point, far ones in larger steps.
+                // Near switches are placed point by point, far ones in larger steps.
                 let after = u32::from(y) << (z % 4 * 2);
                 program.switches.push(Switch { after, exchanges_only: z & 4 != 0, thread });
             } else {
@@ -82,8 +82,8 @@ impl Program {
 }
 
 impl Program {
-    /// Many switches at once, close together, drawn from a seed: windows of a few steps are hit that no single switch
-    /// would.
+    /// Adds many switches, close together, drawn from a seed. They hit windows of a few steps that no single switch
+    /// would hit.
     fn storm(&mut self, seed: u8, shape: u8) {
         let switches = 32 << (shape >> 6);
         let mut state = u64::from(seed) << 8 | u64::from(shape);
@@ -99,11 +99,11 @@ impl Program {
 
 impl Op {
     fn read(kind: u8, who: u8, y: u8, z: u8) -> Self {
-        // Mostly few classes, so that threads meet in the same pools.
+        // Most records use one of a few classes, so that threads meet in the same pools.
         let favourites = [0, 1, 7, 31, 62, 63, 63, 63];
         let class = if who < 192 { favourites[usize::from(y) % 8] } else { usize::from(y) % CLASS_COUNT };
         let place = usize::from(y) << 3;
-        // Mostly plenty, or else most programs would soon be out of memory for good.
+        // Mostly no limit: otherwise most programs would soon be out of memory for good.
         let few = |number: u8| if number < 64 { usize::from(number) % 8 } else { usize::MAX };
         match kind {
             0..=2 => Self::Alloc { class, blocks: usize::from(z) / 2 + 1 },

@@ -1,5 +1,5 @@
-//! Threads as coroutines on one OS thread, interleaved as the input says: at each access to an atomic the running one
-//! may be stopped and another go on.
+//! Runs threads as coroutines on one OS thread, interleaved as the input says. At each access to an atomic, the running
+//! thread may be stopped, and another goes on.
 
 use core::cell::{Cell, RefCell};
 use core::ptr;
@@ -7,7 +7,7 @@ use core::ptr;
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
 
-/// Most threads of a program.
+/// The most threads of a program.
 pub(crate) const THREADS: usize = 4;
 
 const STACK_BYTES: usize = 256 << 10;
@@ -21,8 +21,8 @@ pub(crate) enum Kind {
     Exchange,
 }
 
-/// "After so many points, that thread goes on", or with `exchanges_only` after so many of that kind. If the thread is
-/// done or sleeps, the next one goes on.
+/// Says that `thread` goes on after `after` points; with `exchanges_only`, only points of that kind count. If the
+/// thread is done or sleeps, the next one goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Switch {
     pub(crate) after: u32,
@@ -35,11 +35,11 @@ pub(crate) struct Switch {
 pub struct Trace {
     /// Accesses to atomics.
     pub points: u64,
-    /// Times that a thread was stopped in the middle of an operation.
+    /// How often a thread was stopped in the middle of an operation.
     pub switches: u64,
-    /// Times that a thread slept on a lock.
+    /// How often a thread slept on a lock.
     pub sleeps: u64,
-    /// Of who ran when.
+    /// A hash of which thread ran when.
     pub hash: u64,
 }
 
@@ -56,18 +56,18 @@ thread_local! {
     /// Points until the running thread is stopped.
     static COUNTDOWN: Cell<u64> = const { Cell::new(u64::MAX) };
     static EXCHANGES_ONLY: Cell<bool> = const { Cell::new(false) };
-    /// The running coroutine's way out; null outside of coroutines.
+    /// The running coroutine's means to stop; null outside of coroutines.
     static WAY_OUT: Cell<*const Yielder<(), ()>> = const { Cell::new(ptr::null()) };
     static POINTS: Cell<u64> = const { Cell::new(0) };
     static RUNNING: Cell<usize> = const { Cell::new(0) };
     /// The word that each thread sleeps on, or 0.
     static SLEEPING: [Cell<usize>; THREADS] = const { [const { Cell::new(0) }; THREADS] };
     static SLEEPS: Cell<u64> = const { Cell::new(0) };
-    /// Stacks to use again.
+    /// Stacks that can be used again.
     static STACKS: RefCell<Vec<DefaultStack>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A place where the running thread may be stopped.
+/// Marks a place where the running thread may be stopped.
 pub(crate) fn point(kind: Kind) {
     if WAY_OUT.get().is_null() {
         return;
@@ -89,7 +89,7 @@ fn stop() {
     WAY_OUT.set(way_out);
 }
 
-/// Has the running thread sleep until `wake(word)`.
+/// Makes the running thread sleep until `wake(word)`.
 pub(crate) fn sleep(word: usize) {
     assert!(!WAY_OUT.get().is_null(), "deadlock: a lock is held when all threads are done");
     SLEEPS.set(SLEEPS.get() + 1);
@@ -119,7 +119,7 @@ fn spawn(body: Box<dyn FnOnce()>) -> Thread {
 /// Runs the threads to their ends.
 ///
 /// # Panics
-/// When a thread does, and when all that are left sleep.
+/// If a thread panics, or if all threads that are left sleep.
 pub(crate) fn run(bodies: Vec<Box<dyn FnOnce()>>, switches: &[Switch]) -> Trace {
     assert!(bodies.len() <= THREADS);
     POINTS.set(0);

@@ -6,12 +6,12 @@ use core::sync::atomic::{self, Ordering::SeqCst};
 
 use crate::scheduler::{self, Kind, point};
 
-/// One spin, so that a thread soon sleeps.
+/// One spin only, so that a thread soon sleeps.
 pub(crate) const LOCK_SPINS: u32 = 1;
 
 pub(crate) use crate::os::fork::this_thread_forks;
 
-/// The name of a lock's holder: there are no signals.
+/// The name of a lock's holder, which is not needed: there are no signals.
 pub(crate) struct Owner;
 
 impl Owner {
@@ -30,7 +30,7 @@ pub(crate) fn spin_loop() {}
 
 macro_rules! integer {
     ($name:ident, $value:ty) => {
-        /// `core`'s, with a point before each access; valid when zeroed, as that is.
+        /// The atomic of `core`, with a point before each access. Like that, it is valid when zeroed.
         #[repr(transparent)]
         pub(crate) struct $name(atomic::$name);
 
@@ -72,7 +72,7 @@ macro_rules! integer {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$value, $value> {
-                // Not the weak one, whose failures would not repeat.
+                // Not the weak form of `core`, whose failures would not repeat.
                 self.compare_exchange(old, new, success, failure)
             }
 
@@ -103,7 +103,7 @@ pub(crate) fn load_own(word: &AtomicUsize) -> usize {
     word.load(Ordering::Relaxed)
 }
 
-/// `core`'s, with a point before each access; valid when zeroed, as that is.
+/// The atomic of `core`, with a point before each access. Like that, it is valid when zeroed.
 #[repr(transparent)]
 pub(crate) struct AtomicPtr<T>(atomic::AtomicPtr<T>);
 
@@ -149,7 +149,7 @@ impl<T> AtomicPtr<T> {
         success: Ordering,
         failure: Ordering,
     ) -> Result<*mut T, *mut T> {
-        // Not the weak one, whose failures would not repeat.
+        // Not the weak form of `core`, whose failures would not repeat.
         self.compare_exchange(old, new, success, failure)
     }
 }

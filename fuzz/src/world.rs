@@ -1,4 +1,4 @@
-//! Runs a program against a model of live blocks; panics on whatever is wrong.
+//! Runs a program against a model of live blocks; panics if anything is wrong.
 
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::purge::heap::purge_heap;
 use crate::purge::tick::Ticker;
 use crate::scheduler::{self, THREADS, Trace};
 
-/// Blocks that a program may have at a time, so that none takes long.
+/// The most blocks that a program has at a time, so that no program takes long.
 const LIVE_MAX: usize = 4_000;
 
 /// A live block and what it is filled with.
@@ -73,9 +73,9 @@ struct World {
     extents: RefCell<BTreeMap<usize, usize>>,
     caches: [Cell<Option<&'static ThreadCache>>; THREADS],
     serial: Cell<u64>,
-    /// Whether some thread is poisoning: one at a time may.
+    /// Whether a thread is poisoning: only one at a time may.
     poisoning: Cell<bool>,
-    /// What the purge thread remembers; `None` while a thread plays its part.
+    /// The purge thread's state; `None` while a thread plays its part.
     ticker: Cell<Option<Ticker>>,
 }
 
@@ -121,8 +121,8 @@ impl World {
         self.live.borrow_mut().push(live);
     }
 
-    /// Takes blocks that were allocated one after the other, as far as others left them so: so many from a place on.
-    /// They are this thread's then.
+    /// Takes up to `blocks` live blocks, from a place on; they are this thread's then. Neighbours in the list were
+    /// allocated one after the other, as far as earlier operations have left them so.
     fn take(&self, place: usize, blocks: usize) -> Vec<Live> {
         let mut live = self.live.borrow_mut();
         let first = place % live.len().max(1);
@@ -141,7 +141,7 @@ impl World {
         match self.cache(thread) {
             // SAFETY: the block is ours, and given up.
             Some(cache) => of_its_kind!(block.class, class => unsafe { cache.free(class, block.start) }),
-            // As a thread without a cache does.
+            // A thread without a cache frees like this.
             None => self.heap.spare.enter(self.heap, |inside| {
                 of_its_kind!(block.class, class => inside.give(class, &[Slot::new(block.start)]));
             }),
@@ -149,7 +149,7 @@ impl World {
     }
 
     fn run(&self, thread: usize, op: Op) {
-        // The last numbers stand for medium classes: those at the ends of both sizes of pools, and one between.
+        // The last numbers stand for medium classes: for both sizes of pools, those at the ends and one between.
         let medium = [0, 9, 23, 24, 35, 47];
         let class_of = |class: usize| match class.checked_sub(CLASS_COUNT - medium.len()) {
             None => AnyClass::from_index(class),
@@ -207,7 +207,7 @@ impl World {
         check(&mut self.heap.stop()).unwrap_or_else(|corruption| panic!("self-check: {corruption}"))
     }
 
-    /// The heap is sound, and holds exactly the blocks that the model knows of; all threads rest.
+    /// Checks that the heap is sound, and holds exactly the blocks that the model knows. All threads must rest.
     fn check_exactly(&self) {
         let stats = self.check();
         let mut live = [0; CLASS_COUNT + MEDIUM_CLASS_COUNT];
@@ -220,7 +220,7 @@ impl World {
         }
     }
 
-    /// Frees everything; nothing is left.
+    /// Frees everything, and checks that nothing is left.
     fn finish(&self) {
         self.check_exactly();
         os::set_maps_left(usize::MAX);
@@ -243,10 +243,10 @@ impl World {
 /// Runs a program on a heap of its own.
 ///
 /// # Panics
-/// When anything is wrong.
+/// If anything is wrong.
 pub fn run(program: &Program) -> Trace {
     let heap: *mut Heap = Box::into_raw(Box::new(Heap::new()));
-    // SAFETY: freed below, when nobody uses it any more.
+    // SAFETY: freed below, when it is not used any more.
     let heap_ref: &'static Heap = unsafe { &*heap };
     let world = Rc::new(World {
         heap: heap_ref,
@@ -265,7 +265,7 @@ pub fn run(program: &Program) -> Trace {
     world.finish();
     drop(world);
     os::reset();
-    // SAFETY: made above; the world is gone, and with it all who knew of it.
+    // SAFETY: made above; the world is gone, and with it all references to the heap.
     drop(unsafe { Box::from_raw(heap) });
     trace
 }

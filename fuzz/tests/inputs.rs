@@ -1,4 +1,4 @@
-//! What needs no fuzzer: the corpus runs clean, runs repeat, and inputs of random bytes are programs.
+//! Tests without the fuzzer: the corpus runs clean, runs repeat, and inputs of random bytes are programs.
 
 use std::path::Path;
 

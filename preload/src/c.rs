@@ -1,4 +1,4 @@
-//! malloc and its family, with the edge cases that POSIX leaves open settled as glibc settles them.
+//! malloc and its family. Edge cases that POSIX leaves open are settled as in glibc.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -23,7 +23,7 @@ pub(crate) fn allocate(bytes: usize) -> *mut c_void {
     raw::allocate_or(bytes, || allocate_slow(bytes), || unsafe { large::malloc(bytes) })
 }
 
-/// `malloc`, whatever the magazine holds.
+/// `malloc`, where the magazine has no block.
 #[cold]
 #[inline(never)]
 fn allocate_slow(bytes: usize) -> *mut c_void {
@@ -39,11 +39,12 @@ fn or_no_memory(block: *mut c_void) -> *mut c_void {
     if block.is_null() { fail(libc::ENOMEM) } else { block }
 }
 
-/// `align` is a power of two.
+/// Allocates with an alignment, which is a power of two.
 #[inline(always)]
 pub(crate) fn allocate_aligned(bytes: usize, align: usize) -> *mut c_void {
     match Class::of_size_align(bytes, align) {
-        // A program with a `free` of its own, but no such function, gets what it would without this library.
+        // A program that has its own `free`, but no such function, gets the block that it would get without this
+        // library.
         Some(class) if start::free_is_ours() => or_no_memory(raw::allocate(class, Request::of_bytes(bytes))),
         // SAFETY: no preconditions.
         _ => unsafe { large::memalign(align, bytes) },
@@ -60,7 +61,7 @@ pub(crate) unsafe fn release(start: *mut c_void) {
     unsafe { raw::free_or(start, || release_slow(start)) }
 }
 
-/// `free`, wherever the address is and whatever the magazine holds.
+/// `free`, in all cases: for any address, and if the magazine is full.
 ///
 /// # Safety
 /// As for `free`.
@@ -79,10 +80,10 @@ fn class_of(address: *const c_void) -> Option<Class> {
     Class::of_near(address).or_else(|| Class::of_far(address))
 }
 
-/// Takes back what was allocated as a request of so many bytes.
+/// Frees a block that was requested with `bytes`.
 ///
 /// # Safety
-/// As for `free`; and `bytes` is what was asked for.
+/// As for `free`; and `bytes` is the requested size.
 #[inline(always)]
 pub(crate) unsafe fn release_sized(start: *mut c_void, bytes: usize) {
     // C++ lets null be deleted.
@@ -183,7 +184,7 @@ unsafe fn reallocate_far(start: *mut c_void, bytes: usize) -> *mut c_void {
 /// `start` is a block of `old` in the caller's hands.
 #[inline(always)]
 unsafe fn reallocate_small(start: *mut c_void, old: Class, bytes: usize) -> *mut c_void {
-    // CPython's rule: a block that shrinks by less than a quarter stays. Blocks are found by their address, so it may.
+    // CPython's rule: a block that shrinks by less than a quarter stays. It may, because the class is found by address.
     let old_bytes = old.block_bytes();
     if bytes <= old_bytes && 4 * bytes > 3 * old_bytes {
         raw::check_live(old, start);
@@ -226,9 +227,9 @@ unsafe fn reallocate_large(start: *mut c_void, bytes: usize) -> *mut c_void {
     if start.is_null() {
         return allocate(bytes);
     }
-    // SAFETY: the caller's promise; the block has at least so many bytes as are copied.
+    // SAFETY: the caller's promise; the block has at least as many bytes as are copied.
     unsafe {
-        // Small now: to a pool, rather than leave a crumb amid glibc's large blocks.
+        // The block is small now: it moves to a pool, rather than stay as a small piece amid glibc's large blocks.
         if let Some(class) = Class::of_size(bytes).filter(|_| bytes != 0)
             && let Some(old_bytes) = usable_bytes(start)
         {
@@ -254,7 +255,7 @@ pub(crate) unsafe extern "C-unwind" fn reallocarray(start: *mut c_void, count: u
     }
 }
 
-/// An alignment that is no power of two is rounded up to one, as in glibc.
+/// An alignment that is no power of two is rounded up to the next one, as in glibc.
 ///
 /// # Safety
 /// None.
@@ -275,7 +276,8 @@ pub(crate) unsafe extern "C-unwind" fn aligned_alloc(align: usize, bytes: usize)
     if align.is_power_of_two() { allocate_aligned(bytes, align) } else { fail(libc::EINVAL) }
 }
 
-/// Returns `EINVAL` or `ENOMEM`, and keeps `*place` then. As in glibc, `errno` is `ENOMEM`, too, without memory.
+/// Returns `EINVAL` or `ENOMEM`, and then leaves `*place` as it is. As in glibc, without memory `errno` is `ENOMEM`,
+/// too.
 ///
 /// # Safety
 /// `place` is writable.
@@ -326,7 +328,7 @@ pub(crate) unsafe extern "C-unwind" fn malloc_usable_size(start: *mut c_void) ->
     }
 }
 
-/// Gives back what both allocators can; 1 if any of it went back to the OS.
+/// Makes both allocators give free memory back to the OS; returns 1 if they gave any.
 ///
 /// # Safety
 /// None.
@@ -347,7 +349,7 @@ pub(crate) unsafe extern "C-unwind" fn malloc_trim(pad_bytes: usize) -> c_int {
     c_int::from(purged_bytes != 0 || trimmed != 0)
 }
 
-/// C23. `realloc` may have kept a block in a larger class than its size now has, so the size does not tell the class.
+/// C23. The size is ignored: `realloc` may have left the block in a larger class than its present size has.
 ///
 /// # Safety
 /// As for `free`.

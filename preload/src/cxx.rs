@@ -1,12 +1,13 @@
 //! C++'s `operator new` and `operator delete`, all replaceable forms, by their mangled names.
 //!
-//! What needs a C++ runtime is left to the one in the process: when there is no memory, the definition that comes next
-//! in the link chain is called. It tries again by our `malloc`, runs the program's new-handler, and throws
-//! `std::bad_alloc`. These functions therefore let exceptions through (`C-unwind`).
+//! Running out of memory needs a C++ runtime, and that is left to the one in the process: the definition that comes
+//! next in the link chain is called. It tries again by our `malloc`, runs the program's new-handler, and throws
+//! `std::bad_alloc`. So these functions let exceptions through (`C-unwind`).
 //!
-//! C++ defines most forms by others, and a program may replace those only: `new[]` calls `new`, `delete` with a size
-//! calls the one without. So forms that are defined by others are served here only where those others are ours, too
-//! (`start::operators_are_ours`), else by the next definition in the chain, which calls what the program has.
+//! C++ defines most forms by basic ones: `new[]` calls `new`, and `delete` with a size calls the one without. A program
+//! may replace only the basic ones. So the other forms are served here only if the basic ones are ours, too
+//! (`start::operators_are_ours`). Otherwise they are served by the next definition in the chain, which calls the
+//! program's basic ones.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -29,7 +30,7 @@ fn no_runtime() -> ! {
     unsafe { libc::abort() }
 }
 
-/// The form `$name` as the next definition has it: called with the same arguments. `$otherwise` if there is none.
+/// Calls the next definition of the form `$name` with the same arguments; if there is none, evaluates `$otherwise`.
 macro_rules! next {
     ($name:literal, ($($argument:ident: $type:ty),*) -> $result:ty, $otherwise:expr) => {{
         #[cold]
@@ -51,7 +52,7 @@ macro_rules! next {
     }};
 }
 
-/// Forms of `new`: basic ones (which a program may replace alone), or defined by others.
+/// Forms of `new`: `basic` ones, which a program may replace alone, and `derived` ones, which are defined by those.
 macro_rules! news {
     ($(
         $(#[$meta:meta])*
@@ -122,7 +123,7 @@ news! {
     derived _ZnamSt11align_val_tRKSt9nothrow_t = c"_ZnamSt11align_val_tRKSt9nothrow_t", null(bytes, align; nothrow);
 }
 
-/// Forms of `delete`. With a size, the magazine is known without a look-up.
+/// Forms of `delete`. A size tells the magazine without a look-up.
 macro_rules! deletes {
     ($(
         $(#[$meta:meta])*

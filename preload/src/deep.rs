@@ -1,12 +1,12 @@
 //! `dlopen` without `RTLD_DEEPBIND`.
 //!
-//! With that flag a library finds the C library's malloc before the one that is preloaded, and so do the libraries that
-//! it brings with it. Blocks that cross the border then meet the wrong `free`: glibc's takes the bytes before one of
-//! our blocks for a header. PHP's module for Apache, and hosts of plug-ins, set the flag. So it is taken off, unless
-//! `PYMALLOC_DEEPBIND=1` says that the program's plug-ins need it and keep their blocks to themselves.
+//! With that flag, a library and its dependencies find the C library's malloc before the preloaded one. A block that
+//! such a library exchanges with the program then meets the wrong `free`: glibc's takes the bytes before one of our
+//! blocks for a header. PHP's module for Apache, and hosts of plug-ins, set the flag. So it is removed, unless
+//! `PYMALLOC_DEEPBIND=1` says that the program's plug-ins need it and exchange no blocks with the program.
 //!
-//! glibc looks at `dlopen`'s return address, for the caller's own search path and namespace. So the function here has
-//! no frame: it changes one argument and jumps.
+//! glibc uses `dlopen`'s return address to find the caller's own search path and namespace. So the function here has no
+//! frame: it changes one argument and jumps.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
 use crate::start::variable;
 
-/// The flags that are left.
+/// The flags that are not removed.
 static FLAGS: AtomicU32 = AtomicU32::new(!(libc::RTLD_DEEPBIND as u32));
 
 /// The next `dlopen` in the link chain; null before the first call.
@@ -28,7 +28,7 @@ pub(crate) fn prepare() {
     }
 }
 
-/// Looks the next definition up.
+/// Looks up the next definition.
 unsafe extern "C" fn find_next() -> *mut c_void {
     // SAFETY: a C string.
     let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, c"dlopen".as_ptr()) };
@@ -40,7 +40,7 @@ unsafe extern "C" fn find_next() -> *mut c_void {
     found
 }
 
-/// Stands for a `dlopen` that is nowhere.
+/// Stands in for a `dlopen` that does not exist.
 unsafe extern "C" fn none() -> *mut c_void {
     ptr::null_mut()
 }

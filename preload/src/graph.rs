@@ -1,14 +1,15 @@
-//! `PYMALLOC_LEAKS` and `PYMALLOC_HEAPSNAPSHOT`: what nothing refers to when the program exits, and the whole heap as a
-//! graph, then or on a signal.
+//! `PYMALLOC_LEAKS` reports the blocks that nothing refers to when the program exits. `PYMALLOC_HEAPSNAPSHOT` saves the
+//! whole heap as a graph, at the exit or on a signal.
 //!
-//! | variable | says |
+//! | variable | value |
 //! |---|---|
 //! | `PYMALLOC_LEAKS` | `1`: a report on stderr at the exit |
 //! | `PYMALLOC_HEAPSNAPSHOT` | the file for Chrome's DevTools and others; `%p` stands for the process's number |
 //! | `PYMALLOC_HEAPSNAPSHOT_SIGNAL` | the number of a signal on which the file is written, instead of at the exit |
 //!
-//! `PYMALLOC_TRACE_PROCESS` holds for these, too. On a signal a thread of the library's own takes the graph, which starts
-//! while the library is loaded, blocks all signals, and waits for the handler's word. A forked child has none.
+//! `PYMALLOC_TRACE_PROCESS` applies to these, too. On a signal, a thread of the library's own takes the graph. It
+//! starts while the library is being loaded, blocks all signals, and sleeps until the handler wakes it. A forked child
+//! has no such thread.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +24,7 @@ use crate::kept::{self, File};
 use crate::start::{forks, variable};
 use crate::trace::{is_meant, named, number, say};
 
-/// Leaks of a report; the sums are of all.
+/// The most leaks that a report shows; its sums are of all leaks.
 const LEAKS_SHOWN: usize = 50;
 
 /// What the variables ask for, read once.
@@ -32,13 +33,13 @@ struct Wish {
     snapshot: Option<File>,
     on_signal: bool,
     this_process_only: bool,
-    /// Of the process that was started.
+    /// The [`forks`] of the process that was started.
     forks: u32,
 }
 
 static WISH: OnceLock<Wish> = OnceLock::new();
 
-/// Signals that came so far.
+/// The number of signals received so far.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn start() {
@@ -69,9 +70,9 @@ pub(crate) fn start() {
 }
 
 extern "C" fn note(_signal: c_int) {
-    // Relaxed: the kernel's look at the word orders it.
+    // Relaxed: the system call below orders it before the kernel's look at the word.
     SIGNALS.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the kernel uses the address as a name only. `errno` may change in a failure alone, and it does not fail.
+    // SAFETY: the kernel uses the address as a name only. `errno` changes only if the call fails, which it does not.
     unsafe { libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, 1) };
 }
 
@@ -87,7 +88,7 @@ fn watch(signal: c_int) -> bool {
 
 /// Starts the thread that waits for signals, with all of them blocked.
 fn start_thread() -> bool {
-    // SAFETY: plain data, of which zero is a valid value; a thread that is joined by nobody.
+    // SAFETY: plain data, of which zero is a valid value; the thread is detached.
     unsafe {
         let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = core::mem::zeroed();
         libc::sigfillset(&mut all);
@@ -157,7 +158,7 @@ fn report(graph: &HeapGraph) {
     say(&text);
 }
 
-/// A descriptor as what is written to.
+/// A descriptor, as a writer.
 struct Out(Descriptor);
 
 impl Write for Out {

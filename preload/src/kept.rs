@@ -1,9 +1,9 @@
-//! What is written to at the program's end, kept from its start: stderr, and files that variables name.
+//! Keeps stderr, and the files that variables name, from the program's start, so that they can be written at its end.
 //!
-//! The program may meanwhile close every descriptor it does not know, and open files of its own under the same numbers;
-//! it may change its root, its user and its environment. So a descriptor is kept, beside the identity of the file
-//! behind it, and what the variables said is kept as a copy. Before each write the identity is compared. Where it
-//! differs nothing is written, but a file that still has its name is opened again.
+//! Meanwhile the program may close every descriptor that it does not know, and open files of its own under the same
+//! numbers. It may also change its root, its user and its environment. So the descriptor is kept with the identity of
+//! the file behind it, and the variables' values are kept as copies. Before each write the identity is compared. If it
+//! differs, nothing is written through that descriptor; the file is opened again if it still has its name.
 
 use core::ffi::{CStr, c_int};
 use core::fmt::{self, Write};
@@ -11,8 +11,8 @@ use std::sync::OnceLock;
 
 use pymalloc_core::raw::{Descriptor, Identity};
 
-/// The least number of a descriptor that is kept: above those that shells and tests of programs look at, which end at
-/// 255, and below the usual limit of 1024. Under a lower limit none is kept.
+/// The lowest number of a kept descriptor. It is above the numbers that shells and programs' tests look at, which end
+/// at 255, and below the usual limit of 1024. Under a lower limit no descriptor is kept.
 const NUMBER_MIN: c_int = 700;
 
 /// A descriptor of the library's own, and the file behind it.
@@ -53,7 +53,7 @@ pub(crate) fn stderr() -> Option<Descriptor> {
     kept.current().or_else(|| Some(Descriptor::of_number(libc::STDERR_FILENO)).filter(|&own| kept.is(own)))
 }
 
-/// A path, or a part of one: no longer than the system takes.
+/// A path, or a part of one; at most as long as the system allows.
 #[derive(Clone, Copy)]
 struct Path {
     bytes: [u8; libc::PATH_MAX as usize],
@@ -85,14 +85,14 @@ impl Write for Path {
     }
 }
 
-/// A file that a variable names, of each process or of each its own: `%p` then stands for the process's number.
+/// A file that a variable names: one for all processes, or, with `%p` in its name, one for each.
 pub(crate) struct File {
     name: Path,
     of_each_process: bool,
     flags: c_int,
-    /// What was opened at the start, or the error.
+    /// The descriptor that was opened at the start, or the error.
     kept: Result<Kept, c_int>,
-    /// Of the process that opened it ([`start::forks`](crate::start::forks)).
+    /// The [`forks`](crate::start::forks) of the process that opened it.
     forks: u32,
 }
 
@@ -105,7 +105,7 @@ pub(crate) enum Unsaved {
 }
 
 impl File {
-    /// Makes the file if need be, and keeps it. With `numbered`, `%p` in the name has a meaning.
+    /// Makes the file if need be, and keeps it. With `numbered`, `%p` in the name stands for the process's number.
     pub(crate) fn keep(name: &CStr, flags: c_int, numbered: bool) -> Self {
         let of_each_process = numbered && name.to_bytes().windows(2).any(|pair| pair == b"%p");
         let mut file = Self {
@@ -146,12 +146,12 @@ impl File {
         Some(path)
     }
 
-    /// Has `save` write to the file.
+    /// Calls `save` to write to the file.
     ///
     /// # Errors
     /// Nothing was written, or not all of it.
     pub(crate) fn save(&self, save: impl FnOnce(Descriptor) -> Result<(), c_int>) -> Result<(), Unsaved> {
-        // A forked child's own file is another than its parent's.
+        // If each process has its own file, a forked child's is not its parent's.
         let kept = self.kept.as_ref().ok().filter(|_| !self.of_each_process || self.forks == crate::start::forks());
         if let Some(descriptor) = kept.and_then(Kept::current) {
             return save(descriptor).map_err(Unsaved::Refused);
@@ -165,7 +165,7 @@ impl File {
         saved
     }
 
-    /// Says on stderr that it was not saved, and why.
+    /// Reports on stderr that the file was not saved, and why.
     pub(crate) fn complain(&self, unsaved: &Unsaved) {
         let mut text = Text::new(stderr);
         text.push(b"pymalloc: ");
@@ -180,7 +180,7 @@ impl File {
     }
 }
 
-/// Text on its way to a descriptor, through a buffer on the stack: so a line is one `write`.
+/// Writes text to a descriptor through a buffer on the stack, so that a line is one `write`.
 pub(crate) struct Text<D: Fn() -> Option<Descriptor>> {
     /// Asked before each write.
     descriptor: D,
@@ -206,7 +206,7 @@ impl<D: Fn() -> Option<Descriptor>> Text<D> {
         }
     }
 
-    /// What the system calls the error.
+    /// Adds the system's text for an error.
     fn push_error(&mut self, error: c_int) {
         let mut name = [0; 128];
         // SAFETY: a writable buffer of that length.
@@ -221,10 +221,10 @@ impl<D: Fn() -> Option<Descriptor>> Text<D> {
         self.used = 0;
     }
 
-    /// Sends the rest.
+    /// Writes the rest.
     ///
     /// # Errors
-    /// The first of the system's, since the beginning.
+    /// The first error of any write.
     pub(crate) fn finish(mut self) -> Result<(), c_int> {
         self.flush();
         self.failed.map_or(Ok(()), Err)

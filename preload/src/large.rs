@@ -1,5 +1,5 @@
-//! What is above 512 bytes: from the arenas up to 1 MiB, beyond that glibc's own malloc; and definitions that come
-//! after ours in the link chain.
+//! Blocks above 512 bytes: up to 1 MiB they are from the arenas, beyond that from glibc's own malloc. And definitions
+//! of functions that come after ours in the link chain.
 
 use core::ffi::{CStr, c_int, c_void};
 use core::mem::MaybeUninit;
@@ -10,8 +10,9 @@ use crate::start;
 
 use pymalloc_core::raw::{self, MediumPlace};
 
-// glibc's names for its own functions: bound by the dynamic linker to glibc's definitions, whatever stands before them,
-// unless the program's other allocator has these names, too (gperftools' tcmalloc): then all of them are its own.
+// glibc's names for its own functions. The dynamic linker binds them to glibc's definitions, whatever stands before
+// them in the link chain. The exception is a program whose other allocator has these names, too (gperftools' tcmalloc):
+// then all of them are bound to that allocator.
 unsafe extern "C" {
     fn __libc_malloc(bytes: usize) -> *mut c_void;
     fn __libc_calloc(count: usize, bytes: usize) -> *mut c_void;
@@ -22,13 +23,13 @@ unsafe extern "C" {
     fn __libc_pvalloc(bytes: usize) -> *mut c_void;
 }
 
-/// Whether the tracer wants to be told of large blocks; never, in a library without it.
+/// Whether the tracer wants to be told of large blocks; always `false` in a library without it.
 #[inline(always)]
 fn is_observed() -> bool {
     cfg!(feature = "trace") && raw::is_observed()
 }
 
-/// What `allocate` hands out, of which the tracer is told.
+/// Calls `allocate`, and tells the tracer of the block.
 #[cold]
 #[inline(never)]
 fn allocate_observed(bytes: usize, allocate: impl FnOnce() -> *mut c_void) -> *mut c_void {
@@ -37,7 +38,7 @@ fn allocate_observed(bytes: usize, allocate: impl FnOnce() -> *mut c_void) -> *m
     block
 }
 
-/// glibc's functions, each told of to the tracer while it is on.
+/// Functions that allocate, and tell the tracer of the block while it is on.
 macro_rules! allocators {
     ($($function:ident = $of_libc:ident($($argument:ident),+), $bytes:expr;)+) => { $(
         /// # Safety
@@ -62,7 +63,7 @@ allocators! {
     pvalloc = __libc_pvalloc(bytes), bytes;
 }
 
-/// Every block of C's is aligned to so many bytes.
+/// The alignment of every block of C's.
 const ALIGN: usize = 16;
 
 fn or_no_memory(block: *mut c_void) -> *mut c_void {
@@ -95,7 +96,7 @@ unsafe fn calloc_unobserved(count: usize, bytes: usize) -> *mut c_void {
     }
 }
 
-/// `align` is a power of two.
+/// Allocates with an alignment, which is a power of two.
 ///
 /// # Safety
 /// None.
@@ -241,7 +242,8 @@ impl Function {
         found
     }
 
-    /// C++'s library is out of `RTLD_NEXT`'s sight where a plug-in brought it with it, as for CPython's extensions.
+    /// The next definition. `RTLD_NEXT` does not see C++'s library if a plug-in loaded it, as CPython's extensions do:
+    /// so that library is asked, too.
     fn after_this_library(&self) -> *mut c_void {
         // SAFETY: a C string.
         let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
@@ -257,8 +259,8 @@ impl Function {
     fn beside_malloc(&self) -> *mut c_void {
         let malloc: unsafe extern "C" fn(usize) -> *mut c_void = __libc_malloc;
         let mut info = MaybeUninit::<libc::Dl_info>::uninit();
-        // SAFETY: an address, and room for the answer, which is there if it is not 0. The loader's string stays: the
-        // library is in use.
+        // SAFETY: an address, and room for the answer, which is filled in unless 0 is returned. The loader's string
+        // stays valid: the library is in use.
         let name = unsafe {
             if libc::dladdr(malloc as *const c_void, info.as_mut_ptr()) == 0 {
                 return ptr::null_mut();
@@ -270,7 +272,7 @@ impl Function {
 
     /// The definition in a library, if that is loaded.
     fn in_library(&self, library: &CStr) -> *mut c_void {
-        // SAFETY: C strings; nothing is loaded, and the handle need not be closed: it is of a library in use.
+        // SAFETY: C strings. Nothing is loaded, and the handle need not be closed: its library is in use.
         unsafe {
             let handle = libc::dlopen(library.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
             if handle.is_null() { ptr::null_mut() } else { libc::dlsym(handle, self.name.as_ptr()) }
@@ -280,8 +282,9 @@ impl Function {
 
 static USABLE_SIZE: Function = Function::of_large(c"malloc_usable_size");
 
-/// Looks up what must not be looked up while a block is freed or moved, and has glibc's malloc set itself up: elsewise
-/// its first call would, in whatever thread, and in glibc 2.36 that is a cancellation point (`getrandom`).
+/// Looks up the functions that must not be looked up while a block is freed or moved, and makes glibc's malloc set
+/// itself up. Otherwise malloc's first call would do so, in any thread, and in glibc 2.36 that is a cancellation point
+/// (`getrandom`).
 pub(crate) fn look_ahead() {
     /// glibc's `struct mallinfo`.
     type Info = [c_int; 10];
@@ -297,8 +300,8 @@ pub(crate) fn look_ahead() {
     }
 }
 
-/// The bytes of a block of ours above 512 bytes, or of the large allocator's; `None` before the library is loaded
-/// completely.
+/// The bytes of a block of ours above 512 bytes, or of a block of the large allocator; `None` before the library is
+/// loaded completely.
 ///
 /// # Safety
 /// `start` is such a block, in the caller's hands.

@@ -1,22 +1,23 @@
 //! `libpymalloc.so`: the C library's malloc family and C++'s `operator new` and `delete` on pymalloc, for `LD_PRELOAD`.
 //!
-//! Up to 512 bytes a request is served from pools, anything else by glibc's own malloc. A free looks the address up in
-//! the map of arenas; what no arena holds is glibc's.
+//! A request of up to 512 bytes is served from the pools of small blocks, one of up to 1 MiB from the arenas, too
+//! (`large`), and a larger one by glibc's own malloc. A free looks up the address in the map of arenas; a block that no
+//! arena holds is glibc's.
 //!
 //! # Rules
-//! - Nothing here may allocate through std: its `System` calls *our* `malloc`. No thread-local of std's either. (The
-//!   tracer may: outside of all locks of the heap, and it knows its own calls.)
-//! - No function that allocates or frees may take a lock of the dynamic linker, save where it has run out of memory.
+//! - Nothing here may allocate through std, because std's `System` calls *our* `malloc`. Nor may it use thread-locals
+//!   of std. (The tracer may do both: it does so outside of all locks of the heap, and recognises its own calls.)
+//! - No function that allocates or frees may take a lock of the dynamic linker, except when memory has run out.
 //! - Nothing here panics.
 //!
-//! | file | what |
+//! | file | contents |
 //! |---|---|
 //! | `c` | malloc, free and their family |
 //! | `cxx` | `operator new` and `operator delete` in all their forms |
-//! | `large` | glibc's own functions, and definitions that come after ours in the link chain |
+//! | `large` | blocks above 512 bytes: medium ones, and glibc's; definitions that come after ours in the link chain |
 //! | `start` | what runs when the library is loaded: environment, fork handlers |
-//! | `deep` | `dlopen` without the flag that would go past the functions above |
-//! | `kept` | what is written to at the program's end: stderr and files, kept from its start |
+//! | `deep` | `dlopen` without the flag that would bypass the functions above |
+//! | `kept` | stderr and files to be written at the program's end: kept from its start |
 //! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
 //! | `trace` | with the feature `trace`: what `PYMALLOC_TRACE` asks for |
 //! | `graph` | with the feature `trace`: what `PYMALLOC_LEAKS` and `PYMALLOC_HEAPSNAPSHOT` ask for |

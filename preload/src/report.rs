@@ -1,8 +1,8 @@
-//! `PYMALLOC_REPORT`: what the heap held when the program exited.
+//! `PYMALLOC_REPORT`: reports what the heap held when the program exited.
 //!
-//! `1` writes the whole table to stderr. A path (it begins with `/`) has one line a process appended to that file: that
-//! disturbs nobody's output, and shows which processes ran on the library. A process that ends by `_exit`, `exec`
-//! or a signal reports nothing. The file is opened at the start (`kept`).
+//! With `1`, the whole table is written to stderr. With a path (which begins with `/`), one line per process is
+//! appended to that file: this leaves the programs' output alone, and shows which processes ran on the library. A
+//! process that ends by `_exit`, `exec` or a signal reports nothing. The file is opened at the start (`kept`).
 
 use core::ffi::{CStr, c_char, c_int};
 use core::fmt::Write;
@@ -21,10 +21,10 @@ unsafe extern "C" {
 static WANTED: OnceLock<Wanted> = OnceLock::new();
 
 struct Wanted {
-    /// Where the report goes; to stderr if there is none.
+    /// The file for the report; `None` for stderr.
     file: Option<File>,
-    /// The program's name at its start: servers write their state over their arguments, where the C library's name of
-    /// it lies.
+    /// The program's name at its start. A copy, because servers write their state over their arguments, where the C
+    /// library's name of the program lies.
     name: [u8; NAME_BYTES],
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn prepare() {
         Some(path) if path.to_bytes().starts_with(b"/") => Some(File::keep(path, libc::O_APPEND, false)),
         _ => return,
     };
-    // Of a file, for complaints.
+    // Even with a file, for complaints.
     kept::keep_stderr();
     let mut name = [0; NAME_BYTES];
     // SAFETY: glibc's own C string, set before the program starts.
@@ -51,7 +51,7 @@ extern "C" fn at_exit() {
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     let _no_cancellation = NoCancellation::new();
     match file {
-        // Nobody is left to tell if it fails.
+        // If it fails, there is no place left to report it.
         None => drop(report(name, kept::stderr, true)),
         Some(file) => {
             if let Err(unsaved) = file.save(|descriptor| report(name, || Some(descriptor), false)) {
@@ -71,7 +71,7 @@ fn report(name: &[u8], out: impl Fn() -> Option<Descriptor>, whole: bool) -> Res
     // SAFETY: no preconditions.
     let process = unsafe { libc::getpid() };
     let mut out = Text::new(out);
-    // `finish` tells of all that fails.
+    // `finish` reports all failures.
     let _ = write!(out, "pymalloc: process {process} (");
     out.push(name);
     let (blocks, arenas, ever) = (stats.blocks_live(), stats.arenas_mapped, stats.arenas_ever);

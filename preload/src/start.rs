@@ -2,10 +2,10 @@
 //!
 //! # Fork
 //! The lock order is: glibc's list of streams → the allocator's locks (`stop`, doors, heap state) → glibc's malloc. The
-//! crate's own handlers take the second. But `fork` takes the list of streams only after all handlers, and a thread
-//! that holds it (as `fflush(NULL)` does) may wait for a stream whose holder waits for the allocator (as `getline`
-//! does). So the list is taken here, before the crate's locks: prepare handlers run in the reverse order of their
-//! registration. The list's lock may be taken twice by one thread.
+//! crate's own handlers take the allocator's locks. But `fork` takes the list of streams only after all handlers. A
+//! thread that holds the list (as `fflush(NULL)` does) may wait for a stream, whose holder waits for the allocator (as
+//! `getline` does). So the list is taken here, before the crate's locks: prepare handlers run in the reverse order of
+//! their registration. A thread may take the list's lock twice.
 
 use core::ffi::{CStr, c_char, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,7 +26,7 @@ static OPERATORS_ARE_OURS: AtomicBool = AtomicBool::new(false);
 /// Whether the program calls this library's `free`; `false` until that is known.
 #[inline(always)]
 pub(crate) fn free_is_ours() -> bool {
-    // Relaxed: a flag alone; `false` is never wrong.
+    // Relaxed: only a flag; `false` is never wrong.
     FREE_IS_OURS.load(Ordering::Relaxed)
 }
 
@@ -40,17 +40,17 @@ pub(crate) fn operators_are_ours() -> bool {
 
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
-/// A number that differs between a process and each of its forked ancestors. Not the process's own number: in another
-/// namespace, a child may have its parent's.
+/// A number that differs between a process and each of its forked ancestors. The process's own number would not do: in
+/// another namespace, a child may have its parent's.
 pub(crate) fn forks() -> u32 {
     // Relaxed: changes only in a child that has one thread.
     FORKS.load(Ordering::Relaxed)
 }
 
-/// The value of an environment variable, unless the program runs with others' rights. Only while the library is loaded:
-/// the program may change its environment.
+/// The value of an environment variable, unless the program runs with another user's rights. It may be called only
+/// while the library is being loaded: later the program may change its environment.
 pub(crate) fn variable(name: &CStr) -> Option<&'static CStr> {
-    // SAFETY: a C string; while the library is loaded nobody changes the environment.
+    // SAFETY: a C string; nothing changes the environment while the library is being loaded.
     unsafe {
         let value = secure_getenv(name.as_ptr());
         (!value.is_null()).then(|| CStr::from_ptr(value))
@@ -71,7 +71,7 @@ fn is_ours(name: &CStr) -> bool {
 }
 
 fn look_around() {
-    // Relaxed (both): flags alone.
+    // Relaxed (both): only flags.
     FREE_IS_OURS.store(is_ours(c"free") && is_ours(c"malloc"), Ordering::Relaxed);
     let basic = [
         c"_Znwm",
@@ -103,7 +103,7 @@ extern "C" fn start() {
     STREAMS.iter().for_each(|function| {
         function.address();
     });
-    // No memory for the registration: a fork that meets busy streams may hang, as without this handler.
+    // If there is no memory for the registration, a fork may hang amid busy streams, as without this handler.
     // SAFETY: functions that live as long as the program, because the library is never unloaded.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }

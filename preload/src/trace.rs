@@ -1,21 +1,22 @@
-//! `PYMALLOC_TRACE`: who held the memory at the peak, or holds it when the program exits; `PYMALLOC_TIMELINE`:
-//! who held it when.
+//! `PYMALLOC_TRACE` saves which calls held the memory at the peak, or hold it when the program exits.
+//! `PYMALLOC_TIMELINE` records it over time.
 //!
-//! Tracing starts while the library is loaded, before the program has a second thread, and ends with the process: what
-//! was held at the peak is saved then (most programs hold next to nothing when they exit), or what is left. A process
-//! that ends by `_exit`, `exec` or a signal saves nothing but its timeline, which then has no end. The variables are
-//! read, and the files opened, at the start (`kept`); a forked child's file, if each process has its own, when the child exits.
+//! Tracing starts while the library is being loaded, before the program has a second thread, and ends with the process.
+//! At the exit, the blocks that were live at the peak are saved (most programs hold next to nothing when they exit), or
+//! those that are left. A process that ends by `_exit`, `exec` or a signal saves only its timeline, which then has no
+//! end. The variables are read, and the files opened, at the start (`kept`). If each process has its own file, a forked
+//! child's is opened when the child exits.
 //!
-//! | variable | says |
+//! | variable | value |
 //! |---|---|
 //! | `PYMALLOC_TRACE` | the file for the pprof profile; `%p` stands for the process's number |
 //! | `PYMALLOC_TRACE_FLAME_GRAPH` | a file for a flame graph, likewise |
 //! | `PYMALLOC_TIMELINE` | the file for what is live over time, likewise; written as the program runs |
 //! | `PYMALLOC_TIMELINE_EVERY` | milliseconds between its samples |
-//! | `PYMALLOC_SERVE` | a socket's path, likewise: who asks there is told what is live (`pymalloc top`) |
-//! | `PYMALLOC_TRACE_AT` | `exit`: what is alive then, rather than the peak |
-//! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every one is |
-//! | `PYMALLOC_TRACE_FRAMES` | frames a trace |
+//! | `PYMALLOC_SERVE` | a socket's path, likewise: clients are told there what is live (`pymalloc top`) |
+//! | `PYMALLOC_TRACE_AT` | `exit`: save what is live then, rather than at the peak |
+//! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every process is traced |
+//! | `PYMALLOC_TRACE_FRAMES` | frames per trace |
 //! | `PYMALLOC_TRACE_EVERY` | mean bytes between samples |
 //! | `PYMALLOC_TRACE_SYSTEM_UNWINDER` | `1`: as [`Config::system_unwinder`], whose hazards are real in a program |
 
@@ -33,7 +34,7 @@ use pymalloc_core::trace::{self, Config, Server, Snapshot, Timeline, TimelineCon
 use crate::kept::{self, File, Text};
 use crate::start::{forks, variable};
 
-/// Whether this library can trace, for the command `pymalloc run`, which looks for the name.
+/// Says that this library can trace: the command `pymalloc run` looks for this name.
 #[unsafe(no_mangle)]
 #[used]
 pub(crate) static PYMALLOC_CAN_TRACE: u8 = 1;
@@ -42,21 +43,21 @@ pub(crate) static PYMALLOC_CAN_TRACE: u8 = 1;
 struct Wish {
     profile: Option<File>,
     flame_graph: Option<File>,
-    /// Its name, and itself until it ends.
+    /// The timeline's name, and the timeline until it ends.
     timeline: Option<(String, Mutex<Option<Timeline>>)>,
     /// Serves until the process exits.
     server: Mutex<Option<Server>>,
     at_exit: bool,
     /// Whether forked children are not traced.
     this_process_only: bool,
-    /// Of the process that was started.
+    /// The [`forks`] of the process that was started.
     forks: u32,
 }
 
 /// Set if tracing has begun.
 static WISH: OnceLock<Wish> = OnceLock::new();
 
-/// Looking names up is silent for so long, and says how far it is that often.
+/// Looking up names is silent for this long; then it reports its progress at this interval.
 const SILENT: Duration = Duration::from_secs(1);
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -72,7 +73,7 @@ pub(crate) fn named(name: &CStr) -> Option<&'static CStr> {
     variable(name).filter(|name| !name.is_empty())
 }
 
-/// Whether this process is to be traced.
+/// Whether the variables ask to trace this process.
 pub(crate) fn is_meant() -> bool {
     let only = variable(c"PYMALLOC_TRACE_PROCESS");
     only.is_none_or(|only| only.to_bytes() == process().to_string().as_bytes())
@@ -140,7 +141,7 @@ pub(crate) fn say(text: &str) {
     out.flush();
 }
 
-/// How far the search for names is; shown only if it takes long.
+/// Shows how far the look-up of names is, if it takes long.
 struct Progress {
     begun: Instant,
     shown: Option<Instant>,
@@ -154,22 +155,23 @@ impl Progress {
         }
         self.shown = Some(Instant::now());
         let Some(stderr) = kept::stderr() else { return };
-        // SAFETY: open, a moment ago; what another thread makes of it is asked whether it is a terminal, no more.
+        // SAFETY: it was open a moment ago. Even if another thread has replaced it, it is only asked whether it is a
+        // terminal.
         let is_terminal = unsafe { BorrowedFd::borrow_raw(stderr.number()) }.is_terminal();
         let (before, after) = if is_terminal { ("\r", if done < total { "" } else { "\n" }) } else { ("", "\n") };
         say(&format!("{before}pymalloc: names of {done} of {total} frames found{after}"));
     }
 }
 
-/// Bytes of stack that looking names up takes, with a wide margin.
+/// Bytes of stack that looking up names takes, with a wide margin.
 const SAVING_STACK_BYTES: usize = 1 << 20;
-/// Bytes of memory without which it is not tried: out of memory, the program would end by an abort.
+/// Without this many bytes of memory, saving is not tried: running out of memory would abort the program.
 const SAVING_MEMORY_BYTES: usize = 64 << 20;
 
 extern "C" fn at_exit() {
     let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
     let _no_cancellation = NoCancellation::new();
-    // First: a block that was freed twice could be handed out twice here.
+    // First, because a block that was freed twice could otherwise be handed out twice by the allocations below.
     raw::check_at_exit();
     if let Some((name, timeline)) = &wish.timeline
         && let Some(timeline) = timeline.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -187,18 +189,18 @@ extern "C" fn at_exit() {
     if has_stack() {
         return save_traced(wish);
     }
-    // A small stack, or one that the program made. Not always so: who calls `exit` in a library's constructor holds the
-    // loader's lock, which names may need.
+    // The stack is small, or one that the program made. Only then is a thread used: a program that calls `exit` in a
+    // library's constructor holds the loader's lock, which the look-up of names may need.
     match std::thread::Builder::new().stack_size(SAVING_STACK_BYTES).spawn(|| save_traced(wish)) {
         Ok(saving) => drop(saving.join()),
-        Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no stack to do it on: {error}\n")),
+        Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no thread with enough stack: {error}\n")),
     }
 }
 
-/// Whether the system gives memory still.
+/// Whether the system still gives memory.
 fn has_memory() -> bool {
     let (rights, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: new memory, which nobody touches and which is given up at once.
+    // SAFETY: new memory, which is not touched and is given up at once.
     unsafe {
         let start = libc::mmap(std::ptr::null_mut(), SAVING_MEMORY_BYTES, rights, flags | libc::MAP_NORESERVE, -1, 0);
         start != libc::MAP_FAILED && libc::munmap(start, SAVING_MEMORY_BYTES) == 0
@@ -245,7 +247,7 @@ fn save_traced(wish: &Wish) {
     say(&text);
 }
 
-/// Saves to each file that is asked for, and complains of those that can't be written; whether any was.
+/// Saves to each file that is asked for, and reports those that can't be written; returns whether any was saved.
 fn save(wish: &Wish, snapshot: &Snapshot) -> bool {
     let write = |file: &Option<File>, bytes: &[u8]| {
         file.as_ref().is_some_and(|file| match file.save(|descriptor| descriptor.rewrite(bytes)) {

@@ -12,19 +12,19 @@ use libc::{
 };
 
 const SMALL_MAX: usize = 512;
-/// Of blocks of at most 8 bytes. GCC folds `malloc(8) & 8` to 0 on aarch64.
+/// The alignment of blocks of at most 8 bytes. GCC folds `malloc(8) & 8` to 0 on aarch64.
 const SMALLEST_ALIGN: usize = if cfg!(target_arch = "aarch64") { 16 } else { 8 };
 
 fn fill(block: *mut c_void, bytes: usize, seed: usize) {
     for index in 0..bytes {
-        // SAFETY: the block has so many bytes.
+        // SAFETY: the block has that many bytes.
         unsafe { block.cast::<u8>().add(index).write((seed + index * 7) as u8) };
     }
 }
 
 fn assert_filled(block: *mut c_void, bytes: usize, seed: usize) {
     for index in 0..bytes {
-        // SAFETY: the block has so many bytes.
+        // SAFETY: the block has that many bytes.
         let byte = unsafe { block.cast::<u8>().add(index).read() };
         assert_eq!(byte, (seed + index * 7) as u8, "byte {index} of {bytes}");
     }
@@ -96,7 +96,7 @@ fn bad_alignments_fail_as_documented() {
         unsafe {
             for align in [0, 3, 24, 48, 513] {
                 set_errno(0);
-                // Seen by the test: else the compiler takes the block for one that is there and never used.
+                // The test looks at the block: otherwise the compiler assumes that it exists, and removes the call.
                 assert!(black_box(aligned_alloc(align, 16)).is_null());
                 assert_eq!(errno(), EINVAL);
                 // Rounded up.
@@ -214,7 +214,7 @@ fn realloc_of_null_and_to_nothing() {
             for bytes in [0, 1, 512, 513] {
                 let block = realloc(ptr::null_mut(), bytes);
                 assert_block(block, bytes, 8);
-                // As glibc does it: frees, and returns null.
+                // As in glibc, this frees the block and returns null.
                 assert!(realloc(block, black_box(0)).is_null());
             }
             // A block that shrinks a little stays.

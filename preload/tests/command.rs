@@ -1,4 +1,4 @@
-//! The command `pymalloc run`: what it starts, and what it refuses.
+//! The command `pymalloc run`: the programs that it starts, and those that it refuses.
 
 mod common;
 
@@ -62,7 +62,7 @@ fn refuses_programs_that_preloading_does_not_reach() {
     let folder = std::env::temp_dir().join(format!("pymalloc run {}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let program = folder.join("program");
-    // The head of a program without an interpreter: all that is looked at.
+    // The head of a program without an interpreter; the command looks at nothing else.
     let real = fs::read("/bin/sh").expect("a shell");
     let mut head = real.get(..64).expect("an ELF header").to_vec();
     // No program headers.
@@ -74,12 +74,12 @@ fn refuses_programs_that_preloading_does_not_reach() {
     head[4] = 1;
     fs::write(&program, &head).expect("it is written");
     assert_refused(&run(&[program.to_str().expect("UTF-8")]), "not a 64-bit program");
-    // A script is its interpreter.
+    // A script is checked by its interpreter.
     let script = folder.join("script");
     fs::write(&script, "#!/bin/sh\necho said\n").expect("it is written");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("our file");
     assert_eq!(text(&run(&[script.to_str().expect("UTF-8")]).stdout), "said\n");
-    // With another's rights.
+    // A program that runs with another user's rights.
     if let Some(path) = ["/usr/bin/su", "/bin/su"].into_iter().find(|path| Path::new(path).exists()) {
         // SAFETY: no preconditions.
         if unsafe { libc::getuid() } != 0 {

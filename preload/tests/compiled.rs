@@ -33,13 +33,14 @@ fn edges_of_c() {
     same_with_and_without("edges.c", &[]);
 }
 
-/// As gperftools' tcmalloc, which SWI-Prolog is linked with: large blocks are that allocator's, and it knows their sizes.
+/// SWI-Prolog is linked with such an allocator, gperftools' tcmalloc. Large blocks are that allocator's, and only it
+/// knows their sizes.
 #[test]
 fn a_program_with_an_allocator_that_has_glibcs_names() {
     let Some(other) = compile("other_malloc.c", &["-shared", "-fPIC"]) else { return };
     let path = other.0.to_str().expect("UTF-8");
     let folder = other.0.parent().expect("a folder").to_str().expect("UTF-8");
-    // Told to the linker, for its name is a source's.
+    // Passed to the linker, because the library's file name ends as a source's does.
     let options = [format!("-Wl,--no-as-needed,{path}"), format!("-Wl,-rpath,{folder}")];
     let program = compile("large.c", &options.each_ref().map(String::as_str)).expect("as above");
     let without = output_of(&mut Command::new(&program.0));
@@ -49,18 +50,18 @@ fn a_program_with_an_allocator_that_has_glibcs_names() {
     assert!(report.iter().any(|line| served(line)), "{report:?}");
 }
 
-/// Blocks cross the border between a program and plug-ins that it loads with `RTLD_DEEPBIND`.
+/// A program and the plug-ins that it loads with `RTLD_DEEPBIND` free each other's blocks.
 #[test]
 fn plugins_that_are_bound_deeply_use_the_library_too() {
     let Some(plugin) = compile("plugin.c", &["-shared", "-fPIC"]) else { return };
-    // By its name alone: `dlopen` looks where its caller says, which must not be the library.
+    // By its name alone: `dlopen` uses the search path of its caller, which must not be taken for the library.
     let folder = plugin.0.parent().expect("a folder").to_str().expect("UTF-8");
     let name = plugin.0.file_name().expect("a name").to_str().expect("UTF-8");
     let Some(host) = compile("deep.c", &[&format!("-Wl,-rpath,{folder}")]) else { return };
     let (output, report) = preloaded(Command::new(&host.0).arg(name));
     assert!(output.status.success() && output.stdout == b"done\n", "{output:?}");
     assert!(report.iter().any(|line| served(line)), "{report:?}");
-    // The plug-in's own, if that is asked for; and a free of what nobody handed out says so.
+    // With `misuse`, the host frees an address inside a block of the plug-in's: that is caught.
     let mut command = Command::new(&host.0);
     let output = output_of(command.args([name, "misuse"]).env("LD_PRELOAD", library()));
     assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
@@ -69,7 +70,7 @@ fn plugins_that_are_bound_deeply_use_the_library_too() {
     assert_eq!(line.matches('\n').count(), 1, "{output:?}");
 }
 
-/// With the flag, the plug-in has glibc's functions: what a sandbox of plug-ins may need.
+/// With the flag, the plug-in uses glibc's functions, which a sandbox of plug-ins may need.
 #[test]
 fn plugins_stay_bound_deeply_if_the_variable_says_so() {
     let Some(plugin) = compile("plugin.c", &["-shared", "-fPIC"]) else { return };

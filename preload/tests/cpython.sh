@@ -20,11 +20,12 @@ python=$("${PYTHON:-python3}" -c 'import sys; print(sys.executable)')
 cargo build --release -p pymalloc-preload
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# A copy, so that a build meanwhile changes nothing.
+# A copy, so that a build during the test changes nothing.
 library=$folder/libpymalloc.so
 cp target/release/libpymalloc.so "$library"
 
-# run NAME VARIABLE=VALUE…: all modules once; the outcomes in NAME.xml. A test that fails is an outcome, too.
+# run NAME VARIABLE=VALUE…: runs all modules once, and writes the outcomes to NAME.xml. A failed test is an outcome,
+# too.
 run() {
     local name=$1
     shift
@@ -52,7 +53,7 @@ def outcomes(name):
     found = {}
     for case in xml.parse(f"{folder}/{name}.xml").iter("testcase"):
         kinds = {child.tag for child in case} & {"failure", "error", "skipped"}
-        # Addresses and process numbers are in the names of some subtests.
+        # The names of some subtests contain addresses and process numbers.
         test = re.sub(r"0x[0-9a-f]+|\b\d{3,}\b", "N", case.get("name"))
         found.setdefault(test, set()).add("+".join(sorted(kinds)) or "passed")
     return found

@@ -1,4 +1,4 @@
-//! `pymalloc run --leaks` and `--heapsnapshot`: what they find in programs in C, and what they refuse.
+//! `pymalloc run --leaks` and `--heapsnapshot`: what they find in C programs, and the options that they refuse.
 
 mod common;
 

@@ -1,5 +1,5 @@
-//! What is written when a program ends: whatever the program did to its descriptors, its environment and its rights,
-//! its own files stay as they are, and what is said of the rest is true.
+//! What the library writes when a program ends. Whatever the program did to its descriptors, its environment and its
+//! rights, its own files stay as they are, and the library's messages about its files are true.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 
 use common::{Scratch, command_path, compile, library, output_of, served};
 
-/// More files than there are numbers below those that are kept.
+/// More files than there are descriptors below the kept ones.
 const FILES: usize = 710;
 
 /// A folder of its own, gone when dropped.
@@ -111,14 +111,14 @@ fn a_file_that_got_the_reports_name_stays_as_it_is() {
 fn a_program_that_vanishes_from_its_root_user_and_environment_is_reported() {
     let Some(program) = compile("vanished.c", &[]) else { return };
     let (folder, empty) = (Folder::new("saved"), Folder::new("empty"));
-    // Nobody else may write here.
+    // No other user may write here.
     fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o700)).expect("ours");
     let report = format!("{}/report", folder.path());
     let output = run(&[&format!("--stats={report}")], &program.0, &[empty.path()], &[]);
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     let line = fs::read_to_string(&report).expect("it was written");
     assert!(served(line.trim_end()));
-    // By its first name, though it wrote over its arguments.
+    // It is reported by its first name, though it wrote over its arguments.
     assert!(line.contains("vanished.c)"), "{line}");
     let output = run(&["--stats"], &program.0, &[empty.path()], &[]);
     assert!(text(&output.stderr).contains("arenas mapped now"), "{output:?}");
@@ -135,7 +135,7 @@ fn a_report_that_cannot_be_saved_is_not_said_to_be() {
     assert!(text(&output.stderr).contains("not saved: File too large"), "{output:?}");
 }
 
-/// As `program 2>&1 | head`.
+/// As in `program 2>&1 | head`.
 #[test]
 fn a_stderr_that_nobody_reads_any_more_ends_no_program() {
     let Some(program) = compile("vanished.c", &[]) else { return };
@@ -206,7 +206,7 @@ mod traced {
     }
 }
 
-/// Threads that are to end, in the midst of what the library does by the way.
+/// Threads that are cancelled while the library does its own work inside their calls.
 #[test]
 fn a_cancelled_thread_allocates_on() {
     let Some(program) = compile("cancelled.c", &[]) else { return };

@@ -3,13 +3,14 @@
 
     preload/tests/malloc_benchmarks.py FOLDER [--rounds N] [--preload NAME=PATH]... [PROGRAM...]
 
-FOLDER holds the programs of mimalloc-bench (https://github.com/daanx/mimalloc-bench), built; --inputs names its folder
-`bench`, where espresso and barnes have their inputs. Programs that do a given work are timed by the clock; those that work
-for a given time are asked for the time that a fixed work would have taken. Allocators take turns within a round. Each run is a
-process of its own. The least time and the median memory count.
+FOLDER holds the built programs of mimalloc-bench (https://github.com/daanx/mimalloc-bench). --inputs names its folder
+`bench`, where espresso and barnes have their inputs. Programs that do a given amount of work are timed by the clock.
+For those that work for a given time, the time that a fixed amount of work would have taken is computed from their
+output. Allocators take turns within a round. Each run is a process of its own. The least time and the median memory
+count.
 
-With --security, the programs of FOLDER/security run once with each allocator instead, and with this library and
-PYMALLOC_HARDENED=1: each does a misuse and says whether it went unnoticed.
+With --security, the programs of FOLDER/security run once with each allocator instead, and once with this library and
+PYMALLOC_HARDENED=1. Each does a misuse and says whether it went unnoticed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import runs
 
 THREADS = 2
 
-# Arguments, and what the output says of time: a pattern, and what to make of the number.
+# Arguments. For some also how the output tells the time: a pattern, and a function of the number found.
 PROGRAMS = {
     "cfrac": ("17545186520507317056371138836327483792789528",),
     "espresso": ("{inputs}/espresso/largest.espresso",),
@@ -44,7 +45,7 @@ PROGRAMS = {
     "rptest": (str(THREADS), "0", "1", "2", "100", "1000", "100", "8", "16000"),
     "malloc-large": (),
 }
-# For programs that run for a given time: the time that a given work would have taken.
+# For programs that run for a given time: the time that a given amount of work would have taken.
 SAID = {
     "larson": (r"relative time: ([\d.]+)", lambda said: said),
     "larson-sized": (r"relative time: ([\d.]+)", lambda said: said),
@@ -67,7 +68,7 @@ def measure(folder, inputs, program, library):
 
 
 def misuse(program, variables, folder):
-    """Runs a program that misuses a block, and says `NOT_CAUGHT` once it has: what became of it."""
+    """Runs a program that misuses a block and then prints `NOT_CAUGHT`; returns the outcome."""
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | variables
     try:
         done = subprocess.run([str(program)], env=environment, capture_output=True, timeout=60, cwd=folder)
@@ -83,13 +84,13 @@ OUTCOMES = {
     "caught": "the program was stopped before the misuse had its effect",
     "harmless": "it ran to its end, and the misuse had no effect",
     "late": "stopped after the effect",
-    "missed": "the effect was there, and nobody noticed",
+    "missed": "the effect was there, and went unnoticed",
 }
 SIZES = {"small": 8, "medium": 4096, "large": 256 << 10}
 
 
 def security(folder, libraries):
-    """The table of the security programs: by pattern, what became of it with each allocator in each size."""
+    """Prints the table of the security programs: for each pattern, the outcome with each allocator in each size."""
     allocators = {name: {"LD_PRELOAD": library} if library else {} for name, library in libraries.items()}
     allocators["pymalloc, checked"] = allocators["pymalloc"] | {"PYMALLOC_HARDENED": "1"}
     programs = sorted(path for path in (folder / "security").iterdir() if path.is_file() and os.access(path, os.X_OK))

@@ -1,4 +1,4 @@
-//! Misuse ends the process with one line; with `PYMALLOC_HARDENED=1`, at the very call.
+//! Misuse ends the process with one line; with `PYMALLOC_HARDENED=1`, at the call that misuses.
 
 mod common;
 
@@ -25,9 +25,9 @@ fn run(test: &str, hardened: bool, misuse: fn()) -> Option<Output> {
         say("before");
         misuse();
         say("after");
-        // SAFETY: sends home what the thread has cached.
+        // SAFETY: returns the blocks that the thread has cached to their pools.
         unsafe { malloc_trim(0) };
-        // SAFETY: leaves without the harness's ends.
+        // SAFETY: leaves without the harness's exit functions.
         unsafe { libc::_exit(0) };
     }
     let mut command = child(test);
@@ -106,7 +106,7 @@ misuses! {
     }
 
     a_pool_without_blocks, a_pool_without_blocks_at_the_call: "pool that holds no blocks" => {
-        // The last pool of the arena: nothing this small gets there.
+        // The last pool of the arena, which so small a program does not reach.
         let pool = victim().map_addr(|address| address | ((2 << 20) - (32 << 10))).map_addr(|address| address & !7);
         #[allow(clippy::undocumented_unsafe_blocks)]
         unsafe {
@@ -146,11 +146,11 @@ fn hardened_programs_run() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("<after>"), "{output:?}");
 }
 
-/// What no arena holds is glibc's to judge.
+/// glibc judges an address that no arena holds.
 #[test]
 fn a_foreign_address_is_the_c_librarys() {
     let output = run("a_foreign_address_is_the_c_librarys", false, || {
-        // On 16 bytes, and before it a chunk's size that can't be.
+        // Aligned to 16 bytes, and the word before it can't be a chunk's size.
         let variable = black_box([0_u128; 8]);
         // SAFETY: none; see above.
         unsafe { free(black_box((&raw const variable[4]).cast_mut().cast())) };

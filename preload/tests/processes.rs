@@ -35,7 +35,7 @@ fn threads_free_each_others_blocks() {
                 scope.spawn(move || {
                     for round in 0..ROUNDS {
                         let bytes = 1 + (round * 31 + seed * 17) % 700;
-                        // SAFETY: a block of so many bytes.
+                        // SAFETY: a block of that many bytes.
                         unsafe {
                             let block = malloc(bytes);
                             block.cast::<u8>().write_bytes(bytes as u8, bytes);
@@ -45,7 +45,7 @@ fn threads_free_each_others_blocks() {
                 });
                 scope.spawn(move || {
                     for (block, bytes) in receiver {
-                        // SAFETY: a block of so many bytes, now ours.
+                        // SAFETY: a block of that many bytes, now ours.
                         unsafe {
                             let used = std::slice::from_raw_parts(block.0.cast::<u8>(), bytes);
                             assert!(used.iter().all(|&byte| byte == bytes as u8));
@@ -87,7 +87,7 @@ fn the_report_counts_allocations_but_not_those_that_a_magazine_serves_again() {
 
 static LATE_CALLS: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs after the allocator's own destructor of a thread, in every round that POSIX grants.
+/// Runs after the allocator's own destructor in an ending thread, in every round that POSIX grants.
 unsafe extern "C" fn late(value: *mut c_void) {
     // SAFETY: blocks in our hands; the key is the one that calls this.
     unsafe {
@@ -134,13 +134,13 @@ fn threads_allocate_to_their_very_end() {
 }
 
 fn forked(body: impl FnOnce()) -> c_int {
-    // SAFETY: the child runs `body` and leaves without the test harness's ends.
+    // SAFETY: the child runs `body` and leaves without the test harness's exit functions.
     unsafe {
         let child = libc::fork();
         assert!(child >= 0);
         if child == 0 {
             libc::alarm(30);
-            // Not by the panic: that would end a test's thread, the child's only one, and the child as if all were
+            // The panic itself would end a test's thread, which is the child's only one: the child would seem to end
             // well.
             let passed = catch_unwind(AssertUnwindSafe(body)).is_ok();
             libc::_exit(c_int::from(!passed));
@@ -234,7 +234,7 @@ fn fork_amid_busy_streams(test: &str, hardened: &str) {
                 forks += 1;
             }
             stop.store(true, Ordering::Relaxed);
-            // SAFETY: takes the alarm back.
+            // SAFETY: cancels the alarm.
             unsafe { libc::alarm(0) };
             assert!(forks > 10, "{forks} forks");
         });
@@ -246,7 +246,7 @@ fn forks_amid_busy_streams() {
     fork_amid_busy_streams("forks_amid_busy_streams", "0");
 }
 
-/// Each call takes a lock then: what can hang does.
+/// Without caches each call takes a lock: so if it can hang, it does.
 #[test]
 fn forks_amid_busy_streams_without_caches() {
     fork_amid_busy_streams("forks_amid_busy_streams_without_caches", "1");
@@ -262,7 +262,7 @@ fn a_limit_on_addresses_is_met_with_enomem() {
             assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &raw mut old), 0);
             let new = libc::rlimit { rlim_cur: 1 << 30, rlim_max: old.rlim_max };
             assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &raw const new), 0);
-            // A list in the blocks themselves: nothing else may need memory now.
+            // The list is in the blocks themselves: nothing else may need memory now.
             let mut last: *mut c_void = ptr::null_mut();
             let mut count = 0_usize;
             loop {

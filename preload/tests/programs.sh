@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Programs from Debian's packages with and without the library: each must write the same bytes, and exit alike.
-# A program that is not installed is skipped, loudly; with fewer than ten left the script fails.
+# Runs programs from Debian's packages with and without the library: each must write the same bytes, and exit alike.
+# A program that is not installed is skipped with a message; with fewer than ten left the script fails.
 #
 #   preload/tests/programs.sh [NAME…]      about 2 minutes
 set -euo pipefail
@@ -19,7 +19,8 @@ mkdir "$project"
 cp -r src docs README.md "$project"
 for _ in $(seq 20); do find "$project" -name '*.rs' -print0 | sort -z | xargs -0 cat; done >"$text"
 
-# One function a program, named like it. Each runs in an empty folder; its output and the files it leaves are compared.
+# One function per program, named after it. Each runs in an empty folder; its output and the files it leaves are
+# compared.
 run_git() {
     export GIT_AUTHOR_DATE='2024-01-01T00:00:00Z' GIT_COMMITTER_DATE='2024-01-01T00:00:00Z' GIT_CONFIG_GLOBAL=/dev/null
     export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b
@@ -101,7 +102,8 @@ print(json.dumps({w: len(l) for w, l in sorted(n.items())}, indent=1))'
 }
 run_bash() { for i in {1..3000}; do a[i]="$((i * 7))-${a[i - 1]:0:50}"; done; printf '%s\n' "${a[@]}" | (while read -r l; do echo "${l^^}"; done); }
 
-# once NAME VARIANT VARIABLE=VALUE…: its output in NAME.VARIANT, the files it leaves beneath NAME.VARIANT.files.
+# once NAME VARIANT VARIABLE=VALUE…: runs a program once. Its output goes to NAME.VARIANT, its files to
+# NAME.VARIANT.files.
 once() {
     local name=$1 output=$folder/$1.$2
     shift 2

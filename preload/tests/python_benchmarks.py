@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Time and peak memory of pyperformance's benchmarks: CPython's own pymalloc, glibc, this library, and any other preloaded.
+"""Time and peak memory of pyperformance's benchmarks: CPython's pymalloc, glibc, this library, any other preloaded.
 
     preload/tests/python_benchmarks.py --python PATH [--rounds N] [--preload NAME=PATH]... [BENCHMARK...]
 
-PATH is a CPython with pyperformance installed (`pip install pyperformance`, in a virtual environment). Each run is a process
-of its own, a worker of pyperf's that takes three values after one that is dropped; allocators take turns within a round. How many
-loops a value has is found once, with CPython's own pymalloc. The least value of all runs counts (the sum of them, where a benchmark
-has parts), and the median of the processes' peak memory.
+PATH is a CPython with pyperformance installed (`pip install pyperformance`, in a virtual environment). Each run is a
+process of its own: a worker of pyperf that takes three values after one that is dropped. Allocators take turns within
+a round. The number of loops per value is found once, with CPython's own pymalloc. The least value of all runs counts
+(or their sum, if a benchmark has parts), and the median of the processes' peak memory.
 """
 
 import argparse
@@ -26,12 +26,12 @@ BENCHMARKS = {name: () for name in """
     """.split()}
 BENCHMARKS |= {"async_tree": ("none",), "pickle": ("pickle",), "unpickle": ("unpickle",)}
 FOLDERS = {"unpickle": "pickle"}
-# Seconds that a value is to take, about.
+# About how many seconds a value should take.
 VALUE_SECONDS = 0.1
 
 
 def worker(python, folder, benchmark, loops, variables, values=3):
-    """Runs one worker; its least value, in seconds a loop, and its peak memory in KiB."""
+    """Runs one worker; returns its least value, in seconds per loop, and its peak memory in KiB."""
     script = folder / f"bm_{FOLDERS.get(benchmark, benchmark)}/run_benchmark.py"
     with tempfile.TemporaryDirectory() as place:
         output = pathlib.Path(place) / "output.json"

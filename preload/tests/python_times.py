@@ -3,9 +3,10 @@
 
     preload/tests/python_times.py [--rounds N] [--python PATH] [--preload NAME=PATH]... [WORKLOAD...]
 
-Each run is a process of its own; allocators take turns within a round, so that a busy moment meets all of them. Time is the
-processor time (user and system) of the process, memory its peak resident size. The least time and the median memory
-of all rounds count. Figures are ratios to CPython's own pymalloc. Build first: cargo build --release -p pymalloc-preload.
+Each run is a process of its own. Allocators take turns within a round, so that a busy moment of the machine slows all
+of them. Time is the processor time (user and system) of the process, memory its peak resident size. The least time
+and the median memory of all rounds count. Figures are ratios to CPython's own pymalloc.
+Build first: cargo build --release -p pymalloc-preload.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def objects():
 
 
 def dicts():
-    """Counts words, with a dict a letter."""
+    """Counts words, with one dict per letter."""
     text = [f"word{number * 7919 % 20_011}" for number in range(150_000)]
     tables = {}
     for word in text * 8:
@@ -106,7 +107,7 @@ WORKLOADS = {function.__name__: function for function in (trees, objects, dicts,
 
 
 def measure(python, workload, variables):
-    """Runs a workload once; its seconds of processor time and its peak memory in KiB."""
+    """Runs a workload once; returns its seconds of processor time and its peak memory in KiB."""
     environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONMALLOC")}
     environment |= {"PYTHONHASHSEED": "0", **variables}
     child = os.posix_spawn(python, [python, "-s", __file__, "--run", workload], environment)

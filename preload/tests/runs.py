@@ -1,4 +1,4 @@
-"""What the runners of benchmarks share: allocators that take turns, runs kept in a file, and the table of them all."""
+"""Shared by the runners of benchmarks: allocators that take turns, runs kept in a file, and the table of all runs."""
 
 import json
 import math
@@ -33,9 +33,10 @@ def libraries(parser, arguments):
 
 
 def run(command, variables, folder=None, stdin=os.devnull, limit_seconds=120):
-    """Runs a program once: its seconds by the clock, of processor time, its peak memory in KiB, and what it wrote.
+    """Runs a program once; returns its seconds by the clock and of processor time, its peak memory in KiB, its output.
 
-    By GNU time: a process's peak memory includes that of the one that forked it, and Python's is larger than many programs'.
+    GNU time measures, because a process's peak memory includes the peak of the process that forked it, and Python's is
+    larger than many programs'.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "PYTHONMALLOC")}
     with open(stdin) as source, tempfile.NamedTemporaryFile("r") as figures:
@@ -71,7 +72,7 @@ class Runs:
                 print(json.dumps(self.lines[-1]), file=file)
 
     def print_table(self, base, width=24):
-        """Least seconds and median memory; those of `base`, and the others as multiples of them."""
+        """Prints the least seconds and the median memory: of `base` in units, of the others as multiples of `base`."""
         programs = list(dict.fromkeys(line[0] for line in self.lines))
         allocators = [name for name in dict.fromkeys(line[1] for line in self.lines) if name != base]
         print(f"time and peak memory, as multiples of {base}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the library adds to the start and end of a program: /bin/true with and without it, taking turns.
+"""Measures what the library adds to a program's start and end: runs /bin/true with and without it, in turns.
 
     preload/tests/start_time.py [--runs N]      some seconds
 

@@ -37,7 +37,7 @@ fn refused(output: &Output, message: &str) {
     assert!(said.contains(message), "{said:?} does not say {message:?}");
 }
 
-/// In one line, as this command says what it finds itself (not what the parser of arguments does).
+/// Refused in one line: so are errors that the command itself finds, unlike those of the parser of arguments.
 fn refused_in_a_line(output: &Output, message: &str) {
     refused(output, message);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -144,7 +144,7 @@ fn signals_are_passed_on_and_exec_begins_anew() {
     let script = "trap 'exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.01; done";
     let name = file.0.to_str().expect("UTF-8");
     let mut command = pymalloc(&["run", "--library"]);
-    // `bash` ends by `exit`; what `exec` leads to has the same number, and is recorded in its place.
+    // `bash` ends by `exit`. The program that `exec` starts has the same number, and is recorded in its place.
     command.arg(library()).args(["--timeline", name, "--", "env", "-u", "NOTHING", "bash", "-c", script]);
     let output = output_of(&mut command);
     assert_eq!(output.status.code(), Some(5), "{output:?}");
@@ -186,7 +186,7 @@ impl Served {
         command
     }
 
-    /// Waits until the program holds what it is to hold.
+    /// Waits until the program holds all its blocks.
     fn wait(&self) -> String {
         let begun = Instant::now();
         loop {
@@ -208,7 +208,7 @@ impl Drop for Served {
     }
 }
 
-/// A terminal: what is written to it, and what it shows.
+/// A pseudo-terminal: the test's end, and the program's end.
 fn terminal() -> (fs::File, OwnedFd) {
     let (mut own, mut other) = (0, 0);
     let size = libc::winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
@@ -220,7 +220,7 @@ fn terminal() -> (fs::File, OwnedFd) {
     }
 }
 
-/// What a terminal shows, in the order in which it was written: a move of the cursor is a space, a colour nothing.
+/// The text that was written to a terminal, in order: a move of the cursor counts as a space, a colour as nothing.
 fn plain(written: &str) -> String {
     let mut parts = written.split("\u{1b}[");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -252,7 +252,7 @@ fn read_until(terminal: &mut fs::File, seen: &mut String, text: &str) {
 fn top_shows_a_running_program_which_goes_on_when_top_has_ended() {
     if is_child() {
         let blocks = held(12_345);
-        // Until the other end is closed.
+        // Waits until the other end is closed.
         let _ = std::io::stdin().read(&mut [0]);
         free(blocks);
         std::process::exit(3);
@@ -286,7 +286,7 @@ fn top_shows_a_running_program_which_goes_on_when_top_has_ended() {
         screen.write_all(key).expect("a terminal");
         read_until(&mut screen, &mut seen, text);
     };
-    // What a cell shows already is not written again: so these are texts in places where something else was.
+    // A cell that shows the same as before is not written again: so these texts are where something else was.
     press(b"2", "▀▀▀▀");
     press(b"1", "held");
     press(b"l", ".rs:");

@@ -1,4 +1,4 @@
-//! `pymalloc run --trace`: what it saves, and what it refuses.
+//! `pymalloc run --trace`: what it saves, and the options that it refuses.
 
 mod common;
 
@@ -110,7 +110,7 @@ mod traced {
             assert!(output.status.success(), "{output:?}");
             let files: Vec<_> = fs::read_dir(&folder).expect("ours").map(|file| file.expect("ours").path()).collect();
             for file in &files {
-                // `dash` ends by `_exit` and saves nothing, in the file that was made before.
+                // `dash` ends by `_exit` and saves nothing: the file that was made before stays empty.
                 if fs::metadata(file).expect("ours").len() > 0 {
                     Snapshot::load(file).expect("a profile");
                 }

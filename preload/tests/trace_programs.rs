@@ -36,7 +36,7 @@ fn compile(name: &str, output: &Path, options: &[&str]) -> Option<()> {
     Some(())
 }
 
-/// Runs a program traced, in a folder; what it printed and what was held at its exit.
+/// Runs a program traced, in a folder; returns what it printed and what was held at its exit.
 fn traced(folder: &Path, program: &[&str]) -> (String, Snapshot) {
     let profile = Scratch::new("out.pb");
     let mut command = Command::new(command_path());
@@ -80,7 +80,7 @@ fn threads_with_small_stacks_allocate_and_end_the_process() {
     }
 }
 
-/// The tracer allocates at the exit, and must not be handed the block twice.
+/// The tracer allocates at the exit, and must not get the block twice.
 #[test]
 fn a_block_that_was_freed_twice_is_found_before_the_profile_is_made() {
     let program = Scratch::new("double_free");
@@ -124,10 +124,10 @@ fn a_leak_is_charged_to_the_library_that_was_there_then() {
         (&[][..], &[][..], [3000, 0]),
         // Another in its place.
         (&[], &["both"], [3000, 10]),
-        // Itself, at another place, too.
+        // The same library again, at another place.
         (&[], &["moved"], [3010, 0]),
         (NO_ID, &["moved"], [3010, 0]),
-        // Another has its name by now: nobody knows.
+        // Another file has its name by now: no name is found.
         (&[], &["replaced"], [0, 0]),
         (NO_ID, &["replaced"], [0, 0]),
     ] {

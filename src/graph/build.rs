@@ -1,4 +1,4 @@
-//! [`HeapGraph`]: the blocks with their names, what refers to what, and from where each is reached.
+//! [`HeapGraph`]: the blocks with their names, the references between them, and from where each block is reached.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -12,12 +12,12 @@ use super::read::reached::{Via, reached};
 use super::read::statics::Statics;
 use crate::trace::access::{self, Busy, Frame, Traceback};
 
-/// The heap at one moment: it needs neither the tracer nor the program any more.
+/// The heap at one moment, as a graph of blocks and references.
 ///
-/// Taken by [`take()`](super::take()).
+/// [`take()`](super::take()) takes it. To ask it, the tracer is not needed any more.
 pub struct HeapGraph {
     pub(super) nodes: Vec<Node>,
-    /// Where in the nodes the large ones begin: before, and from there on, they are sorted.
+    /// The number of the first large block. The nodes before it are sorted, and so are those from it on.
     large_start: usize,
     /// Where the references of each node end.
     pub(super) ends: Vec<u32>,
@@ -41,7 +41,7 @@ pub struct HeapGraph {
 /// A block.
 #[derive(Clone, Copy)]
 pub(super) struct Node {
-    /// Inverted: so a kept graph does not look like what refers to all blocks.
+    /// Its address, inverted: otherwise a kept graph would look as if it referred to all blocks.
     hidden: usize,
     pub(super) bytes: usize,
     /// Index into the sites.
@@ -58,16 +58,16 @@ impl Node {
 pub(super) struct Thread {
     /// The kernel's number.
     pub(super) number: u32,
-    /// Empty if it had ended when it was asked for.
+    /// Empty if the thread had ended before its name was read.
     pub(super) name: String,
-    /// From which stack pointer on the stack belongs to which functions (inlined ones first), by address.
+    /// The stack pointer from which on the stack belongs to a function, and that function (inlined ones first); sorted.
     pub(super) frames: Vec<(usize, Arc<[Frame]>)>,
 }
 
-/// The site of blocks that the tracer does not know: always the first.
+/// The site of blocks that the tracer does not know: always the first one.
 pub(super) const UNTRACED_SITE: u32 = 0;
 
-/// Puts a graph together. The caller is busy.
+/// Puts a graph together. The caller is [`Busy`].
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "nobody scans"))]
 pub(super) fn graph(
     received: Received,
@@ -87,7 +87,7 @@ pub(super) fn graph(
         });
     }
     let mut named = |done, total| progress(Progress::Named { done, total });
-    // Stacks that have the same names are one site: a loop that was unrolled has several calls on a line.
+    // Stacks with the same names are one site: an unrolled loop has several calls on one line.
     let mut sites = vec![access::unknown()];
     let mut known: HashMap<Traceback, u32> = HashMap::new();
     let mut site_of_stack = vec![UNTRACED_SITE];
@@ -128,8 +128,10 @@ pub(super) fn graph(
     }
 }
 
-/// Leaves out the references from vacant buckets, of blocks that a hash table allocated, as their stack says; where no
-/// names are known the layout alone decides.
+/// Removes the references from vacant buckets of hash tables.
+///
+/// A block is a hash table if it is laid out as one and its call stack says that `hashbrown` allocated it. Where no
+/// names are known, the layout alone decides.
 fn without_vacant(ends: Vec<u32>, mut edges: Vec<Edge>, nodes: &[Node], sites: &[Traceback]) -> (Vec<u32>, Vec<Edge>) {
     let unknown = access::unknown();
     let is_table: Vec<bool> =
@@ -180,7 +182,7 @@ impl HeapGraph {
         &self.edges[start..self.ends[node] as usize]
     }
 
-    /// The number of the block that an address is in, or right behind.
+    /// The number of the block that an address is in.
     pub(super) fn number_of(&self, address: usize) -> Option<usize> {
         let by_address = |part: &[Node]| {
             let after = part.partition_point(|node| node.address() <= address);
@@ -192,24 +194,26 @@ impl HeapGraph {
         by_address(&self.nodes[..large]).or_else(|| Some(large + by_address(&self.nodes[large..])?))
     }
 
-    /// How long the other threads stood still, with the waiting for them.
+    /// How long the other threads were held up: the time until all of them stood still, and the time until they went
+    /// on.
     pub fn pause(&self) -> Duration {
         self.pause
     }
 
-    /// The kernel's numbers of threads that could not be stopped, with
-    /// [`Config::go_on_without_threads`](super::Config::go_on_without_threads): what only they hold may look as if
-    /// foreign memory held it, or nobody.
+    /// The kernel's numbers of the threads that could not be stopped.
+    ///
+    /// There are some only with [`Config::go_on_without_threads`](super::Config::go_on_without_threads). A block that
+    /// only such a thread refers to may look as if only foreign memory, or nothing, referred to it.
     pub fn threads_left(&self) -> &[u32] {
         &self.threads_left
     }
 
-    /// When it was taken.
+    /// When the graph was taken.
     pub fn taken_at(&self) -> SystemTime {
         self.taken_at
     }
 
-    /// Bytes that the graph itself takes, names left out.
+    /// Bytes of memory that the graph itself takes, without its names.
     pub fn overhead_bytes(&self) -> usize {
         size_of_val(&*self.nodes)
             + size_of_val(&*self.ends)

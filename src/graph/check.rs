@@ -1,4 +1,4 @@
-//! Looking for leaks in tests, and when the program exits.
+//! Searches for leaks in tests, and when the program exits.
 
 use core::fmt;
 
@@ -8,7 +8,7 @@ use super::take;
 use crate::os;
 use crate::trace;
 
-/// Why nothing was looked for.
+/// Why [`find_leaks`] could not search.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LeakError {
@@ -29,13 +29,13 @@ impl fmt::Display for LeakError {
 
 impl core::error::Error for LeakError {}
 
-/// Runs `body`, and says which blocks that it allocated nothing refers to afterwards, circles of `Rc` among them.
+/// Calls `body`, and returns the blocks that were allocated meanwhile and that nothing refers to afterwards.
 ///
-/// Blocks that were there before do not count; what other threads leak meanwhile does. Traces while it runs, if nobody
-/// does so far.
+/// Circles of `Rc` are among them. Blocks that were there before do not count; blocks that other threads leak meanwhile
+/// do. If the program is not traced yet, it is traced while `body` runs.
 ///
 /// # Errors
-/// No graph could be taken.
+/// If no graph could be taken, or tracing could not be started.
 pub fn find_leaks<R>(body: impl FnOnce() -> R) -> Result<(R, Leaks), LeakError> {
     let _session = if trace::is_tracing() {
         None
@@ -48,28 +48,33 @@ pub fn find_leaks<R>(body: impl FnOnce() -> R) -> Result<(R, Leaks), LeakError> 
     Ok((result, after.leaks_since(&before)))
 }
 
-/// [`find_leaks`] for tests: panics with the call stacks of what was leaked, and a circle if it is one.
+/// Calls `body`, and panics if it leaked blocks: [`find_leaks`] for tests.
+///
+/// The message has the call stacks that allocated the leaked blocks; if they refer to each other in circles, it shows
+/// one.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
-/// let sum = pymalloc::graph::assert_no_leaks(|| (0..100).map(|number| Box::new(number)).map(|boxed|
-/// *boxed).sum::<u32>()); assert_eq!(sum, 4950);
+/// let sum = pymalloc::graph::assert_no_leaks(|| {
+///     (0..100).map(|number| Box::new(number)).map(|boxed| *boxed).sum::<u32>()
+/// });
+/// assert_eq!(sum, 4950);
 /// ```
 ///
 /// # Panics
-/// When something was leaked, or when no graph could be taken.
+/// If blocks were leaked, or if the search failed ([`LeakError`]).
 #[track_caller]
 pub fn assert_no_leaks<R>(body: impl FnOnce() -> R) -> R {
     match find_leaks(body) {
         Ok((result, leaks)) if leaks.is_empty() => result,
         Ok((_, leaks)) => panic!("leaked:\n{leaks}"),
-        Err(error) => panic!("no look for leaks: {error}"),
+        Err(error) => panic!("can't look for leaks: {error}"),
     }
 }
 
 os::at_start!(read_variable);
 
-/// `PYMALLOC_LEAKS`: `1` for a report on stderr when the program exits, if something is leaked.
+/// Reads `PYMALLOC_LEAKS`: with `1`, leaks are reported on stderr when the program exits.
 extern "C" fn read_variable() {
     if cfg!(feature = "__raw") || !os::TRACES {
         return;
@@ -77,7 +82,7 @@ extern "C" fn read_variable() {
     if os::environment(c"PYMALLOC_LEAKS").is_some_and(|value| !matches!(value, b"" | b"0"))
         && trace::start(trace::Config::new()).is_ok()
     {
-        // Registered before the program's own: so it runs after them.
+        // Registered before the program's own exit functions, so it runs after them.
         os::on_exit(at_exit);
     }
 }
@@ -95,7 +100,7 @@ extern "C" fn at_exit() {
             };
             format!("pymalloc: leaked at exit:\n{leaks}{left}")
         }
-        Err(error) => format!("pymalloc: no look for leaks: {error}\n"),
+        Err(error) => format!("pymalloc: can't look for leaks: {error}\n"),
     };
     os::report_stderr(text.as_bytes());
 }

@@ -1,4 +1,4 @@
-//! How to take a graph, and why there may be none.
+//! [`Config`], how to take a graph, and [`Error`], why none was taken.
 
 use core::fmt;
 use core::time::Duration;
@@ -20,27 +20,31 @@ pub struct Config {
 }
 
 impl Config {
-    /// By a copy of the process where there can be one; waiting a second for the threads, and refusing to go on if
-    /// one can't be stopped.
+    /// Scans in a copy of the process, waits a second for the threads to stop, and fails if one can't be stopped.
+    ///
+    /// If the system makes no copy, the process itself is scanned.
     pub const fn new() -> Self {
         Self { in_process: false, patience: Duration::from_secs(1), goes_on: false }
     }
 
-    /// Scans in the process itself, while its threads stand still: longer pauses, and no copy. What is done anyway
-    /// where no copy can be made.
+    /// Scans in the process itself, while its threads stand still: the pause is longer, but no copy is needed.
+    ///
+    /// This is done anyway if the system makes no copy.
     pub const fn in_process(mut self) -> Self {
         self.in_process = true;
         self
     }
 
-    /// Waits so long for the threads to stop.
+    /// Sets how long to wait for the threads to stop; by default a second.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Takes the graph even if threads can't be stopped because they block signals: their stacks then count as foreign
-    /// memory, and what only their registers refer to is not found. [`HeapGraph::threads_left`] names them.
+    /// Takes the graph even if threads can't be stopped, because they block signals.
+    ///
+    /// Their stacks then count as foreign memory, and references in their registers are not found.
+    /// [`HeapGraph::threads_left`] names these threads.
     ///
     /// [`HeapGraph::threads_left`]: super::HeapGraph::threads_left
     pub const fn go_on_without_threads(mut self) -> Self {
@@ -59,13 +63,13 @@ impl Default for Config {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Error {
-    /// The tracer is off: only it knows who allocated which block.
+    /// The tracer is off: only it knows which calls allocated which block.
     NotTracing,
     /// The tracer samples: a graph needs every block.
     Sampled,
-    /// Not on this platform, nor under Miri.
+    /// No graph can be taken on this platform, nor under Miri.
     Unsupported,
-    /// Called from a fork handler.
+    /// The call came from a fork handler.
     Forking,
     /// These threads, by the kernel's numbers, block the signal or did not stop in time.
     NotStopped {
@@ -81,7 +85,7 @@ pub enum Error {
     /// The copy of the process that scanned its memory ended before it was done, with this status of `wait`: the OS
     /// may have been short of memory.
     CopyFailed(i32),
-    /// The system refuses to list the threads or the memory of the process: its number of the error.
+    /// The system refuses to list the threads or the memory of the process, with this error number.
     System(i32),
 }
 

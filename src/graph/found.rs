@@ -1,4 +1,4 @@
-//! What a scan finds, as plain numbers, and where it was found.
+//! What a scan finds, as plain numbers.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ pub(super) const UNTRACED: u32 = u32::MAX;
 /// The mark of a reference from a vacant bucket.
 pub(super) const VACANT: u32 = 1 << 31;
 
-/// No module, and no thread, in particular.
+/// Stands for no module or no thread in particular.
 pub(super) const NOBODY: u32 = u32::MAX;
 
 /// A block of the program.
@@ -17,11 +17,11 @@ pub(super) const NOBODY: u32 = u32::MAX;
 pub(super) struct RawNode {
     /// Inverted, once the scan is over.
     pub(super) address: usize,
-    /// As asked for.
+    /// The requested size.
     pub(super) bytes: usize,
     /// The tracer's number of the stack.
     pub(super) stack: u32,
-    /// Words to look at.
+    /// How many of its words are scanned.
     pub(super) words: u32,
 }
 
@@ -64,19 +64,19 @@ impl RootKind {
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct Root {
-    /// Where it stands.
+    /// The address of the word that refers.
     pub(super) address: usize,
     pub(super) target: u32,
     /// A [`RootKind`].
     pub(super) kind: u32,
     /// The number of a module or thread; see [`RootKind`].
     pub(super) owner: u32,
-    /// Of a thread-local: its module's number, and where in the module's thread-locals it is.
+    /// Of a thread-local: its module's number, and its place in the module's thread-locals.
     pub(super) module: u32,
     pub(super) offset: u64,
 }
 
-/// A frame of a thread's stack: from `sp` on the stack is this function's or its callers'.
+/// A frame of a thread's stack: from `sp` on, the stack belongs to this function and its callers.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(super) struct FrameNote {
@@ -101,11 +101,11 @@ pub(super) struct Received {
 #[derive(Debug, Clone)]
 pub(super) struct Module {
     pub(super) path: PathBuf,
-    /// What the addresses in its file are moved by.
+    /// The load bias: an address in memory less its address in the file.
     pub(super) base: usize,
-    /// Its writable segments, from and to.
+    /// The start and the end of each writable segment.
     pub(super) writable: Vec<(usize, usize)>,
-    /// The number of its thread-locals in each thread's table of them; 0 if it has none.
+    /// Its number in each thread's table of thread-locals; 0 if it has none.
     pub(super) tls_number: usize,
     pub(super) tls_bytes: usize,
 }

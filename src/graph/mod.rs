@@ -1,8 +1,9 @@
-//! The heap as a graph: who holds a block, what nobody holds any more, and what each holds. With the feature `graph`.
+//! The heap as a graph of references (feature `graph`): what refers to a block, what a block keeps alive, what is
+//! leaked.
 //!
-//! What `objgraph` and the mark phase of Python's collector are to Python, for a program that need not be rebuilt for
-//! it but for the tracer. [`take()`] stops the program's threads for some milliseconds, and has every word of every
-//! block, static, thread-local, stack and register looked at for whether it points into a block.
+//! It does what `objgraph` and the mark phase of Python's collector do for Python. The program needs the tracer and no
+//! other change. [`take()`] stops the program's threads for some milliseconds. It looks at every word of every block,
+//! static, thread-local, stack and register: a word that points into a block is a reference to it.
 //!
 //! ```
 //! # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -23,20 +24,22 @@
 //! ```
 //!
 //! # Three answers
-//! A block is *reachable* from statics, thread-locals, stacks and registers; or only *from foreign memory* (what the C
-//! library's `malloc` gave to others, mappings of the program's own); or it is *unreachable*, and nothing will free it.
+//! A block is *reachable* from statics, thread-locals, stacks and registers. Or it is reachable only *from foreign
+//! memory*: memory that the C library's `malloc` gave to other code, or mappings of the program's own. Or it is
+//! *unreachable*: nothing will free it.
 //!
-//! # What it takes for a reference
-//! Any aligned word whose value is an address in a block, the address of its last byte included. So a number may be
-//! taken for a reference and hide a leak; so do values that are dead and still there, in stacks and in spare capacity.
-//! Vacant buckets of hash tables are told and left out. A weak reference (`rc::Weak`) counts as any other. What is kept
-//! as no address (compressed, inverted, with high bits set, in a file) is not seen, and what it alone refers to counts
-//! as unreachable. `docs/graph.md` has the table.
+//! # What counts as a reference
+//! Any aligned word whose value is an address in a block, from its first byte to its last. So a number may look like a
+//! reference and hide a leak. Dead values that are still in memory, in stacks and in spare capacity, may hide one, too.
+//! Vacant buckets of hash tables are recognised and left out. A weak reference (`rc::Weak`) counts as any other. A
+//! reference that is not kept as an address (compressed, inverted, with high bits set, in a file) is not seen: a block
+//! that has only such references counts as unreachable. `docs/graph.md` has the table.
 //!
 //! # Threads, signals
-//! The first call installs a handler for the highest real-time signal that the program leaves alone. System calls that
-//! it interrupts go on, but those that never do (`poll`, `nanosleep` and others of `signal(7)`) return `EINTR` as after
-//! any signal. A thread that blocks all signals can't be stopped: see [`Config::go_on_without_threads`].
+//! The first call installs a handler for the highest real-time signal that the program does not use. System calls that
+//! it interrupts go on, except those that never do (`poll`, `nanosleep` and others of `signal(7)`): they return
+//! `EINTR`, as after any signal. A thread that blocks all signals can't be stopped: see
+//! [`Config::go_on_without_threads`].
 //!
 //! # Layers
 //! | layer | files |
@@ -73,14 +76,14 @@ pub use read::retained::{By, Retained, RetainedRow};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Progress {
-    /// Bytes of blocks that were looked at, of all.
+    /// How many bytes of the blocks are scanned.
     Scanned {
         /// Bytes done.
         done: u64,
         /// Bytes in all.
         total: u64,
     },
-    /// Call stacks that have their names, of all.
+    /// How many call stacks have their names.
     Named {
         /// Stacks done.
         done: usize,
@@ -91,8 +94,8 @@ pub enum Progress {
 
 /// Takes a graph of the heap.
 ///
-/// The other threads stand still while the process is copied (`fork`): some milliseconds for a gigabyte. The copy then
-/// scans at leisure; the calling thread waits for it.
+/// The other threads stand still while the process is copied (`fork`): some milliseconds for a gigabyte. They go on
+/// while the copy scans; only the calling thread waits for it.
 ///
 /// # Errors
 /// See [`Error`]; the program goes on as it was.
@@ -100,7 +103,7 @@ pub fn take(config: Config) -> Result<HeapGraph, Error> {
     take_with(config, |_| {})
 }
 
-/// [`take()`], telling `progress` how far it is.
+/// Takes a graph of the heap as [`take()`] does, and tells `progress` how far it is.
 ///
 /// # Errors
 /// As for [`take()`].

@@ -1,4 +1,4 @@
-//! The loaded modules: where their statics are, and how large their thread-locals.
+//! The loaded modules: where their statics are, and how large their thread-locals are.
 
 use core::ffi::{CStr, c_int, c_void};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ unsafe extern "C" fn call(info: *mut libc::dl_phdr_info, _bytes: usize, modules:
     let headers = if info.dlpi_phdr.is_null() {
         &[]
     } else {
-        // SAFETY: the loader has mapped so many.
+        // SAFETY: the loader has mapped that many headers.
         unsafe { core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
     };
     // SAFETY: a string of the loader's.

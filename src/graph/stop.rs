@@ -1,20 +1,21 @@
-//! Stopping the other threads of the process, each by a signal with a number.
+//! Stops the other threads of the process, each by a signal that carries a number.
 //!
 //! # Protocol
-//! The caller holds all locks of the crate, as a fork does: so no thread stands still inside them, and no second caller
-//! is here. Then, until a look at the list of threads finds none that is new: each gets a signal whose number names
-//! a summons and its call (`protocols/summons.rs`). The handler arrives at the summons and sleeps there; what the
-//! kernel saved of its registers lies above it on its stack. A thread that ends meanwhile leaves the list. One that
-//! blocks the signal, or that does not come in time, is *left*: its call is abandoned, so that it touches nothing if it
-//! comes later.
+//! The caller holds all locks of the crate, as a fork does. So no thread is stopped while it holds one, and there is no
+//! second caller. The caller then reads the list of threads, again and again, until it finds no new thread. Each new
+//! thread gets a signal whose number names a summons and its call (`protocols/summons.rs`). The handler arrives at the
+//! summons and sleeps there; the registers that the kernel saved lie above it on the thread's stack. A thread that ends
+//! meanwhile leaves the list. A thread that blocks the signal, or does not arrive in time, is *left*: its call is
+//! abandoned, so that it touches nothing if it arrives later.
 //!
 //! # Signal safety
-//! The handler allocates nothing, takes no lock and reads no thread-local with a destructor; all other signals are
-//! blocked while it runs, `errno` stays. It may have interrupted anything, the C library's `malloc` with its lock held
-//! among it: so until the threads go on the caller allocates nothing, and calls nothing of the C library that locks.
+//! The handler allocates nothing, takes no lock and reads no thread-local with a destructor. All other signals are
+//! blocked while it runs, and it keeps `errno`. It may have interrupted anything, for example the C library's `malloc`
+//! with its lock held. So until the threads go on, the caller allocates nothing, and calls no function of the C library
+//! that takes a lock.
 //!
 //! # Invariants
-//! - *For ever*: summonses are never unmapped. A handler that comes late reads its word still.
+//! - *For ever*: summonses are never unmapped. A handler that arrives late can still read its word.
 
 use core::ffi::c_int;
 use core::ptr;
@@ -26,16 +27,16 @@ use crate::os::{self, MemorySource, SystemMemory};
 use crate::protocols::summons::{Call, Summons};
 use crate::trace::access::Mapped;
 
-/// Summonses of the first chunk; each further one has twice as many as the one before.
+/// The number of summonses in the first chunk; each further chunk has twice as many as the one before.
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
-/// Looks at a thread that blocks the signal before it is left alone.
+/// How often a thread is looked at that blocks the signal, before it is left.
 const LOOKS: usize = 20;
 /// How long a wait for one thread lasts before the kernel is asked about it.
 const LOOK: Duration = Duration::from_millis(5);
 
 static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
-/// Calls so far; written by who holds all locks.
+/// Calls so far; written only while all locks are held.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
 /// The chunk that a summons is in, and its place there.
@@ -52,7 +53,7 @@ fn summons(index: usize) -> Option<&'static Summons<Interrupted>> {
     if start.is_null() { None } else { Some(unsafe { &*start.add(offset) }) }
 }
 
-/// The summons of that index, made if need be; `None` if the OS gives no memory.
+/// The summons with this index, which is made if need be; `None` if the OS gives no memory.
 fn make(index: usize) -> Option<&'static Summons<Interrupted>> {
     if let Some(found) = summons(index) {
         return Some(found);
@@ -66,7 +67,7 @@ fn make(index: usize) -> Option<&'static Summons<Interrupted>> {
     summons(index)
 }
 
-/// What the signal's handler does.
+/// The signal's handler.
 pub(super) struct Stand;
 
 impl Receiver for Stand {
@@ -78,12 +79,12 @@ impl Receiver for Stand {
     }
 }
 
-/// Threads that don't take the signal now.
+/// The threads that block the signal.
 pub(super) fn blocking(signal: c_int) -> Vec<u32> {
     let mut threads = Vec::new();
-    // Without a list nobody is stopped either: `stop` says so.
+    // Without a list no thread is stopped either: `stop` reports it.
     let _ = tasks::each_task(|thread| threads.push(thread));
-    // Who starts a thread or a process blocks signals for a moment.
+    // A thread that starts a thread or a process blocks signals for a moment, so it is looked at several times.
     for look in 0..LOOKS {
         if look > 0 && !threads.is_empty() {
             std::thread::sleep(LOOK);
@@ -96,7 +97,7 @@ pub(super) fn blocking(signal: c_int) -> Vec<u32> {
 /// Why threads could not be stopped.
 pub(super) enum Failure {
     Memory,
-    /// There is no list of threads; the system's number of the error.
+    /// There is no list of threads; the system's error number.
     NoList(c_int),
 }
 
@@ -111,14 +112,14 @@ struct Called {
 pub(super) struct Stopped {
     call: Call,
     called: Mapped<Called>,
-    /// Of those that stand, what the kernel saved of them.
+    /// The registers that the kernel saved, for each thread that stands still.
     pub(super) standing: Mapped<Interrupted>,
     /// Threads that could not be stopped.
     pub(super) left: Mapped<u32>,
 }
 
-/// Stops the other threads but those that are known to block the signal, waiting for so long for each round of them.
-/// The caller holds all locks of the crate and blocks all signals.
+/// Stops the other threads, except those that are known to block the signal. Waits up to `patience` for each round of
+/// new threads. The caller holds all locks of the crate and blocks all signals.
 pub(super) fn stop(signal: c_int, patience: Duration, blocking: &[u32]) -> Result<Stopped, Failure> {
     // Relaxed (both): one caller at a time, under all locks.
     let call = Call::of_number(CALLS.load(Ordering::Relaxed).wrapping_add(1));
@@ -194,7 +195,7 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         for called in self.called.iter() {
             let Some(summons) = called.summons.and_then(summons) else { continue };
-            // Called, and not waited for, where memory was short.
+            // Some were called and not waited for, if memory was short.
             if summons.stands(self.call).is_some() || summons.abandon(self.call).is_some() {
                 summons.dismiss();
             }

@@ -1,4 +1,4 @@
-//! From a running program to a graph.
+//! Takes a graph of a running program.
 
 use core::hint::black_box;
 use std::time::Instant;
@@ -15,13 +15,13 @@ use crate::os::fork::AllLocks;
 use crate::os::tasks::{self, Interrupted};
 use crate::trace::access::{self, Busy};
 
-/// What is under way once the threads go on.
+/// The scan, once the threads go on: under way in a copy, or done.
 enum Scan {
     Copy(scan::Copied),
     InProcess(scan::InProcess),
 }
 
-/// What was found while the other threads stood still.
+/// The outcome of the time in which the other threads stood still.
 struct Stood {
     scan: Scan,
     /// The kernel's numbers of the threads whose stacks are roots, the caller's first.
@@ -30,7 +30,7 @@ struct Stood {
     pause: core::time::Duration,
 }
 
-/// Takes a graph. Not inlined: what is above its frame is the caller's.
+/// Takes a graph. It is not inlined, so that the stack above its frame is the caller's.
 #[inline(never)]
 pub(super) fn take(config: Config, progress: &mut dyn FnMut(Progress)) -> Result<HeapGraph, Error> {
     let (pc, sp, bp) = access::here();
@@ -52,7 +52,7 @@ pub(super) fn take(config: Config, progress: &mut dyn FnMut(Progress)) -> Result
     }
     let modules = modules::all();
     let stood = stand(config, own, &modules)?;
-    // The registers are read by the scan alone.
+    // Only the scan reads the registers: the compiler must keep them until here.
     black_box(&registers);
     let received = match stood.scan {
         Scan::Copy(copied) => copied.receive(&mut |done, total| progress(Progress::Scanned { done, total })),
@@ -77,7 +77,7 @@ const fn of_scan(error: ScanError) -> Error {
     }
 }
 
-/// Stops the other threads and has the memory scanned, or a copy made of it.
+/// Stops the other threads, and makes a copy of the process that scans; if there can be none, scans the memory itself.
 fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
     let signal = tasks::signal_for::<Stand>().ok_or(Error::NoSignal)?;
     let blocking = stop::blocking(signal);
@@ -98,7 +98,7 @@ fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, 
         let room = threads.capacity();
         threads.extend(core::iter::once(own.thread).chain(stopped.standing.iter().map(|said| said.thread)).take(room));
         let input = Input { own, standing: &stopped.standing, modules, all_stand: left.is_empty() };
-        // SAFETY: all locks are held, and all threads stand but those that could not be stopped.
+        // SAFETY: all locks are held, and all threads stand still, except those that could not be stopped.
         let scan = unsafe { run(config, &input) };
         drop(stopped);
         drop(locks);
@@ -124,7 +124,7 @@ unsafe fn run(config: Config, input: &Input<'_>) -> Result<Scan, Error> {
     unsafe { scan::in_process(input) }.map(Scan::InProcess).map_err(of_scan)
 }
 
-/// What the caller's callers keep in registers.
+/// The registers in which the callers may keep values.
 #[inline(always)]
 fn callee_saved() -> [usize; 6] {
     let mut registers = [0; 6];
@@ -144,7 +144,7 @@ fn callee_saved() -> [usize; 6] {
     }
     #[cfg(target_arch = "aarch64")]
     {
-        // Callers' values are spilled by this function's own frames, or lie in these.
+        // Callers' values are in these registers, or this crate's functions have saved them in their frames.
         let mut further = [0_usize; 4];
         // SAFETY: stores registers into arrays of these lengths.
         unsafe {

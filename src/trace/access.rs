@@ -1,4 +1,4 @@
-//! What the layer above, the heap's graph, reads of the tracer.
+//! The tracer's interface for the layer above it, the heap's graph.
 
 use std::sync::Arc;
 
@@ -21,10 +21,11 @@ pub(crate) fn session() -> Option<(u32, bool)> {
     session::current().map(|(number, config)| (number, config.interval.is_none()))
 }
 
-/// Shows each traced block (address, bytes, stack), and each array of the tracer's own (address, bytes).
+/// Calls `block` with each traced block (address, bytes, stack), and `array` with each array of the tracer's own
+/// (address, bytes).
 ///
 /// # Safety
-/// The calling thread, or the one that it is a copy of, holds all locks of the crate.
+/// The calling thread holds all locks of the crate, or is a copy of the thread that holds them.
 pub(crate) unsafe fn each_held(mut block: impl FnMut(usize, usize, u32), mut array: impl FnMut(usize, usize)) {
     // SAFETY: the caller's promise.
     unsafe {
@@ -33,13 +34,13 @@ pub(crate) unsafe fn each_held(mut block: impl FnMut(usize, usize, u32), mut arr
     }
 }
 
-/// Walks up the stack of a thread that stands still: shows each return address with its module, as one word, and the
-/// stack pointer from which on the stack is that function's or its callers'. While all locks are held.
+/// Walks up the stack of a stopped thread, while all locks are held. Calls `note` with each return address and its
+/// module, in one word, and with the stack pointer from which on the stack belongs to that function and its callers.
 pub(crate) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl FnMut(usize, usize) -> bool) {
     walk::walk_other(pc, sp, bp, note);
 }
 
-/// The place, the stack pointer and the frame pointer of the function that this is inlined into.
+/// The program counter, the stack pointer and the frame pointer of the function that this is inlined into.
 #[inline(always)]
 pub(crate) fn here() -> (usize, usize, usize) {
     capture::here()
@@ -50,7 +51,8 @@ pub(crate) fn with_loader<R>(body: impl FnOnce() -> R) -> R {
     symbols::with_loader(body)
 }
 
-/// The tracebacks of stacks of a session, `None` each if it has ended; `progress` hears how many are done.
+/// The tracebacks of a session's stacks; all are `None` if the session has ended. `progress` is told how many are done,
+/// and of how many.
 pub(crate) fn tracebacks(
     number: u32,
     stacks: &[u32],
@@ -67,13 +69,13 @@ pub(crate) fn tracebacks(
     named.collect()
 }
 
-/// The functions that walked words are in, inlined ones first.
+/// The functions that each word of a walk stands for, inlined ones first.
 pub(crate) fn functions(words: &[usize], _busy: &Busy) -> Vec<Arc<[Frame]>> {
     let symbols = Symbols::new();
     words.iter().map(|&word| symbols.look_up(word)).collect()
 }
 
-/// Gives back what was read to find names.
+/// Frees the debug information that was read to find names.
 pub(crate) fn release_debug_information() {
     symbols::release_debug_information();
 }
@@ -83,18 +85,18 @@ pub(crate) fn passes(filters: &[Filter], traceback: &Traceback) -> bool {
     filter::passes(filters, traceback)
 }
 
-/// A traceback of nothing known.
+/// The traceback of a block about which nothing is known.
 pub(crate) fn unknown() -> Traceback {
     Traceback::new(Vec::new())
 }
 
-/// Whether the block of a traceback is that of an `Rc` or `Arc`.
+/// Whether a block with this traceback belongs to an `Rc` or `Arc`.
 pub(crate) fn counts_references(traceback: &Traceback) -> bool {
     let own = traceback.frames().iter().take_while(|frame| frame.is_library());
     own.into_iter().any(|frame| ["alloc::rc::", "alloc::sync::"].iter().any(|name| frame.function().contains(name)))
 }
 
-/// Whether any frame of a traceback is of the crate.
+/// Whether any frame of a traceback belongs to the crate.
 pub(crate) fn is_through(traceback: &Traceback, crate_name: &str) -> bool {
     traceback.frames().iter().any(|frame| frame.crate_name() == crate_name)
 }

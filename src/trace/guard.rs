@@ -3,13 +3,13 @@
 use super::record;
 use super::record::config::{Config, StartError};
 
-/// Tracing that goes on until this is dropped, also by a panic or an early return.
+/// Traces allocations until it is dropped; a panic or an early return drops it, too.
 ///
-/// If somebody else [stopped](super::stop) it meanwhile, dropping does nothing: least of all to a session that was
-/// started after it. [`start`](super::start) and [`stop`](super::stop) are for a program that traces from one place of
-/// its code to another.
+/// If [`stop`](super::stop) has ended the session already, dropping does nothing: a session that was started later goes
+/// on. [`start`](super::start) and [`stop`](super::stop) are for a program that traces from one place of its code to
+/// another.
 ///
-/// In a forked child, which goes on tracing, it ends the child's.
+/// A forked child goes on tracing. Dropping the child's copy ends tracing in the child only.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -1,8 +1,8 @@
-//! The tracer: who holds the memory. What `tracemalloc` is to Python; with the feature `trace`.
+//! The tracer (feature `trace`): tells which calls allocated the memory that is live, as `tracemalloc` does for Python.
 //!
 //! While it is off, an allocation from a pool costs not one instruction more than without the feature, and a large one
-//! a load and a branch that is never taken. [`start`] makes every thread cache look empty and full, so that each call
-//! takes the slow path, which records the block with the calls that led to it.
+//! costs a load and a branch that is never taken. [`start`] makes every thread cache look empty and full, so that each
+//! call takes the slow path, which records the block with the calls that led to it.
 //!
 //! ```
 //! # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -26,35 +26,37 @@
 //!
 //! # What is traced
 //! Every block that any thread gets from [`Pymalloc`](crate::Pymalloc) after [`start`], small or large, until it is
-//! freed or [`stop`] is called; with [`Config::sample_every`] a sample of them. Sizes are those of the requests. A
-//! `realloc` that keeps its block in its size class is not seen: the size of such a block, at most 7 bytes off as a
-//! rule (and less than its alignment in any case), stays that of its allocation. One that moves the block is an
-//! allocation and a free. Blocks allocated before the start are not known, and freeing them does nothing here; nor does
-//! freeing a traced block after the stop.
+//! freed or [`stop`] is called; with [`Config::sample_every`] a sample of them. Sizes are the requested ones.
 //!
-//! What the tracer itself allocates is not in its snapshots; [`overhead_bytes`] has it all.
+//! The tracer does not see a `realloc` that keeps its block in its size class. The block stays recorded with its first
+//! size, which is then off by at most 7 bytes as a rule, and by less than the alignment in any case. A `realloc` that
+//! moves the block counts as an allocation and a free. Blocks allocated before the start are unknown: freeing them has
+//! no effect here, nor has freeing a traced block after the stop.
+//!
+//! Snapshots leave out what the tracer itself allocates; [`overhead_bytes`] counts it.
 //!
 //! # Threads, forks, signals
 //! Every function may be called from any thread at any time, but not from signal handlers, nor from destructors of
 //! thread-locals. A forked child goes on tracing, with what its parent had.
 //!
 //! # Names
-//! Come from the debug information of the program: `debug = 1` in its Cargo profile is enough for lines and inlined
-//! calls; symbols alone give functions.
+//! Names come from the debug information of the program: `debug = 1` in its Cargo profile is enough for lines and
+//! inlined calls; symbols alone give functions.
 //!
 //! # Layers
 //! | layer | files |
 //! |---|---|
 //! | memory of its own | `memory` |
 //! | inside the allocator's calls | `hook`, `thread`, `sampling`, `capture`, `walk`, `rules`, `loaded`, `find`, `elf`, `stacks`, `blocks` |
-//! | sessions | `config`, `session` |
+//! | sessions | `config`, `session`, `state`, `peaks` |
 //! | the debug hooks' dump | `origins` |
-//! | names | `symbols`, `files`, `modules`, `traceback` |
+//! | names | `symbols`, `files`, `modules`, `recorded`, `traceback` |
 //! | reading | `snapshot`, `statistics`, `filter`, `text`, `growth` |
 //! | a session that ends when dropped | `guard` |
 //! | files | `pprof`, `collapsed`, with the feature `flamegraph` also `flame` |
 //! | memory over time | `sums`, `encode`, `record/timeline`; the folder `timeline` |
-//! | for who asks at a socket | the folder `serve` |
+//! | answers at a socket | the folder `serve` |
+//! | for the heap's graph | `access` |
 
 #[cfg(feature = "graph")]
 pub(crate) mod access;
@@ -79,10 +81,11 @@ pub use serve::{Look, ServeError, Server, Watch, WatchError, serve};
 pub use timeline::{Moment, Recording, RecordingError, Timeline, TimelineConfig, TimelineError};
 pub use write::pprof::LoadError;
 
-/// Starts tracing, until [`stop`] is called; see [`Session`] for one that ends by itself.
+/// Starts tracing, which lasts until [`stop`] is called. A [`Session`] ends by itself.
 ///
 /// # Errors
-/// A configuration out of range, tracing on already, or a platform without support; nothing has changed then.
+/// If the configuration is out of range, if tracing is on already, or if the platform is not supported. Nothing has
+/// changed then.
 #[doc(alias = "tracemalloc.start")]
 pub fn start(config: Config) -> Result<(), StartError> {
     record::start(config).map(|_| ())
@@ -112,7 +115,7 @@ pub fn clear() {
     record::session::clear();
 }
 
-/// Bytes of all traced blocks, by [`traced_memory`].
+/// Bytes of all traced blocks, as [`traced_memory`] returns them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
@@ -147,17 +150,17 @@ pub fn traced_memory() -> TracedMemory {
     TracedMemory { bytes_live: live as usize, bytes_peak: peak as usize }
 }
 
-/// Sets the peak to what is allocated now.
+/// Sets the peak of [`traced_memory`] to the bytes that are live now.
 #[doc(alias = "tracemalloc.reset_peak")]
 pub fn reset_peak() {
     record::session::reset_peak();
 }
 
-/// Bytes of memory that the tracer uses, all of it: tables, stacks, names, debug information read into memory, and
-/// snapshots taken since the start that are still alive.
+/// Bytes of all memory that the tracer uses: tables, stacks, names, debug information read into memory, and snapshots
+/// taken since the start that are still alive.
 ///
-/// (Not what the system's C library and the loader allocate by other means, and not the program's file, of which the
-/// debug information is mapped while names are looked up.)
+/// It leaves out what the system's C library and the loader allocate by other means, and the program's file, whose
+/// debug information is mapped while names are looked up.
 #[doc(alias = "tracemalloc.get_tracemalloc_memory")]
 pub fn overhead_bytes() -> usize {
     record::session::overhead() as usize
@@ -165,8 +168,8 @@ pub fn overhead_bytes() -> usize {
 
 /// Takes a snapshot of all traced blocks.
 ///
-/// The program's other threads run on; each of them waits for a part of the tables at most. Looking up the names
-/// of new frames may take seconds in a large program: see [`take_snapshot_with`].
+/// The program's other threads keep running; each of them waits, at most, until one part of the tables is copied.
+/// Looking up the names of new frames may take seconds in a large program: see [`take_snapshot_with`].
 ///
 /// # Errors
 /// When not tracing.
@@ -176,9 +179,10 @@ pub fn take_snapshot() -> Result<Snapshot, NotTracing> {
     read::snapshot::take(&mut |_, _| {})
 }
 
-/// [`take_snapshot`], telling `progress` how many of how many frames have got their names.
+/// Takes a snapshot as [`take_snapshot`] does, and reports progress.
 ///
-/// What `progress` allocates is not traced.
+/// It calls `progress` with the number of frames whose names are found and the number of all frames. What `progress`
+/// allocates is not traced.
 ///
 /// # Errors
 /// When not tracing.
@@ -186,10 +190,11 @@ pub fn take_snapshot_with(mut progress: impl FnMut(usize, usize)) -> Result<Snap
     read::snapshot::take(&mut progress)
 }
 
-/// Takes a snapshot of what was held at the peak, if [`Config::keep_peak`] has it kept: up to an eighth below
-/// [`traced_memory`]'s peak, or what is held now if less than 64 KiB ever were.
+/// Takes a snapshot of the blocks that were live at the peak.
 ///
-/// Its time is that of this call.
+/// [`Config::keep_peak`] makes the tracer keep them. Their bytes may be up to an eighth below [`traced_memory`]'s peak.
+/// If nothing was kept, because it was not asked for or because less than 64 KiB was ever live, the snapshot has the
+/// blocks that are live now. [`Snapshot::taken_at`] is the time of this call.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -209,7 +214,7 @@ pub fn take_peak_snapshot() -> Result<Snapshot, NotTracing> {
     read::snapshot::take_peak(&mut |_, _| {})
 }
 
-/// [`take_peak_snapshot`], telling `progress` as [`take_snapshot_with`] does.
+/// Takes a snapshot as [`take_peak_snapshot`] does, and reports progress as [`take_snapshot_with`] does.
 ///
 /// # Errors
 /// When not tracing.

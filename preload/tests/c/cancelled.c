@@ -1,4 +1,4 @@
-// Threads that are cancelled allocate on until they say that they may end; `errno` stays as it was.
+// Cancelled threads go on allocating until they reach a cancellation point of their own; `errno` stays as it was.
 // cancelled [exit]
 #include <errno.h>
 #include <pthread.h>
@@ -10,10 +10,11 @@ static volatile int reached;
 
 static void *thread(void *ends_process) {
     pthread_cancel(pthread_self());
-    // A report is due, if the environment asks for it at this signal.
+    // Makes a report due, if the environment asks for one at this signal.
     raise(SIGUSR1);
     errno = 7;
-    // More than an ended thread leaves in its cache for the next: one of them takes the slow path, which reports.
+    // More blocks than an ended thread leaves in its cache for the next one: so one call takes the slow path, which
+    // reports.
     void *volatile small[100];
     for (int number = 0; number < 100; number++)
         small[number] = malloc(40);
@@ -32,7 +33,7 @@ static void *thread(void *ends_process) {
 
 int main(int count, char **arguments) {
     (void)arguments;
-    // The report's, if the environment asks for one.
+    // Keeps the library's handler, if the environment asks for a report.
     void (*handler)(int) = signal(SIGUSR1, SIG_IGN);
     if (handler != SIG_DFL)
         signal(SIGUSR1, handler);

@@ -1,4 +1,4 @@
-// A daemon: closes every descriptor from a number on, and opens data files of its own, which get the same numbers.
+// A daemon: closes every descriptor from FIRST on, and opens COUNT data files of its own, which get the same numbers.
 // closed DIR FIRST COUNT [misuse | replace FILE]
 #include <errno.h>
 #include <fcntl.h>

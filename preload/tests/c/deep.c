@@ -1,4 +1,4 @@
-// A host of plug-ins that binds them to their own libraries first, and exchanges blocks with them.
+// A host that loads a plug-in with RTLD_DEEPBIND, which binds it to its own libraries first, and exchanges blocks.
 // deep PLUGIN [misuse]
 #include <dlfcn.h>
 #include <stdio.h>

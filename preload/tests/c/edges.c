@@ -1,4 +1,4 @@
-/* malloc's edge cases as a C compiler sees them, with the addresses kept from its optimiser. */
+/* malloc's edge cases as a C compiler sees them; the addresses are hidden from its optimiser. */
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -46,7 +46,7 @@ int main(void) {
     CHECK(posix_memalign(&place, 24, 8) == EINVAL && place == (void *)7);
     CHECK(!posix_memalign(&place, 512, 8) && (uintptr_t)place % 512 == 0);
     free(place);
-    /* glibc's own heap serves what is above 1 MiB: its report must still work. */
+    /* glibc's own heap serves blocks above 1 MiB: its report must still work. */
     void *beyond = opaque(malloc(2 << 20));
     struct mallinfo2 info = mallinfo2();
     CHECK(info.uordblks + info.hblkhd > 0);

@@ -1,4 +1,4 @@
-// Large blocks, their sizes, and their ways to small ones.
+// Large blocks, their sizes, and how they become small ones.
 #include <assert.h>
 #include <malloc.h>
 #include <stdlib.h>

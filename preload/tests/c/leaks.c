@@ -1,4 +1,5 @@
-// Leaks a list and rings of blocks, and keeps others: in a static, on the heap, in a thread that runs to the end.
+// Leaks a list and rings of blocks. Keeps others: in a list that a static refers to, and in a thread that runs to the
+// end.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,7 +25,7 @@ __attribute__((noinline)) static void keep_list(void) {
 }
 
 #ifndef NOTHING
-/* Keeps the compiler from leaving out what nobody uses. */
+/* Keeps the compiler from leaving out a value that is not used. */
 #define USE(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
 
 __attribute__((noinline)) static void forget_list(void) {

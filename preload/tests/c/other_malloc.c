@@ -1,5 +1,5 @@
-// An allocator with glibc's own names besides the usual ones, as gperftools' tcmalloc has them. A block's size is in the
-// word before it; nothing is used again.
+// An allocator that defines glibc's own names besides the usual ones, as gperftools' tcmalloc does. A block's size is
+// in the word before it; freed memory is not used again.
 #include <errno.h>
 #include <stddef.h>
 #include <string.h>

@@ -1,7 +1,7 @@
-// A program that changes all that a path and a variable depend on, as far as it may, and exits.
+// A program that exits after it has changed all that paths and variables depend on, as far as it may.
 // vanished EMPTY_DIR
-// vanished DIR full   may write no byte to a file
-// vanished DIR data   may have no more memory
+// vanished DIR full   clears its environment, and may then write no byte to a file
+// vanished DIR data   likewise, and may then have no more memory
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

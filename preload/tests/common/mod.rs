@@ -1,4 +1,4 @@
-//! What the tests share: children that run on the library, and proof that they did.
+//! Helpers of the tests: children that run on the library, and proof that they did.
 #![allow(dead_code, reason = "every binary that includes this file uses its own part of it")]
 
 use std::ffi::c_void;
@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// A child that has not ended by then hangs.
+/// A child that has not ended after this time hangs.
 const DEADLINE: Duration = Duration::from_secs(120);
 const CHILD: &str = "PYMALLOC_PRELOAD_TEST_CHILD";
 
@@ -17,7 +17,7 @@ const CHILD: &str = "PYMALLOC_PRELOAD_TEST_CHILD";
 pub(crate) fn library() -> PathBuf {
     let folder = command_path().parent().expect("a folder").to_owned();
     let places = [folder.join("deps/libpymalloc.so"), folder.join("libpymalloc.so")];
-    // The newest: `cargo build` and `cargo test` leave it in different places.
+    // The newest one: `cargo build` and `cargo test` leave it in different places.
     let built = places.into_iter().filter(|place| place.exists());
     built
         .max_by_key(|place| fs::metadata(place).and_then(|found| found.modified()).expect("it exists"))
@@ -48,10 +48,10 @@ impl Drop for Scratch {
     }
 }
 
-/// What the command `pymalloc run` with these arguments and the library of these tests prints.
+/// Runs the command `pymalloc run` with these arguments on the library of these tests; returns its output.
 pub(crate) fn run(arguments: &[&str]) -> Output {
     let mut command = Command::new(command_path());
-    // As cargo built it for these tests; beside the command there may be an older one.
+    // The library that cargo built for these tests; there may be an older one beside the command.
     output_of(command.arg("run").arg("--library").arg(library()).args(arguments).env_remove("LD_PRELOAD"))
 }
 
@@ -97,7 +97,7 @@ pub(crate) fn output_of(command: &mut Command) -> Output {
     Output { status, stdout, stderr }
 }
 
-/// Runs a command on the library; the output, and the lines that its processes wrote when they exited.
+/// Runs a command on the library; returns the output, and the lines that its processes reported when they exited.
 pub(crate) fn preloaded(command: &mut Command) -> (Output, Vec<String>) {
     let report = Scratch::new("report");
     let output = output_of(command.env("LD_PRELOAD", library()).env("PYMALLOC_REPORT", &report.0));
@@ -110,7 +110,7 @@ pub(crate) fn served(line: &str) -> bool {
     allocations(line) > 0
 }
 
-/// How many allocations there were at least, says a line of a report.
+/// The least number of allocations, from a line of a report.
 pub(crate) fn allocations(line: &str) -> usize {
     let count = line.strip_suffix(" allocations").and_then(|rest| rest.rsplit(' ').next()).expect("a line of a report");
     count.parse().expect("a number")
@@ -152,9 +152,9 @@ pub(crate) fn on_library_with(test: &str, variables: &[(&str, &str)], body: impl
     assert!(report.iter().any(|line| served(line)), "the library did not serve the child: {report:?}");
 }
 
-/// Checks that this process's malloc is the library's: its blocks have other sizes than glibc's.
+/// Checks that this process's malloc is the library's, by the size of a block: glibc's blocks have other sizes.
 pub(crate) fn assert_served() {
-    // SAFETY: a block that is asked for its size and freed.
+    // SAFETY: a block whose size is read, and which is freed.
     unsafe {
         let block = libc::malloc(black_box(32));
         assert_eq!(libc::malloc_usable_size(block), 32, "malloc is not the library's");
@@ -182,7 +182,7 @@ pub(crate) fn symbol(name: &str) -> *mut c_void {
     found
 }
 
-/// Compiles a program of `tests/c` or `tests/cxx`; loudly skipped where there is no compiler.
+/// Compiles a program of `tests/c` or `tests/cxx`; `None`, with a message, if there is no compiler.
 pub(crate) fn compile(source: &str, options: &[&str]) -> Option<Scratch> {
     let (compiler, standard) = if source.ends_with(".cpp") { ("c++", "-std=c++17") } else { ("cc", "-D_GNU_SOURCE") };
     if Command::new(compiler).arg("--version").output().is_err() {

@@ -1,4 +1,4 @@
-// All forms of operator new and delete, out of memory included, as a C++ program meets them.
+// All forms of operator new and delete, as a C++ program uses them, also when memory runs out.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>

@@ -1,4 +1,4 @@
-// A program that replaces the two basic operators only. Every other form must go by them, as C++ says.
+// A program that replaces only the two basic operators. Every other form must call them, as C++ says.
 #include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
@@ -6,7 +6,7 @@
 
 static long live, calls;
 
-// A header before each block: who frees it by another function than ours gets a wrong address.
+// Puts a header before each block: a function other than ours that frees the block gets a wrong address.
 void *operator new(std::size_t bytes) {
     live++, calls++;
     char *block = static_cast<char *>(std::malloc(bytes + 32));

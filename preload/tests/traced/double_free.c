@@ -1,4 +1,4 @@
-// Frees a block twice, and others in between, and exits.
+// Frees a block twice, with others freed in between, and exits.
 // double_free BYTES OTHERS
 #include <stdlib.h>
 

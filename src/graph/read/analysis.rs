@@ -1,10 +1,13 @@
-//! The graph with one root, and its dominator tree: what all answers about retained bytes stand on.
+//! The graph with one root, and its dominator tree: the base of all answers about retained bytes.
+//!
+//! A block *dominates* another if every path from the root to that other block goes through it. So if the dominating
+//! block were freed, all blocks that it dominates could be freed: it retains them.
 //!
 //! Below the root are *groups*: the statics of each module, each thread's stack and thread-locals, foreign memory, and
-//! what nobody refers to. A group refers to the blocks that it refers to in memory; foreign memory only to those that
-//! nothing better reaches; the last one to one block of each component of the unreachable blocks that no other
-//! component refers to. A reference from a block to one that is reached in a better way counts for nothing here: it
-//! keeps nothing alive that would not live anyhow.
+//! nobody. A group refers to the blocks to which its memory refers. Foreign memory refers only to blocks that nothing
+//! better reaches. The group *nobody* stands in for references to unreachable blocks: it refers to one block of each of
+//! their components to which no other component refers. A reference to a block that is reached in a better way does not
+//! count here: that block would live without it.
 
 use super::answers::Reach;
 use super::components::Components;
@@ -13,26 +16,26 @@ use crate::graph::build::HeapGraph;
 use crate::graph::found::RootKind;
 use crate::trace::access;
 
-/// Who refers to blocks from outside.
+/// What refers to blocks from outside.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(in crate::graph) enum Group {
-    /// Memory of a kind, of a module or thread.
+    /// The memory of a kind that belongs to a module or thread.
     Roots(RootKind, u32),
     /// Nobody.
     Nobody,
 }
 
-/// Unreachable blocks that are not referred to from outside of their component.
+/// A component of unreachable blocks to which no block outside of it refers.
 pub(in crate::graph) struct LeakRoot {
-    /// The block that stands for all.
+    /// The block that stands for all of them.
     pub(in crate::graph) node: u32,
     /// All of them, by number.
     pub(in crate::graph) members: Vec<u32>,
-    /// Whether they refer to each other in a circle, or the one to itself.
+    /// Whether they refer to each other in a circle, or the only one refers to itself.
     pub(in crate::graph) is_cycle: bool,
 }
 
-/// The root is node 0, then come the groups, then the blocks.
+/// The graph's dominator tree and sums over it. The root is node 0, then come the groups, then the blocks.
 pub(in crate::graph) struct Analysis {
     pub(in crate::graph) groups: Vec<Group>,
     pub(in crate::graph) tree: Dominators,
@@ -66,7 +69,7 @@ impl HeapGraph {
         self.analysis.get_or_init(|| Analysis::of(self))
     }
 
-    /// Whether a reference counts for who retains whom.
+    /// Whether a reference counts for retained bytes: not if its target is reached in a better way than its source.
     pub(in crate::graph) fn counts(&self, from: usize, to: usize) -> bool {
         self.reach[from] == self.reach[to]
     }
@@ -76,7 +79,7 @@ impl HeapGraph {
 fn rooted(graph: &HeapGraph, leak_roots: &[LeakRoot]) -> (Vec<Group>, Successors) {
     let mut groups = Vec::new();
     let mut targets: Vec<Vec<u32>> = Vec::new();
-    // Sorted by kind; those of one group follow each other.
+    // Sorted by kind; the roots of one group follow each other.
     for root in &graph.roots {
         let group = Group::Roots(graph.root_kind(root), root.owner);
         let best = if root.kind == RootKind::Foreign as u32 { Reach::Foreign } else { Reach::Rooted };
@@ -111,7 +114,7 @@ fn rooted(graph: &HeapGraph, leak_roots: &[LeakRoot]) -> (Vec<Group>, Successors
     (groups, rooted)
 }
 
-/// The components of the unreachable blocks that no other of them refers to.
+/// The components of the unreachable blocks to which no other such component refers.
 fn leak_roots(graph: &HeapGraph) -> Vec<LeakRoot> {
     let mut local = vec![NONE; graph.nodes.len()];
     let mut lost = Vec::new();
@@ -148,8 +151,8 @@ fn leak_roots(graph: &HeapGraph) -> Vec<LeakRoot> {
         .into_iter()
         .filter(|members| !members.is_empty())
         .map(|members| {
-            // Of the same kind of circle always the same block stands for it: an `Rc` or `Arc`, without which there is
-            // none.
+            // The same block stands for every circle of the same kind: an `Rc` or `Arc`, since no circle is without
+            // one.
             let rank = |node: u32| {
                 let site = graph.nodes[node as usize].site;
                 (!counts_references[site as usize], site, node)

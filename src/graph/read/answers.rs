@@ -1,4 +1,4 @@
-//! Sums of a graph, single blocks, and who refers to whom.
+//! Sums of a graph, single blocks, and the references of a block.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use crate::graph::build::HeapGraph;
 use crate::graph::found::{NOBODY, Root, RootKind};
 use crate::trace::access::{Busy, Bytes, Frame, Traceback};
 
-/// From where a block is reached.
+/// How a block is reached: from the program, only from foreign memory, or not at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reach {
     /// From statics, thread-locals, stacks or registers.
@@ -20,11 +20,11 @@ pub enum Reach {
 
 /// Blocks and their bytes, by how they are reached.
 ///
-/// Its `Display` is a line.
+/// Its `Display` is one line.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Blocks that are reached.
+    /// Blocks that are reached from statics, thread-locals, stacks or registers.
     pub rooted_blocks: usize,
     /// Their bytes.
     pub rooted_bytes: usize,
@@ -57,19 +57,21 @@ impl fmt::Display for Summary {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Block {
-    /// Bytes, as asked for.
+    /// Bytes, as requested.
     pub bytes: usize,
     /// Where it was allocated; unknown for a block that is older than the tracer's session.
     pub traceback: Traceback,
     /// How it is reached.
     pub reach: Reach,
-    /// Bytes that would be freed with it.
+    /// Bytes that could be freed with it: its own, and those of all blocks that are reached only through it.
     pub retained_bytes: u64,
     hidden: usize,
 }
 
 impl Block {
-    /// Its address. Kept inverted inside, so that a kept value does not look like a reference to the next graph.
+    /// Its address.
+    ///
+    /// Inside it is kept inverted, so that the next graph does not take this value for a reference.
     pub fn address(&self) -> usize {
         !self.hidden
     }
@@ -87,7 +89,7 @@ impl fmt::Display for Block {
     }
 }
 
-/// Where a root is.
+/// Where a reference from outside of the blocks is: a static, a thread-local, a stack or foreign memory.
 ///
 /// Its `Display` is a phrase: `static my_crate::CACHE`, `stack of thread worker in my_crate::serve at src/x.rs:12`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -102,14 +104,14 @@ pub enum Place {
     },
     /// A thread-local.
     ThreadLocal {
-        /// Its name; empty without symbols, and for what the C library keeps of the thread.
+        /// Its name; empty without symbols, and for the memory in which the C library keeps the thread's data.
         symbol: String,
         /// The name of the thread.
         thread: String,
     },
     /// The stack, or a register, of a thread.
     Stack {
-        /// The function; `None` where the stack was not understood.
+        /// The function; `None` where the stack could not be walked.
         function: Option<Frame>,
         /// The name of the thread.
         thread: String,
@@ -123,7 +125,9 @@ impl fmt::Display for Place {
         match self {
             Self::Static { symbol, module } if symbol.is_empty() => write!(f, "a static of {module}"),
             Self::Static { symbol, .. } => write!(f, "static {symbol}"),
-            Self::ThreadLocal { symbol, thread } if symbol.is_empty() => write!(f, "what thread {thread} keeps"),
+            Self::ThreadLocal { symbol, thread } if symbol.is_empty() => {
+                write!(f, "the C library's data of thread {thread}")
+            }
             Self::ThreadLocal { symbol, thread } => write!(f, "thread-local {symbol} of thread {thread}"),
             Self::Stack { function: Some(frame), thread } => {
                 write!(f, "stack of thread {thread} in {} at {frame}", frame.function())
@@ -134,7 +138,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// What refers to a block, or is referred to by one.
+/// One end of a reference: what refers to a block, or what a block refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Reference {
     /// A block, at this byte of it.
@@ -181,7 +185,9 @@ impl HeapGraph {
         sum
     }
 
-    /// All blocks: small ones by address, then large ones; a `.heapsnapshot` has them in the same order.
+    /// All blocks: first the small ones by address, then the large ones by address.
+    ///
+    /// A `.heapsnapshot` has them in the same order.
     pub fn blocks(&self) -> impl Iterator<Item = Block> + '_ {
         (0..self.nodes.len()).map(|number| self.block(number))
     }
@@ -195,7 +201,7 @@ impl HeapGraph {
     /// What refers to the block that an address is in.
     ///
     /// # Errors
-    /// It is in no block of the graph.
+    /// If the address is in no block of the graph.
     #[doc(alias = "objgraph.show_backrefs")]
     #[doc(alias = "gc.get_referrers")]
     pub fn referrers<T: ?Sized>(&self, address: *const T) -> Result<Vec<Reference>, NotABlock> {
@@ -211,10 +217,10 @@ impl HeapGraph {
         Ok(found)
     }
 
-    /// What the block that an address is in refers to; the offsets are those in the block itself.
+    /// What the block that an address is in refers to; the offsets are in this block, not in those.
     ///
     /// # Errors
-    /// It is in no block of the graph.
+    /// If the address is in no block of the graph.
     #[doc(alias = "gc.get_referents")]
     pub fn referents<T: ?Sized>(&self, address: *const T) -> Result<Vec<Reference>, NotABlock> {
         let _busy = Busy::enter();
@@ -225,7 +231,7 @@ impl HeapGraph {
         Ok(edges.map(|edge| reference(edge.target, edge.word)).collect())
     }
 
-    /// The numbers of the blocks that refer to one, and by which word.
+    /// The numbers of the blocks that refer to a block, and the word by which each does.
     pub(in crate::graph) fn referrers_of(&self, number: usize) -> Vec<(usize, u32)> {
         let edges = |node: usize| self.edges_of(node).iter().map(move |edge| (node, edge));
         let all = (0..self.nodes.len()).flat_map(edges);
@@ -269,11 +275,12 @@ impl HeapGraph {
         if thread.name.is_empty() { thread.number.to_string() } else { format!("{} ({})", thread.name, thread.number) }
     }
 
-    /// The function whose part of the stack a root is in: the innermost that is not of a library, if it was inlined.
+    /// The function whose part of the stack a root is in. If others were inlined into it, the innermost of them all
+    /// that is not a library's.
     fn function_of(&self, root: &Root) -> Option<Frame> {
         let frames = &self.threads.get(root.owner as usize)?.frames;
         let after = frames.partition_point(|(sp, _)| *sp <= root.address);
-        // Below the first stack pointer are the registers.
+        // Below the first stack pointer are the saved registers: they belong to the first frame.
         let (_, functions) = frames.get(after.saturating_sub(1))?;
         functions.iter().find(|frame| !frame.is_library()).or(functions.first()).cloned()
     }

@@ -1,6 +1,7 @@
-//! Strongly connected components: blocks that refer to each other in a circle.
+//! Strongly connected components: sets of blocks in which each block reaches all others, so that they form circles.
 //!
-//! Tarjan, "Depth-first search and linear graph algorithms" (1972), with a stack of its own.
+//! The algorithm is Tarjan's, "Depth-first search and linear graph algorithms" (1972). It keeps the path in a vector
+//! rather than on the call stack, which may be too small.
 
 use super::dominators::Successors;
 
@@ -34,7 +35,7 @@ impl Components {
 }
 
 struct Search {
-    /// In the order in which the nodes are met.
+    /// The number of each node, in the order in which they are met.
     number: Vec<u32>,
     /// The least number that a node is known to lead back to.
     low: Vec<u32>,
@@ -78,7 +79,7 @@ impl Search {
         }
     }
 
-    /// All that is open from a node on is its component.
+    /// Closes a component: all open nodes from `node` on.
     fn close(&mut self, node: u32) {
         while let Some(last) = self.open.pop() {
             self.found.of[last as usize] = self.found.count as u32;

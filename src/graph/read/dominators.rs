@@ -1,9 +1,10 @@
-//! Dominators: what has to be passed on every way from the root to a node.
+//! Dominators: the nodes that are on every path from the root to a node.
 //!
-//! By semi-NCA (Georgiadis, "Linear-Time Algorithms for Dominators and Related Problems", 2005): semidominators as in
-//! Lengauer and Tarjan, then the nearest common ancestor with the parent in the depth-first tree, found by walking up.
+//! The algorithm is semi-NCA (Georgiadis, "Linear-Time Algorithms for Dominators and Related Problems", 2005). It finds
+//! semidominators as Lengauer and Tarjan do. A node's dominator is then the nearest common ancestor of its
+//! semidominator and its parent in the depth-first tree; it is found by walking up.
 
-/// Successors of nodes: those of node `n` end at `ends[n]`.
+/// The successors of each node, one node's after the other's: those of node `n` end at `ends[n]`.
 #[derive(Default)]
 pub(in crate::graph) struct Successors {
     pub(in crate::graph) ends: Vec<u32>,
@@ -38,7 +39,7 @@ pub(in crate::graph) struct Dominators {
 }
 
 impl Dominators {
-    /// Of a graph with at least one node.
+    /// The dominators of a graph, which has at least one node.
     pub(in crate::graph) fn of(graph: &Successors) -> Self {
         let search = Search::new(graph);
         let idom = search.dominators(graph);
@@ -149,7 +150,7 @@ impl Search {
 /// The part of the tree whose semidominators are known, with compressed paths.
 struct Forest {
     ancestor: Vec<u32>,
-    /// Of the path from a number up to its ancestor (left out), the number whose semidominator is least.
+    /// For each number, on the path up to its ancestor (without it): the number whose semidominator is least.
     label: Vec<u32>,
     semi: Vec<u32>,
     /// Numbers whose paths are being compressed.
@@ -157,14 +158,15 @@ struct Forest {
 }
 
 impl Forest {
-    /// The number with the least semidominator from `number` up, among those that are known: numbers from `known` on.
+    /// The number with the least semidominator on the path from `number` up, among the known ones: those from `known`
+    /// on.
     fn least(&mut self, number: u32, known: u32) -> u32 {
         let mut top = number;
         while self.ancestor[top as usize] >= known && top >= known {
             self.path.push(top);
             top = self.ancestor[top as usize];
         }
-        // From the top down, each takes over what is less above it.
+        // From the top down, each number takes over a lesser label from the one above it.
         while let Some(below) = self.path.pop() {
             let (above_label, own_label) = (self.label[top as usize], self.label[below as usize]);
             if self.semi[above_label as usize] < self.semi[own_label as usize] {

@@ -1,4 +1,4 @@
-//! What nothing refers to any more, by the call stacks that allocated it.
+//! Leaks: the blocks that nothing refers to any more, by the call stacks that allocated them.
 
 use core::fmt;
 use core::ops::Deref;
@@ -10,11 +10,12 @@ use crate::graph::build::{HeapGraph, Node, UNTRACED_SITE};
 use crate::trace::Filter;
 use crate::trace::access::{self, Busy, Bytes, Frame, Traceback};
 
-/// Blocks that refer to each other in a circle: the shortest one through the first of them.
+/// Blocks that refer to each other in a circle, and so keep each other alive: the shortest circle through the first
+/// one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Cycle {
-    /// Where each block of the circle was allocated, its bytes, and which byte of it refers to the next.
+    /// For each block of the circle: where it was allocated, its bytes, and which byte of it refers to the next block.
     pub steps: Vec<(Traceback, usize, usize)>,
 }
 
@@ -28,29 +29,31 @@ impl fmt::Display for Cycle {
     }
 }
 
-/// Leaks of one call stack: blocks that nothing refers to, or circles that nothing outside of them refers to.
+/// The leaks of one call stack: blocks that nothing refers to, or circles that nothing outside of them refers to.
 ///
-/// Its `Display` has a few lines.
+/// Its `Display` has several lines.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Leak {
-    /// Where the blocks, or one of each circle, were allocated.
+    /// Where the blocks, or one block of each circle, were allocated.
     pub traceback: Traceback,
-    /// How many blocks, or circles.
+    /// The number of blocks, or of circles.
     pub count: usize,
-    /// One of the circles, if they are that.
+    /// One of the circles, if the leaks are circles.
     pub cycle: Option<Cycle>,
     /// Bytes of these blocks, or of all blocks of the circles.
     pub bytes: usize,
-    /// Bytes that are leaked with them: theirs, and those of all that only they refer to.
+    /// Bytes that are leaked with them: their own, and those of all blocks that are reached only through them.
     pub retained_bytes: u64,
-    /// Blocks, likewise.
+    /// The number of blocks that these bytes are in.
     pub retained_blocks: u64,
     hidden: Vec<usize>,
 }
 
 impl Leak {
-    /// The addresses of the blocks, or of one of each circle. They are kept inverted inside.
+    /// The addresses of the blocks, or of one block of each circle.
+    ///
+    /// Inside they are kept inverted, so that the next graph does not take them for references.
     pub fn addresses(&self) -> impl Iterator<Item = usize> + '_ {
         self.hidden.iter().map(|hidden| !hidden)
     }
@@ -79,15 +82,15 @@ impl fmt::Display for Leak {
     }
 }
 
-/// Frames of a traceback that are shown.
+/// The most frames of a traceback that are shown.
 const FRAMES_SHOWN: usize = 8;
 
-/// The first frames of the program's own, in tracemalloc's manner.
+/// The innermost frames that are the program's own, written as tracemalloc does.
 struct OwnFrames<'traceback>(&'traceback Traceback);
 
 impl fmt::Display for OwnFrames<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The C library's way to `main`, and the compiler's.
+        // The functions of the C library and the compiler that lead to `main`, or to a thread's function.
         let is_start = |frame: &Frame| {
             ["_start", "start_thread", "clone", "clone3"].contains(&frame.function())
                 || frame.function().starts_with("__libc_start")
@@ -101,8 +104,9 @@ impl fmt::Display for OwnFrames<'_> {
     }
 }
 
-/// Leaks by [`HeapGraph::leaks`], what retains most first. Its `Display` has them one after the other, and a line of
-/// sums.
+/// Leaks by [`HeapGraph::leaks`]; the one that retains most comes first.
+///
+/// Its `Display` has them one after the other, and a line of sums.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leaks {
     leaks: Vec<Leak>,
@@ -116,7 +120,7 @@ impl Leaks {
         Self { leaks: self.leaks.iter().take(count).cloned().collect(), summary: self.summary }
     }
 
-    /// Those whose call stack passes the filters.
+    /// The leaks whose call stack passes the filters.
     #[must_use]
     pub fn filter(&self, filters: &[Filter]) -> Self {
         let _busy = Busy::enter();
@@ -143,7 +147,7 @@ impl fmt::Display for Leaks {
 }
 
 impl HeapGraph {
-    /// What nothing refers to any more, by call stack; with the circles that keep themselves alive.
+    /// The leaks: blocks that nothing refers to any more, and circles to which nothing outside refers, by call stack.
     ///
     /// Blocks that were allocated before the tracer was started are left out: [`summary`](Self::summary) counts them.
     #[doc(alias = "gc.garbage")]
@@ -151,23 +155,23 @@ impl HeapGraph {
         self.leaks_but(|_| false)
     }
 
-    /// What was leaked of blocks that an older graph does not have.
+    /// The leaks of blocks that an older graph does not have.
     pub(in crate::graph) fn leaks_since(&self, old: &Self) -> Leaks {
         let _busy = Busy::enter();
         let known: HashSet<(usize, usize, &Traceback)> = old.nodes.iter().map(|node| old.key(node)).collect();
         self.leaks_but(|node| known.contains(&self.key(node)))
     }
 
-    /// What tells a block from others: where it is (inverted), its bytes, and the call stack that allocated it.
+    /// What tells a block from others: its address (inverted), its bytes, and the call stack that allocated it.
     fn key(&self, node: &Node) -> (usize, usize, &Traceback) {
         (!node.address(), node.bytes, &self.sites[node.site as usize])
     }
 
-    /// Leaks but those of which some block is left out.
+    /// All leaks, except those with a block that `is_left_out` selects.
     fn leaks_but(&self, is_left_out: impl Fn(&Node) -> bool) -> Leaks {
         let _busy = Busy::enter();
         let analysis = self.analysis();
-        // By the call stack, and those of all members of a circle.
+        // By the call stack; circles also by the call stacks of all their members.
         let mut grouped: BTreeMap<(u32, Vec<u32>), Vec<&LeakRoot>> = BTreeMap::new();
         for root in &analysis.leak_roots {
             let site = self.nodes[root.node as usize].site;
@@ -191,7 +195,7 @@ impl HeapGraph {
         let analysis = self.analysis();
         let sum = |of: &[u64]| roots.iter().map(|root| of[analysis.first() + root.node as usize]).sum();
         let members = roots.iter().flat_map(|root| &root.members);
-        // The shortest one shows the circle best.
+        // The circle with the fewest members is the clearest example.
         let least = roots.iter().filter(|root| root.is_cycle).min_by_key(|root| root.members.len());
         Leak {
             traceback: self.sites[site as usize].clone(),
@@ -207,7 +211,7 @@ impl HeapGraph {
     /// The shortest circle through the block that stands for a component.
     fn cycle(&self, root: &LeakRoot) -> Cycle {
         let start = root.node;
-        // From where a member was reached first, and by which word.
+        // For each member: the block from which it was reached first, and the word that refers to it.
         let mut from: HashMap<u32, (u32, u32)> = HashMap::new();
         let mut queue = VecDeque::from([start]);
         'search: while let Some(node) = queue.pop_front() {
@@ -237,8 +241,10 @@ impl HeapGraph {
         Cycle { steps }
     }
 
-    /// Blocks that only foreign memory refers to, by call stack: blocks and bytes. What libraries in C keep of a Rust
-    /// program is here, and what a leak looks like to which such memory refers by chance.
+    /// The blocks that are reached only from foreign memory: by call stack, their number and bytes.
+    ///
+    /// Blocks that C libraries keep for a Rust program are among them. So are leaks to which a word of foreign memory
+    /// seems to refer by chance.
     pub fn only_from_foreign(&self) -> Vec<(Traceback, usize, usize)> {
         let _busy = Busy::enter();
         let mut sums: HashMap<u32, (usize, usize)> = HashMap::new();

@@ -1,4 +1,4 @@
-//! What a graph is asked.
+//! The answers that a graph gives.
 
 pub(super) mod analysis;
 pub(super) mod answers;

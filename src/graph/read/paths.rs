@@ -21,23 +21,25 @@ impl fmt::Display for NotABlock {
 
 impl core::error::Error for NotABlock {}
 
-/// A block on a path, and which byte of it refers to the next; the last one's is 0.
+/// A block on a [`Path`], and which byte of it refers to the next block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Step {
     /// The block.
     pub block: Block,
-    /// The byte of it that refers to the next.
+    /// The byte of it that refers to the next block; 0 for the last one.
     pub offset: usize,
 }
 
-/// A shortest path to a block. Its `Display` has a line each: where it begins, then the blocks.
+/// A shortest path of references to a block.
+///
+/// Its `Display` has one line for the place where it begins, and one for each block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Path {
     /// Where it begins; `None` if nothing reaches the block.
     pub place: Option<Place>,
-    /// The blocks, the one that was asked for last.
+    /// The blocks in order; the last is the one that was asked for.
     pub steps: Vec<Step>,
 }
 
@@ -58,13 +60,15 @@ impl fmt::Display for Path {
     }
 }
 
-/// Paths by [`HeapGraph::paths_to`]. Its `Display` has them one after the other.
+/// Paths by [`HeapGraph::paths_to`].
+///
+/// Its `Display` has them one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Paths {
     /// The paths, the shortest first.
     pub paths: Vec<Path>,
-    /// Blocks that passed the filters.
+    /// The number of blocks that passed the filters.
     pub blocks: usize,
 }
 
@@ -75,10 +79,10 @@ impl fmt::Display for Paths {
 }
 
 impl HeapGraph {
-    /// A shortest path from a root to the block that an address is in.
+    /// A shortest path from a static, thread-local, stack or foreign memory to the block that an address is in.
     ///
     /// # Errors
-    /// It is in no block of the graph.
+    /// If the address is in no block of the graph.
     #[doc(alias = "objgraph.find_backref_chain")]
     pub fn path_to<T: ?Sized>(&self, address: *const T) -> Result<Path, NotABlock> {
         let _busy = Busy::enter();
@@ -86,8 +90,9 @@ impl HeapGraph {
         Ok(self.path(number))
     }
 
-    /// Shortest paths from roots to the blocks whose call stack passes the filters: at most `limit` of them, and of
-    /// those that go through blocks of the same call stacks only one.
+    /// Shortest paths to the blocks whose call stack passes the filters.
+    ///
+    /// There are at most `limit` paths. Of the paths that go through blocks of the same call stacks, there is one.
     pub fn paths_to(&self, filters: &[Filter], limit: usize) -> Paths {
         let _busy = Busy::enter();
         let passes: Vec<bool> = self.sites.iter().map(|site| access::passes(filters, site)).collect();
@@ -111,7 +116,7 @@ impl HeapGraph {
         self.path_of(&self.chain(number))
     }
 
-    /// The blocks from the root on, and the word by which each refers to the next.
+    /// The blocks of a path from the root on, and the word by which each refers to the next.
     fn chain(&self, number: usize) -> Vec<(usize, u32)> {
         let mut chain = vec![(number, 0)];
         let mut node = number;

@@ -3,7 +3,7 @@
 use super::answers::Reach;
 use crate::graph::found::{Edge, Root, RootKind};
 
-/// By what a block is reached first, in the order of breadth.
+/// By what a block is reached first in a breadth-first search: so the way back to a root is shortest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::graph) enum Via {
     Nothing,
@@ -13,7 +13,7 @@ pub(in crate::graph) enum Via {
     Block(u32, u32),
 }
 
-/// How each of `count` blocks is reached, and the class of it. The roots are sorted by kind.
+/// For each of `count` blocks: by what it is reached first, and its [`Reach`]. The roots are sorted by kind.
 pub(in crate::graph) fn reached(count: usize, ends: &[u32], edges: &[Edge], roots: &[Root]) -> (Vec<Via>, Vec<Reach>) {
     let mut via = vec![Via::Nothing; count];
     let mut reach = vec![Reach::Unreachable; count];

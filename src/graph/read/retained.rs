@@ -1,4 +1,4 @@
-//! What the blocks of each function, line, file or crate hold: shallow, and by dominators.
+//! The bytes of each function's, line's, file's or crate's blocks: their own, and those that they retain.
 
 use core::fmt;
 use core::ops::Deref;
@@ -8,7 +8,7 @@ use super::dominators::NONE;
 use crate::graph::build::HeapGraph;
 use crate::trace::access::{Busy, Bytes, Traceback};
 
-/// What retained bytes are summed by.
+/// What [`HeapGraph::retained`] sums by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum By {
@@ -34,7 +34,7 @@ impl By {
     }
 }
 
-/// What the blocks of one place hold.
+/// The bytes that the blocks of one file, line, function or crate hold and retain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct RetainedRow {
@@ -44,7 +44,8 @@ pub struct RetainedRow {
     pub blocks: usize,
     /// Their bytes.
     pub bytes: u64,
-    /// Bytes that would be freed with these blocks: theirs, and those of all blocks that are held by nobody but them.
+    /// Bytes that could be freed with these blocks: their own, and those of all blocks that are reached only through
+    /// one of them.
     pub retained_bytes: u64,
 }
 
@@ -55,7 +56,9 @@ impl fmt::Display for RetainedRow {
     }
 }
 
-/// Rows by [`HeapGraph::retained`], what retains most first. Its `Display` has a line each.
+/// Rows by [`HeapGraph::retained`]; the one that retains most comes first.
+///
+/// Its `Display` has one line per row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {
     rows: Vec<RetainedRow>,
@@ -84,10 +87,11 @@ impl fmt::Display for Retained {
 }
 
 impl HeapGraph {
-    /// What the blocks of each file, line, function or crate hold, by the dominator tree.
+    /// The bytes that the blocks of each file, line, function or crate hold, and those that they retain.
     ///
-    /// Retained bytes of two rows may overlap: a cache that a server holds is retained by both. Blocks that are reached
-    /// from foreign memory only, or not at all, count beside the others.
+    /// A block retains what could be freed with it: itself, and all blocks that are reached only through it. (The
+    /// dominator tree tells which these are.) The retained bytes of two rows may overlap: a cache that a server holds
+    /// is retained by both. Blocks that are reached only from foreign memory, or not at all, count as well.
     pub fn retained(&self, by: By) -> Retained {
         let _busy = Busy::enter();
         let mut rows: Vec<RetainedRow> = Vec::new();
@@ -125,7 +129,7 @@ impl HeapGraph {
         let children = children(&analysis.tree.parent);
         let mut above = vec![0_u32; rows];
         let mut found = Vec::new();
-        // A node, and whether the search leaves it.
+        // A node, and whether the search is leaving it.
         let mut path: Vec<(u32, bool)> = vec![(0, false)];
         while let Some((node, leaves)) = path.pop() {
             let block = (node as usize).checked_sub(first);

@@ -15,32 +15,32 @@ struct Symbol {
     name: String,
 }
 
-/// Those of a module, by place.
+/// The statics and thread-locals of a module, sorted by place.
 #[derive(Default)]
 struct Symbols {
     statics: Vec<Symbol>,
     thread_locals: Vec<Symbol>,
 }
 
-/// The names, read when they are asked for first.
+/// The names of each module, read when they are first asked for.
 #[derive(Default)]
 pub(in crate::graph) struct Statics(Mutex<HashMap<u32, Arc<Symbols>>>);
 
 impl Statics {
-    /// The static that an address is in; empty if it has no name.
+    /// The name of the static that an address is in; empty if it has none.
     pub(in crate::graph) fn of_static(&self, modules: &[Module], module: u32, address: usize) -> String {
         let Some(found) = modules.get(module as usize) else { return String::new() };
         holding(&self.symbols(found, module).statics, address.wrapping_sub(found.base) as u64)
     }
 
-    /// The thread-local at a place among a module's; empty if it has no name.
+    /// The name of the thread-local at an offset among a module's; empty if it has none.
     pub(in crate::graph) fn of_thread_local(&self, modules: &[Module], module: u32, offset: u64) -> String {
         let Some(found) = modules.get(module as usize) else { return String::new() };
         holding(&self.symbols(found, module).thread_locals, offset)
     }
 
     fn symbols(&self, module: &Module, number: u32) -> Arc<Symbols> {
-        // A panic of another thread leaves names that were read whole.
+        // A poisoned lock is good: entries are added whole.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(known.entry(number).or_insert_with(|| Arc::new(read(module).unwrap_or_default())))
     }
@@ -54,7 +54,7 @@ fn holding(symbols: &[Symbol], place: u64) -> String {
         .map_or(String::new(), |symbol| symbol.name.clone())
 }
 
-/// `None` if the file is gone, or is none.
+/// Reads a module's symbols; `None` if its file is gone, or is not an object file.
 fn read(module: &Module) -> Option<Symbols> {
     let bytes = std::fs::read(&module.path).ok()?;
     let file = object::File::parse(&*bytes).ok()?;

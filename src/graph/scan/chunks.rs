@@ -1,17 +1,18 @@
-//! Free memory of glibc's `malloc`, which is no foreign memory: what lies there is nobody's.
+//! Free memory of glibc's `malloc`. It is not foreign memory: nothing that lies there is in use.
 //!
-//! Large blocks of the program, hash tables that have grown among them, go back to glibc with all that they referred
-//! to. So its heaps are walked, chunk by chunk: a chunk begins with the size of the one before, if that is free, and
-//! its own size, whose lowest bit says that the one before is in use (`malloc/malloc.c`, "Chunks of memory"). What is
-//! in glibc's caches of small chunks counts as in use there.
+//! When the program frees a large block (an outgrown hash table, for example), glibc gets it back with all references
+//! that are in it. So glibc's heaps are walked, chunk by chunk. A chunk begins with the size of the one before, if that
+//! is free, and its own size, whose lowest bit says that the one before is in use (`malloc/malloc.c`, "Chunks of
+//! memory"). Chunks in glibc's caches of small chunks count as in use.
 //!
-//! Nothing here is promised. A walk is believed if it ends where the heap ends and each free chunk's size stands at its
-//! end, too; a heap that is laid out in another way, or that a thread was changing, is foreign memory as a whole.
+//! glibc does not promise this layout. A walk is believed if it ends where the heap ends and if each free chunk's size
+//! stands at its end, too. A heap that is laid out in another way, or that a thread was changing, counts as foreign
+//! memory as a whole.
 
 use super::ScanError;
 use super::memory::{Area, AreaKind, Claims};
 
-/// A heap of another arena than the first begins at a multiple of this (`HEAP_MAX_SIZE`).
+/// Each heap of an arena that is not the main one begins at a multiple of this (`HEAP_MAX_SIZE`).
 const HEAP_BYTES: usize = 64 << 20;
 /// Where the first chunk of such a heap may be: after `heap_info`, or after that and `malloc_state`.
 const OFFSETS: [core::ops::Range<usize>; 2] = [0x20..0x60, 0x800..0xa00];
@@ -34,7 +35,7 @@ pub(super) unsafe fn claim_free(areas: &[Area], claims: &mut Claims) -> Result<(
     for area in areas {
         // SAFETY: the caller's promise.
         if let Some((start, end)) = unsafe { chunks_of(area) } {
-            // It was whole a moment ago: a thread that could not be stopped may change it.
+            // A second walk may fail: a thread that could not be stopped may have changed the heap since the first.
             // SAFETY: as above.
             unsafe { walk(start, end, |start, bytes| claims.add(start, bytes).map_err(Some)) }
                 .or_else(|error| error.map_or(Ok(()), Err))?;
@@ -68,7 +69,7 @@ unsafe fn chunks_of(area: &Area) -> Option<(usize, usize)> {
     }
 }
 
-/// Shows what is free of each free chunk; `Err(None)` if the heap is not laid out as one.
+/// Calls `free` with the free part of each free chunk; `Err(None)` if the range is not laid out as a heap.
 ///
 /// # Safety
 /// The range can be read.
@@ -77,7 +78,7 @@ unsafe fn walk(
     end: usize,
     mut free: impl FnMut(usize, usize) -> Result<(), Option<ScanError>>,
 ) -> Result<(), Option<ScanError>> {
-    // SAFETY: inside of the range, as is looked at before each.
+    // SAFETY: inside of the range, as each use checks before.
     let word = |address: usize| unsafe { core::ptr::with_exposed_provenance::<usize>(address).read_volatile() };
     let mut chunk = start;
     while chunk + LEAST_BYTES <= end {
@@ -87,7 +88,7 @@ unsafe fn walk(
             return Err(None);
         }
         if next + HEADER_BYTES > end {
-            // What is left at the end, the top of the heap, is free.
+            // The rest at the end is the top of the heap, which is free.
             free(chunk + HEADER_BYTES, bytes - HEADER_BYTES)?;
             return if next == end { Ok(()) } else { Err(None) };
         }
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!(free_of(&[u128::MAX; 40]), None);
         let whole = heap(&[(6, false), (10, true), (4, false), (8, true)]);
         assert!(free_of(&whole).is_some());
-        // What is cut at a chunk's end is a heap still.
+        // A heap that is cut at a chunk's end is still a heap.
         for cut in (1..whole.len()).filter(|cut| ![3, 8, 10].contains(cut)) {
             assert_eq!(free_of(&whole[..cut]), None, "{cut}");
         }

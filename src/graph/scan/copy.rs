@@ -1,10 +1,11 @@
 //! A scan by a copy of the process, which sends what it finds through a pipe.
 //!
-//! The copy has the memory of the moment in which it was made, so the program's threads go on while it scans. It calls
-//! nothing that a thread that is not there may have locked, and no signal comes to it; it ends with its parent.
+//! The copy has the memory of the moment in which it was made, so the program's threads go on while it scans. The copy
+//! has one thread: it takes no lock that another thread may have held at that moment. It gets no signals, and ends with
+//! its parent.
 //!
 //! # Messages
-//! Words: what it is, and what belongs to it. After [`DONE`] the tables follow, as they are in memory.
+//! A message is a few words: its kind, then its numbers. After [`DONE`] the tables follow, as they are in memory.
 
 use super::tables::Tables;
 use super::{Input, ScanError, scan};
@@ -13,38 +14,38 @@ use crate::os::Descriptor;
 use crate::os::tasks;
 
 const WORDS: usize = 6;
-/// So much of so much is done.
+/// Tells how much is done, and of how much.
 const PROGRESS: u64 = 1;
-/// It failed, with this number, and that of the system's error.
+/// The scan failed: tells the kind of failure, and the system's error number.
 const FAILED: u64 = 2;
-/// How many of each table follow.
+/// The scan is done: tells the length of each table that follows.
 const DONE: u64 = 3;
 
-/// Milliseconds after which it is looked whether the copy lives.
+/// After this many milliseconds without data, the parent checks that the copy is alive.
 const LOOK: i32 = 100;
 
-/// Why nothing came of a scan.
+/// Why a scan has no result.
 pub(in crate::graph) enum Failure {
     Scan(ScanError),
     /// The copy ended, with this status.
     Ended(i32),
 }
 
-/// A type that any bytes are a value of.
+/// A type of which any bytes are a valid value.
 ///
 /// # Safety
-/// It has numbers only, and no padding.
+/// The type has only numbers, and no padding.
 unsafe trait Plain: Copy {}
 
 // SAFETY: a number.
 unsafe impl Plain for u32 {}
 // SAFETY: a number.
 unsafe impl Plain for u64 {}
-// SAFETY: two words and two half ones.
+// SAFETY: two words and two half words.
 unsafe impl Plain for RawNode {}
 // SAFETY: two numbers of the same type.
 unsafe impl Plain for Edge {}
-// SAFETY: a word, four half ones and a word.
+// SAFETY: a word, four half words and a word.
 unsafe impl Plain for Root {}
 // SAFETY: three words.
 unsafe impl Plain for FrameNote {}
@@ -57,7 +58,7 @@ fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// A copy of the process that scans. Dropped, it is ended.
+/// A copy of the process that scans. It is killed when this is dropped.
 pub(in crate::graph) struct Copied {
     child: i32,
     pipe: Descriptor,
@@ -67,7 +68,7 @@ pub(in crate::graph) struct Copied {
 /// Makes a copy of the process that scans. The other threads may go on when this returns.
 ///
 /// # Errors
-/// The system makes no copy: its number of the error.
+/// If the system makes no copy: its error number.
 ///
 /// # Safety
 /// As for [`scan`].
@@ -75,10 +76,10 @@ pub(in crate::graph) unsafe fn in_copy(input: &Input<'_>) -> Result<Copied, i32>
     let (read, write) = tasks::pipe().ok_or(libc::EMFILE)?;
     match tasks::copy_process() {
         Ok(None) => {
-            // A copy must never go on as the program: not even by a panic.
+            // The copy must never go on as the program, not even after a panic.
             let _ends = EndsCopy;
             tasks::quiet_copy(write);
-            // A parent that is gone is found out by what is sent last.
+            // An error is ignored: if the parent is gone, sending the result fails, too.
             let mut tell = |done, total| {
                 let _ = send(write, [PROGRESS, done, total, 0, 0, 0]);
             };
@@ -130,7 +131,7 @@ fn send_tables(pipe: Descriptor, tables: &Tables) -> Result<(), i32> {
 }
 
 impl Copied {
-    /// Waits for what the copy finds.
+    /// Waits until the copy has sent what it found.
     pub(in crate::graph) fn receive(mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<Received, Failure> {
         loop {
             let mut message = [0_u64; WORDS];
@@ -159,7 +160,7 @@ impl Copied {
     fn array<T: Plain>(&mut self, length: u64) -> Result<Vec<T>, Failure> {
         let length = usize::try_from(length).map_err(|_| Failure::Scan(ScanError::TooLarge))?;
         let mut values: Vec<T> = room(length).ok_or(Failure::Scan(ScanError::Memory))?;
-        // SAFETY: memory of the vector's own, of which zeroes are values; read to the end below, or dropped.
+        // SAFETY: the vector's own memory, for which zeros are valid; it is filled to the end below, or dropped.
         let bytes = unsafe {
             values.as_mut_ptr().write_bytes(0, length);
             core::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), length * size_of::<T>())
@@ -178,7 +179,7 @@ impl Copied {
                 buffer = buffer.split_at_mut(read).1;
             } else if let Some(status) = tasks::status_of_copy(self.child, false) {
                 self.ended = true;
-                // What it wrote before its end is read to the last byte.
+                // Data that the copy wrote before it ended is still read.
                 let read = if tasks::wait_readable(self.pipe, 0) { self.pipe.read(buffer) } else { 0 };
                 if read == 0 {
                     return Err(Failure::Ended(status));
@@ -206,10 +207,10 @@ fn room<T>(length: usize) -> Option<Vec<T>> {
     Some(values)
 }
 
-/// Tables of a scan in the process, while the other threads stand still.
+/// The tables of a scan in the process, made while the other threads stood still.
 pub(in crate::graph) struct InProcess(Tables);
 
-/// Scans in the process. What it finds is taken once the other threads go on.
+/// Scans in the process. The result is taken once the other threads go on.
 ///
 /// # Safety
 /// As for [`scan`].
@@ -219,7 +220,7 @@ pub(in crate::graph) unsafe fn in_process(input: &Input<'_>) -> Result<InProcess
 }
 
 impl InProcess {
-    /// The tables, in memory that can be kept.
+    /// Copies the tables to memory that can be kept.
     pub(in crate::graph) fn take(self) -> Result<Received, Failure> {
         fn copied<T: Copy>(values: &[T]) -> Result<Vec<T>, Failure> {
             let mut copy = room(values.len()).ok_or(Failure::Scan(ScanError::Memory))?;

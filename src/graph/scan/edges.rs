@@ -1,12 +1,13 @@
-//! What each block refers to.
+//! The references of each block.
 //!
-//! Every aligned word of a block that points into a block is a reference, to its start or anywhere else in it.
+//! Every aligned word of a block that points into a block, to its start or anywhere else in it, is a reference.
 //!
 //! # Hash tables
-//! Of all memory that is in use but means nothing, vacant buckets of `hashbrown`'s tables hide most: an entry that was
-//! removed stays there, and what it pointed to looks referred to. So a block that is laid out as such a table is told
-//! (buckets first, then a control byte for each, of which the first group is repeated at the end), and references from
-//! vacant buckets are marked. Whether it is one says the block's call stack, which is not known here.
+//! Live blocks contain dead values, which hide leaks. Vacant buckets of `hashbrown`'s tables hide most: a removed entry
+//! stays there, and the block that it pointed to still looks referred to. So a block that is laid out as such a table
+//! is recognised: buckets come first, then a control byte for each, of which the first group is repeated at the end.
+//! References from vacant buckets are marked. Whether the block really is a table, its call stack tells, which is not
+//! known here (`build` decides).
 
 use super::ScanError;
 use super::index::Index;
@@ -15,16 +16,16 @@ use super::tables::Tables;
 use crate::graph::found::{Edge, RawNode, VACANT};
 
 const WORD_BYTES: usize = size_of::<usize>();
-/// Control bytes that `hashbrown` looks at together.
+/// The number of control bytes that `hashbrown` looks at together.
 const GROUP: usize = if cfg!(all(target_arch = "x86_64", target_feature = "sse2")) { 16 } else { 8 };
 /// The control byte of a bucket that was never used since the table was made or filled anew.
 const NEVER: u8 = 0xff;
-/// That of one whose entry was removed.
+/// The control byte of a bucket whose entry was removed.
 const REMOVED: u8 = 0x80;
 /// Bytes between two reports of progress.
 const STEP_BYTES: u64 = 1 << 26;
 
-/// Looks at all blocks.
+/// Scans all blocks.
 ///
 /// # Safety
 /// As for [`scan`](super::scan).
@@ -43,7 +44,7 @@ pub(super) unsafe fn scan(
         let mut result = Some(());
         let edges = &mut tables.edges;
         let mut part = |part| {
-            // SAFETY: of a block, or of an area that can be read.
+            // SAFETY: a part of a block, or of an area that can be read.
             unsafe {
                 each_word(part, |address, word| {
                     if let Some(target) = index.find(word)
@@ -55,8 +56,8 @@ pub(super) unsafe fn scan(
                 });
             }
         };
-        // A block of a pool lies in an arena, which is there. A large one may have been given back unseen, by other
-        // means than this crate's.
+        // A small block lies in an arena, which is mapped. A large one may have been unmapped unseen, by other means
+        // than this crate's.
         let is_small = number < index.small;
         if is_small {
             part(range)
@@ -84,8 +85,7 @@ pub(super) unsafe fn scan(
 /// # Safety
 /// The block can be read.
 unsafe fn mark_vacant(node: &RawNode, edges: &mut [Edge]) {
-    // SAFETY: the caller's promise; nobody writes there, but threads that could not be stopped, whose bytes are as good
-    // as any.
+    // SAFETY: the caller's promise. Only threads that could not be stopped may write there; any bytes of theirs do.
     let bytes =
         unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(node.address), node.bytes) };
     if let Some(table) = Table::of(bytes) {
@@ -99,7 +99,7 @@ unsafe fn mark_vacant(node: &RawNode, edges: &mut [Edge]) {
 
 /// A hash table of `hashbrown`: buckets, the last first, then the control bytes.
 struct Table<'bytes> {
-    /// A byte a bucket.
+    /// One byte per bucket.
     controls: &'bytes [u8],
     buckets_end: usize,
     bucket_bytes: usize,
@@ -122,18 +122,19 @@ impl<'bytes> Table<'bytes> {
         let buckets_end = bytes.len() - buckets - GROUP;
         let (_, controls) = bytes.split_at_checked(buckets_end)?;
         let (own, mirror) = controls.split_at_checked(buckets)?;
-        // Small tables are padded with bytes of buckets that there are none of.
+        // A table with fewer buckets than a group has padding between its control bytes and their copy.
         let is_mirrored = if buckets >= GROUP {
             own.get(..GROUP)? == mirror
         } else {
             let (padding, mirror) = mirror.split_at_checked(GROUP - buckets)?;
             padding.iter().all(|&byte| byte == NEVER) && own == mirror
         };
-        // A bucket that holds a pointer has whole words; padding up to the group is less than a group.
+        // A bucket that holds a pointer is a number of whole words. The padding before the control bytes is less than a
+        // group.
         let bucket_bytes = (buckets_end / buckets) & !(WORD_BYTES - 1);
         let is_whole = bucket_bytes > 0 && (bucket_bytes * buckets).next_multiple_of(GROUP) == buckets_end;
         let is_control = |&byte: &u8| byte <= REMOVED || byte == NEVER;
-        // A table keeps an eighth of its buckets, or one, free.
+        // A table keeps an eighth of its buckets free, or at least one.
         let is_table = is_mirrored && is_whole && own.contains(&NEVER) && own.iter().all(is_control);
         is_table.then_some(Self { controls: own, buckets_end, bucket_bytes })
     }

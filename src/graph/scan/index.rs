@@ -1,9 +1,10 @@
-//! Which block an address is in.
+//! Finds the block that an address is in.
 //!
-//! Small blocks are found by arithmetic: arena, pool, number in the pool, and a table of all places of all pools in
-//! use; large ones by a search among their starts. A block is *traced* (the tracer knows it) or *untraced*: small, in
-//! the program's hands, and allocated before the tracer was started, or at this moment on its way to or from the
-//! program.
+//! A small block is found by arithmetic: its arena, its pool and its number in the pool lead to an entry in a table of
+//! all places of all pools in use. A large block is found by a search among their starts.
+//!
+//! A block is *traced* if the tracer knows it. It is *untraced* if it is small, the program holds it, and it was
+//! allocated before the tracer was started; or if a call is just handing it out or freeing it.
 
 use super::ScanError;
 use super::memory::{Area, Claims};
@@ -17,13 +18,14 @@ use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::State;
 use crate::trace::access::{self, Mapped};
 
-/// Places of a pool: empty, or the number of a block plus 1 (first of the tracer's, later of all), or one of these.
+// The entry of a place in a pool: `EMPTY`, the number of a block plus 1 (at first among the traced blocks, later among
+// all), or one of the two below it.
 const EMPTY: u32 = 0;
-/// A block of the tracer's own, or one that no thread of the program holds.
+/// A block of the tracer's own, or one that a thread cache holds.
 const NOBODYS: u32 = u32::MAX;
 /// An untraced block.
 const UNKNOWN: u32 = u32::MAX - 1;
-/// Blocks, at most.
+/// The most blocks.
 const NODES_MAX: usize = 1 << 31;
 
 const WORD_BYTES: usize = size_of::<usize>();
@@ -65,7 +67,7 @@ pub(super) struct Index {
     arenas: Mapped<ArenaPlace>,
     arenas_start: usize,
     arenas_bytes: usize,
-    /// By the number of an arena-sized place since the first: the arena's index plus 1, or 0.
+    /// For each arena-sized place from the first arena on: the arena's index plus 1, or 0 if there is none.
     by_place: Mapped<u32>,
     pools: Mapped<PoolPlaces>,
     places: Mapped<u32>,
@@ -83,7 +85,7 @@ fn memory<T>(found: Option<T>) -> Result<T, ScanError> {
 }
 
 impl Index {
-    /// Finds all blocks, and claims the memory of blocks and of the allocator.
+    /// Finds all blocks, and claims the memory of the blocks and of the allocator.
     ///
     /// # Safety
     /// As for [`scan`](super::scan).
@@ -180,7 +182,7 @@ impl Index {
         claimed.and(result)
     }
 
-    /// Marks the places of small blocks that the tracer does not know: those that are the program's, and the free ones.
+    /// Marks the places of small blocks that the tracer does not know: those that the program holds, and the free ones.
     fn note_untraced(&mut self, stopped: &Stopped<'_>) {
         for set in stopped.heap().sets() {
             // SAFETY: a registered set; caches are never unmapped.
@@ -210,7 +212,7 @@ impl Index {
         }
     }
 
-    /// Numbers the blocks by address, small ones first.
+    /// Numbers the blocks: first the small ones, then the large ones, both by address.
     fn number(&mut self, traced: &[Traced]) -> Result<(), ScanError> {
         for (index, pool) in self.pools.iter().enumerate() {
             let start = self.arenas.get(index / POOLS_PER_ARENA).map_or(0, |arena| arena.start)
@@ -261,7 +263,7 @@ impl Index {
         (number < pool.blocks).then_some((pool.first + number) as usize)
     }
 
-    /// The number of the block that a word points into; of a large one also if it points right behind it.
+    /// The number of the block that a word points into; a large block also counts if the word points right behind it.
     #[inline(always)]
     pub(super) fn find(&self, word: usize) -> Option<u32> {
         if word.wrapping_sub(self.arenas_start) < self.arenas_bytes
@@ -282,13 +284,14 @@ impl Index {
     }
 }
 
-/// The class of the blocks in a pool, if it holds small ones. Medium ones are found as large ones are.
+/// The class of the blocks in a pool, if they are small. Medium blocks are found as large ones are.
 fn class_of(pool: PoolRef) -> Option<SizeClass> {
     let is_used = matches!(pool.pool().state(), State::Partial | State::Full);
     if is_used { SizeClass::from_index(pool.pool().any_class().index()) } else { None }
 }
 
-/// Claims the mappings of the allocator's metadata: each has its own size between guards, and descriptors in it.
+/// Claims the mappings of the allocator's metadata. Such a mapping holds descriptors, and its size tells it from
+/// others.
 fn claim_metadata(
     stopped: &Stopped<'_>,
     arenas: &[ArenaPlace],

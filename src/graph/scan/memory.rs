@@ -1,4 +1,4 @@
-//! The process's mappings, which parts of them are taken, and reading what has memory.
+//! The process's mappings, which parts of them are claimed, and how to read only the OS pages that have memory.
 
 use core::ffi::CStr;
 
@@ -7,7 +7,7 @@ use crate::os::tasks::read_at;
 use crate::os::{Descriptor, MemorySource, SystemMemory};
 use crate::trace::access::Mapped;
 
-/// From and to.
+/// A start and an end.
 pub(super) type Range = (usize, usize);
 
 /// A private mapping that can be read and written.
@@ -23,11 +23,11 @@ pub(super) struct Area {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AreaKind {
     Anonymous,
-    /// Of a file.
+    /// A mapping of a file.
     File,
     /// The main thread's stack.
     MainStack,
-    /// What `brk` gave.
+    /// The memory that `brk` gave.
     Heap,
 }
 
@@ -39,7 +39,7 @@ impl Area {
     }
 }
 
-/// The range of a line of `/proc/self/maps` that tells of a mapping that can't be accessed.
+/// The range of a mapping that can't be accessed, from its line of `/proc/self/maps`.
 fn guard(line: &[u8]) -> Option<Range> {
     let mut words = line.split(|&byte| byte == b' ');
     let range = words.next()?;
@@ -52,7 +52,7 @@ fn range_of(text: &[u8]) -> Option<Range> {
     Some((number(start)?, number(end)?))
 }
 
-/// A line of `/proc/self/maps`: `start-end rwxp offset device inode path`.
+/// The area of a line of `/proc/self/maps`: `start-end rwxp offset device inode path`.
 fn area(line: &[u8]) -> Option<Area> {
     let mut words = line.split(|&byte| byte == b' ').filter(|word| !word.is_empty());
     let (range, access) = (words.next()?, words.next()?);
@@ -64,7 +64,7 @@ fn area(line: &[u8]) -> Option<Area> {
         Some(b"[stack]") => AreaKind::MainStack,
         Some(b"[heap]") => AreaKind::Heap,
         Some(path) if path.starts_with(b"/") => AreaKind::File,
-        // What the kernel maps: its counters for user space can't be mistaken for memory.
+        // The kernel's own mappings (`[vvar]` and others): they are no memory of the program.
         Some(path) if path.starts_with(b"[v") => return None,
         _ => AreaKind::Anonymous,
     };
@@ -94,7 +94,7 @@ pub(super) fn areas() -> Result<Mapped<Area>, ScanError> {
         if read == 0 {
             break;
         }
-        // A path may be longer than the buffer: what is cut off it is in no line, and nobody needs it.
+        // A line that is longer than the buffer is dropped up to here; the rest of it is then no valid line.
         let rest = if rest == 0 && end == buffer.len() { end } else { rest };
         buffer.copy_within(rest..end, 0);
         used = end - rest;
@@ -107,10 +107,10 @@ fn open(path: &CStr) -> Result<Descriptor, i32> {
     Descriptor::open(path, libc::O_RDONLY)
 }
 
-/// Memory that is spoken for: blocks, stacks, statics, the allocator's own.
+/// Memory whose use is known: blocks, stacks, statics, the allocator's own. The rest is foreign.
 pub(super) struct Claims {
     ranges: Mapped<Range>,
-    /// How many are left once those that touch are joined.
+    /// How many ranges there are once those that touch are joined.
     joined: usize,
 }
 
@@ -126,7 +126,7 @@ impl Claims {
         self.ranges.push((start, start.saturating_add(bytes))).ok_or(ScanError::Memory)
     }
 
-    /// Sorts them, and joins those that touch.
+    /// Sorts the ranges, and joins those that touch.
     pub(super) fn join(&mut self) {
         self.ranges.sort_unstable();
         let mut joined = 0;
@@ -142,7 +142,7 @@ impl Claims {
         self.joined = joined;
     }
 
-    /// Shows each part of an area that nobody claimed. The claims are joined.
+    /// Calls `visit` with each part of an area that was not claimed. The claims must be joined.
     pub(super) fn each_gap(&self, area: &Area, mut visit: impl FnMut(Range)) {
         let ranges = &self.ranges[..self.joined];
         let first = ranges.partition_point(|claim| claim.1 <= area.start);
@@ -159,17 +159,17 @@ impl Claims {
     }
 }
 
-/// OS pages that are asked for at a time.
+/// How many OS pages are asked about at a time.
 const PAGES: usize = 512;
-/// Of less memory it is not asked whether it is there.
+/// A range with fewer bytes is read without asking which of its OS pages have memory.
 const ASK_BYTES: usize = 1 << 16;
-/// An OS page has memory, or is swapped out (Linux, `Documentation/admin-guide/mm/pagemap.rst`).
+/// The bits that say that an OS page has memory or is swapped out (Linux, `Documentation/admin-guide/mm/pagemap.rst`).
 const PRESENT: u64 = 0b11 << 62;
 
-/// Reads memory, but for OS pages that were never touched.
+/// Reads memory, and skips OS pages that were never touched.
 pub(super) struct Reader<'areas> {
     areas: &'areas [Area],
-    /// Says which OS pages have memory; none where the kernel has no such file.
+    /// Says which OS pages have memory; `None` if the kernel has no such file.
     pagemap: Option<Descriptor>,
     page_bytes: usize,
 }
@@ -184,7 +184,8 @@ impl<'areas> Reader<'areas> {
         Area::holding(self.areas, range.0).is_some_and(|area| range.1 <= area.end)
     }
 
-    /// Shows each part of a range that can be read and may have been written. The range begins and ends at words.
+    /// Calls `visit` with each part of a range that can be read and may have been written. The range begins and ends at
+    /// words.
     pub(super) fn each_part(&self, range: Range, visit: &mut dyn FnMut(Range)) {
         let first = self.areas.partition_point(|area| area.end <= range.0);
         for area in self.areas.iter().skip(first).take_while(|area| area.start < range.1) {
@@ -195,7 +196,7 @@ impl<'areas> Reader<'areas> {
         }
     }
 
-    /// `false` if the kernel does not tell.
+    /// Calls `visit` with each part that has memory; `false` if the kernel does not tell which have.
     fn each_touched(&self, (start, end): Range, visit: &mut dyn FnMut(Range)) -> bool {
         let Some(pagemap) = self.pagemap else { return false };
         let mut buffer = [0_u64; PAGES];
@@ -206,7 +207,7 @@ impl<'areas> Reader<'areas> {
         while page < pages_end {
             let wanted = PAGES.min(pages_end - page);
             if !read_at(pagemap, &mut buffer[..wanted], (page * 8) as u64) {
-                // As far as it was told; all of the rest.
+                // The kernel told only so far: shows all of the rest.
                 visit(clip(run.unwrap_or(page), pages_end));
                 return true;
             }
@@ -243,7 +244,7 @@ pub(super) fn words_of((start, end): Range) -> Range {
     (start, (end & !(size_of::<usize>() - 1)).max(start))
 }
 
-/// Shows each word of a range with its address.
+/// Calls `visit` with the address and the value of each word of a range.
 ///
 /// # Safety
 /// The range can be read, and begins and ends at words.

@@ -1,4 +1,4 @@
-//! From memory to nodes, references and roots: allocates nothing, and calls nothing that takes a lock of the C
+//! Scans memory for blocks, references and roots. It allocates nothing, and calls nothing that takes a lock of the C
 //! library's. It runs in a copy of the process, or in the process while the other threads stand still.
 
 mod chunks;
@@ -15,14 +15,14 @@ use super::found::Module;
 use crate::os::tasks::Interrupted;
 use tables::Tables;
 
-/// What a scan begins with.
+/// What a scan needs to know.
 pub(super) struct Input<'input> {
     /// The calling thread, from the caller of `take` on.
     pub(super) own: Interrupted,
-    /// The other threads.
+    /// The other threads that were stopped.
     pub(super) standing: &'input [Interrupted],
     pub(super) modules: &'input [Module],
-    /// Whether all other threads stand.
+    /// Whether all other threads were stopped.
     pub(super) all_stand: bool,
 }
 
@@ -31,16 +31,16 @@ pub(super) struct Input<'input> {
 pub(super) enum ScanError {
     Memory,
     TooLarge,
-    /// The system's number of an error.
+    /// The system's error number.
     System(i32),
 }
 
-/// Scans all memory. `is_copy` says whether the process is a copy; `progress` hears how many of how many steps are
-/// done.
+/// Scans all memory. `is_copy` says whether the process is a copy. `progress` is told how many bytes are scanned, and
+/// of how many.
 ///
 /// # Safety
-/// The calling thread, or the one that it is a copy of, holds all locks of the crate, and no other thread runs but
-/// those that could not be stopped.
+/// The calling thread holds all locks of the crate, or is a copy of the thread that holds them. No other threads run,
+/// except those that could not be stopped.
 unsafe fn scan(input: &Input<'_>, is_copy: bool, progress: &mut dyn FnMut(u64, u64)) -> Result<Tables, ScanError> {
     let areas = memory::areas()?;
     let mut claims = memory::Claims::new();

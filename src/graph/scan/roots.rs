@@ -1,4 +1,4 @@
-//! What is referred to from outside of the blocks: statics, thread-locals, stacks, and foreign memory.
+//! Roots, the references from outside of the blocks: from statics, thread-locals, stacks and foreign memory.
 
 use super::chunks;
 use super::index::Index;
@@ -11,11 +11,11 @@ use crate::os::tasks::Interrupted;
 use crate::trace::access;
 
 const WORD_BYTES: usize = size_of::<usize>();
-/// The C library's block of a thread is no larger (glibc 2.36: 2304 bytes).
+/// The most bytes of the block that the C library keeps for a thread (glibc 2.36: 2304).
 const BLOCK_BYTES: usize = 2304;
-/// Modules with thread-locals that a thread's table may have.
+/// The most modules in a thread's table of thread-locals.
 const TLS_MODULES_MAX: usize = 1 << 12;
-/// Frames of a thread that are noted.
+/// The most frames of a thread that are noted.
 const FRAMES_MAX: usize = 512;
 
 /// Scans all roots.
@@ -43,7 +43,7 @@ pub(super) unsafe fn scan(
     if is_copy {
         scanner.unlisted_modules(areas)?;
     }
-    // The stack of a thread that could not be stopped looks like that of one that ended.
+    // The stack of a thread that could not be stopped looks like the stack of a thread that ended.
     if input.all_stand {
         scanner.ended_threads(areas)?;
     }
@@ -64,13 +64,13 @@ pub(super) unsafe fn scan(
     Ok(())
 }
 
-/// What is left of a range on both sides of a hole; either may be empty.
+/// The parts of a range on both sides of a hole; either may be empty.
 fn without((start, end): Range, hole: Range) -> [Range; 2] {
     let low = hole.0.clamp(start, end);
     [(start, low), (hole.1.clamp(low, end), end)]
 }
 
-/// What is noted of each reference of a range.
+/// What is noted for each reference in a range.
 struct Rooted {
     kind: RootKind,
     owner: u32,
@@ -87,7 +87,7 @@ impl Rooted {
     fn scan(&mut self, range: Range, reader: &Reader<'_>, index: &Index, tables: &mut Tables) -> Result<(), ScanError> {
         let mut result = Some(());
         reader.each_part(range, &mut |part| {
-            // SAFETY: of an area that can be read.
+            // SAFETY: a part of an area that can be read.
             unsafe {
                 each_word(part, |address, word| {
                     if let Some(target) = index.find(word)
@@ -121,7 +121,7 @@ impl Scanner<'_> {
         rooted.scan(words_of(range), self.reader, self.index, self.tables)
     }
 
-    /// The writable segments of the modules, but for the allocator's own heap.
+    /// Scans the writable segments of the modules, except the allocator's own heap.
     fn statics(&mut self, input: &Input<'_>) -> Result<(), ScanError> {
         let heap = (&raw const GLOBAL).addr();
         let heap = (heap, heap + size_of_val(&GLOBAL));
@@ -136,7 +136,7 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// A thread's own block of the C library, and its thread-locals of all modules.
+    /// Scans the block that the C library keeps for a thread, and the thread's thread-locals of all modules.
     fn thread_locals(
         &mut self,
         number: usize,
@@ -160,14 +160,14 @@ impl Scanner<'_> {
         self.claims.add(thread.block, end - thread.block)
     }
 
-    /// A thread's stack from its stack pointer up, with what the kernel saved of its registers.
+    /// Scans a thread's stack from its stack pointer up, with the registers that the kernel saved there.
     fn stack(&mut self, number: usize, thread: &Interrupted, areas: &[Area]) -> Result<(), ScanError> {
         let Some(area) = Area::holding(areas, thread.saved) else { return Ok(()) };
         let has_block = (thread.saved..area.end).contains(&thread.block);
         let end = if has_block { thread.block } else { area.end };
         self.range(Rooted::new(RootKind::Stack, number as u32), (thread.saved, end))?;
-        // What is below the stack pointer is nobody's. A stack that is not the thread's first is a coroutine's: others
-        // may lie below it.
+        // Memory below the stack pointer is not in use. But a stack that is not the thread's first is a coroutine's:
+        // other memory may lie below it.
         let is_first = has_block || area.kind == AreaKind::MainStack;
         let start = if is_first { area.start } else { thread.saved };
         self.claims.add(start, end - start)?;
@@ -181,11 +181,13 @@ impl Scanner<'_> {
         noted.ok_or(ScanError::Memory)
     }
 
-    /// Claims the stacks of threads that ended, which the C library keeps for others: what lies there is nobody's.
-    /// Their own blocks, where a thread's result may wait for who joins it, are left to foreign memory.
+    /// Claims the stacks of threads that ended. The C library keeps them for new threads, and nothing in them is in
+    /// use.
     ///
-    /// Such a stack is a mapping above a guard, in which a thread's block lies that is not of a thread that lives. The
-    /// first and the third word of a block are its own address (x86-64; glibc's `tcbhead_t`).
+    /// The blocks of these threads stay foreign memory: a thread's result may wait there for the thread that joins it.
+    ///
+    /// Such a stack is a mapping above a guard, with the block of a thread that is not alive. The first and the third
+    /// word of a block are its own address (x86-64; glibc's `tcbhead_t`).
     fn ended_threads(&mut self, areas: &[Area]) -> Result<(), ScanError> {
         if cfg!(not(all(target_arch = "x86_64", target_env = "gnu"))) {
             return Ok(());
@@ -199,7 +201,7 @@ impl Scanner<'_> {
             let Some(gap) = first.filter(|gap| gap.0 == area.start) else { continue };
             let mut block = None;
             self.reader.each_part(words_of(gap), &mut |part| {
-                // SAFETY: of an area that can be read.
+                // SAFETY: a part of an area that can be read.
                 unsafe {
                     each_word(part, |address, word| {
                         let third = address + 2 * WORD_BYTES;
@@ -217,8 +219,8 @@ impl Scanner<'_> {
         Ok(())
     }
 
-    /// The writable mappings of files that the loader does not list: those of a module that is being loaded, and the
-    /// zeroed memory behind it.
+    /// Scans the writable mappings of files that the loader does not list: those of a module that is being loaded, and
+    /// the zeroed memory behind them.
     fn unlisted_modules(&mut self, areas: &[Area]) -> Result<(), ScanError> {
         self.claims.join();
         let mut last_end = 0;
@@ -239,8 +241,9 @@ impl Scanner<'_> {
     }
 }
 
-/// Where a module's thread-locals of a thread begin, by the C library's table: one word for the count, then, for each
-/// module that has any, an address and another word (glibc; "ELF Handling For Thread-Local Storage", Drepper).
+/// Where a thread's thread-locals of a module begin, by the C library's table for the thread. glibc's table has one
+/// word for the count, then, for each module that has any, an address and another word ("ELF Handling For Thread-Local
+/// Storage", Drepper).
 fn tls_of(pointer: usize, module: usize, areas: &[Area]) -> Option<usize> {
     let word = |address: usize| {
         let area = Area::holding(areas, address)?;
@@ -252,11 +255,11 @@ fn tls_of(pointer: usize, module: usize, areas: &[Area]) -> Option<usize> {
     if module == 0 || module > TLS_MODULES_MAX {
         return None;
     }
-    // musl's table has one word a module.
+    // musl's table has one word per module.
     let entry_bytes = if cfg!(target_env = "musl") { WORD_BYTES } else { 2 * WORD_BYTES };
     let count = word(if cfg!(target_env = "musl") { table } else { table.wrapping_sub(entry_bytes) })?;
     let start = if module <= count { word(table.wrapping_add(module * entry_bytes))? } else { return None };
-    // Not allocated in this thread so far: all bits set, or null.
+    // If the thread has not allocated them so far, the address is all ones, or null.
     Area::holding(areas, start).map(|_| start)
 }
 

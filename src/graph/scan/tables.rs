@@ -25,8 +25,7 @@ impl Tables {
         }
     }
 
-    /// Takes the blocks, with their addresses inverted: where they are kept, and where they were, they look like no
-    /// references to the next scan.
+    /// Takes the blocks, and inverts their addresses in place: so the next scan does not take them for references.
     pub(super) fn take_nodes(&mut self, index: Index) {
         self.nodes = index.nodes;
         for node in self.nodes.iter_mut() {

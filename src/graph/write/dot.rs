@@ -1,4 +1,4 @@
-//! Who refers to a block, as a picture in the manner of `objgraph`: as text for Graphviz's `dot`, and as SVG (`svg`).
+//! A picture of what refers to a block, as `objgraph` draws it: as text for Graphviz's `dot`, and as SVG (`svg`).
 
 use core::fmt::Write;
 use std::collections::HashMap;
@@ -8,7 +8,7 @@ use crate::graph::read::answers::{Reach, Site};
 use crate::graph::read::paths::NotABlock;
 use crate::trace::access::{Busy, Bytes};
 
-/// Boxes of a picture, at most.
+/// The most boxes of a picture.
 const BOXES_MAX: usize = 120;
 
 /// A box of the picture.
@@ -16,23 +16,25 @@ pub(super) struct Shown {
     pub(super) lines: [String; 2],
     /// Steps from the block that was asked for.
     pub(super) step: usize,
-    /// Its kind: of a root, or how the block is reached; `None` for a root.
+    /// How the block is reached; `None` if the box is a root.
     pub(super) reach: Option<Reach>,
 }
 
-/// Boxes, and arrows from one to another with their names.
+/// Boxes, and arrows with names from one box to another.
 pub(super) struct Picture {
     pub(super) boxes: Vec<Shown>,
     pub(super) arrows: Vec<(usize, usize, String)>,
-    /// Whether there was no room for all.
+    /// Whether some boxes had no room.
     pub(super) is_cut: bool,
 }
 
 impl HeapGraph {
-    /// Who refers to the block that an address is in, up to so many steps back, as text for Graphviz's `dot`.
+    /// What refers to the block that an address is in, as text for Graphviz's `dot`.
+    ///
+    /// The picture goes back up to `steps` references.
     ///
     /// # Errors
-    /// It is in no block of the graph.
+    /// If the address is in no block of the graph.
     #[doc(alias = "objgraph.show_backrefs")]
     pub fn to_dot<T: ?Sized>(&self, address: *const T, steps: usize) -> Result<String, NotABlock> {
         let _busy = Busy::enter();
@@ -52,7 +54,7 @@ impl HeapGraph {
         Ok(text)
     }
 
-    /// The block and who refers to it, nearest first.
+    /// The block and what refers to it, nearest first.
     pub(super) fn picture(&self, number: usize, steps: usize) -> Picture {
         let mut picture = Picture { boxes: Vec::new(), arrows: Vec::new(), is_cut: false };
         let mut places: HashMap<usize, usize> = HashMap::new();

@@ -1,9 +1,9 @@
 //! The format of V8's heap snapshots, which Chrome's DevTools (panel Memory), VS Code and memlab open.
 //!
-//! A node is seven numbers and an edge three, all in JSON. Ids and sizes are read as 32-bit numbers there: so an id is
-//! a hash of a block's address, size and call stack, the same in each snapshot while the block lives; and a block of 4
-//! GiB or more is several nodes. The tree of dominators that the viewers find is this crate's: references that keep
-//! nothing alive are written as weak ones.
+//! A node is seven numbers and an edge three, all in JSON. The viewers read ids and sizes as 32-bit numbers. So an id
+//! is a hash of a block's address, size and call stack, which is the same in each snapshot while the block lives; and a
+//! block of 4 GiB or more is several nodes. The viewers find the same dominator tree as this crate, because references
+//! that keep nothing alive are written as weak ones.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,7 +16,7 @@ use crate::graph::read::analysis::{Analysis, Group};
 use crate::graph::read::answers::{Reach, Site};
 use crate::trace::access::Busy;
 
-/// Numbers of a node.
+/// How many numbers a node has.
 const NODE_FIELDS: usize = 7;
 /// The most bytes of one node.
 const SIZE_MAX: usize = (u32::MAX - 7) as usize;
@@ -59,7 +59,7 @@ impl Strings {
     }
 }
 
-/// A list of JSON's, written bit by bit.
+/// A JSON array, written element by element.
 struct List<'out, W: Write> {
     out: &'out mut W,
     is_first: bool,
@@ -76,7 +76,7 @@ impl<'out, W: Write> List<'out, W> {
             let comma = if core::mem::take(&mut self.is_first) { "" } else { "," };
             write!(self.out, "{comma}{number}")?;
         }
-        // So that a text editor can open it.
+        // One row per line, so that a text editor can open the file.
         writeln!(self.out)
     }
 
@@ -85,7 +85,7 @@ impl<'out, W: Write> List<'out, W> {
     }
 }
 
-/// What is known before the first byte is written.
+/// All that must be known before the first byte is written.
 struct Plan<'graph> {
     graph: &'graph HeapGraph,
     analysis: &'graph Analysis,
@@ -149,7 +149,7 @@ impl<'graph> Plan<'graph> {
         write!(out, "]}}")
     }
 
-    /// How many further nodes each block has; the blocks are in order.
+    /// The further nodes of a block, as indexes into the parts, which are in the blocks' order.
     fn parts_of(&self, block: usize) -> core::ops::Range<usize> {
         let start = self.parts.partition_point(|part| part.0 < block);
         start..self.parts.partition_point(|part| part.0 <= block)
@@ -191,7 +191,7 @@ impl<'graph> Plan<'graph> {
             for edge in self.graph.edges_of(number) {
                 let target = edge.target as usize;
                 let kind = if self.graph.counts(number, target) { ELEMENT } else { WEAK };
-                // The name of a weak one is a string: some viewers take no number.
+                // The name of a weak reference is a string: some viewers accept no number there.
                 let name = if kind == WEAK { 0 } else { edge.word as usize * size_of::<usize>() };
                 list.row(&[usize::from(kind), name, (first + target) * NODE_FIELDS])?;
             }
@@ -204,7 +204,7 @@ impl<'graph> Plan<'graph> {
     }
 }
 
-/// Ids that were given: odd ones, of 32 bits.
+/// The ids given so far: odd numbers of 32 bits.
 #[derive(Default)]
 struct Ids(HashSet<u32>);
 
@@ -219,14 +219,14 @@ impl Ids {
     }
 }
 
-/// The same for the same value in any process.
+/// A hash that is the same for the same value in any process.
 fn hash(value: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
 }
 
-/// A string of JSON's.
+/// A JSON string.
 struct Quoted<'text>(&'text str);
 
 impl core::fmt::Display for Quoted<'_> {
@@ -244,11 +244,12 @@ impl core::fmt::Display for Quoted<'_> {
 }
 
 impl HeapGraph {
-    /// Writes a file that Chrome's DevTools, VS Code and memlab open (`.heapsnapshot`): who retains what, what it
-    /// retains, and the comparison of two files by blocks.
+    /// Writes a file that Chrome's DevTools, VS Code and memlab open (`.heapsnapshot`).
+    ///
+    /// These viewers show what keeps a block alive and what it retains, and compare two files block by block.
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file can't be written.
     pub fn save_heapsnapshot(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let _busy = Busy::enter();
         let mut file = BufWriter::with_capacity(1 << 16, std::fs::File::create(path)?);
@@ -256,16 +257,16 @@ impl HeapGraph {
         file.flush()
     }
 
-    /// [`save_heapsnapshot`](Self::save_heapsnapshot) to anything that takes bytes.
+    /// Writes what [`save_heapsnapshot`](Self::save_heapsnapshot) writes, to any writer.
     ///
     /// # Errors
-    /// What `out` says.
+    /// The errors of `out`.
     pub fn write_heapsnapshot(&self, out: &mut impl Write) -> io::Result<()> {
         let _busy = Busy::enter();
         Plan::of(self).write(out)
     }
 
-    /// What a group is called.
+    /// The name of a group.
     fn group_name(&self, group: Group) -> String {
         match group {
             Group::Roots(RootKind::Static, module) => match self.modules.get(module as usize) {

@@ -1,4 +1,4 @@
-//! Files for others' viewers.
+//! Files for viewers: pictures, and heap snapshots.
 
 mod dot;
 mod heapsnapshot;

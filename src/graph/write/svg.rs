@@ -1,4 +1,4 @@
-//! Who refers to a block, as an SVG picture: the block on the right, roots and referrers to the left of it.
+//! What refers to a block, as an SVG picture: the block on the right, roots and referrers to the left of it.
 
 use core::fmt::Write;
 
@@ -12,16 +12,18 @@ const BOX_HEIGHT: usize = 40;
 const GAP_X: usize = 90;
 const GAP_Y: usize = 16;
 const MARGIN: usize = 16;
-/// How far below a box an arrow leads that goes back.
+/// How far below a box an arrow runs that goes back.
 const BELOW: usize = 28;
-/// Characters of a line that a box has room for.
+/// How many characters of a line fit into a box.
 const LINE_MAX: usize = 52;
 
 impl HeapGraph {
-    /// Who refers to the block that an address is in, up to so many steps back, as an SVG picture.
+    /// What refers to the block that an address is in, as an SVG picture.
+    ///
+    /// The picture goes back up to `steps` references.
     ///
     /// # Errors
-    /// It is in no block of the graph.
+    /// If the address is in no block of the graph.
     pub fn to_svg<T: ?Sized>(&self, address: *const T, steps: usize) -> Result<String, NotABlock> {
         let _busy = Busy::enter();
         let number = self.number_of(address.cast::<u8>().addr()).ok_or(NotABlock)?;
@@ -29,7 +31,8 @@ impl HeapGraph {
     }
 }
 
-/// The upper left corner of each box: a column a step, the first on the right.
+/// The upper left corner of each box, and the picture's width and height. Each step is a column, the first on the
+/// right.
 fn corners(picture: &Picture) -> (Vec<(usize, usize)>, usize, usize) {
     let columns = picture.boxes.iter().map(|shown| shown.step + 1).max().unwrap_or(1);
     let mut heights = vec![0; columns];
@@ -41,7 +44,7 @@ fn corners(picture: &Picture) -> (Vec<(usize, usize)>, usize, usize) {
     let most = heights.iter().copied().max().unwrap_or(1);
     let height = most * (BOX_HEIGHT + GAP_Y);
     let corner = |(shown, row): (&super::dot::Shown, &usize)| {
-        // Each column stands in the middle.
+        // Each column is centred vertically.
         let above = (height - heights[shown.step] * (BOX_HEIGHT + GAP_Y)) / 2;
         let x = MARGIN + (columns - 1 - shown.step) * (BOX_WIDTH + GAP_X);
         (x, MARGIN + above + row * (BOX_HEIGHT + GAP_Y))
@@ -82,13 +85,14 @@ fn draw(picture: &Picture) -> String {
         text.push_str("</g>\n");
     }
     if picture.is_cut {
-        let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">more refer to these than are shown</text>", height - 4);
+        let _ = writeln!(text, "<text x=\"{MARGIN}\" y=\"{}\">more references are not shown</text>", height - 4);
     }
     text.push_str("</svg>\n");
     text
 }
 
-/// From the right side of one box to the left side of another that lies to the right; around both else.
+/// Draws an arrow from the right side of one box to the left side of another, if that lies to the right; otherwise
+/// below both.
 fn arrow(text: &mut String, from: (usize, usize), to: (usize, usize), name: &str) {
     let half = BOX_HEIGHT / 2;
     let (y1, y2) = (from.1 + half, to.1 + half);
@@ -110,7 +114,7 @@ fn arrow(text: &mut String, from: (usize, usize), to: (usize, usize), name: &str
     }
 }
 
-/// The end of a line that is too long: there a place's file and line are.
+/// A line that fits. Of a line that is too long the end is kept, because a place's file and line are there.
 fn short(text: &str) -> String {
     let length = text.chars().count();
     if length <= LINE_MAX {

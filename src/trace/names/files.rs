@@ -1,4 +1,4 @@
-//! Names from a module's file: for modules that may be unloaded, and others loaded at their place.
+//! Names from a module's file. They are for modules that may be unloaded, so that another may lie at their place.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use object::{Object, ReadCache};
 use super::modules;
 use crate::trace::record::loaded::{self, FIRST_BYTES, Number};
 
-/// A module's file, read.
+/// A module's file, open for look-ups.
 pub(in crate::trace) struct File {
     loader: Loader,
-    /// What the addresses in the file are moved by.
+    /// The load bias: an address in memory less its address in the file.
     base: usize,
 }
 
@@ -24,18 +24,20 @@ pub(in crate::trace) struct Call {
 }
 
 impl File {
-    /// The file of a module, or the one with its debug information; `None` if it is another file by now.
+    /// The file of a module, or the one with its debug information; `None` if another file has the name by now.
     pub(in crate::trace) fn of(number: Number) -> Option<Self> {
         let particulars = loaded::particulars(number)?;
         let id = particulars.build_id();
         let own = PathBuf::from(modules::path_of(number));
-        // Opening what is no file (a pipe that got the name) may wait for ever.
+        // A regular file only: opening a pipe that has the name by now may wait for ever.
         let is_own = own.is_file() && (!id.is_empty() || begins_as(&own, number));
         Self::open(is_own.then_some(own), id, particulars.base)
     }
 
-    /// A module's own file, if that is known to be there and has this build id, or the one with its debug information;
-    /// the module's addresses are moved by `base`.
+    /// Opens the file with a module's debug information, or else the module's own file: the first that has this build
+    /// id.
+    ///
+    /// `own` is known to exist, if it is given; `base` is the module's load bias.
     pub(in crate::trace) fn open(own: Option<PathBuf>, id: &[u8], base: usize) -> Option<Self> {
         let candidates = [debug_file(id), own];
         let open = |path: PathBuf| {
@@ -46,7 +48,7 @@ impl File {
         Some(Self { loader, base })
     }
 
-    /// The call that an address is in, after what was inlined into it, innermost first.
+    /// The call that an address belongs to, preceded by the calls inlined into it: innermost first.
     pub(in crate::trace) fn calls(&self, address: usize) -> Vec<Call> {
         let place = address.wrapping_sub(self.base) as u64;
         let symbol = self.loader.find_symbol(place);
@@ -64,7 +66,7 @@ impl File {
         if calls.is_empty() && symbol.is_some() {
             calls.push(Call { function: None, file: None, line: 0 });
         }
-        // The function that the machine called is the last.
+        // The last call is the one that the machine made: the symbol is its function.
         if let (Some(call), Some(symbol)) = (calls.last_mut(), symbol) {
             call.function.get_or_insert_with(|| demangle_auto(symbol.into(), None).into_owned());
         }
@@ -72,7 +74,7 @@ impl File {
     }
 }
 
-/// Where distributions put what they strip off.
+/// The file in which a distribution keeps the debug information that it stripped off.
 fn debug_file(id: &[u8]) -> Option<PathBuf> {
     let id = modules::hexadecimal(id);
     let (folder, file) = id.split_at_checked(2).filter(|(_, file)| !file.is_empty())?;
@@ -80,14 +82,14 @@ fn debug_file(id: &[u8]) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// Whether a file's first bytes are those that were in memory: of a module without a build id.
+/// Whether a file begins with the bytes that the module had in memory: asked for modules without a build id.
 fn begins_as(path: &Path, number: Number) -> bool {
     let mut first = [0; FIRST_BYTES];
     let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut first));
     read.is_ok() && loaded::begins_with(number, &first)
 }
 
-/// Whether a file has this build id; none, if that is empty.
+/// Whether a file has this build id; if that is empty, whether the file has none.
 fn is_of(path: &Path, id: &[u8]) -> bool {
     let Ok(file) = std::fs::File::open(path) else { return false };
     let cache = ReadCache::new(file);

@@ -1,4 +1,4 @@
-//! The files whose code is in the process, or was when it allocated, and their build ids: what somebody else needs to
+//! The files whose code is in the process, or was when it allocated, and their build ids. Other programs need them to
 //! name the addresses.
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
@@ -8,12 +8,12 @@ use crate::trace::record::loaded::{self, Number};
 /// Bytes of the longest path.
 const PATH_MAX: usize = 4096;
 
-/// A file's code, where it is mapped.
+/// A file's code, with the addresses at which it is mapped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::trace) struct Module {
     pub(in crate::trace) start: u64,
     pub(in crate::trace) end: u64,
-    /// Of `start` in the file.
+    /// Where `start` is in the file.
     pub(in crate::trace) file_offset: u64,
     pub(in crate::trace) file: String,
     /// In hexadecimal; empty if the linker made none.
@@ -32,8 +32,8 @@ pub(in crate::trace) fn all() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
     elf::each_loaded(&mut |number, headers, name| {
         let file = name.to_string_lossy();
-        // The program itself comes first, and without a name, or (linked statically with musl) with one that is any
-        // program's.
+        // The program itself comes first. It has no name or, linked statically with musl, a name that every program
+        // has.
         let file = if number == 0 && (file.is_empty() || file == "/proc/self/exe") {
             std::env::current_exe().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default()
         } else {
@@ -56,7 +56,7 @@ pub(in crate::trace) fn all() -> Vec<Module> {
     Vec::new()
 }
 
-/// What there is to know of a module that some frame is in, loaded still or not.
+/// A module that some recorded frame is in; it may be unloaded by now.
 pub(in crate::trace) fn of(number: Number) -> Option<Module> {
     let particulars = loaded::particulars(number)?;
     let (start, end) = particulars.code;
@@ -69,7 +69,7 @@ pub(in crate::trace) fn of(number: Number) -> Option<Module> {
     })
 }
 
-/// Its file.
+/// The path of a module's file.
 pub(in crate::trace) fn path_of(number: Number) -> String {
     let mut path = vec![0; PATH_MAX];
     let len = loaded::path(number, &mut path);
@@ -80,7 +80,7 @@ pub(in crate::trace) fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The code of the library that this crate is in, if that is the preload library: no frame of it is the program's.
+/// The code of the preload library, if this crate is in it: none of its frames belongs to the program.
 pub(in crate::trace) fn of_preload() -> Option<core::ops::Range<u64>> {
     if !cfg!(feature = "__raw") {
         return None;

@@ -1,9 +1,8 @@
-//! Where blocks of the debug hooks were allocated and freed: their dump before an abort shows it while the tracer is
-//! on.
+//! Where the debug hooks' blocks were allocated and freed. While the tracer is on, the hooks' dump before an abort
+//! shows both.
 //!
-//! A stack is kept as any other, and its number given to the hooks. Nothing here allocates when it prints: a frame has
-//! its name if a snapshot looked it up before; else the file and the place in it, which `addr2line -e file place`
-//! names.
+//! A stack is kept as any other, and the hooks keep its number. Printing allocates nothing: a frame that a snapshot
+//! looked up before is printed by name, any other as a file and a place in it, which `addr2line -e file place` names.
 
 use core::sync::atomic::Ordering;
 
@@ -18,7 +17,7 @@ use crate::trace::record::thread;
 
 static ORIGINS: Origins = Origins::new(capture, print);
 
-/// Has the debug hooks ask here, unless the program gave them another source.
+/// Makes this the debug hooks' source, unless the program gave them another one.
 pub(in crate::trace) fn install() {
     install_origins(&ORIGINS);
 }
@@ -27,7 +26,7 @@ pub(in crate::trace) fn remove() {
     remove_origins(&ORIGINS);
 }
 
-/// The bits of a number above the stack's: which session it is of, not 0.
+/// The bits above the stack's in a number: they stand for the session, and are never 0.
 fn tag(session: u32) -> u32 {
     session % 255 + 1
 }
@@ -46,7 +45,7 @@ fn capture() -> u32 {
 }
 
 fn print(number: u32, write: &mut dyn FnMut(&str)) {
-    // Relaxed: a session that began meanwhile has no such stack, or another.
+    // Relaxed: no ordering would help; in a session that begins meanwhile, the number stands for no stack or another.
     if number >> StackId::BITS != tag(SESSION.load(Ordering::Relaxed)) {
         return;
     }
@@ -59,7 +58,7 @@ fn print(number: u32, write: &mut dyn FnMut(&str)) {
     }
 }
 
-/// A line with the file of an address's module, and the address's place there.
+/// Writes a line with the file of an address's module, and the address's place in that file.
 fn print_place(word: usize, write: &mut dyn FnMut(&str)) {
     let mut number = Text::<24>::new();
     let mut path = [0; 256];

@@ -1,5 +1,5 @@
-//! From return addresses that were recorded to frames, by the files of the modules that they were in: in the same
-//! process or another, while these files are what they were (their build ids tell).
+//! Turns recorded return addresses into frames, by the files of the modules that they were in. Any process can do so,
+//! as long as these files have not changed; their build ids tell.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub(in crate::trace) struct RecordedModule {
     pub(in crate::trace) base: usize,
     pub(in crate::trace) code: (u64, u64),
     pub(in crate::trace) code_offset: u64,
-    /// Whether no frame of it is the program's.
+    /// Whether it is the allocator's: then none of its frames belongs to the program.
     pub(in crate::trace) is_allocator: bool,
     pub(in crate::trace) build_id: Vec<u8>,
     pub(in crate::trace) file: String,
@@ -38,18 +38,18 @@ impl RecordedModule {
 /// Recorded modules by their numbers, and the names found so far.
 #[derive(Default)]
 pub(in crate::trace) struct Recorded {
-    /// The folder that the program was started in: names of source files are relative to it.
+    /// The program's working directory when the recording began: names of source files are relative to it.
     pub(in crate::trace) folder: PathBuf,
     pub(in crate::trace) modules: HashMap<u16, RecordedModule>,
-    /// `None` if the file is not there, or is another one by now.
+    /// `None` if the file is not there, or another one has its name by now.
     files: HashMap<u16, Option<File>>,
     names: HashSet<Arc<str>>,
     frames: HashMap<usize, Arc<[Frame]>>,
 }
 
 impl Recorded {
-    /// The call that returns to an address with its module, after what was inlined into it, innermost first. Empty if
-    /// nothing is known.
+    /// The call that returns to an address (with its module), preceded by the calls inlined into it: innermost first.
+    /// Empty if nothing is known.
     pub(in crate::trace) fn look_up(&mut self, word: usize) -> Arc<[Frame]> {
         if let Some(known) = self.frames.get(&word) {
             return Arc::clone(known);
@@ -66,12 +66,12 @@ impl Recorded {
             return [Frame { function: "pymalloc::preload".into(), ..Frame::unknown() }].into();
         }
         let open = || {
-            // Opening what is no file (a pipe that got the name) may wait for ever.
+            // A regular file only: opening a pipe that has the name by now may wait for ever.
             let own = Some(PathBuf::from(&module.file)).filter(|own| own.is_file());
             File::open(own, &module.build_id, module.base)
         };
         let Some(file) = self.files.entry(number).or_insert_with(open) else { return [].into() };
-        // One less: the call itself, not what comes after it.
+        // One less than the return address: the call itself, not the instruction after it.
         let calls = file.calls(loaded::address_of(word).wrapping_sub(1));
         let unknown = Frame::unknown();
         let frame = |call: super::files::Call| {
@@ -85,13 +85,13 @@ impl Recorded {
         calls.into_iter().map(frame).collect()
     }
 
-    /// Gives back the debug information that was read; the names found stay.
+    /// Frees the debug information that was read; the names found stay known.
     pub(in crate::trace) fn release_debug_information(&mut self) {
         self.files = HashMap::new();
     }
 }
 
-/// Each name is kept once.
+/// The one copy of a name that is kept.
 fn keep(names: &mut HashSet<Arc<str>>, name: &str) -> Arc<str> {
     if let Some(kept) = names.get(name) {
         return Arc::clone(kept);

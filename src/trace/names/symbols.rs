@@ -1,13 +1,14 @@
-//! From return addresses to frames, by the debug information of the running program and the libraries that it loaded.
+//! Turns return addresses into frames, by the debug information of the running program and the libraries that it
+//! loaded.
 //!
-//! A name belongs to an address and the module that was there (`loaded`): names are remembered by both. Modules that
-//! stay for ever are read by the `backtrace` crate, which looks at what is loaded once; others, loaded still or not,
-//! from their files (`files`).
+//! A name belongs to an address and to the module that was there (`loaded`), so names are remembered by both. The
+//! `backtrace` crate reads the modules that are never unloaded; it lists the loaded modules only once. All other
+//! modules, be they still loaded or not, are read from their files (`files`).
 //!
 //! # Fork
 //! `SYMBOLS` is held during each single look-up, so that a fork never leaves the debug information half read in the
-//! child; it waits for one look-up at most. It is also held while the loader's list of modules is walked, because glibc
-//! does not free the lock of that list in a child.
+//! child. A fork waits for one look-up at most. `SYMBOLS` is also held while the loader's list of modules is walked,
+//! because glibc does not release the lock of that list in a child.
 
 use core::ops::Range;
 use std::collections::{HashMap, HashSet};
@@ -26,7 +27,7 @@ use crate::trace::record::loaded::{self, Number};
 struct Known {
     /// By address and module (`loaded::word`).
     frames: HashMap<usize, Arc<[Frame]>>,
-    /// Modules that may be unloaded; `None` if their file is not there or is another one.
+    /// Of modules that may be unloaded; `None` if the file is not there, or another one has its name.
     files: HashMap<Number, Option<File>>,
     /// Names, each kept once.
     names: HashSet<Arc<str>>,
@@ -34,10 +35,10 @@ struct Known {
 
 static SYMBOLS: Lock<Option<Known>> = Lock::new(None);
 
-/// Looks return addresses up, remembering them for next time.
+/// Looks up return addresses, and remembers what it found.
 pub(in crate::trace) struct Symbols {
     directory: PathBuf,
-    /// The preload library's code: all of it is the allocator.
+    /// The preload library's code: all of its frames are the allocator's.
     preload: Option<Range<u64>>,
 }
 
@@ -47,8 +48,8 @@ impl Symbols {
         Self { directory: std::env::current_dir().unwrap_or_default(), preload }
     }
 
-    /// The call that returns to an address with its module, after what was inlined into it, innermost first. Empty if
-    /// nothing is known.
+    /// The call that returns to an address (with its module), preceded by the calls inlined into it: innermost first.
+    /// Empty if nothing is known.
     pub(in crate::trace) fn look_up(&self, word: usize) -> Arc<[Frame]> {
         let address = loaded::address_of(word);
         if self.preload.as_ref().is_some_and(|code| code.contains(&(address as u64))) {
@@ -85,7 +86,8 @@ impl Symbols {
                 function: keep(call.function.as_deref().unwrap_or(&unknown.function)),
             });
         };
-        // One less: the call itself, not what comes after it, which may be another line or another function.
+        // One less than the return address: the call itself, not the instruction after it, which may belong to another
+        // line or another function.
         let address = loaded::address_of(word) - 1;
         let number = loaded::number_of(word);
         if number == Number::NONE || loaded::stays(number) {
@@ -103,16 +105,16 @@ impl Symbols {
     }
 }
 
-/// A source file's name, relative to a folder that it is in.
+/// A source file's name, relative to `folder` if the file is in it.
 pub(super) fn shorten(file: &Path, folder: &Path) -> String {
     let file = file.strip_prefix(folder).unwrap_or(file).to_string_lossy();
-    // The standard library's: `/rustc/` and a commit.
+    // The standard library's files begin with `/rustc/` and a commit.
     let library = file.strip_prefix("/rustc/").and_then(|rest| rest.split_once('/'));
     library.map_or(&*file, |(_, file)| file).to_owned()
 }
 
-/// Prints the frames of an address with its module, a line each, if they were looked up before and nobody looks one up
-/// now. Allocates nothing.
+/// Prints the frames of an address (with its module), one per line, if they were looked up before; returns whether it
+/// did. Prints nothing while another thread looks one up. Allocates nothing.
 pub(in crate::trace) fn print_known(word: usize, write: &mut dyn FnMut(&str)) -> bool {
     let Some(mut known) = SYMBOLS.try_lock() else { return false };
     known.with(|known| {
@@ -140,7 +142,8 @@ pub(in crate::trace) fn modules() -> Vec<Module> {
     SYMBOLS.lock().with(|_| modules::all())
 }
 
-/// Gives back the debug information read so far, by far the most of the tracer's memory; the names found stay known.
+/// Frees the debug information read so far, which is by far the most of the tracer's memory; the names found stay
+/// known.
 pub(in crate::trace) fn release_debug_information() {
     SYMBOLS.lock().with(|known| {
         backtrace::clear_symbol_cache();

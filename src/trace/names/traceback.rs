@@ -3,13 +3,13 @@
 use core::fmt;
 use std::sync::Arc;
 
-/// What stands for a name that is not known.
+/// Stands for a name that is not known.
 const UNKNOWN: &str = "<unknown>";
 
 /// Crates that allocate on behalf of their callers.
 const LIBRARIES: [&str; 5] = ["alloc", "std", "core", "hashbrown", "pymalloc"];
 
-/// A function call: of the machine's, or one that the compiler inlined.
+/// A function call in a traceback: one that the machine made, or one that the compiler inlined.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[doc(alias = "tracemalloc.Frame")]
@@ -24,8 +24,10 @@ impl Frame {
         Self { file: UNKNOWN.into(), line: 0, function: UNKNOWN.into() }
     }
 
-    /// The source file; `<unknown>` without debug information. Relative to the working directory if it is below it;
-    /// the standard library's begin with `library/`.
+    /// The source file; `<unknown>` without debug information.
+    ///
+    /// The path is relative to the working directory if the file is below it. Paths of the standard library begin with
+    /// `library/`.
     pub fn file(&self) -> &str {
         &self.file
     }
@@ -50,19 +52,19 @@ impl Frame {
         crate_of(&self.function)
     }
 
-    /// Whether it belongs to what allocates on behalf of others.
+    /// Whether it belongs to a crate that allocates on behalf of its callers.
     pub(crate) fn is_library(&self) -> bool {
         LIBRARIES.contains(&self.crate_name()) || self.function.starts_with("__rust")
     }
 
-    /// Whether it is this allocator, or the compiler's way to it.
+    /// Whether it belongs to this allocator, or to the compiler's functions that call it.
     pub(in crate::trace) fn is_allocator(&self) -> bool {
         self.crate_name() == "pymalloc" || self.function.starts_with("__rust")
     }
 }
 
-/// The crate of a demangled path: the first name that `::` follows. `<&mut [T] as Trait>` begins with the type; one of
-/// the language itself is in no crate, its trait is.
+/// The crate of a demangled path: the first name before a `::`. In `<Type as Trait>` that is the type's crate; a type
+/// of the language itself (`[T]`) has no crate, and then it is the trait's.
 fn crate_of(function: &str) -> &str {
     let is_name = |character: char| character.is_alphanumeric() || character == '_';
     let before = function.match_indices("::").map(|(end, _)| &function[..end]);
@@ -77,9 +79,9 @@ impl fmt::Display for Frame {
     }
 }
 
-/// The frames of a trace, innermost first.
+/// The calls that led to an allocation, innermost first.
 ///
-/// Its `Display` has a line a frame, in tracemalloc's manner.
+/// Its `Display` writes one line per frame, as tracemalloc does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(from = "Vec<Frame>", into = "Vec<Frame>"))]
@@ -89,7 +91,7 @@ pub struct Traceback {
 }
 
 impl Traceback {
-    /// Of at least one frame: an unknown one stands for none.
+    /// A traceback of these frames; without any, of an unknown one.
     pub(in crate::trace) fn new(mut frames: Vec<Frame>) -> Self {
         if frames.is_empty() {
             frames.push(Frame::unknown());
@@ -102,8 +104,9 @@ impl Traceback {
         &self.frames
     }
 
-    /// The frame that statistics charge: the innermost one outside of the standard library, `hashbrown` and this crate,
-    /// which allocate on behalf of others; the innermost one of all if there is no other.
+    /// The frame that statistics charge: the innermost one outside of the standard library, `hashbrown` and this crate.
+    ///
+    /// These crates allocate on behalf of their callers. If all frames are theirs, it is the innermost of all.
     pub fn cause(&self) -> &Frame {
         self.frames.iter().find(|frame| !frame.is_library()).unwrap_or(&self.frames[0])
     }
@@ -111,7 +114,7 @@ impl Traceback {
 
 #[cfg(feature = "serde")]
 impl From<Vec<Frame>> for Traceback {
-    /// Of no frame, an unknown one.
+    /// Without frames, the traceback has an unknown one.
     fn from(frames: Vec<Frame>) -> Self {
         Self::new(frames)
     }

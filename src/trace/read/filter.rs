@@ -4,10 +4,11 @@ use glob::Pattern;
 
 use crate::trace::names::traceback::{Frame, Traceback};
 
-/// A pattern that a trace's frames are held against, and whether to keep or to drop what matches.
+/// Keeps, or drops, the traces of a snapshot that match a pattern.
 ///
-/// Patterns are shell globs: `*` matches any text (`/` and `::` too), `?` one character, `[ab]` and `[!ab]` one of, or
-/// none of, a set. As a rule the pattern is held against the frame that statistics charge ([`Traceback::cause`]).
+/// Patterns are shell globs: `*` matches any text (also `/` and `::`), `?` one character, `[ab]` one character of a set
+/// and `[!ab]` one outside of it. As a rule a pattern is matched with the frame that statistics charge
+/// ([`Traceback::cause`]); with [`all_frames`](Self::all_frames), with every frame.
 ///
 /// ```
 /// use pymalloc::trace::Filter;
@@ -30,12 +31,12 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Keeps what matches.
+    /// A filter that keeps the traces that match.
     pub const fn include() -> Self {
         Self::matching_all(true)
     }
 
-    /// Drops what matches.
+    /// A filter that drops the traces that match.
     pub const fn exclude() -> Self {
         Self::matching_all(false)
     }
@@ -44,34 +45,34 @@ impl Filter {
         Self { includes, file: None, line: None, function: None, crate_name: None, all_frames: false }
     }
 
-    /// Matches frames of source files.
+    /// Matches frames in these source files.
     ///
     /// # Errors
-    /// A pattern that is not one.
+    /// If the pattern is malformed.
     pub fn file(mut self, pattern: &str) -> Result<Self, PatternError> {
         self.file = Some(Pattern::new(pattern).map_err(PatternError)?);
         Ok(self)
     }
 
-    /// Matches frames on a line.
+    /// Matches frames on this line of their file.
     pub const fn line(mut self, line: u32) -> Self {
         self.line = Some(line);
         self
     }
 
-    /// Matches frames of functions, by their path.
+    /// Matches frames of these functions, by their path.
     ///
     /// # Errors
-    /// A pattern that is not one.
+    /// If the pattern is malformed.
     pub fn function(mut self, pattern: &str) -> Result<Self, PatternError> {
         self.function = Some(Pattern::new(pattern).map_err(PatternError)?);
         Ok(self)
     }
 
-    /// Matches frames of crates ([`Frame::crate_name`]).
+    /// Matches frames of these crates ([`Frame::crate_name`]).
     ///
     /// # Errors
-    /// A pattern that is not one.
+    /// If the pattern is malformed.
     pub fn crate_name(mut self, pattern: &str) -> Result<Self, PatternError> {
         self.crate_name = Some(Pattern::new(pattern).map_err(PatternError)?);
         Ok(self)
@@ -107,7 +108,7 @@ pub(in crate::trace) fn passes(filters: &[Filter], traceback: &Traceback) -> boo
     is_included && !filters.iter().any(|filter| !filter.includes && filter.matches(traceback))
 }
 
-/// What is wrong with a pattern, and where.
+/// A pattern is malformed: the message says how, and where.
 #[derive(Debug)]
 pub struct PatternError(glob::PatternError);
 

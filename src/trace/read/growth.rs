@@ -1,4 +1,4 @@
-//! Leak help: which call sites hold more memory after each run of the same code.
+//! Finding leaks: the call sites that hold more memory after each run of the same code.
 
 use core::cell::Cell;
 use core::fmt;
@@ -14,7 +14,7 @@ use crate::trace::record::session;
 use crate::trace::record::stacks::StackId;
 use crate::trace::record::state::Busy;
 
-/// How often to run the code whose growth is looked for.
+/// How often [`find_growth`] runs the code.
 ///
 /// ```
 /// use pymalloc::trace::Runs;
@@ -30,18 +30,18 @@ pub struct Runs {
 }
 
 impl Runs {
-    /// 3 to warm up and 4 counted, as CPython's `regrtest -R 3:4`.
+    /// Three runs to warm up and four counted ones, as CPython's `regrtest -R 3:4`.
     pub const fn new() -> Self {
         Self { warm_up: 3, counted: 4 }
     }
 
-    /// Runs before the first count, in which caches may fill.
+    /// Sets the number of runs before the first count, in which caches may fill.
     pub const fn warm_up(mut self, runs: usize) -> Self {
         self.warm_up = runs;
         self
     }
 
-    /// Runs counted; not 0.
+    /// Sets the number of counted runs; not 0.
     pub const fn counted(mut self, runs: usize) -> Self {
         self.counted = runs;
         self
@@ -61,9 +61,9 @@ impl Default for Runs {
 pub struct Growth {
     /// Where the blocks were allocated.
     pub traceback: Traceback,
-    /// Blocks more, run by run.
+    /// How many more blocks were live after each counted run, run by run.
     pub blocks: Vec<usize>,
-    /// Bytes more over all counted runs; less than 0 if smaller blocks took the place of larger ones.
+    /// How many more bytes were live after all counted runs; negative if smaller blocks took the place of larger ones.
     pub bytes: isize,
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for Growth {
     }
 }
 
-/// Why growth could not be looked for.
+/// Why [`find_growth`] could not search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum GrowthError {
@@ -87,9 +87,9 @@ pub enum GrowthError {
     Sampled,
     /// [`Pymalloc`](crate::Pymalloc) is not the program's global allocator: nothing would ever grow.
     NotTheAllocator,
-    /// Tracing was stopped, cleared of its memory, or had no memory, while the code ran.
+    /// While the code ran, tracing was stopped, or a block could not be recorded with its whole stack.
     Interrupted,
-    /// The code whose growth is looked for looks for growth itself.
+    /// The code that a search runs has started a search of its own.
     Nested,
 }
 
@@ -101,14 +101,14 @@ impl fmt::Display for GrowthError {
             Self::Sampled => write!(f, "memory allocations are being sampled: growth needs all of them"),
             Self::NotTheAllocator => write!(f, "Pymalloc is not the global allocator: nothing is traced"),
             Self::Interrupted => write!(f, "tracing ended while the code ran"),
-            Self::Nested => write!(f, "growth is being looked for already, by the code that runs this"),
+            Self::Nested => write!(f, "a search for growth can't run inside of another"),
         }
     }
 }
 
 impl core::error::Error for GrowthError {}
 
-/// While it lives, the calling thread looks for growth.
+/// While it lives, the calling thread is in a search for growth.
 struct Inside {
     _private: (),
 }
@@ -130,12 +130,13 @@ impl Drop for Inside {
     }
 }
 
-/// Runs `run` again and again, and returns the call sites that held more blocks after each counted run than before it,
-/// largest growth first.
+/// Calls `run` several times, and returns the call sites that held more blocks after each counted run than before it.
 ///
-/// Traces every allocation meanwhile, unless that is on already. All threads are looked at: what others do at the same
-/// time is found only if it, too, grows with each run. Calls of different threads wait for each other: so `run` must
-/// not wait for a thread that calls this. A call in `run` itself is an error.
+/// The largest growth comes first. Meanwhile every allocation of every thread is traced; tracing is started if it is
+/// not on. Another thread's call site is reported only if it, too, grows with each run.
+///
+/// Calls by different threads wait for each other, so `run` must not wait for a thread that calls this. A call by `run`
+/// itself is an error.
 ///
 /// # Errors
 /// See [`GrowthError`].
@@ -145,7 +146,7 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
         return Err(GrowthError::NoRuns);
     }
     let _inside = Inside::enter().ok_or(GrowthError::Nested)?;
-    // A run that panicked left nothing behind.
+    // A poisoned lock is good: it guards no data that a run's panic could have damaged.
     let _one = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let session = match Session::start(Config::new()) {
         Ok(session) => Some(session),
@@ -159,7 +160,7 @@ pub fn find_growth<R>(runs: Runs, mut run: impl FnMut() -> R) -> Result<Vec<Grow
     if snapshot::traceback_of(core::ptr::from_ref(core::hint::black_box(&*probe)).addr()).is_none() {
         return Err(GrowthError::NotTheAllocator);
     }
-    // Not known to the compiler, which would unroll the loops: each run would have a stack of its own.
+    // Hidden from the compiler, which could unroll the loops: then each run would have a call stack of its own.
     let runs = core::hint::black_box(runs);
     for _ in 0..runs.warm_up {
         drop(run());
@@ -209,8 +210,9 @@ fn growing(counts: &[ByStack]) -> Result<Vec<Growth>, GrowthError> {
     Ok(found)
 }
 
-/// Runs `run` again and again, as often as [`Runs::default`] says, and panics if a call site holds more blocks after
-/// each counted run than before it: the test for leaks that CPython runs as `regrtest -R`.
+/// Calls `run` as often as [`Runs::default`] says, and panics if a call site holds more blocks after each counted run.
+///
+/// It is the test for leaks that CPython runs as `regrtest -R`.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -229,7 +231,7 @@ fn growing(counts: &[ByStack]) -> Result<Vec<Growth>, GrowthError> {
 /// ```
 ///
 /// # Panics
-/// With the growing call sites and their frames; and if growth can't be looked for ([`GrowthError`]).
+/// If call sites grow: the message lists them with their frames. Also if the search fails ([`GrowthError`]).
 #[doc(alias = "regrtest")]
 #[doc(alias = "refleak")]
 #[track_caller]

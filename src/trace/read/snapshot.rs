@@ -1,4 +1,4 @@
-//! [`Snapshot`]: what was allocated and not freed at one moment, and by whom.
+//! [`Snapshot`]: the blocks that were live at one moment, and the calls that allocated them.
 
 use core::fmt;
 use std::collections::{HashMap, HashSet};
@@ -15,8 +15,9 @@ use crate::trace::record::session::{self, Raw};
 use crate::trace::record::stacks::StackId;
 use crate::trace::record::state::Busy;
 
-/// The blocks alive at one moment, by call stack and size, with the names of all frames: it needs neither the tracer
-/// nor the program any more.
+/// The blocks that were live at one moment, by call stack and size, with the names of all frames.
+///
+/// To read it, neither the tracer nor the program is needed any more.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -73,7 +74,7 @@ pub(in crate::trace) struct SizedBlocks {
     /// Index into the snapshot's stacks.
     pub(in crate::trace) stack: usize,
     pub(in crate::trace) bytes: u64,
-    /// As sampled, not weighted.
+    /// Blocks as sampled, not weighted.
     pub(in crate::trace) count: u64,
 }
 
@@ -82,11 +83,11 @@ pub(in crate::trace) struct SizedBlocks {
 #[non_exhaustive]
 #[doc(alias = "tracemalloc.Trace")]
 pub struct Trace<'snapshot> {
-    /// Bytes that each block was asked for with.
+    /// The requested size of each block, in bytes.
     pub block_bytes: usize,
-    /// Blocks in the trace; in a sampled snapshot those that were sampled.
+    /// The number of blocks; in a sampled snapshot, of the sampled ones.
     pub blocks: usize,
-    /// Where they were allocated.
+    /// The calls that allocated them.
     pub traceback: &'snapshot Traceback,
 }
 
@@ -102,7 +103,7 @@ impl fmt::Display for NotTracing {
 
 impl core::error::Error for NotTracing {}
 
-/// Takes a snapshot; `progress` hears how many of how many addresses have got their names.
+/// Takes a snapshot; `progress` is told how many addresses have their names, and of how many.
 pub(in crate::trace) fn take(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
     let busy = Busy::enter();
     let raw = session::copy(&busy).ok_or(NotTracing)?;
@@ -111,7 +112,7 @@ pub(in crate::trace) fn take(progress: &mut dyn FnMut(usize, usize)) -> Result<S
     Ok(snapshot)
 }
 
-/// As [`take`], of what was held at the peak.
+/// As [`take`], of the blocks that were live at the peak.
 pub(in crate::trace) fn take_peak(progress: &mut dyn FnMut(usize, usize)) -> Result<Snapshot, NotTracing> {
     let busy = Busy::enter();
     let raw = session::copy_peak(&busy).ok_or(NotTracing)?;
@@ -140,7 +141,7 @@ pub(in crate::trace) fn named(symbols: &Symbols, config: &Config, addresses: &[u
     traceback(places.iter())
 }
 
-/// Takes off the allocator, inlined into its caller.
+/// Removes the allocator's frames where they are inlined into its caller.
 pub(in crate::trace) fn without_inlined_allocator(frames: Arc<[Frame]>) -> Arc<[Frame]> {
     let own = frames.iter().take_while(|frame| frame.is_allocator()).count();
     if own > 0 && own < frames.len() { frames[own..].into() } else { frames }
@@ -152,7 +153,7 @@ fn place(symbols: &Symbols, word: usize, modules: &mut Vec<Module>) -> CodePlace
     CodePlace { address, module: module_of(address, loaded::number_of(word), modules), frames }
 }
 
-/// The module of a place among `modules`, to which it is added if it is unloaded by now.
+/// The index of an address's module in `modules`; a module that is unloaded by now is added there.
 fn module_of(address: u64, number: Number, modules: &mut Vec<Module>) -> Option<usize> {
     let was = modules::of(number);
     let is_it = |module: &Module| {
@@ -165,11 +166,11 @@ fn module_of(address: u64, number: Number, modules: &mut Vec<Module>) -> Option<
     })
 }
 
-/// Takes the allocator's frames off the inner end, and what is more than the limit off the outer one.
+/// Removes the allocator's frames at the inner end, and the frames beyond the limit at the outer end.
 pub(in crate::trace) fn without_allocator(mut places: Vec<CodePlace>, limit: usize) -> Vec<CodePlace> {
     let is_own = |place: &&CodePlace| !place.frames.is_empty() && place.frames.iter().all(Frame::is_allocator);
     let own = places.iter().take_while(is_own).count();
-    // A program's own code may bear the allocator's name: then keep it all rather than nothing.
+    // A program's own crate may have the allocator's name: then keep all frames rather than none.
     let own = if own == places.len() { 0 } else { own };
     places.drain(..own);
     places.truncate(limit);
@@ -259,8 +260,8 @@ impl Builder {
         *sum = sum.saturating_add(count);
     }
 
-    /// Adds blocks to a stack of which only the sum of their bytes is known: as if of two sizes, a byte apart, so that the
-    /// sum is exact.
+    /// Adds blocks to a stack, of which only the number and the sum of their bytes are known. They are entered with two
+    /// sizes, one byte apart, so that the sum is exact.
     pub(in crate::trace) fn add_sum(&mut self, stack: usize, bytes: u64, blocks: u64) {
         let (Some(bytes_each), Some(larger)) = (bytes.checked_div(blocks), bytes.checked_rem(blocks)) else { return };
         for (bytes, blocks) in [(bytes_each, blocks - larger), (bytes_each + 1, larger)] {
@@ -270,7 +271,7 @@ impl Builder {
         }
     }
 
-    /// The snapshot, without what is not of single blocks.
+    /// The snapshot. The fields that do not come from its blocks are empty.
     pub(in crate::trace) fn finish(self) -> Snapshot {
         let traces = self.traces.into_iter().map(|((stack, bytes), count)| SizedBlocks { stack, bytes, count });
         let mut traces: Vec<SizedBlocks> = traces.collect();
@@ -298,7 +299,7 @@ impl Snapshot {
         })
     }
 
-    /// Most frames of a trace, as tracing was configured.
+    /// The most frames of a trace, as tracing was configured.
     pub fn frames(&self) -> usize {
         self.frames
     }
@@ -308,8 +309,9 @@ impl Snapshot {
         (self.interval != 0).then_some(self.interval as usize)
     }
 
-    /// Blocks that could not be recorded, or whose stack could not or is cut, because the OS gave the tracer no memory
-    /// or the thread had no room left on its own stack.
+    /// The number of blocks that could not be recorded, or not with their whole stack.
+    ///
+    /// Either the OS gave the tracer no memory, or the thread had no room left on its own stack.
     pub fn lost_blocks(&self) -> usize {
         self.lost as usize
     }
@@ -319,8 +321,10 @@ impl Snapshot {
         self.taken_at
     }
 
-    /// The traces that pass: those that at least one including filter matches, if there is any, and that no excluding
-    /// one does.
+    /// A copy with only the traces that pass the filters.
+    ///
+    /// A trace passes if at least one including filter matches it, or there is none, and if no excluding filter matches
+    /// it.
     pub fn filter(&self, filters: &[Filter]) -> Self {
         let _busy = Busy::enter();
         let passes: Vec<bool> =

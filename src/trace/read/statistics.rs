@@ -27,23 +27,23 @@ pub enum By {
     Traceback,
 }
 
-/// What is alive of one file, line, function or traceback.
+/// The live bytes and blocks of one file, line, function or traceback.
 ///
-/// Its `Display` is tracemalloc's: `src/x.rs:12: size=4855 KiB, count=39328, average=126 B`. Of a sampled snapshot the
+/// Its `Display` is tracemalloc's: `src/x.rs:12: size=4855 KiB, count=39328, average=126 B`. In a sampled snapshot the
 /// bytes and blocks are estimates, and `±` gives one standard error.
 #[derive(Debug, Clone, PartialEq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 #[doc(alias = "tracemalloc.Statistic")]
 pub struct Statistic {
-    /// What was summed by.
+    /// How the sums were formed.
     pub by: By,
-    /// The place: of a single frame but for [`By::Traceback`], with the file, the line or the function that it stands
-    /// for.
+    /// The place. Except with [`By::Traceback`] it is a single frame, which has only the file, the line or the function
+    /// that it stands for.
     pub traceback: Traceback,
-    /// Bytes, as asked for.
+    /// Live bytes, as requested.
     pub bytes: usize,
-    /// Blocks.
+    /// Live blocks.
     pub blocks: usize,
     /// One standard error of `bytes`; 0 when every block was traced.
     pub bytes_error: f64,
@@ -51,7 +51,7 @@ pub struct Statistic {
     pub blocks_error: f64,
 }
 
-/// What changed of one file, line, function or traceback.
+/// The change of one file, line, function or traceback from one snapshot to another.
 ///
 /// Its `Display` is tracemalloc's: `src/x.rs:12: size=8173 KiB (+4428 KiB), count=71332 (+39369), average=117 B`.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,29 +59,31 @@ pub struct Statistic {
 #[non_exhaustive]
 #[doc(alias = "tracemalloc.StatisticDiff")]
 pub struct StatisticDiff {
-    /// What was summed by.
+    /// How the sums were formed.
     pub by: By,
     /// The place, as in [`Statistic`].
     pub traceback: Traceback,
     /// Bytes now.
     pub bytes: usize,
-    /// Bytes now less bytes then.
+    /// Bytes now, minus bytes then.
     pub bytes_diff: isize,
     /// Blocks now.
     pub blocks: usize,
-    /// Blocks now less blocks then.
+    /// Blocks now, minus blocks then.
     pub blocks_diff: isize,
     /// One standard error of `bytes_diff`; 0 when every block was traced.
     pub bytes_error: f64,
 }
 
-/// Statistics, the largest first. Its `Display` has a line each; [`top`](Self::top) shortens it.
+/// Statistics, sorted, with the largest first.
+///
+/// Its `Display` writes one line per row; [`top`](Self::top) limits the rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ranking<T> {
     rows: Vec<T>,
 }
 
-/// The first lines of a [`Ranking`], and the sum of the others, for its `Display`.
+/// The first rows of a [`Ranking`] and the sum of the others, to be displayed.
 #[derive(Debug, Clone, Copy)]
 pub struct Top<'ranking, T> {
     ranking: &'ranking Ranking<T>,
@@ -108,16 +110,16 @@ impl Sum {
 }
 
 impl Snapshot {
-    /// Sums of the traces: each is charged to one file, line or function ([`Traceback::cause`]), or its traceback.
+    /// Sums up the traces, each charged to one file, line or function ([`Traceback::cause`]), or to its traceback.
     ///
-    /// Those with the most bytes come first; of equal bytes, those with more blocks.
+    /// Rows with the most bytes come first; of rows with equal bytes, those with more blocks.
     pub fn statistics(&self, by: By) -> Ranking<Statistic> {
         self.rank(by, false)
     }
 
-    /// Sums of the traces: each is charged to every file, line or function that it has a frame in, once.
+    /// Sums up the traces, each charged once to every file, line or function that it has a frame in.
     ///
-    /// So the sum of all is more than the snapshot's bytes. By [`By::Traceback`] it is the same as
+    /// So the rows add up to more than the snapshot's bytes. With [`By::Traceback`] the result is the same as
     /// [`statistics`](Self::statistics).
     pub fn cumulative_statistics(&self, by: By) -> Ranking<Statistic> {
         self.rank(by, true)
@@ -144,12 +146,15 @@ impl Snapshot {
         Ranking { rows }
     }
 
-    /// What changed since an older snapshot; the largest changes of bytes, whatever their sign, come first.
+    /// The changes since an older snapshot.
+    ///
+    /// The largest changes of bytes come first, whatever their sign.
     pub fn compare_to(&self, old: &Self, by: By) -> Ranking<StatisticDiff> {
         self.compare(old, by, false)
     }
 
-    /// As [`compare_to`](Self::compare_to), of [`cumulative_statistics`](Self::cumulative_statistics).
+    /// Compares as [`compare_to`](Self::compare_to) does, but the sums of
+    /// [`cumulative_statistics`](Self::cumulative_statistics).
     pub fn cumulative_compare_to(&self, old: &Self, by: By) -> Ranking<StatisticDiff> {
         self.compare(old, by, true)
     }
@@ -183,7 +188,7 @@ impl Snapshot {
         Ranking { rows }
     }
 
-    /// Bytes of all blocks, as asked for; an estimate if sampled.
+    /// Bytes of all blocks, as requested; an estimate if sampled.
     pub fn bytes(&self) -> usize {
         self.sum().bytes.round() as usize
     }
@@ -193,7 +198,7 @@ impl Snapshot {
         self.sum().bytes_variance.sqrt()
     }
 
-    /// Blocks; an estimate if sampled.
+    /// The number of blocks; an estimate if sampled.
     pub fn blocks(&self) -> usize {
         self.sum().blocks.round() as usize
     }
@@ -219,7 +224,7 @@ impl Snapshot {
     }
 }
 
-/// What a trace is charged to.
+/// The rows that a trace is charged to.
 fn keys(traceback: &Traceback, by: By, cumulative: bool) -> Vec<Traceback> {
     let nothing: Arc<str> = "".into();
     let key = |frame: &Frame| {
@@ -240,7 +245,7 @@ fn keys(traceback: &Traceback, by: By, cumulative: bool) -> Vec<Traceback> {
     }
 }
 
-/// What a row stands for, in its `Display`.
+/// The name of a row, in its `Display`.
 struct Name<'row>(By, &'row Traceback);
 
 impl fmt::Display for Name<'_> {
@@ -320,8 +325,9 @@ impl<'ranking, T> IntoIterator for &'ranking Ranking<T> {
 }
 
 impl<T> Ranking<T> {
-    /// The first `count` rows, for their `Display`: a line each, and one for the sum of the others. Rows by traceback
-    /// have their frames below.
+    /// The first `count` rows, to be displayed: one line per row, and one for the sum of the others.
+    ///
+    /// Below a row by traceback come its frames.
     pub const fn top(&self, count: usize) -> Top<'_, T> {
         Top { ranking: self, count }
     }

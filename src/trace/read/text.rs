@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Bytes in the largest unit that leaves a number to read: `126 B`, `4855 KiB`, `12.5 MiB`.
+/// Bytes in the unit that makes the number easy to read: `126 B`, `4855 KiB`, `12.5 MiB`.
 pub(crate) struct Bytes(pub(crate) f64);
 
 /// The same with a sign.

@@ -1,19 +1,20 @@
 //! The side table: every traced block's address, size and stack.
 //!
 //! # Protocol
-//! The table is cut into shards by address, each under a lock of its own. Shard locks come last of all: a thread that
-//! holds one takes no other lock, allocates nothing and frees nothing.
+//! The table is cut into shards by address, each under a lock of its own. Shard locks come last in the lock order: a
+//! thread that holds one takes no other lock, allocates nothing and frees nothing.
 //!
 //! # Invariants
-//! - *Session*: a shard holds blocks of its `session` only. An insertion names the session that it was seen in, and is
-//!   refused by a shard of another.
+//! - *Session*: a shard holds blocks of its `session` only. An insertion names the session that its call saw; a shard
+//!   of another session refuses it.
 //! - *Probe*: from a key's home to its place there is no empty entry.
 //! - *Filter*: while sampling, a block in the table has a count above 0 in `FILTER`.
 //!
 //! # Timelines
-//! While one is recorded (`timeline`), a shard also keeps what has changed since it was last looked at, by stack and by
-//! the interval in which the blocks were allocated. A block's interval is kept beside its address: so a block takes no
-//! more memory, and a free knows what it ends. What is allocated and freed within one interval cancels out.
+//! While a timeline is recorded (`timeline`), a shard also sums up the changes since the last sample, by stack and by
+//! the interval in which the blocks were allocated. A block's interval is kept beside its address. So a block takes no
+//! more memory, and a free knows the interval of its block. What is allocated and freed within one interval cancels
+//! out.
 
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -31,11 +32,11 @@ const FIRST_ENTRIES: usize = 256;
 /// Counters of the filter that belong to one shard.
 const FILTER_BITS: u32 = 10;
 
-/// A traced block. Half of Python's entry and its key: a program has many.
+/// A traced block. It takes half the memory of tracemalloc's entry and key, since a program has many blocks.
 #[derive(Clone, Copy)]
 struct Entry {
-    /// 0 if empty. The upper 16 bits, which no address has, are the interval of the timeline in which the block was
-    /// allocated; 0 if none was recorded then.
+    /// 0 if empty. The upper 16 bits, which no address uses, are the timeline's interval in which the block was
+    /// allocated; 0 if no timeline was recorded then.
     word: u64,
     block: Block,
 }
@@ -65,7 +66,7 @@ impl Entry {
 pub(crate) struct Block(u64);
 
 impl Block {
-    /// Sizes from this on, 1 TiB, are recorded as this.
+    /// Larger sizes, from 1 TiB on, are recorded as this.
     const BYTES_MAX: u64 = (1 << (64 - StackId::BITS)) - 1;
 
     pub(in crate::trace) fn new(bytes: usize, stack: StackId) -> Self {
@@ -89,7 +90,7 @@ struct Shard {
     /// A power of two, or none.
     entries: Mapped<Entry>,
     used: usize,
-    /// The interval of the timeline that is recorded; 0 if none is.
+    /// The current interval of the timeline; 0 if none is recorded.
     interval_now: u16,
     /// What has changed in this interval.
     changes: Sums,
@@ -107,7 +108,8 @@ struct Padded(Lock<Shard>);
 
 static TABLE: [Padded; SHARDS] = [const { Padded(Lock::new(Shard::new(0))) }; SHARDS];
 
-/// How many blocks of the table have each hash, as far as a byte counts; written under the lock of the hash's shard.
+/// For each hash, how many blocks of the table have it, as far as a byte can count; written under the lock of the
+/// hash's shard.
 static FILTER: [AtomicU8; SHARDS << FILTER_BITS] = [const { AtomicU8::new(0) }; SHARDS << FILTER_BITS];
 
 pub(in crate::trace) const FILTER_BYTES: usize = SHARDS << FILTER_BITS;
@@ -142,7 +144,7 @@ impl Hash {
     }
 }
 
-/// What a block's coming (1) or going (-1) changes: weighted, if blocks are sampled.
+/// The change that a block's allocation (1) or free (-1) makes; weighted if blocks are sampled.
 #[inline(always)]
 fn change_of(block: Block, sign: i64, interval: u64) -> Change {
     if interval == 0 {
@@ -158,14 +160,14 @@ fn weighted_change(bytes: u64, sign: i64, interval: u64) -> Change {
     Change { bytes: sign * weighted_bytes(bytes, interval) as i64, blocks: sign * blocks }
 }
 
-/// Records a block of the session that the caller saw; a block that was recorded at the same address before is gone.
+/// Records a block for the session that the caller saw, and forgets a block that was recorded at the same address.
 pub(in crate::trace) fn insert(session: u32, address: usize, block: Block) {
     let hash = Hash::of(address);
     hash.shard().lock().with(|shard| {
         if shard.session != session {
             return;
         }
-        // One that was freed unseen, by other means than this crate's.
+        // An earlier block at the address was freed unseen, by other means than this crate's.
         shard.remove(hash, address);
         if shard.insert(hash, address, block).is_none() {
             // Relaxed: a count.
@@ -177,7 +179,7 @@ pub(in crate::trace) fn insert(session: u32, address: usize, block: Block) {
 /// Forgets the block at an address, and returns it if it was known.
 pub(in crate::trace) fn remove(address: usize, sampled: bool) -> Option<Block> {
     let hash = Hash::of(address);
-    // Relaxed: whoever frees a traced block does so after it was recorded, and so sees that count or a later one.
+    // Relaxed: a thread frees a traced block after it was recorded, so it sees that count or a later one.
     if sampled && hash.filter().load(Ordering::Relaxed) == 0 {
         return None;
     }
@@ -196,7 +198,7 @@ impl Shard {
         let mut place = hash.home(mask + 1);
         loop {
             let entry = self.entries[place];
-            // First: null is looked for, too, and is no block.
+            // First, because null may be looked up, and an empty entry's address equals it.
             if entry.is_empty() {
                 return None;
             }
@@ -208,7 +210,7 @@ impl Shard {
     }
 
     fn insert(&mut self, hash: Hash, address: usize, block: Block) -> Option<()> {
-        // At most 7/8 full: linear probing slows down beyond.
+        // At most 7/8 full: beyond that, linear probing slows down.
         if (self.used + 1) * 8 > self.entries.len() * 7 {
             self.grow()?;
         }
@@ -227,7 +229,7 @@ impl Shard {
         Some(())
     }
 
-    /// Notes for the timeline that a block came (1) or went (-1).
+    /// Notes for the timeline that a block was allocated (1) or freed (-1).
     #[inline(always)]
     fn note(&mut self, block: Block, birth: u16, sign: i64) {
         let change = change_of(block, sign, self.interval);
@@ -237,7 +239,7 @@ impl Shard {
         }
     }
 
-    /// Notes the blocks that are there as a timeline begins.
+    /// Notes the blocks that are live when a timeline begins.
     fn note_all(&mut self) {
         for place in 0..self.entries.len() {
             let entry = self.entries[place];
@@ -271,7 +273,7 @@ impl Shard {
         let removed = self.entries[hole];
         let block = removed.block;
         let mask = self.entries.len() - 1;
-        // Closes the hole by moving entries back that are not before their home then (Knuth's algorithm R).
+        // Closes the hole: moves back each entry that does not come to lie before its home (Knuth's algorithm R).
         let mut place = hole;
         loop {
             place = (place + 1) & mask;
@@ -305,7 +307,7 @@ impl Shard {
     }
 }
 
-/// Under the lock of the hash's shard. A count that reached the highest a byte holds stays there.
+/// The caller holds the lock of the hash's shard. A count that has reached the highest number of a byte stays there.
 fn count_in_filter(hash: Hash, change: i8) {
     let counter = hash.filter();
     // Relaxed (both): written under the shard's lock; for readers see `remove`.
@@ -315,13 +317,14 @@ fn count_in_filter(hash: Hash, change: i8) {
     }
 }
 
-/// Empties the table for a session (0 for none), shard by shard: insertions of earlier ones are refused from then on.
+/// Empties the table for a session (0 for none), shard by shard. From then on, insertions for earlier sessions are
+/// refused.
 pub(in crate::trace) fn begin(session: u32, interval: u64) {
     for (index, shard) in TABLE.iter().enumerate() {
         shard.0.lock().with(|shard| {
             shard.forget(|_| true);
             for counter in &FILTER[index << FILTER_BITS..(index + 1) << FILTER_BITS] {
-                // Relaxed: as in `count_in_filter`. Those that a byte could not count would stay for good.
+                // Relaxed: as in `count_in_filter`. Set to 0 here, because counts at the limit are never lowered.
                 counter.store(0, Ordering::Relaxed);
             }
             shard.session = session;
@@ -349,8 +352,8 @@ pub(in crate::trace) fn clear() {
 impl Shard {
     fn forget(&mut self, forgets: impl Fn(Block) -> bool) {
         for place in 0..self.entries.len() {
-            // What moves back into the hole is looked at next. At the table's end that comes from its start, where only
-            // blocks are left that stay.
+            // An entry that moves back into the hole is looked at next. At the table's end such an entry comes from the
+            // start, where only blocks that stay are left.
             while let entry = self.entries[place]
                 && !entry.is_empty()
                 && forgets(entry.block)
@@ -361,9 +364,9 @@ impl Shard {
     }
 }
 
-/// The blocks of the table, shard by shard: each shard as it was at one moment, later ones a little later.
+/// Copies the blocks of the table, shard by shard: each shard as it is at one moment, the next one a little later.
 ///
-/// The caller's allocations must not be traced as the program's (`Thread::enter`).
+/// The caller's allocations must not be traced as the program's (`state::Busy`).
 pub(in crate::trace) fn copy() -> Vec<Block> {
     let mut blocks = Vec::new();
     for shard in &TABLE {
@@ -386,8 +389,8 @@ pub(in crate::trace) fn copy() -> Vec<Block> {
     blocks
 }
 
-/// Begins an interval (0 for none) in each shard, and adds what has changed in the last one to `sums`, as far as there
-/// is memory for it. `spare` is empty, before and after.
+/// Begins an interval (0 for none) in each shard, and adds the changes of the last one to `sums`, as far as there is
+/// memory. `spare` is empty before and after.
 pub(in crate::trace) fn begin_interval(interval: u16, sums: &mut Sums, spare: &mut Sums) {
     for shard in &TABLE {
         shard.0.lock().with(|shard| {
@@ -408,7 +411,7 @@ pub(in crate::trace) fn begin_interval(interval: u16, sums: &mut Sums, spare: &m
     }
 }
 
-/// Shows each block of the table, and each of the table's own arrays by its first address and its bytes.
+/// Calls `block` with each block of the table, and `array` with each of the table's own arrays (first address, bytes).
 ///
 /// # Safety
 /// After [`acquire_all`], on the same thread or its copy.
@@ -493,7 +496,7 @@ mod tests {
         Shard::new(1)
     }
 
-    /// Addresses of one shard, which collide as the hash has them collide.
+    /// Addresses of one shard. They collide as the hash decides.
     fn addresses() -> Vec<usize> {
         (1..).map(|index: usize| index * 16).filter(|&address| Hash::of(address).0 >> 58 == 5).take(3000).collect()
     }

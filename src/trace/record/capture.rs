@@ -10,10 +10,10 @@ use super::walk::{End, Frame};
 use crate::os;
 use crate::protocols::lock::{Guard, Lock};
 
-/// Most frames of a trace.
+/// The most frames of a trace.
 pub(in crate::trace) const FRAMES_MAX: usize = 256;
-/// Frames of the allocator (`__rust_alloc`, `GlobalAlloc::realloc` …) that may stand between the slow path and its
-/// caller: captured beyond the limit, and taken off when the stack gets its names.
+/// The most frames of the allocator (`__rust_alloc`, `GlobalAlloc::realloc` …) between the slow path and its caller.
+/// They are captured in addition to the limit, and removed when the stack's names are looked up.
 pub(in crate::trace) const ALLOCATOR_FRAMES: usize = 5;
 
 /// The innermost frame, which is the slow path, whatever its name.
@@ -25,14 +25,14 @@ type Buffer = [usize; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES];
 #[repr(align(64))]
 struct Padded(Lock<Buffer>);
 
-/// Where threads put their frames together: not on their stacks, which may be small. A thread takes one that is free. A
-/// thread that holds one takes only locks that come last of all: so another waits for its walk at most, and only when
-/// more threads walk at a time than there are buffers.
+/// Buffers in which threads collect their frames; the threads' own stacks may be too small. A thread takes a free one.
+/// While it holds the buffer, it takes only locks that come last in the lock order. So another thread waits for one
+/// walk at most, and only if more threads walk at a time than there are buffers.
 static BUFFERS: [Padded; 1 << BUFFER_BITS] =
     [const { Padded(Lock::new([0; FRAMES_MAX + ALLOCATOR_FRAMES + SKIPPED_FRAMES])) }; 1 << BUFFER_BITS];
 const BUFFER_BITS: u32 = 6;
 
-/// Stacks that were cut because the thread had no room on its own to look further.
+/// Stacks that were cut because the thread had no room on its own stack to walk further.
 static CUT: AtomicU64 = AtomicU64::new(0);
 
 fn buffer() -> Guard<'static, Buffer> {
@@ -41,14 +41,17 @@ fn buffer() -> Guard<'static, Buffer> {
     (0..BUFFERS.len()).find_map(|offset| from_own(offset).try_lock()).unwrap_or_else(|| from_own(0).lock())
 }
 
-/// Calls `body` with the return addresses, and their modules, of the callers of the function that `marker`, a local
-/// variable, is in, without the first; innermost first, as many as the session wants and as may be the allocator's own.
+/// Calls `body` with the return addresses, and their modules, of the callers of a function, innermost first.
 ///
-/// Waits for no lock but those of the tables; allocates nothing, unless the system's unwinder was asked for.
+/// `marker` points to a local variable of that function. Its first caller is left out: it is the slow path. There are
+/// as many addresses as the session wants, and as many more as may be the allocator's own.
+///
+/// Waits for no locks except those of the buffers and the tables. Allocates nothing, unless the system's unwinder was
+/// asked for.
 #[inline(never)]
 pub(in crate::trace) fn with_frames<R>(marker: *const u8, body: impl FnOnce(&[usize]) -> R) -> R {
     buffer().with(|buffer| {
-        // Relaxed: written before the session's number, whose Acquire is the caller's.
+        // Relaxed: written before the session's number, which the caller has read with Acquire.
         let frames = FRAMES.load(Ordering::Relaxed) as usize;
         let limit = frames.saturating_add(ALLOCATOR_FRAMES + SKIPPED_FRAMES).min(buffer.len());
         let mut filled = Filled::new(&mut buffer[..limit]);
@@ -64,12 +67,12 @@ pub(in crate::trace) fn with_frames<R>(marker: *const u8, body: impl FnOnce(&[us
             // Relaxed: a count.
             CUT.fetch_add(1, Ordering::Relaxed);
         }
-        // The function that told of the block: always one frame of the machine's, since neither is inlined.
+        // Skips the slow path, which reported the block: always one machine frame, since it is never inlined.
         body(filled.into_slice().get(SKIPPED_FRAMES..).unwrap_or_default())
     })
 }
 
-/// The walk of the system's unwinder: see `walk` for what may come of it.
+/// The walk of the system's unwinder; `walk` says what can go wrong with it.
 fn unwind(marker: usize, filled: &mut Filled<'_>) {
     let mut module = loaded::Found::NONE;
     // SAFETY: the closure neither unwinds nor uses the crate's symbol cache, which is what the synchronised twin
@@ -96,7 +99,7 @@ pub(in crate::trace) fn cut() -> u64 {
     CUT.load(Ordering::Relaxed)
 }
 
-/// For a new session, or one whose blocks are forgotten.
+/// Resets the count, for a new session or one whose blocks are forgotten.
 pub(in crate::trace) fn begin() {
     // Relaxed: a count.
     CUT.store(0, Ordering::Relaxed);
@@ -122,7 +125,7 @@ pub(in crate::trace) unsafe fn release_all() {
     }
 }
 
-/// The place, the stack pointer and the frame pointer of the function that this is inlined into.
+/// The program counter, the stack pointer and the frame pointer of the function that this is inlined into.
 #[cfg(feature = "graph")]
 #[inline(always)]
 pub(in crate::trace) fn here() -> (usize, usize, usize) {

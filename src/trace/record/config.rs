@@ -1,4 +1,4 @@
-//! How to trace.
+//! [`Config`]: how to trace.
 
 use core::fmt;
 
@@ -24,20 +24,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// Most frames of a trace.
+    /// The most frames that a trace can have.
     pub const FRAMES_MAX: usize = FRAMES_MAX;
-    /// Longest mean interval between samples, in bytes.
+    /// The longest mean interval between samples, in bytes.
     pub const INTERVAL_MAX: usize = 1 << if usize::BITS > 40 { 40 } else { usize::BITS - 1 };
 
-    /// Every allocation, with up to 32 frames.
+    /// Traces every allocation, with up to 32 frames.
     pub const fn new() -> Self {
         Self { frames: 32, interval: None, keeps_peak: false, system_unwinder: false }
     }
 
-    /// At most so many frames a trace, 1 to [`FRAMES_MAX`](Self::FRAMES_MAX); the innermost ones.
+    /// Sets the most frames per trace, 1 to [`FRAMES_MAX`](Self::FRAMES_MAX); the innermost ones are kept.
     ///
-    /// A frame is a call that the machine made: those that the compiler inlined come with it and are not counted. The
-    /// frames of this allocator are neither kept nor counted.
+    /// A frame is a call that the machine made. Calls that the compiler inlined into it come with it and are not
+    /// counted. The frames of this allocator are neither kept nor counted.
     #[doc(alias = "nframe")]
     #[doc(alias = "PYTHONTRACEMALLOC")]
     pub const fn frames(mut self, frames: usize) -> Self {
@@ -47,33 +47,32 @@ impl Config {
 
     /// Samples one allocation every `bytes` allocated, on average: 1 to [`INTERVAL_MAX`](Self::INTERVAL_MAX).
     ///
-    /// Bytes and blocks are estimates then, without bias, and come with their error
+    /// Bytes and blocks are then unbiased estimates, and come with their standard error
     /// ([`Statistic::bytes_error`](crate::trace::Statistic::bytes_error)). Large blocks are more likely to be sampled:
-    /// a block of `s` bytes with probability `1 − exp(−s / bytes)`.
+    /// a block of `s` bytes is sampled with probability `1 − exp(−s / bytes)`.
     #[doc(alias = "lg_prof_sample")]
     pub const fn sample_every(mut self, bytes: usize) -> Self {
         self.interval = Some(bytes);
         self
     }
 
-    /// Keeps what was held at the peak, for [`take_peak_snapshot`](crate::trace::take_peak_snapshot).
+    /// Keeps a copy of what is live at the peak, for [`take_peak_snapshot`](crate::trace::take_peak_snapshot).
     ///
-    /// Whenever the traced bytes have grown by an eighth since they were kept last, the allocating thread copies the
-    /// tables: a long pause in a large program, and some more memory.
+    /// Whenever the traced bytes have grown by an eighth since the last copy, the allocating thread copies the tables.
+    /// In a large program that is a long pause, and the copy takes memory.
     pub const fn keep_peak(mut self) -> Self {
         self.keeps_peak = true;
         self
     }
 
-    /// Where this crate's own walk up a stack ends at a frame that it does not know, the system's unwinder (libgcc's,
-    /// or LLVM's) walks instead.
+    /// Lets the system's unwinder (libgcc's or LLVM's) walk the stacks that this crate's own walk does not understand.
     ///
-    /// For programs whose stacks are cut short without it, in which no code is made at run time: that unwinder
-    /// allocates while it holds a lock, which it wants for a walk, too, so that a program which registers unwind
-    /// information (`__register_frame`) hangs; and it aborts the program on frames that it can't make sense of. It
+    /// It is for programs whose stacks are cut short without it and that make no code at run time, because it has
+    /// hazards. It allocates while it holds a lock that it also takes for a walk: so a program that registers unwind
+    /// information (`__register_frame`) hangs. And it aborts the program on frames that it can't make sense of. It
     /// needs some 8 KiB of stack.
     ///
-    /// On processors other than x86-64 and AArch64 it does every walk, asked or not.
+    /// On processors other than x86-64 and AArch64 it does every walk, even if it is not asked for.
     pub const fn system_unwinder(mut self) -> Self {
         self.system_unwinder = true;
         self
@@ -105,13 +104,13 @@ impl Default for Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StartError {
-    /// So many frames are none, or more than [`Config::FRAMES_MAX`].
+    /// The number of frames is 0, or more than [`Config::FRAMES_MAX`].
     Frames(usize),
-    /// So many bytes between samples are none, or more than [`Config::INTERVAL_MAX`].
+    /// The bytes between samples are 0, or more than [`Config::INTERVAL_MAX`].
     Interval(usize),
-    /// It had started already; it goes on as it was.
+    /// Tracing is on already; it goes on as it was.
     AlreadyTracing,
-    /// Not on this platform, nor under Miri.
+    /// Tracing is not supported on this platform, nor under Miri.
     Unsupported,
 }
 

@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_int, c_void};
 
 use super::loaded::{BUILD_ID_MAX, Particulars, Range};
 
-/// Bytes from a module's start in which the headers must be to be found there.
+/// The headers are found only within this many bytes of a module's start.
 const HEADERS_END: usize = 1 << 12;
 /// The program headers of a loaded module.
 pub(in crate::trace) struct Headers<'headers> {
@@ -16,8 +16,8 @@ impl<'headers> Headers<'headers> {
     /// The headers of a module, by its first bytes; `None` if they are not there.
     ///
     /// # Safety
-    /// `first` are the first bytes that the loader mapped of a module, all of whose first OS page is mapped and whose
-    /// segments stay so as long as the result; its addresses are moved by `base`.
+    /// `first` are the first bytes of a module in memory. Its whole first OS page is mapped, and its segments stay
+    /// mapped as long as the result lives. `base` is its load bias.
     pub(in crate::trace) unsafe fn at_start(first: &'headers [u8], base: usize) -> Option<Self> {
         if first.len() < size_of::<libc::Elf64_Ehdr>() || !first.starts_with(b"\x7fELF\x02") {
             return None;
@@ -99,7 +99,7 @@ unsafe extern "C" fn call(info: *mut libc::dl_phdr_info, _bytes: usize, data: *m
     let headers = if info.dlpi_phdr.is_null() {
         &[]
     } else {
-        // SAFETY: the loader has mapped so many.
+        // SAFETY: the loader has mapped that many headers.
         unsafe { core::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) }
     };
     // SAFETY: a string of the loader's.

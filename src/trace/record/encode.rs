@@ -1,18 +1,18 @@
-//! What is recorded over time, as bytes: the records of a timeline's file, and of what `trace::serve` answers.
+//! What is recorded over time, as bytes: the records of a timeline's file and of the answers of `trace::serve`.
 //!
 //! # Format
 //! A file begins with [`MAGIC`]; the digit in it is the version. Then records follow, each
 //!
-//! | bytes | what |
+//! | bytes | meaning |
 //! |---|---|
 //! | 1 | the kind |
 //! | 4 | bytes of the content, little-endian |
 //! | … | the content |
 //! | 4 | the content's checksum, little-endian: FNV-1a of 32 bits |
 //!
-//! Numbers in it are unsigned LEB128, changes zigzag and LEB128 (as protocol buffers have them); a text is its length
-//! and its bytes. What a record names was defined by an earlier one. So each prefix of a file can be read: its last
-//! record may be cut.
+//! Numbers in the content are unsigned LEB128; changes are zigzag and LEB128, as in protocol buffers. A text is its
+//! length and its bytes. A record names only stacks and modules that an earlier one defined. So each prefix of a file
+//! can be read; its last record may be cut.
 //!
 //! | kind | content |
 //! |---|---|
@@ -30,7 +30,7 @@ use super::stacks::{self, StackId};
 use super::{capture, capture::FRAMES_MAX};
 
 pub(in crate::trace) const MAGIC: &[u8] = b"pymalloc timeline 1\n";
-/// What [`MAGIC`] begins with in any version.
+/// The beginning of [`MAGIC`] in any version.
 pub(in crate::trace) const MAGIC_OF_ANY: &[u8] = b"pymalloc timeline ";
 
 pub(in crate::trace) const HEAD: u8 = 1;
@@ -80,7 +80,7 @@ impl Records {
 }
 
 impl Record<'_> {
-    /// Bytes without their length: the rest of a record that has nothing else, or a part of such.
+    /// Adds bytes without their length: all of a record's content, or a part of it.
     pub(in crate::trace) fn raw(&mut self, bytes: &[u8]) {
         self.whole = self.whole.and_then(|()| self.out.extend(bytes));
     }
@@ -107,7 +107,7 @@ impl Record<'_> {
         self.raw(text);
     }
 
-    /// Ends the record; takes it back, and says `None`, if there was no memory for it.
+    /// Ends the record. If there was no memory for it, removes it and returns `None`.
     pub(in crate::trace) fn end(mut self) -> Option<()> {
         let content = self.start + HEAD_BYTES;
         let sum = checksum(self.out.get(content..).unwrap_or_default());
@@ -132,7 +132,7 @@ pub(in crate::trace) struct Defined {
     modules: Mapped<u64>,
 }
 
-/// Sets a bit; whether it was set before.
+/// Sets a bit; returns whether it was set before.
 fn set(bits: &mut [u64], number: usize) -> bool {
     let Some(word) = bits.get_mut(number / 64) else { return true };
     let was = *word >> (number % 64) & 1 == 1;
@@ -143,7 +143,7 @@ fn set(bits: &mut [u64], number: usize) -> bool {
 impl Defined {
     pub(in crate::trace) const NONE: Self = Self { stacks: Mapped::new(), modules: Mapped::new() };
 
-    /// Nothing is defined; `None` if there is no memory (2 MiB of addresses, touched as needed).
+    /// Empty sets; `None` if there is no memory (2 MiB of addresses, touched as needed).
     pub(in crate::trace) fn new() -> Option<Self> {
         Some(Self { stacks: Mapped::zeroed(1 << (StackId::BITS - 6))?, modules: Mapped::zeroed((1 << 16) / 64)? })
     }
@@ -152,7 +152,7 @@ impl Defined {
         self.stacks.is_empty()
     }
 
-    /// Defines a stack and the modules of its frames, if it was not; `None` if there is no memory for it.
+    /// Defines a stack and the modules of its frames, unless it was defined before; `None` if there is no memory.
     pub(in crate::trace) fn define(&mut self, stack: StackId, out: &mut Records) -> Option<()> {
         if set(&mut self.stacks, stack.number() as usize) {
             return Some(());
@@ -180,7 +180,7 @@ fn write_module(number: Number, out: &mut Records) -> Option<()> {
     let len = loaded::path(number, &mut path);
     let own: fn(Number, &mut Records) -> Option<()> = write_module;
     let (start, end) = module.mapped;
-    // The preload library is nothing but the allocator; elsewhere its frames are told by their names.
+    // All of the preload library is the allocator. In other programs the allocator's frames are known by their names.
     let is_own = cfg!(feature = "__raw") && cfg!(not(test)) && (start..end).contains(&(own as usize));
     let is_library = path[..len].ends_with(b".so");
     let mut record = out.begin(MODULE);

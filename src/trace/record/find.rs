@@ -1,4 +1,4 @@
-//! How the module of an address is found: see `loaded`. Linux only.
+//! Finds the module of an address, for `loaded`. Linux only.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::mem::MaybeUninit;
@@ -7,10 +7,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::elf::{self, Headers};
 use super::loaded::{FIRST_BYTES, Found, Identity, Number, hash_of_first, number_by_identity};
 
-/// Modules that stay for ever.
+/// The most modules that are noted as staying loaded.
 const STAYING: usize = 64;
 
-/// A module that stays.
+/// A module that stays loaded.
 struct Place {
     start: AtomicUsize,
     end: AtomicUsize,
@@ -19,10 +19,10 @@ struct Place {
 
 static PLACES: [Place; STAYING] =
     [const { Place { start: AtomicUsize::new(0), end: AtomicUsize::new(0), number: AtomicUsize::new(0) } }; STAYING];
-/// How many there are. Written before the session's number, as they are.
+/// How many of them are used. Like them, it is written before the session's number.
 static PLACES_KNOWN: AtomicUsize = AtomicUsize::new(0);
 
-/// What `_dl_find_object` fills in: `struct dl_find_object` of `dlfcn.h`, on 64-bit processors.
+/// The answer of `_dl_find_object`: `struct dl_find_object` of `dlfcn.h`, on 64-bit processors.
 #[repr(C)]
 struct FoundObject {
     flags: u64,
@@ -45,13 +45,15 @@ type FindObject = unsafe extern "C" fn(*mut c_void, *mut FoundObject) -> c_int;
 /// `_dl_find_object`'s address; 0 where there is none. Written before the session's number.
 static FIND_OBJECT: AtomicUsize = AtomicUsize::new(0);
 
-/// Notes the modules that stay, and how others are found: at the start of a session, outside of the allocator.
+/// Notes the modules that stay loaded, and how others are found. Called at the start of a session, outside of the
+/// allocator.
 pub(in crate::trace) fn begin() {
-    // SAFETY: a C string; asked of all files.
+    // SAFETY: a C string; it is looked up in all loaded files.
     let find = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_dl_find_object".as_ptr()) };
     // Relaxed (all here): published by the session's number.
     FIND_OBJECT.store(find.expose_provenance(), Ordering::Relaxed);
-    // Before the loader's lock is taken. Linked statically with musl, the program has a name that is any program's.
+    // Before the loader's lock is taken. The list's own name won't do: linked statically with musl, every program has
+    // the same.
     let program = std::env::current_exe().unwrap_or_default();
     let mut count = 0;
     let own: fn() = begin;
@@ -80,9 +82,9 @@ pub(in crate::trace) fn begin() {
 /// The module that an address is in.
 ///
 /// # Safety
-/// Code of the calling thread returns to the address, or it is in no module: that keeps the module loaded.
+/// The calling thread returns to the address, which keeps its module loaded; or the address is in no module.
 pub(in crate::trace) unsafe fn find(address: usize) -> Found {
-    // Relaxed (all): written before the session's number, whose Acquire is the caller's.
+    // Relaxed (all): written before the session's number, which the caller has read with Acquire.
     for place in PLACES.iter().take(PLACES_KNOWN.load(Ordering::Relaxed)) {
         let number = Number(place.number.load(Ordering::Relaxed) as u16);
         let found = Found::new(number, (place.start.load(Ordering::Relaxed), place.end.load(Ordering::Relaxed)));

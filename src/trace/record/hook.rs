@@ -1,11 +1,11 @@
-//! What runs inside the allocator's calls while tracing: for each block, before anybody else can have it.
+//! What runs inside the allocator's calls while tracing. It sees each block before any other thread can have it.
 //!
 //! # Protocol
-//! - *start*: poisons every cache, so that every call of every thread takes the slow path, and has the seam (`observe`)
-//!   call the tracer; only then it stores the session's number in `SESSION`. A block is recorded only by a call that
-//!   read that number. So whoever frees it, which is after that call, finds its own cache poisoned and the tracer
-//!   wanted: no recorded block is ever freed unseen.
-//! - *stop*: clears `SESSION`, takes both back, then empties the tables. Calls still under way insert nothing any more,
+//! - *start*: poisons every cache, so that every call of every thread takes the slow path, and makes the seam
+//!   (`observe`) call the tracer. Only then does it store the session's number in `SESSION`. A block is recorded only
+//!   by a call that has read that number, and freed after that call. So the thread that frees it finds its cache
+//!   poisoned and the tracer wanted: no recorded block is ever freed unseen.
+//! - *stop*: clears `SESSION`, undoes both, then empties the tables. Calls still under way insert nothing any more,
 //!   because every insertion names its session and the tables know theirs.
 //! - A block is recorded after its allocation and before the program gets it; it is forgotten before it is free. In
 //!   between nobody else can have its address, so one address is never two blocks.
@@ -13,7 +13,7 @@
 //!
 //! # Re-entrancy
 //! What the tracer itself allocates, at a snapshot or while it captures a stack, is recorded as the tracer's, without a
-//! stack: so it does not call itself, and `overhead` knows all of it.
+//! stack. So the tracer does not call itself, and `overhead` counts all that it allocates.
 
 use core::sync::atomic::Ordering;
 
@@ -35,12 +35,12 @@ fn is_on() -> bool {
     SESSION.load(Ordering::Relaxed) != 0
 }
 
-/// What the seam calls.
+/// The functions that the seam calls.
 pub(in crate::trace) static TRACER: Tracer = Tracer { allocated, freed, moved };
 
 fn allocated(block: *mut u8, request: Request, marker: *const u8) -> Owner {
-    // Acquire: pairs with the Release in `start`; the poison and the wish that it set happen before this block is
-    // handed on.
+    // Acquire: pairs with the Release in `start`; the poison and the wish that `start` set happen before this block is
+    // handed out.
     let session = SESSION.load(Ordering::Acquire);
     if session == 0 {
         return Owner::Program;
@@ -60,7 +60,7 @@ fn record(session: u32, block: *mut u8, bytes: usize, marker: *const u8) -> Owne
         if thread.busy.get() {
             return Some(StackId::TRACER);
         }
-        // Relaxed: written before the session's number, whose Acquire is ours.
+        // Relaxed: written before the session's number, which `allocated` has read with Acquire.
         let interval = INTERVAL_BYTES.load(Ordering::Relaxed);
         if interval != 0 && !thread.sampler.samples(bytes as u64, interval, session, os::thread_token() as u64) {
             return None;
@@ -99,11 +99,11 @@ fn forget(block: *mut u8) -> Option<Block> {
     blocks::remove(block.addr(), INTERVAL_BYTES.load(Ordering::Relaxed) != 0)
 }
 
-/// The large allocator moves a block by `realloc`, or fails to and leaves it as it was.
+/// Calls `realloc`, by which the large allocator moves a block, or fails and leaves it as it was.
 fn moved(block: *mut u8, realloc: &mut dyn FnMut() -> *mut u8) -> (*mut u8, Owner) {
     // Relaxed: as in `is_on`.
     let session = SESSION.load(Ordering::Relaxed);
-    // Before: meanwhile, others may get the old block's address.
+    // Before the call: during it, another thread may get the old block's address.
     let known = if session == 0 { None } else { forget(block) };
     let new = realloc();
     if let (Some(known), true) = (known, new.is_null()) {

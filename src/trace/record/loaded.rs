@@ -1,14 +1,14 @@
-//! Which file's code an address is in, asked and answered inside an allocation.
+//! Tells which file's code an address is in. It can be asked inside an allocation.
 //!
-//! A program loads and unloads libraries, and another may come to lie where one was. So a frame is kept as an address
-//! and the number of the module that was there: one word, the number in its upper bits. A module has one number as long
-//! as it stays, and another when something else lies at its place.
+//! A program loads and unloads libraries, and one may be loaded where another was. So a frame is kept as an address and
+//! the number of the module that was there: in one word, with the number in its upper bits. A module keeps its number
+//! as long as it stays loaded. What is loaded at its place later has another number.
 //!
 //! # How a module is found
-//! The program's own file, the one that this crate is in, and the C library stay for ever; their places are noted when
-//! a session starts. For any other address glibc (2.35 and later) is asked by `_dl_find_object`, made for unwinders: it
-//! takes no lock and allocates nothing. Elsewhere other modules are unknown; but musl never unloads any, and there all
-//! that were loaded when the session started are noted.
+//! The program's own file, the one that this crate is in, and the C library are never unloaded; their places are noted
+//! when a session starts. For any other address, `_dl_find_object` of glibc (2.35 and later) is called. It was made for
+//! unwinders: it takes no lock and allocates nothing. Without it, other modules are unknown. But musl never unloads a
+//! module, so there all modules that are loaded when the session starts are noted.
 //!
 //! # What tells modules apart
 //! A hash of their place, their path and their first kilobyte: the ELF and program headers and, with every usual
@@ -16,26 +16,26 @@
 //!
 //! # Protocol
 //! `KEYS[n]` is 0 or the hash of module `n`; it is written once, under `TABLE`, after the module's particulars. `TABLE`
-//! is among the locks that come last of all. Modules are forgotten never, so a number means the same to every session.
+//! is among the last locks in the lock order. No module is ever forgotten, so a number means the same to every session.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::os;
 use crate::protocols::lock::Lock;
 
-/// Modules that can be told apart, a power of two.
+/// The most modules that can be told apart, a power of two.
 const MODULES: usize = 1 << 12;
 /// Places at which a module may be, from its hash's home on.
 const PROBES: usize = 64;
-/// A module's bytes that are looked at without asking the loader: the first ones, within any OS page.
+/// How many of a module's first bytes are read without asking the loader: any OS page has them.
 pub(in crate::trace) const FIRST_BYTES: usize = 1 << 10;
 /// Bytes for the modules' paths.
 const NAMES_BYTES: usize = 1 << 19;
 
-/// What is left of a word for the address. (Where words are shorter nothing is traced.)
+/// The bits of a word that hold the address. (On systems with shorter words nothing is traced.)
 const ADDRESS_BITS: u32 = if usize::BITS == 64 { 48 } else { 16 };
 
-/// Names a module; 0 stands for none.
+/// A module's number; 0 stands for none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(in crate::trace) struct Number(pub(super) u16);
 
@@ -55,7 +55,7 @@ impl Number {
     }
 }
 
-/// An address and its module, in one word; `None` for what is no address of a program's code.
+/// An address and its module, in one word; `None` if it can't be an address of a program's code.
 #[inline(always)]
 pub(in crate::trace) const fn word(address: usize, module: &Found) -> Option<usize> {
     if address >> ADDRESS_BITS != 0 { None } else { Some(address | module.tag) }
@@ -71,20 +71,20 @@ pub(in crate::trace) const fn number_of(word: usize) -> Number {
 
 pub(in crate::trace) const BUILD_ID_MAX: usize = 32;
 
-/// Addresses in the process, from and to.
+/// A range of addresses in the process: its start and its end.
 pub(in crate::trace) type Range = (usize, usize);
 
 /// What is known of a module in memory.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::trace) struct Particulars {
-    /// What the addresses in the file are moved by.
+    /// The load bias: an address in memory less its address in the file.
     pub(in crate::trace) base: usize,
-    /// All of it.
+    /// All of the module, from its first segment to its last.
     pub(in crate::trace) mapped: Range,
     /// Its first executable segment, and where that is in the file.
     pub(in crate::trace) code: Range,
     pub(in crate::trace) code_offset: u64,
-    /// Its table of `.eh_frame`, `.eh_frame_hdr`.
+    /// Its search table for `.eh_frame`: the section `.eh_frame_hdr`.
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "for the rules, which are of x86-64"))]
     pub(in crate::trace) table: Range,
     /// The segment that the table and `.eh_frame` are in.
@@ -115,7 +115,7 @@ impl Particulars {
 /// A module and its place.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::trace) struct Found {
-    /// Its number, where a word has it.
+    /// Its number, in the bits of a word where `word` puts it.
     tag: usize,
     start: usize,
     end: usize,
@@ -142,7 +142,7 @@ impl Found {
 
 static KEYS: [AtomicU64; MODULES] = [const { AtomicU64::new(0) }; MODULES];
 
-/// What is known of one.
+/// An entry of the table.
 #[derive(Clone, Copy)]
 struct Module {
     particulars: Particulars,
@@ -154,7 +154,7 @@ struct Module {
     stays: bool,
 }
 
-/// Touched only as far as it is used: the rest of it stays zeroed memory without OS pages.
+/// Only the used part is ever touched: the rest stays zeroed, and the OS gives it no memory.
 struct Table {
     modules: [Module; MODULES],
     known: usize,
@@ -170,7 +170,8 @@ static TABLE: Lock<Table> = Lock::new(Table {
     names_used: 0,
 });
 
-/// A multiplication by an odd number loses nothing; the rotation brings its upper bits, which depend on all, down.
+/// Multiplication by an odd number loses no information. The rotation brings down the upper bits, which depend on all
+/// bits.
 const fn mix(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29)
 }
@@ -183,7 +184,7 @@ fn mix_bytes(hash: u64, bytes: &[u8]) -> u64 {
 
 /// A hash of a module's first bytes.
 pub(in crate::trace) fn hash_of_first(first: &[u8]) -> u64 {
-    // Four at a time: each product waits for the one before it.
+    // In four lanes: within one lane, each product must wait for the one before it.
     let quarter = first.len() / 4;
     let lanes = [0, 1, 2, 3].map(|lane| mix_bytes(lane as u64, &first[lane * quarter..][..quarter]));
     lanes.into_iter().fold(first.len() as u64, mix)
@@ -193,7 +194,7 @@ pub(in crate::trace) fn hash_of_first(first: &[u8]) -> u64 {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Identity<'name> {
     pub(super) start: usize,
-    /// What the addresses in the file are moved by.
+    /// The load bias, as in [`Particulars`].
     pub(super) base: usize,
     /// Its path, as the loader has it.
     pub(super) name: &'name [u8],
@@ -204,13 +205,13 @@ pub(super) struct Identity<'name> {
 impl Identity<'_> {
     /// A hash; not 0.
     fn key(&self) -> u64 {
-        // One after the other: a library's start and its base are the same number.
+        // Mixed one after the other, since a library's start and its base are the same number.
         let hash = [self.start as u64, self.base as u64].into_iter().fold(self.first, mix);
         mix_bytes(hash, self.name).max(1)
     }
 }
 
-/// The module with this identity; a new one if there is none, of what `describe` tells.
+/// The module with this identity; if there is none, a new one with the particulars that `describe` returns.
 pub(super) fn number_by_identity(
     identity: &Identity<'_>,
     stays: bool,
@@ -219,7 +220,7 @@ pub(super) fn number_by_identity(
     let key = identity.key();
     let home = (key >> (64 - MODULES.trailing_zeros())) as usize;
     let places = || (0..PROBES).map(|probe| (home + probe) & (MODULES - 1));
-    // Acquire: pairs with the Release below; the module's particulars are there then.
+    // Acquire: pairs with the Release below, before which the module's particulars are written.
     let known = || places().map(|place| (place, KEYS[place].load(Ordering::Acquire)));
     let is_end = |&(_, found): &(usize, u64)| found == key || found == 0;
     if let Some((place, found)) = known().find(is_end)
@@ -228,7 +229,7 @@ pub(super) fn number_by_identity(
         return Number::of_place(place);
     }
     TABLE.lock().with(|table| {
-        // Once more, now that nobody adds one; none if there is no room.
+        // Looks once more, now that no other thread can add one. Without room there is no module.
         let Some((place, found)) = known().find(is_end) else { return Number::NONE };
         if found == 0 {
             let Some(particulars) = describe() else { return Number::NONE };
@@ -277,7 +278,7 @@ pub(in crate::trace) fn begins_with(number: Number, first: &[u8]) -> bool {
     number.place().is_some_and(|place| TABLE.lock().with(|table| table.modules[place].first == hash))
 }
 
-/// A module's path, as far as there is room for it; its length. Allocates nothing.
+/// Copies a module's path into `buffer`, as much as fits, and returns the length. Allocates nothing.
 pub(in crate::trace) fn path(number: Number, buffer: &mut [u8]) -> usize {
     let Some(place) = number.place() else { return 0 };
     TABLE.lock().with(|table| {

@@ -1,4 +1,4 @@
-//! Memory of the tracer's own, straight from the OS: its tables grow inside calls of the allocator that it watches.
+//! The tracer's own memory, straight from the OS: its tables grow inside calls of the allocator that it watches.
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -102,7 +102,8 @@ impl<T: Copy> Drop for Mapped<T> {
         let bytes = (self.capacity * size_of::<T>()).next_multiple_of(SystemMemory.page_bytes());
         // Relaxed: as in `mapped_bytes`.
         MAPPED_BYTES.fetch_sub(bytes, Ordering::Relaxed);
-        // SAFETY: the whole mapping (its size is a multiple of the OS page, less than a value short of it), given up.
+        // SAFETY: the whole mapping, given up. Its size is a multiple of the OS page, and `capacity` is less than one
+        // value short of it, so rounding up restores it.
         unsafe { SystemMemory.unmap(self.start.cast(), bytes) };
     }
 }
@@ -131,7 +132,7 @@ impl<'buffer> Filled<'buffer> {
         self.buffer.get_mut(self.len..).unwrap_or_default()
     }
 
-    /// Says that all places were filled but the last `left`.
+    /// Marks all places as filled, except the last `left`.
     pub(in crate::trace) fn filled_but(&mut self, left: usize) {
         self.len = self.buffer.len().saturating_sub(left);
     }

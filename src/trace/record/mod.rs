@@ -61,7 +61,7 @@ fn release_session() {
     }
 }
 
-/// Those of the tables are free by now: participants let go in the opposite order.
+/// The tables' locks are free by now: participants release in the opposite order.
 fn release_session_in_child() {
     release_session();
     timeline::forget_in_child();

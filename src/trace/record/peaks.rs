@@ -1,32 +1,32 @@
-//! What is live in all, at most, and from when on that is to be acted on.
+//! The live bytes, their peak, and the limits from which on a new peak is acted on.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of the program's traced blocks, or their estimate.
 static CURRENT_BYTES: AtomicU64 = AtomicU64::new(0);
 static PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// Most bytes since the timeline's last sample, or all the time if there is none.
+/// The peak since the timeline's last sample; without a timeline, since the last reset.
 static INTERVAL_PEAK_BYTES: AtomicU64 = AtomicU64::new(0);
-/// From so many bytes on what is held is to be kept as the peak; the highest number if it never is.
+/// From this many live bytes on, the live blocks are kept as the peak; the highest number stands for never.
 static KEEP_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
-/// From so many bytes on the timeline is to have a sample; the highest number if never.
+/// From this many live bytes on, the timeline takes a sample; the highest number stands for never.
 static SAMPLE_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 /// The lower of these two.
 static NEAR_BYTES: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// The program has so many bytes more.
+/// Counts bytes that the program has allocated.
 #[inline(always)]
 pub(in crate::trace) fn add(bytes: u64) {
     // Relaxed (all): sums, ordering nothing.
     let current = CURRENT_BYTES.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    // No more than the peak of all: so one comparison does for both.
+    // The interval's peak is at most the peak of all time, so one comparison serves both.
     if current > INTERVAL_PEAK_BYTES.load(Ordering::Relaxed) {
         INTERVAL_PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
         PEAK_BYTES.fetch_max(current, Ordering::Relaxed);
     }
 }
 
-/// The program has so many bytes less.
+/// Counts bytes that the program has freed.
 #[inline(always)]
 pub(in crate::trace) fn subtract(bytes: u64) {
     // Relaxed: as in `add`.
@@ -40,19 +40,19 @@ pub(in crate::trace) fn traced_memory() -> (u64, u64) {
     (current, PEAK_BYTES.load(Ordering::Relaxed).max(current))
 }
 
-/// Sets the peak to what there is now.
+/// Sets both peaks to the bytes that are live now.
 pub(in crate::trace) fn reset() {
-    // Relaxed (all): as in `traced_memory`. First down, then up: who counts meanwhile is not lost.
+    // Relaxed (all): as in `traced_memory`. First down, then up: so no bytes that are counted meanwhile are lost.
     for peak in [&INTERVAL_PEAK_BYTES, &PEAK_BYTES] {
         peak.store(0, Ordering::Relaxed);
         peak.fetch_max(CURRENT_BYTES.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 }
 
-/// Whether there may be a new peak: to be kept, or to have a sample.
+/// Whether there may be a new peak, to be kept or to be sampled.
 #[inline]
 pub(in crate::trace) fn is_near() -> bool {
-    // Relaxed (both): a hint; who acts on it looks again.
+    // Relaxed (both): a hint; the code that acts on it looks again.
     CURRENT_BYTES.load(Ordering::Relaxed) >= NEAR_BYTES.load(Ordering::Relaxed)
 }
 
@@ -62,35 +62,35 @@ pub(in crate::trace) fn is_due() -> bool {
     CURRENT_BYTES.load(Ordering::Relaxed) >= KEEP_BYTES.load(Ordering::Relaxed)
 }
 
-/// Whether a timeline is to have a sample of a new peak.
+/// Whether there is a new peak that the timeline samples.
 pub(in crate::trace) fn sample_is_due() -> bool {
     // Relaxed (both): as above.
     CURRENT_BYTES.load(Ordering::Relaxed) >= SAMPLE_BYTES.load(Ordering::Relaxed)
 }
 
-/// Lets a peak of at least so many bytes be kept; none, if that is the highest number.
+/// Sets from how many live bytes on a peak is kept; the highest number stands for never.
 pub(in crate::trace) fn keep_from(bytes: u64) {
     // Relaxed: as above.
     KEEP_BYTES.store(bytes, Ordering::Relaxed);
     settle_near();
 }
 
-/// Lets a sample be due from so many bytes on; never, if that is the highest number.
+/// Sets from how many live bytes on a peak is sampled; the highest number stands for never.
 pub(in crate::trace) fn sample_from(bytes: u64) {
     // Relaxed: as above.
     SAMPLE_BYTES.store(bytes, Ordering::Relaxed);
     settle_near();
 }
 
-/// The lower of both. Two threads that change one each at once may leave an old one: a timeline settles it with each of
-/// its samples.
+/// Stores the lower of both limits. Two threads that each change one limit at the same time may leave an old value; a
+/// timeline corrects it with each of its samples.
 fn settle_near() {
     // Relaxed (all): as above.
     let near = KEEP_BYTES.load(Ordering::Relaxed).min(SAMPLE_BYTES.load(Ordering::Relaxed));
     NEAR_BYTES.store(near, Ordering::Relaxed);
 }
 
-/// The program's bytes now, and at most since the last call.
+/// The program's bytes now, and the most since the last call.
 pub(in crate::trace) fn take_of_interval() -> (u64, u64) {
     // Relaxed (all): as in `traced_memory`.
     let current = CURRENT_BYTES.load(Ordering::Relaxed);

@@ -1,17 +1,21 @@
-//! The way from a frame to its caller's, by return address: what makes a walk up the stack as cheap as a few loads.
+//! Rules that lead from a frame to its caller's, by return address. With them, a step of a walk up the stack is as
+//! cheap as a few loads. x86-64 only.
 //!
-//! The system's unwinder looks up and evaluates the debug information (`.eh_frame`) of each frame anew, some 100 ns.
-//! Here that is done once for each return address, and the result kept, if it is of the kind that nearly all are: the
-//! frame ends so many bytes above the stack pointer, or above the frame pointer, or where a word beside the frame
-//! pointer says (frames of a larger alignment, by GCC); the caller's frame pointer is the same, or saved at a fixed
-//! place in the frame; and the return address is the word below the frame's end. What framehop does for profilers, with
-//! a table that all threads read without a lock. x86-64 only.
+//! The system's unwinder looks up and evaluates the unwind information (`.eh_frame`) of each frame anew, which takes
+//! some 100 ns. Here that is done once for each return address, and the result is kept. A rule describes the kind of
+//! frame that nearly all are:
+//! - The frame ends a fixed number of bytes above the stack pointer or the frame pointer, or where a word beside the
+//!   frame pointer says (frames to which GCC gives a larger alignment).
+//! - The caller's frame pointer is the same, or is saved at a fixed place in the frame.
+//! - The return address is the word below the frame's end.
+//!
+//! framehop does the same for profilers; here, all threads read the table without a lock.
 //!
 //! # Protocol
-//! Entries are written under `LEARNING`, rule first, and never change until the next session starts. A walk that is
-//! under way then belongs to a session that is over: its stack is refused (`stacks`), and it reads nothing outside of
-//! the thread's own stack whatever a rule says. `LEARNING` is among the locks that come last of all: a thread that
-//! holds it takes no other, allocates nothing and frees nothing.
+//! Entries are written under `LEARNING`, rule first, and do not change until the next session starts. A walk that is
+//! under way then belongs to a session that is over: its stack is refused (`stacks`). Whatever a rule says, a walk
+//! reads nothing outside of the thread's own stack. `LEARNING` is among the last locks in the lock order: a thread that
+//! holds it takes no other lock, allocates nothing and frees nothing.
 //!
 //! Learning allocates nothing, and needs [`LEARN_BYTES`] of stack at most.
 
@@ -34,7 +38,7 @@ const PROBES: usize = 16;
 /// From a frame to its caller's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Rule {
-    /// Nothing is known, or it is of another kind.
+    /// Nothing is known of the frame, or it is of another kind.
     Other,
     /// There was no room on the stack to look it up; never kept.
     NoRoom,
@@ -47,8 +51,8 @@ pub(super) enum Rule {
         /// How far below the frame's end the caller's frame pointer is; 0 if it is in its register.
         bp_below_bytes: u16,
     },
-    /// The word so far below the frame pointer says where the frame ends; the caller's frame pointer is saved where the
-    /// frame pointer points to.
+    /// The word `end_below_bp` bytes below the frame pointer says where the frame ends; the caller's frame pointer is
+    /// saved where the frame pointer points to.
     Aligned { end_below_bp: u16 },
 }
 
@@ -105,12 +109,12 @@ static RULES: [Entry; ENTRIES] = [const { Entry { pc: AtomicU64::new(0), rule: A
 
 pub(in crate::trace) const TABLE_BYTES: usize = size_of::<[Entry; ENTRIES]>();
 
-/// Bytes of stack that learning a rule takes at most: by `tests/trace_stack.rs` 3 KiB, and 10 unoptimised, for which
-/// debug assertions stand here.
+/// The most bytes of stack that learning a rule takes. By `tests/trace_stack.rs` it takes 3 KiB, and 10 KiB in an
+/// unoptimised build, which debug assertions stand for here.
 const LEARN_BYTES: usize = if cfg!(debug_assertions) { 12 << 10 } else { 4 << 10 };
 
-/// Memory for the evaluation of one function's unwind information: off the stack, and of more registers than a function
-/// of x86-64 saves.
+/// Memory for evaluating one function's unwind information. It is not on the stack, and has room for more registers
+/// than a function of x86-64 saves.
 struct Storage;
 
 impl UnwindContextStorage<usize> for Storage {
@@ -120,7 +124,7 @@ impl UnwindContextStorage<usize> for Storage {
 
 type Context = UnwindContext<usize, Storage>;
 
-/// There is one during a session.
+/// Holds a context during a session.
 static LEARNING: Lock<Option<Box<Context>>> = Lock::new(None);
 
 /// Forgets all rules, for a session.
@@ -219,7 +223,7 @@ unsafe fn look_up(module: &Particulars, pc: usize, context: &mut Context) -> Opt
     // The section ends before the segment does, and the table leads to its entries.
     let frames = EhFrame::from(EndianSlice::new(bytes((frames_start, segment_end)), NativeEndian));
     let bases = bases.set_eh_frame(frames_start as u64);
-    // The call itself, not what comes after it.
+    // One less than the return address: the call itself, not the instruction after it.
     let row = header
         .table()?
         .unwind_info_for_address(&frames, &bases, context, pc as u64 - 1, EhFrame::cie_from_offset)
@@ -242,7 +246,7 @@ fn of_row(row: &UnwindTableRow<usize, Storage>, frames: &Frames<'_>) -> Option<R
         CfaRule::RegisterAndOffset { .. } => return None,
     };
     let bp_below_bytes = match row.register(X86_64::RBP) {
-        // Without a rule it is as it was: the calling convention has functions keep it.
+        // Without a rule it is unchanged: the calling convention demands that functions keep it.
         None | Some(RegisterRule::Undefined | RegisterRule::SameValue) => 0,
         Some(RegisterRule::Offset(offset)) => u16::try_from(-offset).ok()?,
         _ => return None,
@@ -250,8 +254,8 @@ fn of_row(row: &UnwindTableRow<usize, Storage>, frames: &Frames<'_>) -> Option<R
     Some(Rule::Caller { from_bp, end_bytes: u32::try_from(end_bytes).ok()?, bp_below_bytes })
 }
 
-/// What GCC says of a frame that it aligned: `DW_OP_breg6 −n; DW_OP_deref` is its end, and `DW_OP_breg6 0` the place of
-/// the caller's frame pointer.
+/// The rule of a frame that GCC aligned. GCC writes its end as `DW_OP_breg6 −n; DW_OP_deref`, and the place of the
+/// caller's frame pointer as `DW_OP_breg6 0`.
 fn aligned(row: &UnwindTableRow<usize, Storage>, end: UnwindExpression<usize>, frames: &Frames<'_>) -> Option<Rule> {
     const BREG6: u8 = 0x76;
     const DEREF: u8 = 0x06;

@@ -1,14 +1,14 @@
-//! Which allocations are sampled, and what each sample stands for.
+//! Decides which allocations are sampled, and how many blocks each sample stands for.
 //!
 //! Samples are the points of a Poisson process over the bytes that a thread allocates, with a mean distance of
 //! `interval` bytes: a block of *s* bytes is sampled with probability *p = 1 − exp(−s / interval)*, whatever came
 //! before it. It then stands for *1/p* blocks and *s/p* bytes, which makes every sum over samples an unbiased estimate
 //! (Horvitz and Thompson, 1952). The variance of such a sum of bytes is estimated, without bias, by the sum of *s² (1 −
-//! p) / p²* over the samples, and that of the count by the sum of *(1 − p) / p²*.
+//! p) / p²* over the samples, and the variance of the count by the sum of *(1 − p) / p²*.
 
 use core::cell::Cell;
 
-/// What one sampled block of a size stands for.
+/// How many blocks one sampled block stands for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::trace) struct Weight {
     /// Blocks.
@@ -17,7 +17,7 @@ pub(in crate::trace) struct Weight {
     pub(in crate::trace) count_variance: f64,
 }
 
-/// What a block of `bytes` stands for; `interval` is 0 when every block is traced.
+/// How many blocks a block of `bytes` stands for; `interval` is 0 when every block is traced.
 pub(in crate::trace) fn weight(bytes: u64, interval: u64) -> Weight {
     if interval == 0 {
         return Weight { count: 1.0, count_variance: 0.0 };
@@ -32,7 +32,7 @@ pub(in crate::trace) fn weighted_bytes(bytes: u64, interval: u64) -> u64 {
     if interval == 0 { bytes } else { (weight(bytes, interval).count * bytes as f64).round() as u64 }
 }
 
-/// A thread's way through the Poisson process.
+/// A thread's state in the Poisson process.
 pub(in crate::trace) struct Sampler {
     /// The session that the distance was drawn for.
     session: Cell<u32>,
@@ -53,7 +53,7 @@ impl Sampler {
             self.random.set(self.random.get() ^ seed ^ u64::from(session).rotate_left(32));
             self.draw(interval);
         }
-        // A request of no bytes never comes; were it to, it would count as one byte, as in `weight`.
+        // No request is of 0 bytes; if one were, it would count as one byte, as in `weight`.
         let left = self.distance.get().checked_sub(bytes.max(1));
         match left {
             Some(left) => self.distance.set(left),

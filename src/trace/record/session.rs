@@ -1,10 +1,10 @@
-//! Starting, stopping and reading: one at a time.
+//! Starting, stopping and reading, of which only one runs at a time.
 //!
 //! # Locks
-//! `CONTROL`, then `SYMBOLS`, then `RECORDER` (`timeline`), then those of the heap, then the buffers (`capture`), then those that come last of all:
-//! `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork takes all of them. `CONTROL` and
-//! `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits for either; it asks for `CONTROL`
-//! (to keep a peak) outside of all locks of the heap.
+//! The order is `CONTROL`, then `SYMBOLS`, then `RECORDER` (`timeline`), then the heap's locks, then the buffers
+//! (`capture`), then the last ones: `LEARNING` (`rules`), `TABLE` (`loaded`), the shards' (`stacks`, `blocks`). A fork
+//! takes all of them. `CONTROL` and `SYMBOLS` are held while the tracer allocates. No call inside the allocator waits
+//! for either; it tries to take `CONTROL` (to keep a peak) outside of all locks of the heap.
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::Ordering;
@@ -36,13 +36,13 @@ struct Control {
     /// The last session's number.
     sessions: u32,
     config: Option<Config>,
-    /// What was held at the peak, if that is kept.
+    /// The blocks that were live at the peak, if they are kept.
     peak: Option<Arc<Raw>>,
 }
 
 /// Bytes of stack that keeping the peak takes at most, in any build.
 const KEEP_PEAK_BYTES: usize = 32 << 10;
-/// What is less is no peak worth keeping.
+/// Fewer bytes are no peak worth keeping.
 const PEAK_MIN_BYTES: u64 = 1 << 16;
 
 static CONTROL: Lock<Control> = Lock::new(Control { sessions: 0, config: None, peak: None });
@@ -81,7 +81,7 @@ pub(in crate::trace) fn start(config: Config) -> Result<u32, StartError> {
     })
 }
 
-/// Stops the session that runs, if there is one and `is_meant` says so of its number.
+/// Stops the session that runs, if there is one whose number `is_meant` accepts.
 pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
     let busy = Busy::enter();
     CONTROL.lock().with(|control| {
@@ -94,7 +94,7 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
         peaks::keep_from(u64::MAX);
         control.peak = None;
         origins::remove();
-        // Relaxed: who reads the old number is refused by the tables below.
+        // Relaxed: a call that reads the old number is refused by the tables below.
         SESSION.store(0, Ordering::Relaxed);
         observe::unwant(TRACE);
         ThreadCache::poison_all(&GLOBAL, false);
@@ -104,10 +104,11 @@ pub(in crate::trace) fn stop_if(is_meant: impl FnOnce(u32) -> bool) {
     });
 }
 
-/// Begins a timeline of the session that runs; its number, or `None` if there is one already. The caller is [`Busy`].
+/// Begins a timeline of the session that runs. Returns its number, or `None` if there is a timeline already. The caller
+/// is [`Busy`].
 ///
 /// # Errors
-/// The system's number of the error; `ESRCH` if no session runs.
+/// The system's error number; `ESRCH` if no session runs.
 pub(in crate::trace) fn begin_timeline(path: &CStr, every: Duration, _busy: &Busy) -> Result<Option<u32>, c_int> {
     CONTROL.lock().with(|control| {
         let config = control.config.ok_or(libc::ESRCH)?;
@@ -145,12 +146,12 @@ impl Control {
     }
 }
 
-/// Keeps what is held now as the peak, inside a call of the allocator; does nothing if somebody has the tracer's lock,
-/// nor on a thread whose stack has no room for it: then it stays due, for another thread.
+/// Keeps the blocks that are live now as the peak, inside a call of the allocator. Does nothing if another thread holds
+/// the tracer's lock, or if the calling thread's stack has no room: then the peak stays due, for another thread.
 #[cold]
 #[inline(never)]
 pub(in crate::trace) fn keep_peak() {
-    // Handlers of a fork allocate with all locks held.
+    // The handlers of a fork may allocate while all locks are held.
     if fork::this_thread_forks() || !walk::has_room(KEEP_PEAK_BYTES) {
         return;
     }
@@ -165,8 +166,7 @@ pub(in crate::trace) fn keep_peak() {
     });
 }
 
-/// What was held at the peak, as far as it was kept; what is held now if there was none worth it. The caller is
-/// [`Busy`].
+/// The blocks that were live at the peak, if they were kept; else those that are live now. The caller is [`Busy`].
 pub(in crate::trace) fn copy_peak(busy: &Busy) -> Option<Arc<Raw>> {
     CONTROL.lock().with(|control| match &control.peak {
         Some(peak) => Some(Arc::clone(peak)),
@@ -185,8 +185,8 @@ pub(in crate::trace) fn overhead() -> u64 {
     (tables + memory::mapped_bytes()) as u64 + blocks::tracer_bytes()
 }
 
-/// A map whose hashes begin with a constant: made inside an allocation (`keep_peak`), where a random number would be
-/// asked of the C library, which may end a thread there that somebody cancelled.
+/// A map whose hashes begin with a constant, because it is made inside an allocation (`keep_peak`). A random number
+/// would come from the C library, in a call that may end the thread if another thread has cancelled it.
 pub(in crate::trace) type Map<K, V> = HashMap<K, V, BuildHasherDefault<DefaultHasher>>;
 
 /// The tables, copied: blocks by stack and size, and the stacks' return addresses.

@@ -1,7 +1,7 @@
 //! Call stacks, each kept once.
 //!
 //! # Protocol
-//! As `blocks`: shards by hash, under locks that come last of all. A stack stays until its session ends.
+//! As in `blocks`: shards by hash, under locks that come last in the lock order. A stack stays until its session ends.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -67,7 +67,7 @@ static STACKS: [Padded; SHARDS] = [const {
 /// Stacks that there was no memory for.
 static LOST: AtomicU32 = AtomicU32::new(0);
 
-/// Shows each of the tables' arrays by its first address and its bytes.
+/// Calls `array` with each of the tables' arrays (first address, bytes).
 ///
 /// # Safety
 /// After [`acquire_all`], on the same thread or its copy.
@@ -85,7 +85,7 @@ pub(in crate::trace) unsafe fn each_held_array(mut array: impl FnMut(usize, usiz
     }
 }
 
-/// The stack with these return addresses, kept from now on; [`StackId::UNKNOWN`] if there is no memory for it.
+/// The stack with these return addresses, which is kept from now on; [`StackId::UNKNOWN`] if there is no memory for it.
 pub(in crate::trace) fn intern(session: u32, frames: &[usize]) -> StackId {
     let hash = hash(frames);
     let shard = (hash >> (64 - SHARD_BITS)) as usize;
@@ -168,7 +168,7 @@ pub(in crate::trace) fn begin(session: u32) {
     LOST.store(0, Ordering::Relaxed);
 }
 
-/// The return addresses of a stack, innermost first, into `frames`; how many there are.
+/// Copies the return addresses of a stack into `frames`, innermost first, and returns their number.
 pub(in crate::trace) fn copy(id: StackId, frames: &mut [usize]) -> usize {
     let (shard, index) = (id.0 as usize & (SHARDS - 1), id.0 as usize >> SHARD_BITS);
     STACKS[shard].0.lock().with(|shard| {

@@ -1,4 +1,5 @@
-//! What every call of the tracer reads first: the session's number and its settings; and whether the thread is inside.
+//! What every call of the tracer reads first: the session's number, its settings, and whether the thread is in the
+//! tracer already.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 
@@ -7,7 +8,7 @@ use crate::os::NoCancellation;
 
 /// The session's number; 0 when not tracing.
 pub(in crate::trace) static SESSION: AtomicU32 = AtomicU32::new(0);
-/// Frames a trace. Written before `SESSION`.
+/// The most frames per trace. Written before `SESSION`.
 pub(in crate::trace) static FRAMES: AtomicU32 = AtomicU32::new(1);
 /// The mean bytes between samples; 0 when every block is traced. Written before `SESSION`.
 pub(in crate::trace) static INTERVAL_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -18,16 +19,16 @@ pub(in crate::trace) static SYSTEM_UNWINDER: AtomicBool = AtomicBool::new(false)
 /// While it lives, the calling thread's allocations are the tracer's.
 pub(crate) struct Busy {
     was: bool,
-    /// What the program asks of the tracer may read files by the C library, and hold locks meanwhile.
+    /// A call by the program may read files through the C library while it holds locks: it must not be cancelled there.
     _no_cancellation: Option<NoCancellation>,
-    /// A thread's own.
+    /// It belongs to one thread.
     _not_send: core::marker::PhantomData<*const ()>,
 }
 
 impl Busy {
     /// For a call of the program's to the tracer.
     pub(crate) fn enter() -> Self {
-        // Not by `..Self::enter_in_allocation()`: that value would be dropped here, and nobody be busy.
+        // Not by `..Self::enter_in_allocation()`: that value would be dropped here, and the thread no longer be busy.
         let mut busy = Self::enter_in_allocation();
         busy._no_cancellation = Some(NoCancellation::new());
         busy

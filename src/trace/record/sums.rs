@@ -1,4 +1,5 @@
-//! Bytes and blocks by a key: a small hash table in the tracer's own memory, which grows inside calls of the allocator.
+//! Sums of bytes and blocks by key: a small hash table in the tracer's own memory, which grows inside calls of the
+//! allocator.
 //!
 //! # Invariant
 //! - *Probe*: from a key's home to its place there is no empty entry. Entries are never taken out singly.
@@ -36,7 +37,7 @@ impl SumKey {
     }
 }
 
-/// What is summed: changes may be negative.
+/// A change of bytes and blocks; it may be negative.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(in crate::trace) struct Change {
     pub(in crate::trace) bytes: i64,

@@ -1,7 +1,7 @@
 //! The tracer's part of a thread. It has no destructor and is valid as zeroed memory, so reaching it never allocates.
 //!
-//! In the preload library (feature `__raw`) the place is reached by the initial-exec model, as the thread slot is
-//! (`cache/tls`): elsewise `__tls_get_addr` may allocate, inside an allocation, once a library was opened at run time.
+//! In the preload library (feature `__raw`) it is reached by the initial-exec model, as the thread slot is
+//! (`cache/tls`). Otherwise `__tls_get_addr` may allocate, inside an allocation, once a library is opened at run time.
 
 use core::cell::Cell;
 
@@ -60,7 +60,7 @@ mod place {
 
     pub(in crate::trace) fn with<R>(body: impl FnOnce(&Thread) -> R) -> R {
         let thread: *const Thread;
-        // SAFETY: the thread's pointer and an offset; no memory but constants of the thread is read.
+        // SAFETY: the thread's pointer and an offset; no memory is read except constants of the thread.
         unsafe {
             asm!(
                 "mov {thread}, qword ptr fs:[0]",

@@ -1,20 +1,23 @@
-//! What a timeline records: samples of what is live, as changes from one to the next.
+//! Records a timeline: samples of what is live, each as the changes since the one before.
 //!
 //! # How
-//! Time is cut into intervals. The tables (`blocks`) sum up what changes within one, by the stack and the interval that
-//! the blocks come from. A sample takes these sums, begins the next interval, and writes them. The sampler's thread does
-//! that at its time, and an allocating thread when what is live has grown by a sixteenth beyond the last peak: that one
-//! only keeps its record in memory, and the sampler's thread writes it to the file.
+//! Time is cut into intervals. The tables (`blocks`) sum up the changes within an interval, by stack and by the
+//! interval in which the blocks were allocated. A sample takes these sums, begins the next interval, and writes the
+//! sums.
+//!
+//! The sampler's thread takes samples at regular times. An allocating thread takes one when the live bytes have grown
+//! to a sixteenth above the highest sample. It only keeps the record in memory; the sampler's thread writes it to the
+//! file.
 //!
 //! # Memory
-//! All is straight from the OS, nothing from the heap that is watched, and no name is looked up.
+//! All memory comes straight from the OS, none from the heap that is watched. No name is looked up.
 //!
 //! # Locks
-//! `RECORDER` comes after `SYMBOLS` and before the heap's, of which the state's is taken under it (to count arenas). It
-//! is held while the file is written. No call inside the allocator waits for it.
+//! `RECORDER` comes after `SYMBOLS` and before the heap's locks. The lock of the heap's state is taken under it, to
+//! count arenas. `RECORDER` is held while the file is written. No call inside the allocator waits for it.
 //!
 //! # Fork
-//! The child has no thread that samples: its recorder is closed, its tables note no changes any more.
+//! The child has no thread that samples. So its recorder is closed, and its tables note no changes any more.
 
 use core::ffi::{CStr, c_int};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -42,26 +45,26 @@ pub(in crate::trace) enum Kind {
     Last = 2,
 }
 
-/// Why a timeline ended before its time.
+/// Why a timeline ended early.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::trace) enum Failure {
-    /// The system's number of the error.
+    /// Writing failed, with the system's error number.
     Write(c_int),
     /// The program has closed the descriptor, and another file has the name.
     Replaced,
     Memory,
 }
 
-/// Samples at peaks begin here, and come at each further sixteenth.
+/// Samples at peaks begin at this many bytes, and come with each further sixteenth.
 const PEAK_MIN_BYTES: u64 = 1 << 16;
 /// Bytes of stack that a sample takes at most, in any build.
 const SAMPLE_STACK_BYTES: usize = 32 << 10;
-/// Records wait in memory for the sampler's thread; if there are more bytes, a thread at a peak leaves it out.
+/// The most bytes of records that wait in memory for the sampler's thread; if there are more, peaks are not sampled.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// The least number of the file's descriptor: programs close, and look at, what is below (as `preload/src/kept.rs`).
+/// The lowest number of the file's descriptor: programs close and look at lower ones (see `preload/src/kept.rs`).
 const NUMBER_MIN: c_int = 700;
 
-/// The file, and what it was when it was opened.
+/// The file, and its identity when it was opened.
 struct Output {
     path: [u8; PATH_BYTES],
     descriptor: Descriptor,
@@ -110,7 +113,8 @@ impl Output {
         }
     }
 
-    /// Writes, unless another file is behind the descriptor by now; the program's own is opened again by its name.
+    /// Writes. If the descriptor stands for another file by now, it first opens the timeline's file again by its name,
+    /// and fails if another file has that name.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         if self.descriptor.identity_and_birth() != Some(self.identity) {
             let path = CStr::from_bytes_until_nul(&self.path).unwrap_or_default();
@@ -129,17 +133,17 @@ impl Output {
     }
 
     fn close(self) {
-        // A number that is another file's by now is that one's.
+        // If the number stands for another file by now, it is not ours to close.
         if self.descriptor.identity_and_birth() == Some(self.identity) {
             self.descriptor.close();
         }
     }
 }
 
-/// Begins a timeline in a file, under the session's lock; its number, or `None` if there is one already.
+/// Begins a timeline in a file, under the session's lock. Returns its number, or `None` if there is a timeline already.
 ///
 /// # Errors
-/// The system's number of the error.
+/// The system's error number.
 pub(in crate::trace) fn begin(path: &CStr, config: Config, every: Duration) -> Result<Option<u32>, c_int> {
     RECORDER.lock().with(|recorder| {
         if recorder.open.is_some() {
@@ -156,10 +160,10 @@ pub(in crate::trace) fn begin(path: &CStr, config: Config, every: Duration) -> R
         records.bytes.truncate(0);
         recorder.failure = None;
         recorder.sums.clear();
-        // Relaxed: a call for an earlier timeline; this one's thread is not there yet.
+        // Relaxed: clears a call for an earlier timeline; this one's thread does not exist yet.
         CALL.store(0, Ordering::Relaxed);
         recorder.open = Some(Open { output, started: Instant::now(), interval: 1, peak: 0, defined, records });
-        // What is live already is the first sample's.
+        // The blocks that are live already go into the first sample.
         let Recorder { sums, spare, .. } = recorder;
         blocks::begin_interval(1, sums, spare);
         peaks::take_of_interval();
@@ -170,7 +174,7 @@ pub(in crate::trace) fn begin(path: &CStr, config: Config, every: Duration) -> R
     })
 }
 
-/// Writes what begins a file: the process, and how it is traced.
+/// Writes a file's first record: the process, and how it is traced.
 pub(in crate::trace) fn head(records: &mut Records, config: Config, every: Duration) -> Option<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let program = std::env::current_exe().unwrap_or_default();
@@ -187,7 +191,7 @@ pub(in crate::trace) fn head(records: &mut Records, config: Config, every: Durat
 }
 
 impl Open {
-    /// Writes a sample into memory; `None` if there is none.
+    /// Writes a sample into memory; `None` if there is no memory for it.
     fn write(&mut self, kind: Kind, interval: u16, (live, most): (u64, u64), sums: &Sums) -> Option<()> {
         let mut count = 0;
         for (key, _) in sums.iter() {
@@ -219,11 +223,11 @@ impl Recorder {
     fn take(&mut self, kind: Kind) {
         let Self { open: Some(open), sums, spare, failure, .. } = self else { return };
         let interval = open.interval;
-        // The last number stays: what is born from then on is told apart no more.
+        // The highest number stays: from then on, the intervals of blocks are no longer told apart.
         open.interval = if kind == Kind::Last { 0 } else { interval.saturating_add(1) };
         let bytes = peaks::take_of_interval();
         blocks::begin_interval(open.interval, sums, spare);
-        // Without a sample, all later ones would be off.
+        // If a sample were missing, all later ones would be wrong.
         if open.write(kind, interval, bytes, sums).is_none() {
             failure.get_or_insert(Failure::Memory);
         }
@@ -232,7 +236,7 @@ impl Recorder {
         peaks::sample_from((open.peak + open.peak / 16).max(PEAK_MIN_BYTES));
     }
 
-    /// Writes what waits in memory to the file, and ends the timeline if that fails.
+    /// Writes the records that wait in memory to the file, and ends the timeline if that fails.
     fn flush(&mut self) {
         let Some(open) = &mut self.open else { return };
         if self.failure.is_none() && !open.records.bytes.is_empty() {
@@ -244,7 +248,7 @@ impl Recorder {
         }
     }
 
-    /// Lets go of everything; the reason of a failure stays.
+    /// Closes the file and frees all memory; the reason of a failure stays.
     fn close(&mut self) {
         blocks::forget_intervals();
         if let Some(open) = self.open.take() {
@@ -254,12 +258,12 @@ impl Recorder {
     }
 }
 
-/// The sampler's thread sleeps on it while it is 0; 1 if it is called for a peak, or to end.
+/// The sampler's thread sleeps on it while it is 0. It is 1 if the thread is called for a peak, or to end.
 pub(in crate::trace) static CALL: AtomicU32 = AtomicU32::new(0);
 
 /// Wakes the sampler's thread.
 pub(in crate::trace) fn call_sampler() {
-    // Release: pairs with the Acquire of the sampler, which looks then whether it is to end.
+    // Release: pairs with the Acquire of the sampler's thread, which then looks whether it must end.
     CALL.store(1, Ordering::Release);
     os::futex_wake(&CALL);
 }
@@ -273,12 +277,12 @@ pub(in crate::trace) fn sample(kind: Kind, _busy: &Busy) -> bool {
     })
 }
 
-/// Takes a sample of a new peak inside a call of the allocator; does nothing while another thread takes one. Where the
-/// stack has no room for it, the sampler's thread is called, which comes a little later.
+/// Takes a sample of a new peak inside a call of the allocator; does nothing while another thread takes one. If the
+/// stack has no room for it, it wakes the sampler's thread, which takes the sample a little later.
 #[cold]
 #[inline(never)]
 pub(in crate::trace) fn sample_peak() {
-    // Handlers of a fork allocate with all locks held.
+    // The handlers of a fork may allocate while all locks are held.
     if fork::this_thread_forks() {
         return;
     }
@@ -298,8 +302,8 @@ pub(in crate::trace) fn sample_peak() {
     });
 }
 
-/// Ends the timeline of a number, or whichever there is, with a last sample; says what has gone wrong since it began.
-/// The caller is [`Busy`].
+/// Ends the timeline with this number, or whichever there is, with a last sample. Returns a failure, if there was one
+/// since it began. The caller is [`Busy`].
 pub(in crate::trace) fn end(number: Option<u32>, _busy: &Busy) -> Option<Failure> {
     RECORDER.lock().with(|recorder| {
         if number.is_some_and(|number| number != recorder.number) {

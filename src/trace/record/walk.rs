@@ -1,22 +1,23 @@
-//! The walk up the calling thread's stack. It takes no lock that it would wait for, allocates nothing, and ends at what
-//! it does not know.
+//! The walk up the calling thread's stack. It takes only locks that come last in the lock order, allocates nothing, and
+//! ends at a frame that it does not know.
 //!
 //! # Why not the system's unwinder
-//! libgcc allocates under a lock of its own when a program registers unwind information, as compilers at run time do;
-//! it takes that lock to walk; and it aborts on frames that it does not know. Inside `malloc` each of these is the end
-//! of the program. It walks where [`Config::system_unwinder`](super::config::Config::system_unwinder) asks for it, and
-//! on processors that no walk is written for here.
+//! libgcc allocates under a lock of its own when a program registers unwind information, as compilers at run time do.
+//! It takes that lock to walk, too. And it aborts on frames that it does not know. Inside `malloc` each of these ends
+//! the program. It walks only where [`Config::system_unwinder`](super::config::Config::system_unwinder) asks for it,
+//! and on processors for which no walk is written here.
 //!
 //! # How
-//! On x86-64 by `rules`; a frame without one (code made at run time, assembly) is left by its frame pointer, if that
-//! holds: it points to a higher place in the stack, and the word above leads back to code with a rule, behind a call.
-//! On AArch64 by frame pointers alone, which its calling convention keeps.
+//! On x86-64 the walk goes by `rules`. A frame without a rule (code made at run time, assembly) is left by its frame
+//! pointer, if that is plausible: it points to a higher place in the stack, and the word above that place is an address
+//! behind a call, in code with a rule. On AArch64 the walk goes by frame pointers alone, which the calling convention
+//! keeps.
 //!
 //! # What is read
-//! Words of the stack above the stack pointer, in OS pages that follow each other and of which the kernel said that
-//! they can be read; nothing from the thread's own block (`thread_token`) on, which on a thread's own stack is above
-//! its first frame. Coroutines and signal handlers have stacks elsewhere, so no bounds are asked of the C library,
-//! which would take a lock of the thread.
+//! The walk reads only words of the stack above the stack pointer, in OS pages that follow each other and that can be
+//! read, as the kernel says. It reads nothing from the thread's own block (`thread_token`) on, which lies above the
+//! first frame of a thread's own stack. Coroutines and signal handlers have stacks elsewhere. So the C library is not
+//! asked for the bounds of the stack; it would also take a lock of the thread.
 
 use core::cell::Cell;
 use core::slice::IterMut;
@@ -46,7 +47,7 @@ pub(super) trait Sink {
     fn note(&mut self, word: usize, sp: usize) -> bool;
 }
 
-/// Places for as many as there are.
+/// Fills the places from the first on, until none is left.
 impl Sink for IterMut<'_, usize> {
     #[inline(always)]
     fn note(&mut self, word: usize, _sp: usize) -> bool {
@@ -70,7 +71,7 @@ pub(super) enum End {
     NoRoom,
 }
 
-/// What a thread knows of its stack: OS pages that can be read.
+/// What a thread knows of its stack: a range of OS pages that can be read.
 pub(in crate::trace) struct Stack {
     low: Cell<usize>,
     high: Cell<usize>,
@@ -83,7 +84,7 @@ impl Stack {
 
     /// Fills in the return addresses above `marker`, from the frame `start` on, with their modules.
     pub(super) fn walk(&self, start: Frame, marker: usize, filled: &mut Filled<'_>) -> End {
-        // By themselves, not by `filled`: they stay in registers.
+        // A local iterator rather than `filled`: it stays in registers.
         let mut places = filled.rest().iter_mut();
         let ended = self.walk_into(start, marker, &mut places);
         let left = places.len();
@@ -114,7 +115,8 @@ impl Stack {
         })
     }
 
-    /// Knows the stack from a new OS page on, which is in use: further down the one it knows, or another.
+    /// Starts to know the stack at a new OS page, which is in use. It is further down in the known stack, or in another
+    /// stack.
     #[cold]
     fn begin_at(&self, page: usize) {
         const FURTHER_BYTES: usize = 1 << 18;
@@ -127,7 +129,7 @@ impl Stack {
         }
     }
 
-    /// Looks whether all OS pages up to an address below `end` can be read.
+    /// Makes sure that all OS pages up to an address can be read; the address must be below `end`.
     #[cold]
     fn reach(&self, address: usize, end: usize) -> Option<()> {
         if address >= end {
@@ -143,7 +145,7 @@ impl Stack {
     }
 }
 
-/// Walks up a stack whose thread stands still, from `start` on: for the heap's graph.
+/// Walks up the stack of a stopped thread, from these registers on: for the heap's graph.
 #[cfg(feature = "graph")]
 pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl FnMut(usize, usize) -> bool) {
     struct Notes<F>(F);
@@ -154,7 +156,7 @@ pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl F
     }
     let start = Frame { pc, sp, bp };
     let mut notes = Notes(note);
-    // The interrupted function itself: its place is no return address, so the call before it is looked up all the same.
+    // The interrupted function itself. Names are looked up at one less than a return address; `pc` is none, hence + 1.
     if let Some(word) = loaded::word(pc + 1, &module_of(pc, Found::NONE))
         && notes.note(word, sp)
     {
@@ -162,11 +164,11 @@ pub(in crate::trace) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl F
     }
 }
 
-/// Whether so many bytes more of the calling thread's stack can be used.
+/// Whether the calling thread's stack has room for this many more bytes.
 pub(super) fn has_room(bytes: usize) -> bool {
     let here = 0_u8;
     let here = (&raw const here).addr();
-    // Every OS page: beyond the guard at the stack's end there may be somebody else's.
+    // Every OS page is looked at: beyond the guard at the stack's end there may be other memory.
     (1..=bytes.div_ceil(PAGE_BYTES)).all(|page| os::is_readable((here - page * PAGE_BYTES) & !7))
 }
 
@@ -192,7 +194,7 @@ fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize
                 Err(end) => return end,
             }
         };
-        // A frame has its return address at least: so this comes to an end.
+        // A frame has at least its return address, so each step goes up and the walk comes to an end.
         if next.sp <= frame.sp {
             return End::Unknown;
         }
@@ -210,7 +212,7 @@ fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize
     }
 }
 
-/// The caller's frame of one that has not the usual rule.
+/// The caller's frame, for a frame that has not the usual rule.
 #[cfg(target_arch = "x86_64")]
 #[cold]
 fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Result<Frame, End> {
@@ -231,7 +233,7 @@ fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Res
             let module = module_of(next.pc, Found::NONE);
             let holds = match rule_of(next.pc, module).unpack() {
                 Rule::NoRoom => return Err(End::NoRoom),
-                // Code made at run time calls itself: then at least the next frame is above.
+                // The caller is code made at run time, too: then at least its frame is above.
                 Rule::Other => module.is_none() && next.bp > frame.bp,
                 // SAFETY: code of a loaded module, since it has unwind information.
                 _ => unsafe { is_behind_a_call(next.pc) },

@@ -1,4 +1,4 @@
-//! The other end: asks, and looks names up.
+//! The client: asks the server, and looks up names.
 
 use core::fmt;
 use core::time::Duration;
@@ -15,20 +15,20 @@ use crate::trace::record::loaded;
 use crate::trace::record::state::Busy;
 use crate::trace::timeline::decode::{Head, Item, Sample, Split, split};
 
-/// A server that is silent for so long is none.
+/// A server that is silent for longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Most bytes of one record.
+/// The most bytes of one record.
 const RECORD_BYTES_MAX: usize = 256 << 20;
 
-/// Why there is nothing to see.
+/// Why a program can't be watched.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum WatchError {
-    /// Nobody serves there, or does not any more.
+    /// No program serves there, or the one that did has ended the connection.
     Io(io::Error),
-    /// Who serves there is another user.
+    /// The program that serves there is another user's.
     OtherUser(u32),
-    /// What serves there speaks otherwise.
+    /// The program that serves there does not speak this tracer's protocol.
     NotAServer,
 }
 
@@ -37,7 +37,7 @@ impl fmt::Display for WatchError {
         match self {
             Self::Io(error) => error.fmt(f),
             Self::OtherUser(user) => write!(f, "the server is user {user}'s"),
-            Self::NotAServer => write!(f, "what serves there is no program of this tracer's version"),
+            Self::NotAServer => write!(f, "the program there does not speak this tracer's protocol"),
         }
     }
 }
@@ -57,19 +57,20 @@ impl From<io::Error> for WatchError {
     }
 }
 
-/// What a program holds at one moment.
+/// What a watched program holds at one moment.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Look {
-    /// What is live, with names. Of each call stack the sums are exact, the sizes of single blocks are their average.
+    /// The live blocks, with names. The sums of each call stack are exact; each block has the average size of its
+    /// stack.
     pub snapshot: Snapshot,
     /// Whether the program is traced.
     pub is_tracing: bool,
     /// Bytes of all traced blocks.
     pub bytes_live: usize,
-    /// Most of these bytes since the tracer's start.
+    /// The most of these bytes since the tracer's start.
     pub bytes_peak: usize,
-    /// Bytes of the process that have memory (RSS), as the OS says.
+    /// Bytes of the process that are in memory (its resident set, RSS), as the OS says.
     pub bytes_resident: usize,
     /// Bytes of the arenas that are mapped.
     pub bytes_arenas: usize,
@@ -115,10 +116,10 @@ impl Watch {
         Ok(Self { stream, head: Head::default(), recorded: Recorded::default(), stacks, places })
     }
 
-    /// Asks what is live.
+    /// Asks the program what is live.
     ///
     /// # Errors
-    /// See [`WatchError`]; there is no use in asking again then.
+    /// See [`WatchError`]; after an error, the connection is of no use any more.
     pub fn look(&mut self) -> Result<Look, WatchError> {
         let _busy = Busy::enter();
         self.stream.write_all(&[ASKS_LIVE])?;
@@ -174,9 +175,11 @@ impl Watch {
         })
     }
 
-    /// Asks for the heap: its [statistics](crate::stats()) as text, and two bytes a pool, in the order of addresses, 64
-    /// of them an arena. The first is its class's [number](crate::class_number) and one (0: nobody's; 254: a part of
-    /// something larger; 255: empty, kept by a thread), the second says how many of 255 parts of its blocks are live.
+    /// Asks the program for its heap: the [statistics](crate::stats()) as text, and two bytes per pool.
+    ///
+    /// Pools come in the order of addresses, 64 per arena. The first byte is the [number](crate::class_number) of the
+    /// pool's class plus one; 0 if the pool is unused, 254 if it is a part of something larger, 255 if it is empty and
+    /// kept by a thread. The second byte is the share of its blocks that is live, in 255ths.
     ///
     /// # Errors
     /// As for [`look`](Self::look).

@@ -1,9 +1,10 @@
-//! What is live, told to whoever asks at a socket: [`serve`] and its client, [`Watch`].
+//! Tells clients at a socket what is live: [`serve`] and its client, [`Watch`].
 //!
 //! # Protocol
 //! The server greets with [`GREETING`]. The client sends one byte, [`ASKS_LIVE`] or [`ASKS_HEAP`], and reads records
-//! (`record/encode`) up to one of the kind `END`: what was not defined to it before, then what is live; or the heap's
-//! statistics and its pools. Any other byte ends the connection.
+//! (`record/encode`) up to one of the kind `END`. They define the stacks and modules that this client does not know
+//! yet, and then tell what is live; or they are the heap's statistics and its pools. Any other byte ends the
+//! connection.
 
 mod client;
 mod server;
@@ -23,11 +24,11 @@ pub(super) const GREETING: &[u8; 17] = b"pymalloc serve 1\n";
 pub(super) const ASKS_LIVE: u8 = b'l';
 pub(super) const ASKS_HEAP: u8 = b'h';
 
-/// Why a program does not serve.
+/// Why [`serve`] failed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// It does already.
+    /// The process serves already.
     AlreadyServing,
     /// The socket could not be made, or the thread not started.
     Io(io::Error),
@@ -51,10 +52,11 @@ impl core::error::Error for ServeError {
     }
 }
 
-/// A server that runs until this is dropped, by [`serve`].
+/// A server that [`serve`] started; it runs until this is dropped.
 ///
 /// # Fork
-/// The forked child does not serve ([`is_serving`](Self::is_serving) says so), and may on its own; its parent goes on.
+/// A forked child does not serve, as [`is_serving`](Self::is_serving) says; it may start a server of its own. Its
+/// parent goes on serving.
 #[derive(Debug)]
 #[must_use = "the server ends when this is dropped"]
 pub struct Server {
@@ -64,14 +66,14 @@ pub struct Server {
     process: u32,
 }
 
-/// Tells what is live to whoever asks at a socket: `pymalloc top PATH`, or [`Watch`].
+/// Starts a server at a socket, which tells `pymalloc top PATH` or a [`Watch`] what is live.
 ///
-/// The socket is made here; one that a program which is gone has left at the path is replaced. It is the user's alone:
-/// it has mode `0600`, and a peer of another user (other than root) is turned away. A thread of its own answers, with
-/// all signals blocked. It never waits for a client: at most 8 are served, one that does not read within 5 seconds is
-/// dropped, and one that sends something else than questions, too. Names are looked up by the client.
+/// This makes the socket, and replaces one that a program left at the path when it ended. Only the program's user and
+/// root can connect: the socket has mode `0600`, and other users are turned away. A thread of its own answers, with all
+/// signals blocked. It never waits for a client. It serves at most 8 clients, and drops one that does not read within 5
+/// seconds or sends anything except questions. The client looks up the names.
 ///
-/// What is told is what the tracer knows: [`start`](crate::trace::start) it before.
+/// The server tells what the tracer knows, so [`start`](crate::trace::start) the tracer before.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -92,7 +94,7 @@ pub struct Server {
 /// ```
 ///
 /// # Errors
-/// A process serves once; and what the system says.
+/// If the process serves already, or if the system refuses the socket or the thread.
 pub fn serve(path: impl AsRef<Path>) -> Result<Server, ServeError> {
     let _busy = Busy::enter();
     let path = std::path::absolute(path.as_ref()).map_err(ServeError::Io)?;
@@ -101,7 +103,7 @@ pub fn serve(path: impl AsRef<Path>) -> Result<Server, ServeError> {
 }
 
 impl Server {
-    /// The socket.
+    /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -117,7 +119,7 @@ impl Drop for Server {
         let _busy = Busy::enter();
         let Some(running) = self.running.take() else { return };
         if self.process != fork::generation() {
-            // The thread is not the child's, nor is the socket's name; its descriptors are closed already.
+            // The thread and the socket's name are the parent's; the child's descriptors are closed already.
             return core::mem::forget(running);
         }
         running.stop();

@@ -1,5 +1,5 @@
-//! The thread that answers. It waits for nobody: sockets do not block, and what a client has not read yet lies in a
-//! buffer of the tracer's own memory, of which each client has one.
+//! The thread that answers. It waits for no client: sockets do not block, and each client has a buffer in the tracer's
+//! own memory for what it has not read yet.
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
@@ -31,24 +31,25 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The least time from one answer to the next.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The descriptors that a forked child is to close; -1 for none. The listening one comes first.
+/// The descriptors that a forked child must close; -1 for none. The listening one comes first.
 static DESCRIPTORS: [AtomicI32; CLIENTS_MAX + 1] = [const { AtomicI32::new(-1) }; CLIENTS_MAX + 1];
 /// The process that serves, by its generation plus one; 0 for none.
 static TAKEN_BY: AtomicU32 = AtomicU32::new(0);
 
-/// Closes in a forked child what its parent serves with: else a peer would never see its end.
+/// Closes the parent's descriptors in a forked child: otherwise a client would never see the end of the connection.
 pub(in crate::trace) fn close_in_child() {
     for descriptor in &DESCRIPTORS {
         // Relaxed: the child has one thread.
         let number = descriptor.swap(-1, Ordering::Relaxed);
         if number >= 0 {
-            // SAFETY: a number; its owner is a value of a thread that is not here, or is forgotten (`Server::drop`).
+            // SAFETY: a number; the value that owns it belongs to a thread that the child does not have, or is
+            // forgotten (`Server::drop`).
             unsafe { libc::close(number) };
         }
     }
 }
 
-/// What the thread is given.
+/// What the thread works with.
 struct Work {
     listener: UnixListener,
     wake: OwnedFd,
@@ -71,7 +72,7 @@ impl fmt::Debug for Running {
 /// A socket that listens at `path`, for its user alone.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-    // Nobody listens there any more.
+    // If no program listens there any more, the socket is left over.
     if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
         std::fs::remove_file(path)?;
     }
@@ -85,7 +86,7 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
         OwnedFd::from_raw_fd(number)
     };
     let number = socket.as_raw_fd();
-    // The mode first: the name that `bind` makes has it from its first moment.
+    // The mode is set first: so the name that `bind` makes has it from its first moment.
     // SAFETY: a descriptor, and an address of its whole length.
     let is_bound = unsafe {
         libc::fchmod(number, 0o600) == 0
@@ -120,7 +121,7 @@ impl Running {
     /// The caller is [`Busy`].
     pub(super) fn start(path: &Path) -> Result<Self, ServeError> {
         let own = fork::generation().wrapping_add(1);
-        // Relaxed (all of this word): a flag alone. One that an ancestor left does not count.
+        // Relaxed (all uses of this word): it is only a flag. One that an ancestor process left does not count.
         let take = |taken_by| (taken_by != own).then_some(own);
         if TAKEN_BY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_err() {
             return Err(ServeError::AlreadyServing);
@@ -141,7 +142,7 @@ impl Running {
         let for_thread = Arc::into_raw(Arc::clone(&work));
         match os::start_thread(run, for_thread.cast_mut().cast()) {
             Ok(thread) => {
-                // Relaxed: for a child of this thread, or of one that it tells.
+                // Relaxed: for a child that is forked by this thread, or by one that learns of the server from it.
                 DESCRIPTORS[0].store(work.listener.as_raw_fd(), Ordering::Relaxed);
                 Ok(Self { work, thread })
             }
@@ -170,10 +171,10 @@ impl Running {
 /// A client that is being served.
 struct Client {
     stream: UnixStream,
-    /// What is not sent yet is from `sent` on.
+    /// The bytes from `sent` on are not sent yet.
     answer: Records,
     sent: usize,
-    /// When it is dropped, if it has not read all by then; when it may ask again, once it has.
+    /// While an answer is being sent: when the client is dropped if it has not read all. Then: when it may ask again.
     due: Instant,
     defined: Defined,
     /// The session whose stacks are defined to it.
@@ -198,7 +199,7 @@ impl Client {
         self.sent < self.answer.bytes.len()
     }
 
-    /// Does what can be done without waiting; `None` if it is to be dropped.
+    /// Does what can be done without waiting; `None` if the client must be dropped.
     fn serve(&mut self, head: &Records) -> Option<()> {
         if self.is_waiting() {
             return if Instant::now() < self.due { self.send() } else { None };
@@ -241,7 +242,7 @@ impl Client {
     }
 
     fn answer_live(&mut self, head: &Records) -> Option<()> {
-        // Relaxed: a number alone; a stack that is gone meanwhile has no frames.
+        // Relaxed: only a number; a stack that is gone meanwhile has no frames.
         let session = SESSION.load(Ordering::Relaxed);
         if self.session != session || self.defined.is_empty() {
             self.session = session;
@@ -289,13 +290,12 @@ impl fmt::Write for TextOf<'_, '_> {
     }
 }
 
-/// Statistics as text, and two bytes a pool: its class and one (0: unused, 255: empty, kept by a thread), and how many
-/// of 255 parts of its blocks are live.
+/// Writes the statistics as text, and two bytes per pool, which `Watch::heap` describes.
 fn answer_heap(out: &mut Records) -> Option<()> {
     let mut stats = Stats::ZERO;
     add_stats(&mut stats);
     let mut record = out.begin(encode::TEXT);
-    // What does not fit is told by `end`.
+    // Whether there was memory for all of it, `end` tells.
     let _ = write!(TextOf(&mut record), "{stats}");
     record.end()?;
     let map = HeapMap::take()?;
@@ -332,7 +332,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
 
 fn accept(listener: &UnixListener, clients: &mut [Option<Client>; CLIENTS_MAX]) {
     while let Ok((stream, _)) = listener.accept() {
-        // One too many is closed at once.
+        // One client too many is closed at once.
         let Some(place) = clients.iter().position(Option::is_none) else { continue };
         clients[place] = Client::new(stream);
         let number = clients[place].as_ref().map_or(-1, |client| client.stream.as_raw_fd());
@@ -341,7 +341,8 @@ fn accept(listener: &UnixListener, clients: &mut [Option<Client>; CLIENTS_MAX]) 
     }
 }
 
-/// Sleeps until somebody has something to say or can be told something, or a client's time is up.
+/// Sleeps until a client connects, sends or can be sent something, until the server is stopped, or until a client's
+/// time is up.
 fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX]) {
     let event = |fd: i32, events: i16| libc::pollfd { fd, events, revents: 0 };
     let mut events = [event(-1, 0); CLIENTS_MAX + 2];
@@ -352,7 +353,7 @@ fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX]) {
     for (client, place) in clients.iter().zip(&mut events[2..]) {
         let Some(client) = client else { continue };
         let until = client.due.saturating_duration_since(now);
-        // One that may not ask yet is not listened to.
+        // A client that may not ask yet is not listened to.
         let is_pausing = !client.is_waiting() && !until.is_zero();
         if client.is_waiting() || is_pausing {
             rest = Some(rest.map_or(until, |rest: Duration| rest.min(until)));
@@ -363,6 +364,6 @@ fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX]) {
     }
     // Rounded up.
     let milliseconds = rest.map_or(-1, |rest| rest.as_millis() as i32 + 1);
-    // SAFETY: so many events.
+    // SAFETY: an array of that many events.
     unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, milliseconds) };
 }

@@ -1,10 +1,10 @@
-//! Records, read from bytes that nobody vouches for: a file that is cut, damaged or something else, or what a server
-//! answers. The format is in `record/encode`.
+//! Decodes records from bytes that can't be trusted: a file that may be cut, damaged or something else, or a server's
+//! answer. The format is in `record/encode`.
 
 use crate::trace::names::recorded::RecordedModule;
 use crate::trace::record::encode::{self, CHECKSUM_BYTES, HEAD_BYTES, checksum};
 
-/// What the next bytes are.
+/// What the first bytes are.
 #[derive(Debug, PartialEq)]
 pub(in crate::trace) enum Split<'bytes> {
     Whole {
@@ -14,7 +14,7 @@ pub(in crate::trace) enum Split<'bytes> {
     },
     /// There are fewer bytes than the record has.
     Cut,
-    /// They are not what was written.
+    /// The checksum says that they are not what was written.
     Damaged,
 }
 
@@ -29,7 +29,7 @@ pub(in crate::trace) fn split(bytes: &[u8]) -> Split<'_> {
     Split::Whole { kind: *kind, content, rest }
 }
 
-/// A record's content, or what is left of it. `None` from its methods: it is not what it should be.
+/// A record's content, or the rest of it. Its methods return `None` if the bytes are not what they should be.
 #[derive(Clone, Copy)]
 pub(in crate::trace) struct Content<'bytes>(pub(in crate::trace) &'bytes [u8]);
 
@@ -60,7 +60,7 @@ impl<'bytes> Content<'bytes> {
         T::try_from(self.number()?).ok()
     }
 
-    /// A count of what takes at least a byte each: no more than there are bytes.
+    /// A count of items that take at least a byte each: so it is at most the number of bytes left.
     pub(in crate::trace) fn count(&mut self) -> Option<usize> {
         self.small().filter(|&count| count <= self.0.len())
     }
@@ -91,7 +91,7 @@ pub(in crate::trace) struct Head {
     pub(in crate::trace) folder: String,
 }
 
-/// Blocks of a stack that came or went.
+/// Blocks of a stack that were allocated or freed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::trace) struct Change {
     pub(in crate::trace) stack: u32,
@@ -114,7 +114,7 @@ pub(in crate::trace) struct Sample {
     pub(in crate::trace) changes: Vec<Change>,
 }
 
-/// A record, understood.
+/// A decoded record.
 #[derive(Debug)]
 pub(in crate::trace) enum Item {
     Head(Head),
@@ -123,14 +123,14 @@ pub(in crate::trace) enum Item {
     Stack(u32, Vec<usize>),
     Sample(Sample),
     End,
-    /// All that is live; the ages mean nothing.
+    /// All that is live; the ages have no meaning.
     Live(Sample),
     Text(String),
     Pools(Vec<u8>),
 }
 
 impl Item {
-    /// Understands a record; `None` if that can't be.
+    /// Decodes a record; `None` if it is malformed.
     pub(in crate::trace) fn of(kind: u8, content: &[u8]) -> Option<Self> {
         let mut content = Content(content);
         Some(match kind {

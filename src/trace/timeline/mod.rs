@@ -3,8 +3,8 @@
 //! | file | does |
 //! |---|---|
 //! | `record/timeline` | takes samples and writes them |
-//! | `sampler` | the thread that has them taken |
-//! | `decode` | records, from bytes that nobody vouches for |
+//! | `sampler` | the thread that takes them at regular times |
+//! | `decode` | decodes records from bytes that can't be trusted |
 //! | `recording` | what was recorded, with names |
 //! | `text`, `page` | for a terminal, for a browser |
 
@@ -48,24 +48,26 @@ pub struct TimelineConfig {
 }
 
 impl TimelineConfig {
-    /// Shortest time between samples.
+    /// The shortest time between samples.
     pub const INTERVAL_MIN: Duration = Duration::from_millis(1);
-    /// Longest time between samples.
+    /// The longest time between samples.
     pub const INTERVAL_MAX: Duration = Duration::from_secs(3600);
 
-    /// A sample each 100 ms, of every block, with up to 32 frames.
+    /// Takes a sample every 100 ms, and traces every block with up to 32 frames.
     pub const fn new() -> Self {
         Self { interval: Duration::from_millis(100), trace: Config::new() }
     }
 
-    /// The time between samples, from [`INTERVAL_MIN`](Self::INTERVAL_MIN) to [`INTERVAL_MAX`](Self::INTERVAL_MAX),
-    /// by default 100 ms. It doubles after each 4096 samples, so that a file does not grow without bound.
+    /// Sets the time between samples, from [`INTERVAL_MIN`](Self::INTERVAL_MIN) to
+    /// [`INTERVAL_MAX`](Self::INTERVAL_MAX), by default 100 ms.
+    ///
+    /// It doubles after each 4096 samples, so that a file does not grow without bound.
     pub const fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How to trace, if the program is not traced already.
+    /// Sets how to trace, if the program is not traced already.
     pub const fn trace(mut self, config: Config) -> Self {
         self.trace = config;
         self
@@ -78,7 +80,7 @@ impl Default for TimelineConfig {
     }
 }
 
-/// Why a timeline could not be begun, or ended before its time.
+/// Why a timeline could not be started, or ended early.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum TimelineError {
@@ -86,7 +88,7 @@ pub enum TimelineError {
     Interval(Duration),
     /// The program could not be traced.
     Start(StartError),
-    /// There is one already; it goes on.
+    /// There is a timeline already; it goes on.
     AlreadyRecording,
     /// The file could not be opened or written (a pipe, a device or a folder is no place for it).
     Io(io::Error),
@@ -132,19 +134,19 @@ impl From<Failure> for TimelineError {
     }
 }
 
-/// Memory over time, recorded to a file until this is stopped or dropped.
+/// Records memory over time to a file, until it is stopped or dropped.
 ///
-/// At each interval, and whenever what is live has grown a sixteenth beyond the last peak, a sample is taken: the
-/// totals, and what has changed since the last one, by call stack and by the interval that the blocks come from. So
-/// [`Recording`] can tell what was live at each sample, and what was allocated between two of them and not freed by the
-/// second.
+/// A sample is taken at each interval, and whenever the live bytes have grown to a sixteenth above the highest sample.
+/// It has the totals, and the changes since the last sample: by call stack, and by the interval in which the blocks
+/// were allocated. So a [`Recording`] can tell what was live at each sample, and what was allocated between two samples
+/// and not freed by the second.
 ///
-/// A thread of its own samples. It allocates nothing of the program's heap, looks up no names, and blocks all signals.
-/// What is written can be read at any time: a program that is killed leaves all but the last moments.
+/// A thread of its own takes the samples. It allocates nothing from the program's heap, looks up no names, and blocks
+/// all signals. What is written can be read at any time: if the program is killed, only the last moments are missing.
 ///
 /// # Fork
-/// The forked child records nothing; its parent goes on. What the child inherits of this value says so when it is
-/// [stopped](Self::stop).
+/// A forked child records nothing; its parent goes on. The child's copy of this value returns
+/// [`TimelineError::Forked`] when it is [stopped](Self::stop).
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
@@ -181,8 +183,9 @@ struct Running {
 }
 
 impl Timeline {
-    /// Begins to record to a file, which is made or emptied. If the program is not traced yet, that begins, too, and
-    /// ends with the timeline.
+    /// Begins to record to a file, which is made or emptied.
+    ///
+    /// If the program is not traced yet, tracing begins and ends with the timeline.
     ///
     /// # Errors
     /// See [`TimelineError`]; nothing has changed then.
@@ -216,8 +219,8 @@ impl Timeline {
     /// Takes a last sample and ends the timeline.
     ///
     /// # Errors
-    /// What has gone wrong since it began: then the file ends at that time, and what it has is good. In a forked child
-    /// [`TimelineError::Forked`].
+    /// If something has gone wrong since it began: then the file ends at that time, and what was written before is
+    /// good. In a forked child it is [`TimelineError::Forked`].
     pub fn stop(mut self) -> Result<(), TimelineError> {
         self.end()
     }
@@ -239,7 +242,7 @@ impl Timeline {
 
 impl Drop for Timeline {
     fn drop(&mut self) {
-        // Whoever wants to know stops it.
+        // A caller that wants to know of failures calls `stop`.
         let _ = self.end();
     }
 }

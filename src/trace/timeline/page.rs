@@ -1,5 +1,5 @@
-//! A recording as a page that needs nothing else: the data, a script, and the plotting library uPlot (MIT licence,
-//! whose text is in `page/uPlot.LICENSE` and in each page).
+//! A recording as an HTML page that needs no other file. It holds the data, a script, and the plotting library uPlot
+//! (under the MIT licence, whose text is in `page/uPlot.LICENSE` and in each page).
 
 use core::fmt::{self, Write};
 use std::collections::HashMap;
@@ -21,16 +21,18 @@ const PLOT_STYLE: &str = include_str!("page/uPlot.min.css");
 const PLOT: &str = include_str!("page/uPlot.min.js");
 const PLOT_LICENCE: &str = include_str!("page/uPlot.LICENSE");
 
-/// Samples in a page at most: more than a screen has columns.
+/// The most samples in a page: more than a screen has columns.
 const SAMPLES_MAX: usize = 1500;
 
 /// A sum of changes, by stack and birth.
 type Merged = HashMap<(usize, i64), (i64, i64)>;
 
 impl Recording {
-    /// The recording as a page for a browser, which needs no other file: areas by function, line or crate over time,
-    /// with lines for what is live, resident and in arenas; a click shows a flame graph of that moment, a range what
-    /// was allocated in it and not freed. A recording of more than 1500 samples is thinned out; its peak stays.
+    /// The recording as an HTML page for a browser, which needs no other file.
+    ///
+    /// The page shows areas over time, by function, line or crate, and lines for the bytes that are live, resident and
+    /// in arenas. A click shows a flame graph of that moment; a range shows what was allocated in it and not freed by
+    /// its end. A recording of more than 1500 samples is thinned out; its peak stays.
     pub fn to_page(&self) -> String {
         let _busy = Busy::enter();
         let mut page = String::new();
@@ -42,7 +44,7 @@ impl Recording {
     /// Writes [`to_page`](Self::to_page) to a file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file can't be written.
     pub fn save_page(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let _busy = Busy::enter();
         std::fs::write(path, self.to_page())
@@ -93,7 +95,7 @@ impl Recording {
         out.write_str("]}")
     }
 
-    /// The frame that the stack is charged to, then its frames, outermost first.
+    /// Writes the frame that a stack is charged to, then its frames, outermost first.
     fn write_stack(&self, number: usize, names: &mut Names, out: &mut String) -> fmt::Result {
         let traceback = self.traceback(number);
         write!(out, "[{}", names.frame(traceback.cause()))?;
@@ -103,15 +105,15 @@ impl Recording {
         out.write_str("]")
     }
 
-    /// The samples that the page has: all, or some of them, the peak and the last among these.
+    /// The samples that go into the page: all of them, or some; always the peak and the last.
     fn kept(&self) -> Vec<usize> {
         let (count, peak) = (self.moments.len(), self.peak_index());
         let step = count.div_ceil(SAMPLES_MAX).max(1);
         (0..count).filter(|&index| index % step == 0 || index == peak || index + 1 == count).collect()
     }
 
-    /// Each: milliseconds, live, most, resident, arenas, whether at a peak, then stack, birth (-1: before the first),
-    /// bytes and blocks of each change.
+    /// Writes for each sample: milliseconds, live, most, resident, arenas, whether at a peak; then for each change: its
+    /// stack, birth (-1: before the first), bytes and blocks.
     fn write_samples(&self, out: &mut String) -> fmt::Result {
         let kept = self.kept();
         let mut first = 0;

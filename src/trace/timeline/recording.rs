@@ -17,7 +17,7 @@ use crate::trace::record::encode::{MAGIC, MAGIC_OF_ANY};
 use crate::trace::record::loaded;
 use crate::trace::record::state::Busy;
 
-/// Most bytes of a file: what is more is no timeline.
+/// The most bytes of a file: a larger one is no timeline.
 const FILE_BYTES_MAX: u64 = 4 << 30;
 /// The highest number of an interval: later ones share it.
 const INTERVAL_MAX: u64 = u16::MAX as u64;
@@ -31,17 +31,17 @@ pub struct Moment {
     pub time: Duration,
     /// Bytes of all traced blocks; an estimate, if blocks are sampled.
     pub bytes_live: usize,
-    /// Most of these bytes at any time since the sample before.
+    /// The most of these bytes at any time since the sample before.
     pub bytes_peak: usize,
-    /// Bytes of the process that had memory (RSS), as the OS says. A sample at a peak has it as any other.
+    /// Bytes of the process that were in memory (its resident set, RSS), as the OS says; also in samples at peaks.
     pub bytes_resident: usize,
-    /// Bytes of the arenas that were mapped: where small blocks are.
+    /// Bytes of the arenas that were mapped; small blocks are in arenas.
     pub bytes_arenas: usize,
     /// Whether it was taken because of a new peak.
     pub at_peak: bool,
 }
 
-/// What came (or, negative, went) since the sample before.
+/// The change of some blocks since the sample before: negative if more were freed than allocated.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Change {
     /// Index into the stacks.
@@ -54,8 +54,8 @@ pub(super) struct Change {
 
 /// Memory over time, read from a file that a [`Timeline`](crate::trace::Timeline) wrote.
 ///
-/// Names come from the program's files, as long as they are what they were when it ran. Its `Display` is for a terminal:
-/// a chart, and who held most at the peak and at the end.
+/// Names come from the program's files, as long as these have not changed since it ran. Its `Display` is for a
+/// terminal: a chart, and the functions that held most at the peak and at the end.
 #[derive(Debug, Clone)]
 pub struct Recording {
     pub(super) head: Head,
@@ -106,7 +106,7 @@ impl core::error::Error for RecordingError {
     }
 }
 
-/// What the records say, as far as they go.
+/// The content of the whole records of a file.
 #[derive(Default)]
 struct Records {
     head: Option<Head>,
@@ -160,7 +160,9 @@ impl Records {
 }
 
 impl Recording {
-    /// Reads a timeline, also of a program that still runs or was killed: then it ends where the file does.
+    /// Reads a timeline from its file.
+    ///
+    /// The program may still run, or may have been killed: then the recording ends where the file does.
     ///
     /// # Errors
     /// See [`RecordingError`].
@@ -168,7 +170,9 @@ impl Recording {
         Self::load_with(path, |_, _| {})
     }
 
-    /// [`load`](Self::load), telling `progress` how many of how many frames have got their names.
+    /// Reads a timeline as [`load`](Self::load) does, and reports progress.
+    ///
+    /// It calls `progress` with the number of frames whose names are found and the number of all frames.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -253,18 +257,21 @@ impl Recording {
         self.moments.partition_point(|moment| moment.time <= time).saturating_sub(1)
     }
 
-    /// What was live at a sample. Of each call stack the sums are exact, the sizes of single blocks are their average.
+    /// What was live at a sample.
+    ///
+    /// The sums of each call stack are exact; each block has the average size of its stack.
     pub fn live_at(&self, index: usize) -> Snapshot {
         self.sum(index, |_| true)
     }
 
-    /// What was allocated after the sample `range.start` and not freed by the sample `range.end`: what memray shows as
-    /// temporal view. Sums and sizes as in [`live_at`](Self::live_at).
+    /// What was allocated after the sample `range.start` and not freed by the sample `range.end`.
+    ///
+    /// memray shows the same as its temporal view. Sums and sizes are as in [`live_at`](Self::live_at).
     pub fn allocated_in(&self, range: Range<usize>) -> Snapshot {
         self.sum(range.end, |birth| birth.is_some_and(|birth| birth > range.start))
     }
 
-    /// Sums the blocks of the births that are meant, as they were at a sample.
+    /// Sums up the blocks whose births `is_meant` accepts, as they were at a sample.
     fn sum(&self, index: usize, is_meant: impl Fn(Option<usize>) -> bool) -> Snapshot {
         let _busy = Busy::enter();
         let mut sums: HashMap<usize, (i64, i64)> = HashMap::new();
@@ -441,7 +448,7 @@ mod tests {
                 let place = next(hostile.len());
                 hostile[place] = next(256) as u8;
             }
-            // With checksums that are right: so that what is behind them is reached.
+            // With correct checksums, so that the code behind their check is reached.
             let (mut sealed, mut rest) = (MAGIC.to_vec(), &hostile[..]);
             while let Some((head, after)) = rest.split_first_chunk::<{ encode::HEAD_BYTES }>() {
                 let len = u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize;

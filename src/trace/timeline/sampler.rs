@@ -1,4 +1,4 @@
-//! The thread that has a timeline's samples taken.
+//! The thread that takes a timeline's samples.
 
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,10 +12,10 @@ use crate::os::{self, OwnThread};
 use crate::trace::record::state::Busy;
 use crate::trace::record::timeline::{self, Kind};
 
-/// After so many samples the time between them doubles.
+/// The time between samples doubles each time that this many have been taken.
 const SAMPLES_BEFORE_DOUBLING: u32 = 4096;
 
-/// What the thread is given.
+/// What the thread works with.
 struct Work {
     interval: Duration,
     is_stopped: AtomicBool,
@@ -49,7 +49,7 @@ impl Sampler {
 
     /// Waits until the thread has ended.
     pub(super) fn stop(self) {
-        // Relaxed: `call_sampler` comes after it, whose Release the thread sees.
+        // Relaxed: ordered by the Release of `call_sampler` below, which pairs with the thread's Acquire.
         self.work.is_stopped.store(true, Ordering::Relaxed);
         timeline::call_sampler();
         self.thread.join();
@@ -85,7 +85,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
         if samples % SAMPLES_BEFORE_DOUBLING == 0 {
             interval = interval.saturating_mul(2);
         }
-        // One that came late is not made up for.
+        // A late sample is not made up for.
         due = (due + interval).max(Instant::now());
     }
     drop(work);

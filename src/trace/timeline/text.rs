@@ -13,7 +13,7 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 /// Rows of a table.
 const TOP: usize = 10;
 
-/// Most live bytes in each column's time; a column between two samples has the former's.
+/// The most live bytes in each column's time; a column without a sample has those of the column before it.
 fn columns(moments: &[Moment], width: usize) -> Vec<usize> {
     let end = moments.last().map_or(Duration::ZERO, |moment| moment.time).as_secs_f64();
     let mut columns = vec![None; width];
@@ -31,7 +31,7 @@ fn columns(moments: &[Moment], width: usize) -> Vec<usize> {
     columns.into_iter().map(fill).collect()
 }
 
-/// Seconds, as short as they can be told apart.
+/// A time, with few digits.
 pub(super) fn seconds(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     match seconds {
@@ -83,7 +83,7 @@ impl fmt::Display for Recording {
         let cut = if self.is_cut() { "; it has no end" } else { "" };
         writeln!(f, "{} samples{cut}", self.moments.len())?;
         if let Some(bytes) = self.sampled_every() {
-            writeln!(f, "estimates: one block sampled each {}", Bytes(bytes as f64))?;
+            writeln!(f, "estimates: one block sampled every {}", Bytes(bytes as f64))?;
         }
         if self.lost_blocks() > 0 {
             writeln!(f, "{} blocks could not be recorded", self.lost_blocks())?;

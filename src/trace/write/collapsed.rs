@@ -1,4 +1,4 @@
-//! Collapsed stacks: what flame graph tools read.
+//! Collapsed stacks, which flame graph tools read.
 
 use std::io;
 use std::path::Path;
@@ -10,16 +10,17 @@ use crate::trace::record::state::Busy;
 
 /// The frames from the outermost on, without those before the program's `main` or the thread's function.
 pub(in crate::trace) fn from_start(frames: &[Frame]) -> impl Iterator<Item = &Frame> {
-    // Put there by the standard library for this purpose.
+    // The standard library puts this function on the stack to mark the start.
     let starts = |frame: &Frame| frame.function().contains("::__rust_begin_short_backtrace");
     let start = frames.iter().position(starts).filter(|&start| start > 0).unwrap_or(frames.len());
     frames[..start].iter().rev()
 }
 
 impl Snapshot {
-    /// The snapshot as collapsed stacks: a line each, the functions from the outermost to the innermost, separated by
-    /// `;`, then a space and the bytes. What flame graph tools read. Without the runtime's calls that start `main` or a
-    /// thread.
+    /// The snapshot as collapsed stacks, which flame graph tools read.
+    ///
+    /// Each stack is a line: the functions from the outermost to the innermost, separated by `;`, then a space and the
+    /// bytes. The runtime's calls that start `main` or a thread are left out.
     pub fn to_collapsed(&self) -> String {
         let _busy = Busy::enter();
         let mut sums: Vec<f64> = vec![0.0; self.stacks.len()];
@@ -44,7 +45,7 @@ impl Snapshot {
     /// Writes [`to_collapsed`](Self::to_collapsed) to a file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file can't be written.
     pub fn save_collapsed(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let _busy = Busy::enter();
         std::fs::write(path, self.to_collapsed())

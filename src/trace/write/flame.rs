@@ -12,10 +12,10 @@ use crate::trace::read::text::Bytes;
 use crate::trace::record::state::Busy;
 
 impl Snapshot {
-    /// The snapshot as a flame graph: an SVG in which each function is as wide as what was allocated in it or below.
+    /// The snapshot as a flame graph: an SVG in which each function is as wide as the bytes allocated in it or below.
     ///
     /// # Errors
-    /// What the flame graph library says; not expected.
+    /// If the flame graph library fails, which is not expected.
     pub fn to_flame_graph(&self, title: &str) -> io::Result<String> {
         let _busy = Busy::enter();
         let mut collapsed = self.to_collapsed();
@@ -37,7 +37,7 @@ impl Snapshot {
     /// Writes [`to_flame_graph`](Self::to_flame_graph) to a file.
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file can't be written.
     pub fn save_flame_graph(&self, path: impl AsRef<Path>, title: &str) -> io::Result<()> {
         let _busy = Busy::enter();
         std::fs::write(path, self.to_flame_graph(title)?)

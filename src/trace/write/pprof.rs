@@ -1,10 +1,10 @@
 //! Snapshots as pprof profiles, which is also how they are saved and loaded.
 //!
 //! The format is the gzip of one protocol buffer, `Profile` in
-//! <https://github.com/google/pprof/blob/main/proto/profile.proto>; the messages below are its, without the fields that
-//! are not used here. A sample stands for the blocks of one stack and size, as in Go's heap profiles: values
-//! `inuse_objects` and `inuse_space`, the size as the label `bytes`. Addresses come with their file and its build id,
-//! so that a stripped program's can be named elsewhere.
+//! <https://github.com/google/pprof/blob/main/proto/profile.proto>. The messages below are that file's, without the
+//! fields that are not used here. A sample stands for the blocks of one stack and size, as in Go's heap profiles: its
+//! values are `inuse_objects` and `inuse_space`, and the size is the label `bytes`. Addresses come with their file and
+//! its build id, so that a stripped program's addresses can be named elsewhere.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::trace::record::state::Busy;
 
 /// The first comment of a profile that is a snapshot.
 const MARK: &str = "pymalloc trace, version 1";
-/// Most bytes that a snapshot may have once it is unpacked: what is more is no snapshot.
+/// The most bytes of an unpacked snapshot: a larger one is no snapshot.
 const UNPACKED_MAX: u64 = 4 << 30;
 
 #[derive(Clone, PartialEq, Message)]
@@ -176,7 +176,7 @@ impl Snapshot {
     /// for [`load`](Self::load).
     ///
     /// # Errors
-    /// What the file system says.
+    /// If the file can't be written.
     pub fn save(&self, path: impl AsRef<Path>) -> io::Result<()> {
         let _busy = Busy::enter();
         std::fs::write(path, self.to_pprof())
@@ -194,13 +194,13 @@ impl Snapshot {
     /// Reads a snapshot that [`save`](Self::save) wrote, in this process or another.
     ///
     /// # Errors
-    /// Says whether the file can't be read, ends too early, is damaged, or is something else.
+    /// The error says whether the file can't be read, ends too early, is damaged, or is something else.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, LoadError> {
         let _busy = Busy::enter();
         Self::from_pprof(&std::fs::read(path).map_err(LoadError::Io)?)
     }
 
-    /// The snapshot that [`to_pprof`](Self::to_pprof) made these bytes of.
+    /// Reads a snapshot from the bytes that [`to_pprof`](Self::to_pprof) made.
     ///
     /// # Errors
     /// As for [`load`](Self::load).
@@ -266,7 +266,7 @@ impl<'text> Writer<'text> {
                 let next = functions.len() as u64 + 1;
                 let id = *functions.entry((&frame.function, &frame.file)).or_insert_with(|| {
                     let (name, filename) = (self.number(&frame.function), self.number(&frame.file));
-                    // Without a name of the linker's, `pprof` shows the name as it is; else it cuts `<…>` off.
+                    // Without a linker's name, `pprof` shows the name as it is; otherwise it would cut `<…>` off.
                     profile.function.push(Function { id: next, name, filename });
                     next
                 });
@@ -282,7 +282,7 @@ impl<'text> Writer<'text> {
         }
         for (number, module) in snapshot.modules.iter().enumerate() {
             let own = |place: &&CodePlace| place.module == Some(number);
-            // A reader looks names up itself where a module's are said to be missing.
+            // A reader looks up names itself if a module's are said to be missing.
             let has_functions = snapshot.places.iter().filter(own).any(|place| !place.frames.is_empty());
             let has_lines =
                 snapshot.places.iter().filter(own).any(|place| place.frames.iter().any(|frame| frame.line > 0));

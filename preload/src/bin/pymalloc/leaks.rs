@@ -15,7 +15,7 @@ pub(crate) struct Wish {
     pub(crate) samples: bool,
 }
 
-/// Has the program looked at as wished.
+/// Sets the program's environment so that the library saves what is wished for.
 ///
 /// # Errors
 /// The library has no tracer, a file can't be written, or options don't go together.
@@ -44,7 +44,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
         command.env("PYMALLOC_HEAPSNAPSHOT_SIGNAL", signal_of(&name)?.to_string());
     }
     if !of_every_process {
-        // The program takes this process over.
+        // The program replaces this process, and keeps its number.
         command.env("PYMALLOC_TRACE_PROCESS", std::process::id().to_string());
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Where `libpymalloc.so` is, and its hardened twin.
+//! Finds `libpymalloc.so`, or its hardened twin.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,19 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "libpymalloc.so";
-/// What the library built with the feature `hardened` is called where it is installed.
+/// The installed name of the library that was built with the feature `hardened`.
 const HARDENED_NAME: &str = "libpymalloc_hardened.so";
 
-/// The library: the one named, or that beside this command, as `cargo build` leaves it, or in `../lib`, as it is
-/// installed. If it is to be `hardened`, the hardened one, if that is there.
+/// Finds the library: the one named, or the one beside this command, as `cargo build` leaves it, or the one in
+/// `../lib`, as it is installed. With `hardened`, the hardened one comes first, if it is there.
 ///
 /// # Errors
-/// There is none, or its path can't be in `LD_PRELOAD`.
+/// There is none, or `LD_PRELOAD` can't hold its path.
 pub(crate) fn find(named: Option<PathBuf>, hardened: bool) -> Result<PathBuf, String> {
     let library = match named {
         Some(path) => path,
         None => {
-            let command = env::current_exe().map_err(|error| format!("where am I? {error}"))?;
+            let command = env::current_exe().map_err(|error| format!("the path of this command: {error}"))?;
             let folder = command.parent().unwrap_or(&command);
             let places = [folder.join(NAME), folder.join("deps").join(NAME), folder.join("../lib").join(NAME)];
             let hardened = if hardened { hardened_places(folder) } else { Vec::new() };
@@ -44,7 +44,7 @@ fn hardened_places(folder: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// The value of `LD_PRELOAD`: the library before what is there already.
+/// The value of `LD_PRELOAD`: the library, then what is there already.
 pub(crate) fn preload_value(library: &Path) -> OsString {
     let mut value = library.as_os_str().to_owned();
     if let Some(others) = env::var_os("LD_PRELOAD").filter(|others| !others.is_empty()) {

@@ -32,19 +32,19 @@ enum Action {
     /// Shows what `run --timeline` recorded, in the terminal or as a page for a browser
     #[cfg(feature = "trace")]
     Timeline(over_time::Show),
-    /// Shows what a running program holds, live: one that was started by `run --serve`, or that calls `trace::serve`
+    /// Shows live what a running program holds, if it was started by `run --serve` or calls `trace::serve`
     #[cfg(feature = "trace")]
     Top(top::Top),
 }
 
 #[derive(Args)]
 struct Run {
-    /// Print the allocator's report to stderr when the program exits, or append one line a process to FILE (an absolute
-    /// path)
+    /// Print the allocator's report to stderr when the program exits, or append one line per process to FILE (an
+    /// absolute path)
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "1")]
     stats: Option<OsString>,
     /// Save what the program held at its peak to FILE, for `go tool pprof` and others; `%p` in the name stands for the
-    /// process's number, and has its child processes traced, too
+    /// process's number, and then child processes are traced, too
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// The same as a flame graph, to be opened in a browser
@@ -53,10 +53,10 @@ struct Run {
     /// Save what the program holds when it exits instead: what it leaks
     #[arg(long)]
     trace_exit: bool,
-    /// Frames a trace, 1 to 256 [default: 32]
+    /// Frames per trace, 1 to 256 [default: 32]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=256))]
     trace_frames: Option<u16>,
-    /// Trace one allocation every so many bytes on average, rather than all
+    /// Trace one allocation every BYTES on average, rather than all
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     trace_every: Option<u64>,
     /// Record memory over time to FILE: a page for a browser if its name ends in `.html`, else what `pymalloc timeline`
@@ -69,10 +69,11 @@ struct Run {
     /// Answer `pymalloc top`, at a socket of this user's own
     #[arg(long)]
     serve: bool,
-    /// Print what nothing in the program refers to any more when it exits, by call stack
+    /// Print, when the program exits, the blocks that nothing in it refers to any more, by call stack
     #[arg(long)]
     leaks: bool,
-    /// Save the heap as a graph to FILE when the program exits, for Chrome's DevTools, VS Code and memlab; `%p` as above
+    /// Save the heap as a graph to FILE when the program exits, for Chrome's DevTools, VS Code and memlab; `%p` as
+    /// above
     #[arg(long, value_name = "FILE.heapsnapshot")]
     heapsnapshot: Option<PathBuf>,
     /// Save it each time the program gets this signal instead: USR1, USR2, HUP or QUIT
@@ -98,7 +99,7 @@ fn run(run: Run) -> Result<ExitCode, String> {
     let path = program::find(name)?;
     program::check(&path)?;
     let mut command = Command::new(&path);
-    // The program sees the name it was called by.
+    // The program sees the name by which it was called.
     command.arg0(name).args(arguments).env("LD_PRELOAD", library::preload_value(&library));
     if let Some(stats) = run.stats {
         if stats != "1" && !PathBuf::from(&stats).is_absolute() {

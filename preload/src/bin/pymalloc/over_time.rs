@@ -1,5 +1,5 @@
-//! Memory over time: `run --timeline`, which waits for the program and makes the page when it has ended, however it
-//! did; and `timeline`, which shows what was recorded.
+//! Memory over time. `run --timeline` waits for the program, and makes the page when it has ended, in whatever way.
+//! `timeline` shows a recording.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -12,23 +12,23 @@ use pymalloc_core::trace::{By, Recording, Snapshot};
 
 /// Where a timeline goes.
 pub(crate) struct Files {
-    /// What the program writes.
+    /// The file that the program writes.
     pub(crate) raw: PathBuf,
-    /// The page that is made of it, after which the former is removed.
+    /// The page that is made of it; the file is removed then.
     page: Option<PathBuf>,
 }
 
 impl Files {
-    /// A page, if the name ends in `.html`; else what was recorded.
+    /// A page, if the name ends in `.html`; otherwise the recording itself.
     ///
     /// # Errors
-    /// A page for each process.
+    /// The name asks for a page for each process.
     pub(crate) fn of(named: PathBuf) -> Result<Self, String> {
         if named.extension().is_none_or(|extension| extension != "html") {
             return Ok(Self { raw: named, page: None });
         }
         if named.to_string_lossy().contains("%p") {
-            return Err("--timeline: of each process a recording is saved (name it `%p.timeline`); \
+            return Err("--timeline: with %p, only recordings can be saved (name them `%p.timeline`); \
                         `pymalloc timeline` makes a page of each"
                 .into());
         }
@@ -42,12 +42,12 @@ impl Files {
     }
 }
 
-/// The program's process, for the handler; 0 before it is there.
+/// The program's process, for the handler; 0 before it exists.
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
 
-/// Sends the program what was sent to this command alone.
+/// Passes on to the program a signal that was sent to this command alone.
 extern "C" fn pass_on(signal: libc::c_int) {
-    // Relaxed: a number alone.
+    // Relaxed: only a number.
     let program = PROGRAM.load(Ordering::Relaxed);
     if program > 0 {
         // SAFETY: plain numbers.
@@ -60,8 +60,8 @@ fn on_signal(signal: libc::c_int, handler: libc::sighandler_t) {
     unsafe { libc::signal(signal, handler) };
 }
 
-/// Runs the program in a process of its own, and makes the page once it has ended. Its exit status is returned; of a
-/// program that a signal ended, this process ends likewise.
+/// Runs the program in a process of its own, and makes the page once it has ended. Returns the program's exit status;
+/// if a signal ended the program, the same signal ends this process.
 ///
 /// # Errors
 /// The program could not be started.
@@ -82,7 +82,7 @@ pub(crate) fn run(mut command: Command, files: &Files) -> Result<ExitCode, Strin
     }
     // Relaxed: as in `pass_on`.
     PROGRAM.store(program, Ordering::Relaxed);
-    // The terminal sends these to both.
+    // The terminal sends these to both processes.
     for signal in [libc::SIGINT, libc::SIGQUIT] {
         on_signal(signal, libc::SIG_IGN);
     }
@@ -104,14 +104,14 @@ pub(crate) fn run(mut command: Command, files: &Files) -> Result<ExitCode, Strin
 
 fn die_of(signal: libc::c_int) {
     on_signal(signal, libc::SIG_DFL);
-    // SAFETY: plain numbers; the program has dumped its memory already, if it was to.
+    // SAFETY: plain numbers. This process writes no core file; the program has written its own, if any.
     unsafe {
         libc::setrlimit(libc::RLIMIT_CORE, &libc::rlimit { rlim_cur: 0, rlim_max: 0 });
         libc::raise(signal);
     }
 }
 
-/// Makes the page, and says in a line what there is.
+/// Makes the page, and prints a line about it.
 fn finish(files: &Files) -> Result<(), String> {
     let Some(page) = &files.page else { return Ok(()) };
     let kept = |error: &dyn std::fmt::Display| format!("{}: {error}", files.raw.display());
@@ -128,21 +128,21 @@ fn finish(files: &Files) -> Result<(), String> {
     Ok(())
 }
 
-/// What `pymalloc timeline` is asked for.
+/// The arguments of `pymalloc timeline`.
 #[derive(clap::Args)]
 pub(crate) struct Show {
-    /// What `pymalloc run --timeline` or `trace::Timeline` recorded; also of a program that still runs
+    /// The file that `pymalloc run --timeline` or `trace::Timeline` recorded; the program may still run
     file: PathBuf,
     /// Make a page for a browser instead
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
-    /// Show what was allocated after so many seconds …
+    /// Show what was allocated after SECONDS …
     #[arg(long, value_name = "SECONDS", requires = "to", value_parser = seconds)]
     from: Option<Duration>,
     /// … and not freed by then
     #[arg(long, value_name = "SECONDS", requires = "from", value_parser = seconds)]
     to: Option<Duration>,
-    /// Show what was live after so many seconds
+    /// Show what was live after SECONDS
     #[arg(long, value_name = "SECONDS", conflicts_with_all = ["from", "to"], value_parser = seconds)]
     at: Option<Duration>,
     /// Functions to show
@@ -155,6 +155,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
+/// Shows a recording.
+///
 /// # Errors
 /// It can't be read, or the page can't be written.
 pub(crate) fn show(show: &Show) -> Result<(), String> {
@@ -184,7 +186,7 @@ fn table(title: &str, snapshot: &Snapshot, top: usize) -> String {
     format!("{title}: {bytes} bytes in {blocks} blocks\n{}", snapshot.statistics(By::Function).top(top))
 }
 
-/// To stdout, whose reader may have gone.
+/// Writes to stdout; it is no error if the reader has gone.
 fn print(text: &str) -> Result<(), String> {
     use std::io::Write;
     match std::io::stdout().write_all(text.as_bytes()) {

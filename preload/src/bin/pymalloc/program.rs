@@ -1,4 +1,4 @@
-//! Which program is meant, and whether preloading has an effect on it.
+//! Finds the program, and checks that preloading has an effect on it.
 
 use std::env;
 use std::ffi::{CString, OsStr};
@@ -12,9 +12,9 @@ use object::Endianness;
 use object::elf::{EM_AARCH64, EM_X86_64, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 
-/// How many interpreters a script may be behind, as in Linux.
+/// The most interpreters from a script to a program, as in Linux.
 const INTERPRETERS_MAX: usize = 4;
-/// Of a file, so much is looked at: headers come first.
+/// How many bytes of a file are read: headers come first.
 const HEAD_BYTES: u64 = 64 << 10;
 
 /// The file that `execvp` would run.
@@ -40,14 +40,16 @@ fn may_run(path: &Path) -> bool {
     unsafe { libc::access(path.as_ptr(), libc::X_OK) == 0 }
 }
 
+/// Checks that the dynamic linker preloads this library into the program at `path`.
+///
 /// # Errors
-/// The dynamic linker would not preload anything into the program at `path`, or not this library; says why.
+/// It would not preload anything, or not this library; says why.
 pub(crate) fn check(path: &Path) -> Result<(), String> {
     let mut path = path.to_owned();
     for _ in 0..=INTERPRETERS_MAX {
         let mut head = Vec::new();
         let file = fs::File::open(&path);
-        // Programs may be runnable and not readable: then the dynamic linker decides.
+        // A program may be executable and not readable: then the dynamic linker decides.
         let Ok(_) = file.and_then(|file| file.take(HEAD_BYTES).read_to_end(&mut head)) else {
             return Ok(());
         };
@@ -93,7 +95,7 @@ fn check_elf(path: &Path, head: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// With rights that its caller does not have, a program is not preloaded.
+/// Checks that the program does not run with rights that its caller does not have: then nothing is preloaded.
 fn check_rights(path: &Path) -> Result<(), String> {
     let Ok(metadata) = fs::metadata(path) else {
         return Ok(());

@@ -1,4 +1,5 @@
-//! Where the sockets of programs are that serve: a folder of the user's own, a socket a process, named by its number.
+//! Where the sockets of serving programs are: in a folder of the user's own, one socket per process, named by its
+//! number.
 
 use std::env;
 use std::fs::{self, DirBuilder};
@@ -17,7 +18,7 @@ fn places() -> Vec<PathBuf> {
 /// Makes the folder, which only its user can enter.
 ///
 /// # Errors
-/// It can't be made, or somebody else has made it.
+/// It can't be made, or it belongs to another user or is open to one.
 pub(crate) fn make_folder() -> Result<PathBuf, String> {
     let mut refused = String::new();
     for folder in places() {

@@ -1,5 +1,5 @@
-//! `pymalloc top`: what a running program holds, live. It asks once a second. The program goes on, whatever happens
-//! here.
+//! `pymalloc top`: shows live what a running program holds. It asks once a second. Whatever happens here, the program
+//! goes on.
 
 mod draw;
 
@@ -13,7 +13,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, Ke
 
 use crate::sockets;
 
-/// What `pymalloc top` is asked for.
+/// The arguments of `pymalloc top`.
 #[derive(clap::Args)]
 pub(crate) struct Top {
     /// The number of a process, or the path of a socket
@@ -32,7 +32,7 @@ fn seconds(text: &str) -> Result<f64, String> {
     if (0.1..=3600.0).contains(&number) { Ok(number) } else { Err("not in 0.1..=3600".to_owned()) }
 }
 
-/// What the rows are sorted by, the largest first.
+/// The column by which rows are sorted, the largest first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Sort {
     Own,
@@ -41,7 +41,7 @@ enum Sort {
     Name,
 }
 
-/// A function or a line: what was allocated by it, and by it and whatever it called.
+/// A function or a line: what it allocated itself, and what it and all its callees allocated.
 struct Row {
     name: String,
     own_bytes: usize,
@@ -126,7 +126,7 @@ impl Shown {
         self.rows.sort_by(|one, other| key(other).cmp(&key(one)).then_with(|| one.name.cmp(&other.name)));
     }
 
-    /// Does what a key asks for; `false` if that is to end.
+    /// Does what a key asks for; `false` if it asks to end.
     fn press(&mut self, key: KeyEvent) -> bool {
         let scroll = |scrolled: usize, by: isize| scrolled.saturating_add_signed(by);
         match key.code {
@@ -169,8 +169,10 @@ impl Shown {
     }
 }
 
+/// Runs until the user or the program ends it.
+///
 /// # Errors
-/// Nobody serves there, or there is no terminal.
+/// No program serves there, or there is no terminal.
 pub(crate) fn run(top: &Top) -> Result<(), String> {
     let socket = sockets::find(&top.program)?;
     let unseen = |error: WatchError| format!("{}: {error}", socket.display());
@@ -198,7 +200,7 @@ pub(crate) fn run(top: &Top) -> Result<(), String> {
     }
 }
 
-/// Why there is nothing to be seen any more.
+/// Why watching ended without the user's wish.
 enum Ended {
     Program,
     Terminal(std::io::Error),

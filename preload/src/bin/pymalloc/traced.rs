@@ -1,5 +1,5 @@
-//! `--trace`, `--timeline`, `--serve` and what belongs to them: checked here, so that hours of a program's run are not
-//! lost to a typing error.
+//! `--trace`, `--timeline`, `--serve` and their options. They are checked before the program starts, so that a typing
+//! error does not waste hours of its run.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -30,7 +30,7 @@ pub(crate) struct Wish {
     pub(crate) every_bytes: Option<u64>,
 }
 
-/// Has the program traced as wished; where its timeline goes, if one is recorded.
+/// Sets the program's environment so that it is traced as wished. Returns where its timeline goes, if one is recorded.
 ///
 /// # Errors
 /// The library has no tracer, or a file can't be written.
@@ -68,7 +68,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
         command.env("PYMALLOC_SERVE", sockets::make_folder()?.join("%p"));
     }
     if !of_every_process {
-        // The program takes this process over.
+        // The program replaces this process, and keeps its number.
         command.env("PYMALLOC_TRACE_PROCESS", std::process::id().to_string());
     }
     if wish.at_exit {
@@ -87,7 +87,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
     Ok(timeline)
 }
 
-/// Where the timeline goes, and the file that the program is to write.
+/// Where the timeline goes, and the file that the program writes.
 #[cfg(feature = "trace")]
 fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), String> {
     let files = named.map(Files::of).transpose()?;
@@ -106,8 +106,10 @@ fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), 
     }
 }
 
+/// Checks that the library has the tracer.
+///
 /// # Errors
-/// The library has no tracer.
+/// It has none.
 pub(crate) fn check_tracer(library: &Path) -> Result<(), String> {
     if can_trace(library)? {
         return Ok(());
@@ -118,7 +120,7 @@ pub(crate) fn check_tracer(library: &Path) -> Result<(), String> {
     ))
 }
 
-/// Makes the file, or looks for its folder if there will be one for each process.
+/// Makes the file; or, if each process will have its own, checks that their folder exists.
 pub(crate) fn check_writable(file: &Path, many: bool) -> std::io::Result<()> {
     if !many {
         return fs::OpenOptions::new().write(true).create(true).truncate(false).open(file).map(drop);

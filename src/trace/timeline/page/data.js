@@ -1,5 +1,5 @@
-// What was recorded, asked. A sample: milliseconds, live, most, resident, arenas, whether at a peak; then, of each change,
-// its stack, the sample that its blocks are from (-1: before the first), bytes and blocks.
+// Queries of the recording. A sample has: milliseconds, live, most, resident, arenas, whether at a peak; then, for each
+// change, its stack, the sample that its blocks are from (-1: before the first), bytes and blocks.
 const HEAD = 6;
 const samples = recorded.samples;
 const times = samples.map((sample) => sample[0] / 1000);
@@ -15,7 +15,7 @@ function groupOf(stack, mode) {
   return recorded.frames[recorded.stacks[stack][0]][mode];
 }
 
-// Bytes and blocks by stack, of the changes up to a sample that are meant.
+// Bytes and blocks by stack: the sums of the changes up to a sample whose births isMeant accepts.
 function sum(until, isMeant) {
   const sums = new Map();
   for (let index = 0; index <= until; index += 1) {

@@ -35,7 +35,7 @@ const flames = {
       made.setAttribute("aria-label", `${node.name}, ${showBytes(node.bytes)}, ${share} percent`);
       made.tabIndex = path.length === this.path.length && !isAbove ? 0 : -1;
       Object.assign(made.style, { left: `${left}px`, top: `${row * this.ROW}px`, width: `${wide}px` });
-      // A tone of its own for each name, the same each time.
+      // Each name has a tone of its own, the same each time.
       let hash = 0;
       for (const letter of node.name) hash = (hash * 31 + letter.codePointAt(0)) % 997;
       made.style.filter = `hue-rotate(${(hash % 40) - 20}deg)`;
@@ -50,7 +50,7 @@ const flames = {
       const children = [...node.children.values()].sort((one, other) => other.bytes - one.bytes);
       for (const child of children) {
         const part = (child.bytes / node.bytes) * wide;
-        // What is narrower is not seen.
+        // A narrower cell can't be seen.
         if (part >= 1) below([...path, child], at, part);
         at += part;
       }

@@ -19,7 +19,7 @@ function areaColour(area, index) {
   return colour(area.isOthers ? "other" : `a${index + 1}`);
 }
 
-// Areas are drawn as sums, the highest first: each covers the one above it down to the axis.
+// Areas are drawn as sums, the highest first: each covers the one drawn before it, down to the axis.
 function stacked() {
   let below = new Float64Array(samples.length);
   const sums = areas.map(({ bytes }) => (below = below.map((one, index) => one + bytes[index])));
@@ -188,7 +188,7 @@ function showSamples() {
 function about() {
   const parts = [recorded.program.split("/").at(-1), `process ${recorded.process}`,
     `begun ${new Date(recorded.started).toISOString().replace("T", " ").slice(0, 19)} UTC`, `${samples.length} samples`];
-  if (recorded.sampledEvery) parts.push(`estimates: one block each ${showBytes(recorded.sampledEvery)}`);
+  if (recorded.sampledEvery) parts.push(`estimates: one block sampled every ${showBytes(recorded.sampledEvery)}`);
   if (recorded.lost) parts.push(`${recorded.lost} blocks could not be recorded`);
   if (recorded.isCut) parts.push("without an end: the program was killed, or it still ran");
   Object.assign(element("about"), { textContent: parts.join(" · "), title: recorded.program });

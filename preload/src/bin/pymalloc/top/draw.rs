@@ -9,7 +9,7 @@ use ratatui::widgets::Paragraph;
 
 use super::{Page, Row, Shown, Sort};
 
-/// Pools in a row of an arena's square, and rows of them; two rows are a row of characters.
+/// The pools in a row of an arena's square, of an arena, and the lines of text of a square: a line shows two rows.
 const ACROSS: usize = 8;
 const POOLS: usize = 64;
 const LINES: usize = POOLS / ACROSS / 2;
@@ -42,7 +42,7 @@ pub(super) fn totals(look: &Look) -> String {
         bytes(look.bytes_arenas)
     );
     if let Some(every) = look.sampled_every {
-        text.push_str(&format!("; estimates, one block each {}", bytes(every)));
+        text.push_str(&format!("; estimates: one block sampled every {}", bytes(every)));
     }
     if !look.is_tracing {
         text.push_str("; the program is not traced");
@@ -96,7 +96,7 @@ fn draw_table(frame: &mut Frame<'_>, area: Rect, shown: &mut Shown) {
 fn draw_heap(frame: &mut Frame<'_>, area: Rect, shown: &mut Shown) {
     let (text, pools) = &shown.heap;
     let arenas = pools.len() / POOLS;
-    // A column between two arenas, and a line.
+    // An empty column, and an empty line, between two arenas.
     let columns = (usize::from(area.width) / (ACROSS + 1)).max(1);
     let wanted = arenas.div_ceil(columns) * (LINES + 1);
     let height = wanted.min(usize::from(area.height) / 2) as u16;
@@ -120,7 +120,8 @@ fn draw_heap(frame: &mut Frame<'_>, area: Rect, shown: &mut Shown) {
     frame.render_widget(shown_from, table);
 }
 
-/// Two rows of pools as a row of characters, the upper half in one colour and the lower in another.
+/// Two rows of pools as a line of characters: a character's upper half has the colour of one pool, its lower half the
+/// colour of the pool below.
 fn line_of(arena: &[[u8; 2]], line: usize) -> Line<'static> {
     let pool = |row: usize, column: usize| colour(arena.get(row * ACROSS + column).copied().unwrap_or_default());
     let half =
@@ -128,13 +129,13 @@ fn line_of(arena: &[[u8; 2]], line: usize) -> Line<'static> {
     Line::from_iter((0..ACROSS).map(half))
 }
 
-/// A colour for each class, the stronger the more of the pool's blocks are live.
+/// A colour for each class; the more of the pool's blocks are live, the stronger it is.
 fn colour([class, live]: [u8; 2]) -> Color {
     match class {
         0 => Color::Rgb(40, 40, 44),
         u8::MAX => Color::Rgb(70, 70, 76),
         _ => {
-            // The golden ratio's multiples: neighbours differ.
+            // Multiples of the golden ratio: neighbouring classes get different hues.
             let hue = f64::from(class) * 0.618_033_988 % 1.0 * 6.0;
             let strength = 0.25 + 0.75 * f64::from(live) / 255.0;
             let part = |shift: f64| {
