@@ -68,6 +68,10 @@ sample! {
     requests,
     /// Requests of 512 bytes or less (counting build only).
     small_requests,
+    /// Bytes asked for (counting build only).
+    requested_bytes,
+    /// Bytes asked for by requests of 512 bytes or less (counting build only).
+    small_bytes,
     /// Highest number of bytes asked for and live (counting build only).
     counted_live_bytes,
 }

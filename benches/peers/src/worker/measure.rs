@@ -34,6 +34,8 @@ pub fn measure_keeping<T>(operations: usize, body: impl FnOnce() -> (u64, T)) ->
         live_bytes: 0,
         requests: counts.requests,
         small_requests: counts.small_requests,
+        requested_bytes: counts.bytes,
+        small_bytes: counts.small_bytes,
         counted_live_bytes: counts.peak_live_bytes,
     };
     (Outcome { sample }, kept)
