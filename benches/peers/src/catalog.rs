@@ -149,6 +149,22 @@ pub const WORKLOADS: &[Entry] = &[
     entry(Programs, "lru-cache", "lru: a full cache of strings"),
     entry(Programs, "csv-group", "csv: read rows, group them by a column"),
     entry(Programs, "search-memory", "probly-search: index, query and remove documents"),
+    entry(Programs, "http", "hyper: a client's requests and a server's answers, bodies to 40 KiB"),
+    entry(Programs, "http-4", "the same in four threads"),
+    entry(Programs, "cbor", "ciborium: write and read messages of some KiB"),
+    entry(Programs, "cbor-4", "the same in four threads"),
+    entry(Programs, "redb", "redb: transactions of a database in memory"),
+    entry(Programs, "deflate", "flate2: compress and decompress buffers, each with a new encoder"),
+    entry(Programs, "deflate-4", "the same in four threads"),
+    entry(Programs, "lz4", "lz4_flex: compress and decompress buffers"),
+    entry(Programs, "thumbnails", "image: decode, resize and encode small pictures"),
+    entry(Programs, "templates", "minijinja: render pages with a table"),
+    entry(Programs, "markdown", "pulldown-cmark: render documents to HTML"),
+    entry(Programs, "markdown-4", "the same in four threads"),
+    entry(Programs, "bitmap-index", "roaring: build, save, load and ask an index of bitmaps"),
+    entry(Programs, "timers", "tokio: tasks that sleep, send and collect in batches"),
+    entry(Programs, "parallel-words", "rayon: sort and join words in four threads"),
+    entry(Programs, "shaders", "naga: compile WGSL to SPIR-V and to Metal"),
 ];
 
 /// The workload of that name.

@@ -255,3 +255,85 @@ pub const SEARCH_DOCUMENTS: usize = 1_000;
 pub const SEARCH_WORDS: usize = 4_000;
 /// Times they are indexed, searched and removed.
 pub const SEARCH_ROUNDS: Amount = amount(25, 3);
+
+// Programs of larger requests.
+/// Bodies that the HTTP clients send in turn.
+pub const HTTP_BODIES: usize = 64;
+/// Bytes of a body: the least, and the most.
+pub const HTTP_BODY_BYTES: (usize, usize) = (200, 40 << 10);
+/// Requests over one connection.
+pub const HTTP_REQUESTS: usize = 50;
+/// Connections of http, and of http-4 (all threads together).
+pub const HTTP_CONNECTIONS: Amount = amount(600, 120);
+/// Bytes that the pipe between client and server holds.
+pub const HTTP_PIPE_BYTES: usize = 8 << 10;
+/// Messages that cbor writes and reads in turn.
+pub const CBOR_MESSAGES: usize = 128;
+/// Times they are written and read, by all threads together.
+pub const CBOR_ROUNDS: Amount = amount(200, 40);
+/// Keys of the database of redb.
+pub const REDB_KEYS: usize = 20_000;
+/// Bytes of its values: the least, and the most.
+pub const REDB_VALUE_BYTES: (usize, usize) = (40, 3_000);
+/// Writes of a transaction.
+pub const REDB_WRITES: usize = 100;
+/// Transactions of redb.
+pub const REDB_TRANSACTIONS: Amount = amount(500, 100);
+/// Bytes of its cache.
+pub const REDB_CACHE_BYTES: usize = 16 << 20;
+/// Buffers that deflate and lz4 compress in turn.
+pub const COMPRESSION_BUFFERS: usize = 64;
+/// Bytes of a buffer: the least, and the most.
+pub const COMPRESSION_BUFFER_BYTES: (usize, usize) = (256, 16 << 10);
+/// Times the buffers are compressed and decompressed by deflate, by all threads together.
+pub const DEFLATE_ROUNDS: Amount = amount(20, 4);
+/// Times they are by lz4.
+pub const LZ4_ROUNDS: Amount = amount(300, 60);
+/// Pictures of thumbnails.
+pub const THUMBNAIL_PICTURES: usize = 24;
+/// Pixels of a side of a picture: the least, and the most.
+pub const THUMBNAIL_SIDES: (usize, usize) = (64, 320);
+/// Pixels of a side of a thumbnail.
+pub const THUMBNAIL_SIDE: u32 = 48;
+/// Times the pictures are made smaller.
+pub const THUMBNAIL_ROUNDS: Amount = amount(25, 5);
+/// Rows of the page of templates.
+pub const TEMPLATE_ROWS: usize = 60;
+/// Pages that it renders.
+pub const TEMPLATE_PAGES: Amount = amount(2_500, 500);
+/// Documents that markdown renders in turn.
+pub const MARKDOWN_DOCUMENTS: usize = 32;
+/// Sections of a document: the least, and the most.
+pub const MARKDOWN_SECTIONS: (usize, usize) = (3, 14);
+/// Times the documents are rendered, by all threads together.
+pub const MARKDOWN_ROUNDS: Amount = amount(150, 30);
+/// Documents of bitmap-index.
+pub const BITMAP_DOCUMENTS: usize = 20_000;
+/// Terms that occur in them.
+pub const BITMAP_TERMS: usize = 3_000;
+/// Terms of a document.
+pub const BITMAP_DOCUMENT_TERMS: usize = 30;
+/// Queries of each index.
+pub const BITMAP_QUERIES: usize = 2_000;
+/// Times the index is built, saved, loaded and asked.
+pub const BITMAP_ROUNDS: Amount = amount(8, 2);
+/// Tasks of timers that send readings.
+pub const TIMER_DEVICES: usize = 200;
+/// Bytes of a reading: the least, and the most.
+pub const TIMER_READING_BYTES: (usize, usize) = (50, 3_000);
+/// Readings of a device.
+pub const TIMER_READINGS: Amount = amount(3_000, 600);
+/// Readings of a batch.
+pub const TIMER_BATCH: usize = 32;
+/// Documents of parallel-words.
+pub const WORDS_DOCUMENTS: usize = 400;
+/// Words of a document.
+pub const WORDS_DOCUMENT_WORDS: usize = 150;
+/// Words of a line of the result.
+pub const WORDS_LINE: usize = 40;
+/// Times the words are sorted and joined.
+pub const WORDS_ROUNDS: Amount = amount(35, 7);
+/// Functions of the shader module.
+pub const SHADER_FUNCTIONS: usize = 24;
+/// Times the module is compiled.
+pub const SHADER_ROUNDS: Amount = amount(75, 15);

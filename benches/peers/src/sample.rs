@@ -56,6 +56,8 @@ sample! {
     system_nanos,
     /// Minor page faults.
     faults,
+    /// Context switches of threads that waited: for a lock, for another thread, for a file.
+    waits,
     /// RSS before the measured part, in bytes.
     start_rss,
     /// Highest RSS of the process, in bytes.
@@ -68,6 +70,10 @@ sample! {
     requests,
     /// Requests of 512 bytes or less (counting build only).
     small_requests,
+    /// Bytes asked for (counting build only).
+    requested_bytes,
+    /// Bytes asked for by requests of 512 bytes or less (counting build only).
+    small_bytes,
     /// Highest number of bytes asked for and live (counting build only).
     counted_live_bytes,
 }

@@ -32,6 +32,8 @@ pub struct Row {
     pub workload: &'static Entry,
     /// The share of small ones among its requests, if it was counted.
     pub small_share: Option<f64>,
+    /// The share of their bytes among those asked for, if it was counted.
+    pub small_byte_share: Option<f64>,
     /// Bytes asked for and live at the peak, if it was counted.
     pub counted_live_bytes: Option<u64>,
     /// Medians field by field, one for each allocator; `None` where it failed.
@@ -86,10 +88,12 @@ impl Board {
                 median_of_fields(samples.map(|run| run.sample.values()).collect())
             };
             let counted = runs.counted.get(workload.name);
+            let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
             Row {
                 workload,
-                small_share: counted
-                    .map(|count| count.small_requests as f64 / count.requests.max(1) as f64),
+                small_share: counted.map(|count| share(count.small_requests, count.requests)),
+                small_byte_share: counted
+                    .map(|count| share(count.small_bytes, count.requested_bytes)),
                 counted_live_bytes: counted.map(|count| count.counted_live_bytes),
                 cells: allocators.iter().map(cell).collect(),
                 overheads: Vec::new(),

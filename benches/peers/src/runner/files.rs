@@ -48,8 +48,8 @@ pub fn runs_csv(options: &Options, runs: &Runs) -> String {
 
 fn medians_csv(boards: &[Board]) -> String {
     let mut text = format!(
-        "mode,theme,workload,small_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,overhead_ratio,rss_per_byte,\
-         peak_live_bytes,overhead_bytes,{}\n",
+        "mode,theme,workload,small_share,small_byte_share,allocator,time_ratio,peak_rss_ratio,end_rss_ratio,\
+         overhead_ratio,rss_per_byte,peak_live_bytes,overhead_bytes,{}\n",
         Sample::FIELDS.join(",")
     );
     // An unknown figure is an empty field.
@@ -63,11 +63,12 @@ fn medians_csv(boards: &[Board]) -> String {
                     .join(",");
                 writeln!(
                     text,
-                    "{},{},{},{},{},{ratios},{},{},{}{}",
+                    "{},{},{},{},{},{},{ratios},{},{},{}{}",
                     board.mode.profile(),
                     row.workload.theme.name(),
                     row.workload.name,
                     field(row.small_share),
+                    field(row.small_byte_share),
                     allocator.name,
                     field(row.rss_per_byte(column)),
                     row.counted_live_bytes.map_or_else(String::new, |bytes| bytes.to_string()),

@@ -85,6 +85,7 @@ fn render(board: &Board) -> String {
     }
     let mut text = String::new();
     time(board, &mut text);
+    requests(board, &mut text);
     memory(board, &mut text);
     overhead(board, &mut text);
     density(board, &mut text);
@@ -213,6 +214,25 @@ fn memory(board: &Board, text: &mut String) {
     let total: u64 = total.filter_map(|row| row.cells[0]).map(|cell| cell.faults).sum();
     let head = ["sum".to_owned(), total.to_string()];
     line(text, "page faults", head.into_iter().chain(peers(board).map(faults)));
+}
+
+/// How much of what a program asks for is not small. The other workloads say their sizes themselves.
+fn requests(board: &Board, text: &mut String) {
+    let rows = board.rows.iter().filter(|row| row.workload.theme == Theme::Programs);
+    let above = |small: f64| format!("{:.1} %", (1.0 - small) * 100.0);
+    let shares = |row: &Row| Some([row.small_share?, row.small_byte_share?].map(above));
+    let counted: Vec<_> = rows.filter_map(|row| Some((row.workload.name, shares(row)?))).collect();
+    if counted.is_empty() {
+        return;
+    }
+    heading(
+        text,
+        "Requests above 512 bytes: their share of all requests, and of the bytes asked for",
+    );
+    line(text, "workload", ["requests", "bytes"].map(str::to_owned));
+    for (name, shares) in counted {
+        line(text, name, shares);
+    }
 }
 
 fn density(board: &Board, text: &mut String) {

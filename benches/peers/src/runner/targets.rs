@@ -348,6 +348,7 @@ mod tests {
         Row {
             workload: catalog::find(workload).expect(workload),
             small_share: Some(1.0),
+            small_byte_share: Some(1.0),
             counted_live_bytes: Some(10 * MIB),
             cells: cells.iter().map(cell).collect(),
             overheads: Vec::new(),

@@ -7,6 +7,10 @@ pub struct Counts {
     pub requests: u64,
     /// Those that a small-object allocator serves.
     pub small_requests: u64,
+    /// Bytes asked for. Growing a block asks for all its bytes again.
+    pub bytes: u64,
+    /// Those asked for by small requests.
+    pub small_bytes: u64,
     /// Highest number of bytes asked for and live.
     pub peak_live_bytes: u64,
 }
@@ -23,13 +27,16 @@ mod tally {
 
     static REQUESTS: AtomicU64 = AtomicU64::new(0);
     static SMALL_REQUESTS: AtomicU64 = AtomicU64::new(0);
+    static BYTES: AtomicU64 = AtomicU64::new(0);
+    static SMALL_BYTES: AtomicU64 = AtomicU64::new(0);
     static LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
     static PEAK_LIVE_BYTES: AtomicI64 = AtomicI64::new(0);
 
     /// Starts counting anew; what is live stays live.
     pub fn start() {
-        REQUESTS.store(0, Relaxed);
-        SMALL_REQUESTS.store(0, Relaxed);
+        for counter in [&REQUESTS, &SMALL_REQUESTS, &BYTES, &SMALL_BYTES] {
+            counter.store(0, Relaxed);
+        }
         PEAK_LIVE_BYTES.store(LIVE_BYTES.load(Relaxed), Relaxed);
     }
 
@@ -38,15 +45,19 @@ mod tally {
         Counts {
             requests: REQUESTS.load(Relaxed),
             small_requests: SMALL_REQUESTS.load(Relaxed),
+            bytes: BYTES.load(Relaxed),
+            small_bytes: SMALL_BYTES.load(Relaxed),
             peak_live_bytes: PEAK_LIVE_BYTES.load(Relaxed).unsigned_abs(),
         }
     }
 
     fn count(layout: Layout) {
         REQUESTS.fetch_add(1, Relaxed);
+        BYTES.fetch_add(layout.size() as u64, Relaxed);
         // The size a request has once it is rounded up to its alignment.
         if layout.size().wrapping_sub(1) | (layout.align() - 1) < SMALL_MAX_BYTES {
             SMALL_REQUESTS.fetch_add(1, Relaxed);
+            SMALL_BYTES.fetch_add(layout.size() as u64, Relaxed);
         }
     }
 

@@ -28,12 +28,15 @@ pub fn measure_keeping<T>(operations: usize, body: impl FnOnce() -> (u64, T)) ->
         user_nanos: after.user_nanos - before.user_nanos,
         system_nanos: after.system_nanos - before.system_nanos,
         faults: after.faults - before.faults,
+        waits: after.waits - before.waits,
         start_rss,
         peak_rss: 0,
         end_rss: usage::rss(),
         live_bytes: 0,
         requests: counts.requests,
         small_requests: counts.small_requests,
+        requested_bytes: counts.bytes,
+        small_bytes: counts.small_bytes,
         counted_live_bytes: counts.peak_live_bytes,
     };
     (Outcome { sample }, kept)

@@ -11,6 +11,8 @@ pub struct Usage {
     pub system_nanos: u64,
     /// Minor page faults.
     pub faults: u64,
+    /// Voluntary context switches, all threads.
+    pub waits: u64,
 }
 
 /// Reads times and faults. Allocates nothing.
@@ -24,6 +26,7 @@ pub fn usage() -> Usage {
         user_nanos: nanos(usage.ru_utime),
         system_nanos: nanos(usage.ru_stime),
         faults: usage.ru_minflt.unsigned_abs(),
+        waits: usage.ru_nvcsw.unsigned_abs(),
     }
 }
 

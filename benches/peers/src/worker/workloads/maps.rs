@@ -13,7 +13,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 /// The standard hasher with fixed keys: every run does the same.
-type FixedState = BuildHasherDefault<DefaultHasher>;
+pub type FixedState = BuildHasherDefault<DefaultHasher>;
 
 /// A key as programs have them: a prefix, a number, 12 to 40 bytes.
 fn key(number: usize) -> String {

@@ -1,15 +1,23 @@
 //! The workloads, in files by theme, and the table from names to functions.
 
+mod compression;
+mod documents;
+mod lanes;
 mod live;
 mod loops;
 mod maps;
 mod medium;
 mod memory;
+mod parallel;
+mod pictures;
 mod programs;
 mod scaling;
 mod services;
+mod shaders;
+mod storage;
 mod structures;
 mod threads;
+mod wire;
 
 use crate::measure::Outcome;
 use peers::params::Scale;
@@ -91,6 +99,22 @@ pub fn find(name: &str) -> Option<Run> {
         "lru-cache" => maps::lru_cache,
         "async-tasks" => services::async_tasks,
         "search-memory" => services::search_memory,
+        "http" => wire::http::<1>,
+        "http-4" => wire::http::<4>,
+        "cbor" => wire::cbor::<1>,
+        "cbor-4" => wire::cbor::<4>,
+        "redb" => storage::redb,
+        "deflate" => compression::deflate::<1>,
+        "deflate-4" => compression::deflate::<4>,
+        "lz4" => compression::lz4,
+        "thumbnails" => pictures::thumbnails,
+        "templates" => documents::templates,
+        "markdown" => documents::markdown::<1>,
+        "markdown-4" => documents::markdown::<4>,
+        "bitmap-index" => storage::bitmap_index,
+        "timers" => parallel::timers,
+        "parallel-words" => parallel::words,
+        "shaders" => shaders::shaders,
         _ => return None,
     })
 }
