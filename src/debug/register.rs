@@ -107,8 +107,8 @@ impl Register {
 
     /// As [`with`](Self::with), for a walk over all records. Afterwards the threads that wait come first.
     ///
-    /// A thread that frees the lock and takes it again at once is faster than the sleeper that was woken meanwhile. So a
-    /// program that checks all blocks in a loop would keep its other threads waiting.
+    /// A thread that frees the lock and takes it again at once is faster than the sleeper that was woken meanwhile.
+    /// Without this, a program that checks all blocks in a loop would keep its other threads waiting.
     pub(super) fn with_all<R>(&self, body: impl FnOnce(&mut Books) -> R) -> R {
         let mut books = self.books.lock();
         let result = books.with(body);
