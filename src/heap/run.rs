@@ -7,7 +7,7 @@
 //! # Invariants
 //! - *First*: the first pool's descriptor is for all. The others are behind it, and have no touched bytes of their own.
 //! - *Run tag*: every pool of a run has the tag [`RUN_TAG`], which names no set and no class. While a run's memory goes
-//!   back to the OS, the tag of its first pool is null. So if a run is freed twice, the second free is found, whenever
+//!   back to the OS, or is cleared, the tag of its first pool is null. So if a run is freed twice, the second free is found, whenever
 //!   it comes.
 
 use core::ptr::{self, NonNull};
@@ -68,20 +68,22 @@ impl Heap {
     /// Takes back pools that are one, and that no other thread knows any more. If the heap would keep too much free
     /// memory, theirs goes back to the OS first, without the lock.
     pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
-        let _ = self.give_run_if(first, pools, || Ok(()));
+        let _ = self.give_run_if(first, pools, false, || Ok(()));
     }
 
-    /// The same, if `check`, which runs under the heap's lock, finds no fault.
+    /// The same, if `check`, which runs under the heap's lock, finds no fault. If `clears` is set, the memory is zero
+    /// afterwards; clearing it, too, needs no lock.
     fn give_run_if(
         &self,
         first: PoolRef,
         pools: usize,
+        clears: bool,
         check: impl FnOnce() -> Result<(), Impossible>,
     ) -> Result<(), Impossible> {
         let is_surplus = self.with_state(|state, source| {
             check()?;
             let is_surplus = state.arenas.is_surplus(first, pools, source);
-            if is_surplus {
+            if is_surplus || clears {
                 // Relaxed: under the heap's lock, or no block of the pool is outside.
                 first.tag().store(ptr::null_mut(), Ordering::Relaxed);
             } else {
@@ -89,24 +91,37 @@ impl Heap {
             }
             Ok(is_surplus)
         })?;
-        if is_surplus {
-            let bytes = pools * POOL_BYTES;
-            let start = NonNull::new(first.start()).filter(|_| bytes.is_multiple_of(self.source().page_bytes()));
-            // SAFETY: the pools are the caller's, and hold nothing.
-            let is_purged = start.is_some_and(|start| unsafe {
-                self.source().decommit_each(&[MemoryRange { start: start.as_ptr(), bytes }]) == 1
-            });
-            self.with_state(|state, source| {
-                if is_purged {
-                    first.pool().set_untouched(0);
-                    state.arenas.note_purged_run(first, pools);
-                }
-                // If the OS refused, some of the memory may be gone. Where memory has to be committed, all of it is
-                // committed anew.
-                self.take_back(state, (first, pools), !is_purged && commits(source), source);
-            });
+        if !is_surplus && !clears {
+            return Ok(());
         }
+        if clears {
+            // Before a purge: if the OS refuses that, some of the memory may be gone.
+            // SAFETY: the pools are the caller's, and hold nothing.
+            unsafe { first.start().write_bytes(0, pools * POOL_BYTES) };
+        }
+        // SAFETY: as above.
+        let is_purged = is_surplus && unsafe { self.purge_run(first, pools) };
+        self.with_state(|state, source| {
+            if is_purged {
+                first.pool().set_untouched(0);
+                state.arenas.note_purged_run(first, pools);
+            }
+            // If the OS refused, some of the memory may be gone. Where memory has to be committed, all of it is
+            // committed anew.
+            self.take_back(state, (first, pools), is_surplus && !is_purged && commits(source), source);
+        });
         Ok(())
+    }
+
+    /// Gives the memory of pools side by side back to the OS; `false` if it refuses.
+    ///
+    /// # Safety
+    /// The pools are the caller's, and hold nothing.
+    unsafe fn purge_run(&self, first: PoolRef, pools: usize) -> bool {
+        let bytes = pools * POOL_BYTES;
+        bytes.is_multiple_of(self.source().page_bytes())
+            // SAFETY: the caller's promise is the same.
+            && unsafe { self.source().decommit_each(&[MemoryRange { start: first.start(), bytes }]) == 1 }
     }
 
     fn take_back(
@@ -145,15 +160,9 @@ impl Heap {
     /// What is impossible about it.
     pub(crate) fn free_run(&self, start: usize, pools: usize) -> Result<(), Impossible> {
         let first = self.map.pool_of(start).ok_or(Impossible::NoArena)?;
-        self.give_run_if(first, pools, || {
-            check_run(first, start, Some(pools))?;
-            if cfg!(feature = "hardened") {
-                // Free memory is zero (*Clean*, in `cache/hardened`), whatever it serves next.
-                // SAFETY: a run that the program gave up.
-                unsafe { first.start().write_bytes(0, pools * POOL_BYTES) };
-            }
-            Ok(())
-        })
+        // `hardened`: free memory is zero (*Clean*, in `cache/hardened`), whatever it serves next.
+        let clears = cfg!(feature = "hardened");
+        self.give_run_if(first, pools, clears, || check_run(first, start, Some(pools)).map(drop))
     }
 
     /// Resizes a run of `pools` pools to `wanted` without moving it, and returns whether that was possible: a run can
