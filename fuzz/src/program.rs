@@ -25,6 +25,13 @@ pub(crate) enum Op {
         place: usize,
         class: usize,
     },
+    /// Allocates, resizes or frees a run of pools. The place is one of the live runs.
+    Run {
+        act: RunAct,
+        place: usize,
+        pools: usize,
+        align_pools: usize,
+    },
     /// `flush_thread_cache`.
     Flush,
     /// The thread ends, and another takes its place.
@@ -50,6 +57,14 @@ pub(crate) enum Op {
     },
     /// The self-check, wherever the other threads are.
     Check,
+}
+
+/// What to do with a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RunAct {
+    Alloc,
+    Resize,
+    Free,
 }
 
 /// A program of operations for several threads, and their interleaving.
@@ -115,6 +130,12 @@ impl Op {
                 0 | 4 => Self::Flush,
                 1 | 2 | 5 => Self::End,
                 6 => Self::Tick,
+                7 => Self::Run {
+                    act: [RunAct::Alloc, RunAct::Alloc, RunAct::Resize, RunAct::Free][usize::from(y) % 4],
+                    place: usize::from(y) >> 2,
+                    pools: usize::from(z) / 8 % 9 + 1,
+                    align_pools: 1 << (z >> 6),
+                },
                 _ => Self::Purge,
             },
             10 => match z % 4 {

@@ -4,23 +4,26 @@ use core::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT};
+use crate::base::config::{CLASS_COUNT, MEDIUM_CLASS_COUNT, POOL_BYTES};
 use crate::base::kind::{Medium, Small};
 use crate::base::size_class::{AnyClass, Class};
-use crate::cache::ThreadCache;
+use crate::cache::{ThreadCache, alloc_run};
 use crate::heap::pool::Slot;
+use crate::heap::run::RunSize;
 use crate::heap::{ArenaLimits, Heap};
 use crate::inspect::check::check;
 use crate::inspect::stats::Stats;
 use crate::observe::Request;
 use crate::os;
-use crate::program::{Op, Program};
+use crate::program::{Op, Program, RunAct};
 use crate::purge::heap::purge_heap;
 use crate::purge::tick::Ticker;
 use crate::scheduler::{self, THREADS, Trace};
 
 /// The most blocks that a program has at a time, so that no program takes long.
 const LIVE_MAX: usize = 4_000;
+/// The same of runs.
+const RUNS_MAX: usize = 40;
 
 /// A live block and what it is filled with.
 struct Live {
@@ -65,11 +68,38 @@ impl Live {
     }
 }
 
+/// A live run of pools. The first word of each pool is the run's seed.
+struct Run {
+    start: *mut u8,
+    pools: usize,
+    seed: u64,
+}
+
+impl Run {
+    fn words(&self) -> impl Iterator<Item = *mut u64> {
+        let start = self.start;
+        (0..self.pools).map(move |pool| start.wrapping_add(pool * POOL_BYTES).cast())
+    }
+
+    fn fill(&self) {
+        // SAFETY: in a run that is ours.
+        self.words().for_each(|word| unsafe { word.write(self.seed) });
+    }
+
+    fn verify(&self) {
+        // SAFETY: as in `fill`.
+        let same = self.words().all(|word| unsafe { word.read() } == self.seed);
+        assert!(same, "contents of a live run changed");
+    }
+}
+
 struct World {
     heap: &'static Heap,
     /// The blocks that an operation may take.
     live: RefCell<Vec<Live>>,
-    /// All live blocks: their bytes by their addresses.
+    /// The runs that an operation may take.
+    runs: RefCell<Vec<Run>>,
+    /// All live blocks and runs: their bytes by their addresses.
     extents: RefCell<BTreeMap<usize, usize>>,
     caches: [Cell<Option<&'static ThreadCache>>; THREADS],
     serial: Cell<u64>,
@@ -113,12 +143,78 @@ impl World {
             assert!(bytes.iter().all(|&byte| byte == 0), "a zeroed block is not zero");
         }
         let live = Live::fill(start, class, self.next_seed());
+        self.note_extent(address, bytes);
+        self.live.borrow_mut().push(live);
+    }
+
+    /// Notes that these bytes are live now.
+    fn note_extent(&self, address: usize, bytes: usize) {
         let mut extents = self.extents.borrow_mut();
         if let Some((&before, &other_bytes)) = extents.range(..address + bytes).next_back() {
             assert!(before + other_bytes <= address, "a block overlaps a live one");
         }
         extents.insert(address, bytes);
-        self.live.borrow_mut().push(live);
+    }
+
+    /// Notes that these bytes are live no longer.
+    fn forget_extent(&self, address: usize, bytes: usize) {
+        assert_eq!(self.extents.borrow_mut().remove(&address), Some(bytes), "the model knows its blocks");
+    }
+
+    fn take_run(&self, place: usize) -> Option<Run> {
+        let mut runs = self.runs.borrow_mut();
+        let count = runs.len();
+        (count > 0).then(|| runs.swap_remove(place % count))
+    }
+
+    fn run_on_run(&self, act: RunAct, place: usize, size: RunSize) {
+        match act {
+            RunAct::Alloc => self.alloc_run(size),
+            RunAct::Resize => {
+                if let Some(run) = self.take_run(place) {
+                    self.resize_run(run, size.pools);
+                }
+            }
+            RunAct::Free => {
+                if let Some(run) = self.take_run(place) {
+                    self.free_run(&run);
+                }
+            }
+        }
+    }
+
+    fn alloc_run(&self, size: RunSize) {
+        if self.runs.borrow().len() >= RUNS_MAX {
+            return;
+        }
+        let Some(block) = alloc_run(self.heap, size) else { return };
+        let run = Run { start: block.start.as_ptr(), pools: size.pools, seed: self.next_seed() };
+        assert!(run.start.addr().is_multiple_of(size.align_pools * POOL_BYTES), "a run is not aligned");
+        // SAFETY: the first word of each pool of a run that is ours.
+        let is_zero = run.words().all(|word| unsafe { word.read() } == 0);
+        assert!(is_zero || !block.zeroed, "a run that is said to be zero is not");
+        run.fill();
+        self.note_extent(run.start.addr(), run.pools * POOL_BYTES);
+        self.runs.borrow_mut().push(run);
+    }
+
+    fn resize_run(&self, mut run: Run, pools: usize) {
+        run.verify();
+        self.forget_extent(run.start.addr(), run.pools * POOL_BYTES);
+        if self.heap.resize_run(run.start.addr(), run.pools, pools).expect("a live run") {
+            run.pools = run.pools.min(pools);
+            run.verify();
+            run.pools = pools;
+            run.fill();
+        }
+        self.note_extent(run.start.addr(), run.pools * POOL_BYTES);
+        self.runs.borrow_mut().push(run);
+    }
+
+    fn free_run(&self, run: &Run) {
+        run.verify();
+        self.forget_extent(run.start.addr(), run.pools * POOL_BYTES);
+        self.heap.free_run(run.start.addr(), run.pools).expect("a live run");
     }
 
     /// Takes up to `blocks` live blocks, from a place on; they are this thread's then. Neighbours in the list were
@@ -136,8 +232,7 @@ impl World {
 
     fn free(&self, thread: usize, block: Live) {
         block.verify();
-        let known = self.extents.borrow_mut().remove(&block.start.addr());
-        assert_eq!(known, Some(block.class.block_bytes()), "the model knows its blocks");
+        self.forget_extent(block.start.addr(), block.class.block_bytes());
         match self.cache(thread) {
             // SAFETY: the block is ours, and given up.
             Some(cache) => of_its_kind!(block.class, class => unsafe { cache.free(class, block.start) }),
@@ -166,6 +261,9 @@ impl World {
                     self.alloc(thread, class_of(class), false);
                     self.free(thread, block);
                 }
+            }
+            Op::Run { act, place, pools, align_pools } => {
+                self.run_on_run(act, place, RunSize { pools, align_pools });
             }
             Op::Flush => {
                 if let Some(cache) = self.cache(thread) {
@@ -218,6 +316,9 @@ impl World {
         for (class, live) in stats.classes.iter().chain(&stats.medium).zip(live) {
             assert_eq!(class.blocks_live, live, "live blocks of {} bytes", class.block_bytes);
         }
+        let runs = self.runs.borrow();
+        runs.iter().for_each(Run::verify);
+        assert_eq!(stats.runs_live, runs.len(), "live runs");
     }
 
     /// Frees everything, and checks that nothing is left.
@@ -230,6 +331,7 @@ impl World {
             self.free(thread % THREADS, block);
             thread += 1;
         }
+        self.runs.take().iter().for_each(|run| self.free_run(run));
         for cache in self.caches.iter().filter_map(Cell::take) {
             cache.release();
         }
@@ -251,6 +353,7 @@ pub fn run(program: &Program) -> Trace {
     let world = Rc::new(World {
         heap: heap_ref,
         live: RefCell::default(),
+        runs: RefCell::default(),
         extents: RefCell::default(),
         caches: Default::default(),
         serial: Cell::new(0),
