@@ -159,7 +159,7 @@ pub(crate) unsafe extern "C-unwind" fn realloc(start: *mut c_void, bytes: usize)
 /// # Safety
 /// As for `free`.
 #[inline(always)]
-unsafe fn reallocate(start: *mut c_void, bytes: usize) -> *mut c_void {
+pub(crate) unsafe fn reallocate(start: *mut c_void, bytes: usize) -> *mut c_void {
     match Class::of_near(start) {
         // SAFETY: the caller's promise is the same.
         Some(old) => unsafe { reallocate_small(start, old, bytes) },

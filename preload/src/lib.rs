@@ -18,6 +18,7 @@
 //! | `start` | what runs when the library is loaded: environment, fork handlers |
 //! | `deep` | `dlopen` without the flag that would bypass the functions above |
 //! | `kept` | stderr and files to be written at the program's end: kept from its start |
+//! | `python` | CPython's objects, served without `PYTHONMALLOC` |
 //! | `report` | what runs when the program exits, if `PYMALLOC_REPORT` asks for it |
 //! | `trace` | with the feature `trace`: what `PYMALLOC_TRACE` asks for |
 //! | `graph` | with the feature `trace`: what `PYMALLOC_LEAKS` and `PYMALLOC_HEAPSNAPSHOT` ask for |
@@ -37,6 +38,7 @@ mod deep;
 mod graph;
 mod kept;
 mod large;
+mod python;
 mod report;
 mod start;
 #[cfg(feature = "trace")]

@@ -7,13 +7,15 @@
 //! `getline` does). So the list is taken here, before the crate's locks: prepare handlers run in the reverse order of
 //! their registration. A thread may take the list's lock twice.
 
-use core::ffi::{CStr, c_char, c_void};
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pymalloc_core::raw;
 
 use crate::deep;
 use crate::large::{self, Function};
+use crate::python;
 use crate::report;
 
 unsafe extern "C" {
@@ -58,16 +60,93 @@ pub(crate) fn variable(name: &CStr) -> Option<&'static CStr> {
 }
 
 /// Whether the definition of `name` that the program uses is in this library.
+///
+/// A program that is not position-independent and takes the address of an imported function has that address in its own
+/// code: a stub that jumps to the definition. `dlsym` then finds the stub. The definition is in the first library that
+/// has the name.
 fn is_ours(name: &CStr) -> bool {
     let ours: fn() = look_around;
-    // SAFETY: C strings, and places for the answers.
-    unsafe {
-        let found = libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr());
-        let (mut theirs, mut own) = (core::mem::zeroed::<libc::Dl_info>(), core::mem::zeroed::<libc::Dl_info>());
-        libc::dladdr(found, &mut theirs) != 0
-            && libc::dladdr(ours as *const c_void, &mut own) != 0
-            && theirs.dli_fbase == own.dli_fbase
+    let (Some(own), Some(found)) = (place(ours as *mut c_void), look_up(libc::RTLD_DEFAULT, name)) else {
+        return false;
+    };
+    found.base == own.base || found.is_import && is_first(name, own.base)
+}
+
+/// Where an address lies.
+struct Place {
+    /// The address at which its program or library is loaded.
+    base: *mut c_void,
+    /// Whether the symbol there is defined elsewhere.
+    is_import: bool,
+}
+
+fn place(address: *mut c_void) -> Option<Place> {
+    // SAFETY: all zeroes is a valid value of this struct of pointers.
+    let (mut info, mut symbol) = (unsafe { core::mem::zeroed::<libc::Dl_info>() }, ptr::null_mut::<c_void>());
+    // SAFETY: places for the answers.
+    (unsafe { dladdr1(address, &mut info, &mut symbol, RTLD_DL_SYMENT) } != 0).then(|| Place {
+        base: info.dli_fbase,
+        // SAFETY: null, or an entry of a table of symbols, which stays while its library does.
+        is_import: unsafe { symbol.cast::<libc::Elf64_Sym>().as_ref() }.is_some_and(|symbol| symbol.st_shndx == 0),
+    })
+}
+
+fn look_up(handle: *mut c_void, name: &CStr) -> Option<Place> {
+    // SAFETY: a handle, and a C string.
+    let address = unsafe { libc::dlsym(handle, name.as_ptr()) };
+    (!address.is_null()).then(|| place(address))?
+}
+
+/// Whether no library that comes before ours, which is loaded at `own`, defines `name`.
+fn is_first(name: &CStr, own: *mut c_void) -> bool {
+    // SAFETY: the program's handle; glibc's handles are entries of the list of what is loaded.
+    let mut next = unsafe { open(ptr::null()).cast::<LinkMap>().as_ref() };
+    while let Some(library) = next.filter(|library| library.base != own.addr()) {
+        if defines(library, name) {
+            return false;
+        }
+        // SAFETY: entries of the list stay while their libraries do.
+        next = unsafe { library.next.as_ref() };
     }
+    next.is_some()
+}
+
+/// Whether a library defines `name`. (The program, which has no path in the list, imports it.)
+fn defines(library: &LinkMap, name: &CStr) -> bool {
+    // SAFETY: the path of what is loaded, a C string.
+    let handle = unsafe { if *library.path == 0 { ptr::null_mut() } else { open(library.path) } };
+    if handle.is_null() {
+        return false;
+    }
+    // The look-up begins with the library itself, and goes on in what it depends on.
+    let found = look_up(handle, name);
+    // SAFETY: opened above.
+    unsafe { libc::dlclose(handle) };
+    found.is_some_and(|found| found.base.addr() == library.base && !found.is_import)
+}
+
+/// A handle of what is loaded already, or null.
+///
+/// # Safety
+/// `path` is null or a C string.
+unsafe fn open(path: *const c_char) -> *mut c_void {
+    // SAFETY: the caller's promise is the same.
+    unsafe { libc::dlopen(path, libc::RTLD_LAZY | libc::RTLD_NOLOAD) }
+}
+
+/// The first fields of glibc's `struct link_map` (`link.h`).
+#[repr(C)]
+struct LinkMap {
+    base: usize,
+    path: *const c_char,
+    dynamic: *const c_void,
+    next: *const LinkMap,
+}
+
+const RTLD_DL_SYMENT: c_int = 1;
+
+unsafe extern "C" {
+    fn dladdr1(address: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, flags: c_int) -> c_int;
 }
 
 fn look_around() {
@@ -90,6 +169,9 @@ extern "C" fn start() {
     large::look_ahead();
     look_around();
     deep::prepare();
+    if free_is_ours() {
+        python::serve();
+    }
     // The hardened library checks by itself, and needs the caches for its quarantine.
     if !cfg!(feature = "hardened") && variable(c"PYMALLOC_HARDENED").is_some_and(|value| value != c"" && value != c"0")
     {

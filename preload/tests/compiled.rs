@@ -33,6 +33,20 @@ fn edges_of_c() {
     same_with_and_without("edges.c", &[]);
 }
 
+/// What the program uses as `free` is then a stub in the program, and must not be taken for a `free` of its own.
+#[test]
+fn a_program_at_a_fixed_address_gets_aligned_blocks_from_the_pools() {
+    let Some(program) = compile("fixed.c", &["-no-pie", "-fno-pie"]) else { return };
+    let (output, report) = preloaded(&mut Command::new(&program.0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "the library's\n", "{output:?}");
+    assert!(report.iter().any(|line| served(line)), "{report:?}");
+    // A library that comes before ours and defines the functions: the stub jumps there.
+    let Some(other) = compile("other_malloc.c", &["-shared", "-fPIC"]) else { return };
+    let both = format!("{}:{}", other.0.display(), library().display());
+    let output = output_of(Command::new(&program.0).env("LD_PRELOAD", both));
+    assert!(output.status.success() && output.stdout != b"the library's\n", "{output:?}");
+}
+
 /// SWI-Prolog is linked with such an allocator, gperftools' tcmalloc. Large blocks are that allocator's, and only it
 /// knows their sizes.
 #[test]

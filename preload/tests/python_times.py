@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Time and peak memory of seven CPython programs: CPython's own pymalloc, glibc, this library, and any other preloaded.
 
+`pymalloc` is this library as it serves CPython's objects directly, `by malloc` through CPython's call of `malloc`.
+
     preload/tests/python_times.py [--rounds N] [--python PATH] [--preload NAME=PATH]... [WORKLOAD...]
 
 Each run is a process of its own. Allocators take turns within a round, so that a busy moment of the machine slows all
@@ -130,7 +132,8 @@ def main():
     allocators = {
         "CPython": {},
         "glibc": {"PYTHONMALLOC": "malloc"},
-        "pymalloc": {"PYTHONMALLOC": "malloc", "LD_PRELOAD": str(LIBRARY)},
+        "pymalloc": {"LD_PRELOAD": str(LIBRARY)},
+        "by malloc": {"PYTHONMALLOC": "malloc", "LD_PRELOAD": str(LIBRARY)},
     }
     for other in arguments.preload:
         name, _, path = other.partition("=")
