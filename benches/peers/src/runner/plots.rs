@@ -35,15 +35,22 @@ fn colour(board: &Board, column: usize) -> RGBColor {
     COLOURS[number.unwrap_or(0) % COLOURS.len()]
 }
 
+/// The themes with a chart of bars each, so that each is readable at its size. The series have curves instead.
+const THEMES: [Theme; 6] =
+    [Theme::Loops, Theme::Medium, Theme::Structures, Theme::Memory, Theme::Threads, Theme::Programs];
+
 /// Draws all plots for which there are results.
 pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
     let path = |name: &str| out.join(format!("{name}-{}.svg", board.mode.profile()));
     if board.rows.is_empty() {
         return Ok(());
     }
-    bars(board, &path("time"), Metric::Time, "time")
-        .and_then(|()| bars(board, &path("peak-rss"), Metric::PeakRss, "peak RSS"))
-        .and_then(|()| bars(board, &path("overhead"), Metric::Overhead, "memory overhead"))
+    THEMES
+        .iter()
+        .try_for_each(|&theme| {
+            bars(board, &path(&format!("time-{}", theme.name())), theme, Metric::Time, "time")?;
+            bars(board, &path(&format!("peak-rss-{}", theme.name())), theme, Metric::PeakRss, "peak RSS")
+        })
         .and_then(|()| scatter(board, &path("time-against-rss")))
         .and_then(|()| series(board, &path("scaling"), &SCALING))
         .and_then(|()| series(board, &path("scaling-cost"), &SCALING_COST))
@@ -51,8 +58,8 @@ pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
         .map_err(|error| io::Error::other(error.to_string()))
 }
 
-/// Draws bars from 1 outwards, on a logarithmic scale: the bars for twice and for half are equally long.
-fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
+/// Draws bars of a theme from 1 outwards, on a logarithmic scale: the bars for twice and for half are equally long.
+fn bars(board: &Board, path: &Path, theme: Theme, metric: Metric, what: &str) -> Result<()> {
     const BAR: i32 = 6;
     const GAP: i32 = 12;
     const LEFT: i32 = 180;
@@ -61,7 +68,7 @@ fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
     // The scale goes from an eighth to 16 times. Longer bars are cut and labelled with their value.
     const LOW: f64 = -3.0;
     const HIGH: f64 = 4.0;
-    let rows: Vec<&Row> = board.rows.iter().filter(|row| row.figure(0, metric).is_some()).collect();
+    let rows: Vec<&Row> = board.rows.iter().filter(|row| row.workload.theme == theme && row.figure(0, metric).is_some()).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -82,7 +89,8 @@ fn bars(board: &Board, path: &Path, metric: Metric, what: &str) -> Result<()> {
         write(&area, &name, (x - 6, TOP - 18), 12)?;
     }
     let title = format!(
-        "{what}, {} build, as a multiple of {}'s (right of 1: worse)",
+        "{}: {what}, {} build, as a multiple of {}'s (right of 1: worse)",
+        theme.name(),
         board.mode.profile(),
         board.allocators[0].name
     );
