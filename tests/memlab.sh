@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Compares what each block retains: as this crate says, and as memlab works it out of the .heapsnapshot file. Needs cargo,
-# node and npm; installs memlab below target/.
+# Compares what each block retains: as this crate says, as memlab works it out of the .heapsnapshot file, and as Chrome's
+# DevTools does, if there is a Chromium. Needs cargo, node and npm; installs memlab below target/, and leaves the file and
+# DevTools' pictures in target/memlab.
 #   tests/memlab.sh [BLOCKS]      (a million, if none is named)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-folder=$PWD/target/memlab
+root=$PWD
+folder=$root/target/memlab
 mkdir -p "$folder"
 PYMALLOC_GRAPH_FOLDER=$folder PYMALLOC_GRAPH_BLOCKS=${1:-1000000} cargo test --locked --release -p pymalloc-tests \
     --features graph --test graph_files each_block
@@ -25,3 +27,9 @@ getFullHeapFromFile('test.heapsnapshot').then(heap => {
 });
 END
 node --max-old-space-size=8192 compare.js
+for browser in chromium chromium-browser google-chrome; do
+    if command -v "$browser" >/dev/null; then
+        exec node "$root/tests/oracles/devtools.mjs" "$browser" test.heapsnapshot . retained.txt
+    fi
+done
+echo 'SKIPPED: DevTools were not asked, because there is no Chromium on this machine'

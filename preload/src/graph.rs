@@ -30,7 +30,7 @@ const LEAKS_SHOWN: usize = 50;
 /// What the variables ask for, read once.
 struct Wish {
     leaks: bool,
-    snapshot: Option<File>,
+    snapshot: Option<&'static File>,
     on_signal: bool,
     this_process_only: bool,
     /// The [`forks`] of the process that was started.
@@ -38,6 +38,9 @@ struct Wish {
 }
 
 static WISH: OnceLock<Wish> = OnceLock::new();
+/// Apart from the wish: `None` of so large a type is what lay on the stack before, and addresses there seem to hold blocks.
+static SNAPSHOT: OnceLock<File> = OnceLock::new();
+const _: () = assert!(size_of::<Wish>() < size_of::<File>());
 
 /// The number of signals received so far.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
@@ -57,7 +60,7 @@ pub(crate) fn start() {
     let signal = number(c"PYMALLOC_HEAPSNAPSHOT_SIGNAL").and_then(|number| c_int::try_from(number).ok());
     WISH.get_or_init(|| Wish {
         leaks,
-        snapshot: snapshot.map(|name| File::keep(name, 0, true)),
+        snapshot: snapshot.map(|name| SNAPSHOT.get_or_init(|| File::keep(name, 0, true))),
         on_signal: signal.is_some(),
         this_process_only: variable(c"PYMALLOC_TRACE_PROCESS").is_some(),
         forks: forks(),
@@ -173,7 +176,7 @@ impl Write for Out {
 }
 
 fn save(wish: &Wish, graph: &HeapGraph) {
-    let Some(file) = &wish.snapshot else { return };
+    let Some(file) = wish.snapshot else { return };
     let saved = file.save(|descriptor| {
         descriptor.rewrite(&[])?;
         let mut out = std::io::BufWriter::with_capacity(1 << 16, Out(descriptor));

@@ -19,10 +19,12 @@ unsafe extern "C" {
 
 /// What is asked for, if anything.
 static WANTED: OnceLock<Wanted> = OnceLock::new();
+/// Apart from it, as in `graph`.
+static FILE: OnceLock<File> = OnceLock::new();
 
 struct Wanted {
     /// The file for the report; `None` for stderr.
-    file: Option<File>,
+    file: Option<&'static File>,
     /// The program's name at its start. A copy, because servers write their state over their arguments, where the C
     /// library's name of the program lies.
     name: [u8; NAME_BYTES],
@@ -34,7 +36,9 @@ const NAME_BYTES: usize = 64;
 pub(crate) fn prepare() {
     let file = match variable(c"PYMALLOC_REPORT") {
         Some(value) if value == c"1" => None,
-        Some(path) if path.to_bytes().starts_with(b"/") => Some(File::keep(path, libc::O_APPEND, false)),
+        Some(path) if path.to_bytes().starts_with(b"/") => {
+            Some(FILE.get_or_init(|| File::keep(path, libc::O_APPEND, false)))
+        }
         _ => return,
     };
     // Even with a file, for complaints.

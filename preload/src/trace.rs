@@ -41,8 +41,8 @@ pub(crate) static PYMALLOC_CAN_TRACE: u8 = 1;
 
 /// What the variables ask for, read once: the program may change them.
 struct Wish {
-    profile: Option<File>,
-    flame_graph: Option<File>,
+    profile: Option<&'static File>,
+    flame_graph: Option<&'static File>,
     /// The timeline's name, and the timeline until it ends.
     timeline: Option<(String, Mutex<Option<Timeline>>)>,
     /// Serves until the process exits.
@@ -56,6 +56,10 @@ struct Wish {
 
 /// Set if tracing has begun.
 static WISH: OnceLock<Wish> = OnceLock::new();
+/// Apart from the wish, as in `graph`.
+static PROFILE: OnceLock<File> = OnceLock::new();
+static FLAME_GRAPH: OnceLock<File> = OnceLock::new();
+const _: () = assert!(size_of::<Wish>() < size_of::<File>());
 
 /// Looking up names is silent for this long; then it reports its progress at this interval.
 const SILENT: Duration = Duration::from_secs(1);
@@ -102,8 +106,8 @@ pub(crate) fn start() {
     }
     let keep = |name: &CStr| File::keep(name, 0, true);
     WISH.get_or_init(|| Wish {
-        profile: profile.map(keep),
-        flame_graph: flame_graph.map(keep),
+        profile: profile.map(|name| PROFILE.get_or_init(|| keep(name))),
+        flame_graph: flame_graph.map(|name| FLAME_GRAPH.get_or_init(|| keep(name))),
         timeline: timeline.and_then(start_timeline),
         server: Mutex::new(socket.and_then(start_server)),
         at_exit: variable(c"PYMALLOC_TRACE_AT") == Some(c"exit"),
@@ -249,8 +253,8 @@ fn save_traced(wish: &Wish) {
 
 /// Saves to each file that is asked for, and reports those that can't be written; returns whether any was saved.
 fn save(wish: &Wish, snapshot: &Snapshot) -> bool {
-    let write = |file: &Option<File>, bytes: &[u8]| {
-        file.as_ref().is_some_and(|file| match file.save(|descriptor| descriptor.rewrite(bytes)) {
+    let write = |file: Option<&File>, bytes: &[u8]| {
+        file.is_some_and(|file| match file.save(|descriptor| descriptor.rewrite(bytes)) {
             Ok(()) => true,
             Err(unsaved) => {
                 file.complain(&unsaved);
@@ -258,12 +262,12 @@ fn save(wish: &Wish, snapshot: &Snapshot) -> bool {
             }
         })
     };
-    let mut saved = wish.profile.is_some() && write(&wish.profile, &snapshot.to_pprof());
+    let mut saved = wish.profile.is_some() && write(wish.profile, &snapshot.to_pprof());
     if wish.flame_graph.is_some() {
         let title =
             if wish.at_exit { "What the program held at its exit" } else { "What the program held at its peak" };
         match snapshot.to_flame_graph(title) {
-            Ok(picture) => saved |= write(&wish.flame_graph, picture.as_bytes()),
+            Ok(picture) => saved |= write(wish.flame_graph, picture.as_bytes()),
             Err(error) => say(&format!("pymalloc: flame graph: not saved: {error}\n")),
         }
     }

@@ -1,8 +1,9 @@
 //! The part of a thread's cache for the medium classes. It is like the part for small classes, but nothing of it is
 //! touched before the thread's first medium request.
 //!
-//! Medium magazines are never poisoned: observers are told of medium blocks where these enter and leave the allocator
-//! `Medium`, as of every large block.
+//! Observers are told of medium blocks where these enter and leave the allocator `Medium`, as of every large block. So
+//! medium magazines need no poison, except with the feature `__raw`: a block is then freed by its address, and a magazine
+//! with room would take it before any observer is told.
 
 use core::ptr;
 

@@ -42,7 +42,7 @@ use core::ptr::{self, NonNull};
 
 use crate::base::config::{CLASS_COUNT, MAGAZINE_SLOTS_MIN, MEDIUM_CLASS_COUNT, WARM_BLOCKS, WARM_CACHES_MAX};
 use crate::base::kind::Kind;
-use crate::base::size_class::{Class, SizeClass};
+use crate::base::size_class::{Class, MediumClass, SizeClass};
 use crate::cache::hardened::PerThread;
 use crate::heap::Heap;
 use crate::heap::door::{Door, DoorCell};
@@ -117,6 +117,10 @@ unsafe impl Sync for ThreadCache {}
 const POISON_ALL: u8 = 1;
 /// The cache's thread wants to see its own calls.
 const POISON_OWN: u8 = 2;
+
+/// Whether medium magazines are poisoned with the small ones: where blocks are freed by their addresses, the fast path
+/// frees both kinds before any observer is told.
+const MEDIUM_IS_POISONED: bool = cfg!(feature = "__raw");
 
 /// Magazines in front of the smallest class's. With the feature `__raw` there is one, for blocks whose class is not
 /// known (see `direct`). It stays zero, and so poisoned.
@@ -364,6 +368,11 @@ impl ThreadCache {
         for class in SizeClass::all() {
             self.set_bounds(class, door);
         }
+        if MEDIUM_IS_POISONED {
+            for class in MediumClass::all() {
+                self.set_bounds(class, door);
+            }
+        }
         self.hardened.set_quarantine(!self.is_poisoned(door), door);
     }
 
@@ -379,11 +388,12 @@ impl ThreadCache {
         let shape = self.shape(class);
         let highest = ptr::without_provenance_mut(usize::MAX);
         let end = base.wrapping_add(usize::from(shape.capacity.get(door)));
-        let (floor, ceiling) = match (K::IS_SMALL && self.is_poisoned(door), shape.allocated.get(door)) {
-            (true, _) => (highest, ptr::null_mut()),
-            (false, false) => (highest, end),
-            (false, true) => (base.wrapping_add(usize::from(shape.spare.get(door))), end),
-        };
+        let (floor, ceiling) =
+            match ((K::IS_SMALL || MEDIUM_IS_POISONED) && self.is_poisoned(door), shape.allocated.get(door)) {
+                (true, _) => (highest, ptr::null_mut()),
+                (false, false) => (highest, end),
+                (false, true) => (base.wrapping_add(usize::from(shape.spare.get(door))), end),
+            };
         magazine.floor.store(floor, Ordering::Relaxed);
         magazine.ceiling.store(ceiling, Ordering::Relaxed);
     }

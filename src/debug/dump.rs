@@ -95,7 +95,7 @@ pub(super) unsafe fn reach_bytes(record: &Record, part: Part) -> usize {
 /// # Safety
 /// The block is mapped, unless its record says that it is gone.
 pub(super) unsafe fn dump(report: &mut Report, record: &Record) {
-    report.text("Debug memory block at address p=").address(record.start.addr().get());
+    report.text("Debug memory block at address p=").address(record.start.addr());
     report.text(": serial number ").number(record.serial as usize).text("\n    ");
     report.bytes(record.bytes).text(" originally requested, aligned to ").number(record.align()).text("\n");
     match record.state {
@@ -151,9 +151,7 @@ unsafe fn dump_part(report: &mut Report, record: &Record, part: Part, expected: 
     match part {
         Part::Leading => report.text(" pad bytes at p-").number(bytes.len()),
         Part::Data => report.text(" data bytes at p"),
-        Part::Trailing => {
-            report.text(" pad bytes at tail=").address(record.start.addr().get().wrapping_add(record.bytes))
-        }
+        Part::Trailing => report.text(" pad bytes at tail=").address(record.start.addr().wrapping_add(record.bytes)),
     };
     let damaged = bytes.iter().filter(|&&byte| byte != expected).count();
     if damaged == 0 {
@@ -195,7 +193,7 @@ unsafe fn dump_data(report: &mut Report, record: &Record) {
         if index < DATA_SHOWN || index + DATA_SHOWN >= record.bytes {
             // Volatile: the program may not have initialised all bytes; the dump shows whatever is there.
             // SAFETY: inside the block.
-            let byte = unsafe { record.start.as_ptr().wrapping_add(index).read_volatile() };
+            let byte = unsafe { record.start.get().as_ptr().wrapping_add(index).read_volatile() };
             report.text(" ").byte(byte);
         }
     }

@@ -62,7 +62,7 @@ impl Record {
 
     /// The first byte of the inner allocator's block.
     pub(super) fn raw(&self) -> *mut u8 {
-        self.start.as_ptr().wrapping_sub(leading_bytes(self.align()))
+        self.start.get().as_ptr().wrapping_sub(leading_bytes(self.align()))
     }
 
     /// Bytes of the inner allocator's block.
@@ -74,8 +74,8 @@ impl Record {
     pub(super) fn part(&self, part: Part) -> (*mut u8, usize) {
         match part {
             Part::Leading => (self.raw(), leading_bytes(self.align())),
-            Part::Data => (self.start.as_ptr(), self.bytes),
-            Part::Trailing => (self.start.as_ptr().wrapping_add(self.bytes), PAD_BYTES),
+            Part::Data => (self.start.get().as_ptr(), self.bytes),
+            Part::Trailing => (self.start.get().as_ptr().wrapping_add(self.bytes), PAD_BYTES),
         }
     }
 

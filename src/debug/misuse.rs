@@ -73,7 +73,7 @@ pub(super) fn abort_on(misuse: Misuse, call: Call, record: &Record) -> ! {
             report.text("use after free: a freed block was written into");
         }
     }
-    finish(&mut report, record.start.addr().get(), Some(record.serial))
+    finish(&mut report, record.start.addr(), Some(record.serial))
 }
 
 /// Dumps the block around `address`, if there is one, says that no block starts there, and aborts.
@@ -87,7 +87,7 @@ pub(super) fn abort_on_unknown(address: usize, call: Call, around: Option<&Recor
     }
     report.text("pymalloc: ").text(call.text()).text(": no block starts at this address");
     if let Some(record) = around {
-        let start = record.start.addr().get();
+        let start = record.start.addr();
         let (bytes, side) = if address >= start { (address - start, " after") } else { (start - address, " before") };
         report.text("; it lies ").bytes(bytes).text(side).text(" the start of a ");
         report.text(if record.state == RecordState::Live { "live" } else { "freed" }).text(" one");

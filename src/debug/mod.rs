@@ -22,12 +22,14 @@
 //! |---|---|
 //! | `guards` | the bytes that fill memory, and where they lie |
 //! | `table`, `quarantine`, `system_array` | the records, in the system's memory |
+//! | `hidden` | a block's address in them, which is to be no reference to it |
 //! | `register` | which thread may touch a block, and fork |
 //! | `dump`, `misuse` | the messages before an abort |
 //! | `origin` | the hooks for a tracer |
 
 mod dump;
 mod guards;
+mod hidden;
 mod misuse;
 mod origin;
 mod quarantine;
@@ -46,6 +48,7 @@ pub use origin::{Origins, PrintOrigin, set_origins};
 pub(crate) use origin::{install_origins, remove_origins};
 
 use guards::{Part, padded, start_of};
+use hidden::Hidden;
 use misuse::{Call, Misuse, abort_on};
 use register::{Found, Register};
 use table::{Record, RecordState};
@@ -205,7 +208,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
         let Some(start) = start_of(raw, layout) else { return ptr::null_mut() };
         let allocated_at = origin::capture();
         let record = Record {
-            start,
+            start: Hidden::new(start),
             bytes: layout.size(),
             align_shift: layout.align().trailing_zeros(),
             state: RecordState::Live,

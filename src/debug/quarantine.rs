@@ -1,5 +1,8 @@
 //! The quarantine: a queue of freed blocks that are kept from reuse for a while, so that a write into one is found. A
 //! second queue keeps the records of blocks that left it, so that a second free is recognised.
+//!
+//! The first one refers to its blocks, which would pass for leaked otherwise; the second one must not refer to those that
+//! are handed out at the same addresses, so it has them [`Hidden`](super::hidden::Hidden).
 
 use core::ptr::NonNull;
 
@@ -7,19 +10,19 @@ use super::system_array::SystemArray;
 
 /// A block in a queue. The serial number distinguishes it from a later block at the same address.
 #[derive(Clone, Copy)]
-pub(super) struct Queued {
-    pub(super) start: NonNull<u8>,
+pub(super) struct Queued<S = NonNull<u8>> {
+    pub(super) start: S,
     pub(super) serial: u64,
     /// Bytes of the whole block, pads included.
     pub(super) extent_bytes: usize,
 }
 
 // SAFETY: an address and numbers; the thread that takes a block out of the queue owns it.
-unsafe impl Send for Queued {}
+unsafe impl<S> Send for Queued<S> {}
 
 /// A first-in, first-out queue that grows as needed.
-pub(super) struct Queue {
-    places: SystemArray<Option<Queued>>,
+pub(super) struct Queue<S: Copy = NonNull<u8>> {
+    places: SystemArray<Option<Queued<S>>>,
     first: usize,
     len: usize,
     bytes: usize,
@@ -27,7 +30,7 @@ pub(super) struct Queue {
 
 const PLACES_MIN: usize = 256;
 
-impl Queue {
+impl<S: Copy> Queue<S> {
     pub(super) const fn new() -> Self {
         Self { places: SystemArray::new(), first: 0, len: 0, bytes: 0 }
     }
@@ -42,7 +45,7 @@ impl Queue {
     }
 
     /// Adds a block; `false` without memory.
-    pub(super) fn push(&mut self, block: Queued) -> bool {
+    pub(super) fn push(&mut self, block: Queued<S>) -> bool {
         if self.len == self.places.len() && !self.grow() {
             return false;
         }
@@ -64,7 +67,7 @@ impl Queue {
     }
 
     /// Takes the oldest block.
-    pub(super) fn pop(&mut self) -> Option<Queued> {
+    pub(super) fn pop(&mut self) -> Option<Queued<S>> {
         if self.len == 0 {
             return None;
         }
@@ -87,7 +90,7 @@ mod tests {
         let (mut next_in, mut next_out) = (1_u64, 1_u64);
         for round in 0..200_u64 {
             for _ in 0..round {
-                let start = NonNull::dangling();
+                let start = NonNull::<u8>::dangling();
                 assert!(queue.push(Queued { start, serial: next_in, extent_bytes: next_in as usize }));
                 next_in += 1;
             }

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use core::time::Duration;
 use std::alloc::{GlobalAlloc, Layout, System};
 
+use super::hidden::Hidden;
 use super::quarantine::{Queue, Queued};
 use super::table::{Record, RecordState, Table};
 use crate::os;
@@ -28,7 +29,7 @@ pub(super) struct Books {
     pub(super) table: Table,
     quarantine: Queue,
     /// Blocks whose memory was given back, but whose records are kept for a while.
-    gone: Queue,
+    gone: Queue<Hidden>,
     serial: u64,
 }
 
@@ -210,7 +211,7 @@ impl Books {
     /// Puts a dying block, already filled, into quarantine if it fits under `bound_bytes`. On `false` the caller must
     /// give the block back.
     pub(super) fn end_free(&mut self, record: &Record, bound_bytes: usize) -> bool {
-        let queued = Queued { start: record.start, serial: record.serial, extent_bytes: record.extent_bytes() };
+        let queued = Queued { start: record.start.get(), serial: record.serial, extent_bytes: record.extent_bytes() };
         // A large block would push all others out, so it is not let in.
         let stays = queued.extent_bytes <= bound_bytes / 2 && self.quarantine.push(queued);
         self.set_state(record, if stays { RecordState::Dead } else { RecordState::Gone });
@@ -221,7 +222,7 @@ impl Books {
     }
 
     fn set_state(&mut self, record: &Record, state: RecordState) {
-        if let Some(found) = self.table.get(record.start.addr().get()) {
+        if let Some(found) = self.table.get(record.start.addr()) {
             found.state = state;
         }
     }
@@ -242,6 +243,8 @@ impl Books {
 
     /// Keeps the record of a block that was given back, for a while.
     fn keep_record(&mut self, queued: Queued) {
+        let Queued { start, serial, extent_bytes } = queued;
+        let queued = Queued { start: Hidden::new(start), serial, extent_bytes };
         let kept = self.gone.push(queued);
         let forgotten = if !kept {
             Some(queued)
@@ -251,7 +254,7 @@ impl Books {
             None
         };
         if let Some(forgotten) = forgotten {
-            let address = forgotten.start.addr().get();
+            let address = forgotten.start.addr();
             // The address may have been handed out again: that record stays.
             if self.table.get(address).is_some_and(|record| record.serial == forgotten.serial) {
                 self.table.remove(address);

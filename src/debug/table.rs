@@ -4,15 +4,14 @@
 //! Open addressing with linear probing; removal moves the records behind it back (Knuth, TAOCP 6.4, algorithm R). Its
 //! memory comes from the system allocator, because it can't use the allocator that is checked.
 
-use core::ptr::NonNull;
-
+use super::hidden::Hidden;
 use super::system_array::SystemArray;
 
 /// What is known of one block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record {
     /// First byte of the program's part.
-    pub(super) start: NonNull<u8>,
+    pub(super) start: Hidden,
     /// Bytes that the program asked for.
     pub(super) bytes: usize,
     /// `log2` of the alignment that it asked for.
@@ -66,7 +65,7 @@ impl Table {
     fn place_of(&self, address: usize) -> usize {
         let mut place = self.first_place(address);
         while let Some(record) = self.places.get(place)
-            && record.start.addr().get() != address
+            && record.start.addr() != address
         {
             place = (place + 1) & (self.places.len() - 1);
         }
@@ -86,7 +85,7 @@ impl Table {
         if (self.used + 1) * 4 > self.places.len() * 3 && !self.grow() {
             return false;
         }
-        let place = self.place_of(record.start.addr().get());
+        let place = self.place_of(record.start.addr());
         let replaced = self.places.get_mut(place).replace(record);
         self.used += usize::from(replaced.is_none());
         true
@@ -96,7 +95,7 @@ impl Table {
         let Some(places) = SystemArray::filled(PLACES_MIN.max(self.places.len() * 2), None) else { return false };
         let old = core::mem::replace(&mut self.places, places);
         for record in old.as_slice().iter().flatten() {
-            let place = self.place_of(record.start.addr().get());
+            let place = self.place_of(record.start.addr());
             *self.places.get_mut(place) = Some(*record);
         }
         true
@@ -113,7 +112,7 @@ impl Table {
             next = (next + 1) & mask;
             let Some(record) = *self.places.get(next) else { break };
             // A record may move into the hole unless its probe begins behind it.
-            let first = self.first_place(record.start.addr().get());
+            let first = self.first_place(record.start.addr());
             if (next.wrapping_sub(first) & mask) >= (next.wrapping_sub(hole) & mask) {
                 *self.places.get_mut(hole) = Some(record);
                 hole = next;
@@ -130,12 +129,14 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use core::ptr::NonNull;
     use std::collections::BTreeMap;
 
     use super::*;
 
     fn record(address: usize, serial: u64) -> Record {
         let start = NonNull::new(core::ptr::without_provenance_mut(address)).expect("not null");
+        let start = Hidden::new(start);
         Record { start, bytes: 1, align_shift: 0, state: RecordState::Live, serial, allocated_at: 0, freed_at: 0 }
     }
 

@@ -85,6 +85,8 @@ pub enum Error {
     /// The copy of the process that scanned its memory ended before it was done, with this status of `wait`: the OS
     /// may have been short of memory.
     CopyFailed(i32),
+    /// The copy of the process sent something that is no result: its memory, which is the program's, may be damaged.
+    CopyGarbled,
     /// The system refuses to list the threads or the memory of the process, with this error number.
     System(i32),
 }
@@ -101,6 +103,7 @@ impl fmt::Display for Error {
             Self::OutOfMemory => write!(f, "no memory for a graph of the heap"),
             Self::TooLarge => write!(f, "too many blocks or references for a graph of the heap"),
             Self::CopyFailed(status) => write!(f, "the copy of the process that scans ended with status {status:#x}"),
+            Self::CopyGarbled => write!(f, "what the copy of the process that scans sent makes no sense"),
             Self::System(error) => {
                 write!(f, "reading /proc/self: {}", std::io::Error::from_raw_os_error(*error))
             }

@@ -97,6 +97,28 @@ pub(super) struct Received {
     pub(super) frames: Vec<FrameNote>,
 }
 
+impl Received {
+    /// Whether each number is one of the tables', and blocks stand in order: what the copy of a process sends, whose
+    /// memory may be damaged.
+    pub(super) fn is_sound(&self) -> bool {
+        let blocks = self.nodes.len();
+        let is_block = |target: u32| (target as usize) < blocks;
+        // Small ones first, then large ones: each part by address. Addresses are inverted.
+        let descents = self.nodes.windows(2).filter(|pair| !pair[0].address >= !pair[1].address).count();
+        let bytes = self.nodes.iter().try_fold(0_usize, |sum, node| {
+            (!node.address).checked_add(node.bytes)?;
+            sum.checked_add(node.bytes)
+        });
+        descents <= 1
+            && bytes.is_some()
+            && self.ends.len() == blocks
+            && self.ends.is_sorted()
+            && self.ends.last().map_or(0, |&end| end as usize) == self.edges.len()
+            && self.edges.iter().all(|edge| is_block(edge.target))
+            && self.roots.iter().all(|root| is_block(root.target))
+    }
+}
+
 /// A loaded module.
 #[derive(Debug, Clone)]
 pub(super) struct Module {

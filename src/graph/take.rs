@@ -61,6 +61,7 @@ pub(super) fn take(config: Config, progress: &mut dyn FnMut(Progress)) -> Result
     let received: Received = received.map_err(|failure| match failure {
         scan::Failure::Scan(error) => of_scan(error),
         scan::Failure::Ended(status) => Error::CopyFailed(status),
+        scan::Failure::Garbled => Error::CopyGarbled,
     })?;
     let mut graph = build::graph(received, session, modules, &stood.threads, &busy, progress);
     graph.pause = stood.pause;

@@ -124,7 +124,8 @@ async function main() {
   await picture("narrow");
   results.overflows = await ask("document.documentElement.scrollWidth > innerWidth");
   results.errors = events.filter(({ method, params }) => method === "Runtime.exceptionThrown"
-    || (method === "Log.entryAdded" && params.entry.level === "error")).map(({ params }) => JSON.stringify(params));
+    || (method === "Log.entryAdded" && params.entry.level === "error")
+    || (method === "Runtime.consoleAPICalled" && ["error", "assert", "warning"].includes(params.type))).map(({ params }) => JSON.stringify(params));
   return results;
 }
 

@@ -1,5 +1,5 @@
-// Leaks a list and rings of blocks. Keeps others: in a list that a static refers to, and in a thread that runs to the
-// end.
+// Leaks a list and rings of blocks. Keeps others: in a list that a static refers to, on the heap, and in a thread that
+// runs to the end. Frees blocks of all sizes.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,9 +11,13 @@ struct node {
 
 static struct node *kept;
 
-static void clear_stack(void) {
-    volatile char place[8192];
-    memset((void *)place, 0, sizeof place);
+/* Keeps the compiler from leaving out what nobody uses. */
+#define USE(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
+
+__attribute__((noinline)) static void clear_stack(void) {
+    char place[16384];
+    memset(place, 0, sizeof place);
+    USE(place);
 }
 
 __attribute__((noinline)) static void keep_list(void) {
@@ -25,9 +29,6 @@ __attribute__((noinline)) static void keep_list(void) {
 }
 
 #ifndef NOTHING
-/* Keeps the compiler from leaving out a value that is not used. */
-#define USE(pointer) __asm__ volatile("" : : "r"(pointer) : "memory")
-
 __attribute__((noinline)) static void forget_list(void) {
     struct node *first = NULL;
     for (int i = 0; i < 10; i++) {
@@ -59,8 +60,20 @@ static void *keep_in_thread(void *barrier) {
     }
 }
 
+/* Of each kind that the library has: small, medium, runs, glibc's own. Some are alive at once. */
+__attribute__((noinline)) static void keep_none(void) {
+    void *blocks[3];
+    for (size_t bytes = 8; bytes < 3 << 20; bytes += bytes / 5 + 1) {
+        for (int i = 0; i < 3; i++)
+            blocks[i] = memset(malloc(bytes), 0, bytes);
+        for (int i = 0; i < 3; i++)
+            free(blocks[i]);
+    }
+}
+
 int main(void) {
     keep_list();
+    keep_none();
 #ifndef NOTHING
     forget_list();
     for (int i = 0; i < 5; i++)

@@ -24,11 +24,16 @@ const DONE: u64 = 3;
 /// After this many milliseconds without data, the parent checks that the copy is alive.
 const LOOK: i32 = 100;
 
+/// Entries of a table for which memory is taken before any has come.
+const FIRST_PART: usize = 1 << 16;
+
 /// Why a scan has no result.
 pub(in crate::graph) enum Failure {
     Scan(ScanError),
     /// The copy ended, with this status.
     Ended(i32),
+    /// What it sent is none of the messages, or tables that do not fit each other.
+    Garbled,
 }
 
 /// A type of which any bytes are a valid value.
@@ -142,32 +147,41 @@ impl Copied {
             match message {
                 [PROGRESS, done, total, ..] => progress(done, total),
                 [FAILED, 1, ..] => return Err(Failure::Scan(ScanError::Memory)),
+                [FAILED, 2, ..] => return Err(Failure::Scan(ScanError::TooLarge)),
                 [FAILED, 3, error, ..] => return Err(Failure::Scan(ScanError::System(error as i32))),
                 [DONE, nodes, ends, edges, roots, frames] => {
-                    return Ok(Received {
+                    let received = Received {
                         nodes: self.array(nodes)?,
                         ends: self.array(ends)?,
                         edges: self.array(edges)?,
                         roots: self.array(roots)?,
                         frames: self.array(frames)?,
-                    });
+                    };
+                    return if received.is_sound() { Ok(received) } else { Err(Failure::Garbled) };
                 }
-                _ => return Err(Failure::Scan(ScanError::TooLarge)),
+                _ => return Err(Failure::Garbled),
             }
         }
     }
 
     fn array<T: Plain>(&mut self, length: u64) -> Result<Vec<T>, Failure> {
-        let length = usize::try_from(length).map_err(|_| Failure::Scan(ScanError::TooLarge))?;
-        let mut values: Vec<T> = room(length).ok_or(Failure::Scan(ScanError::Memory))?;
-        // SAFETY: the vector's own memory, for which zeros are valid; it is filled to the end below, or dropped.
-        let bytes = unsafe {
-            values.as_mut_ptr().write_bytes(0, length);
-            core::slice::from_raw_parts_mut(values.as_mut_ptr().cast::<u8>(), length * size_of::<T>())
-        };
-        self.read(bytes)?;
-        // SAFETY: all of them were written.
-        unsafe { values.set_len(length) };
+        let length = usize::try_from(length).map_err(|_| Failure::Garbled)?;
+        let mut values: Vec<T> = Vec::new();
+        // At most twice what has come: a number of more than is sent takes no memory.
+        while values.len() < length {
+            let known = values.len();
+            let part = (length - known).min(known.max(FIRST_PART));
+            values.try_reserve_exact(part).map_err(|_| Failure::Scan(ScanError::Memory))?;
+            // SAFETY: the spare memory of the vector, for which zeros are valid.
+            let bytes = unsafe {
+                let start = values.as_mut_ptr().add(known);
+                start.write_bytes(0, part);
+                core::slice::from_raw_parts_mut(start.cast::<u8>(), part * size_of::<T>())
+            };
+            self.read(bytes)?;
+            // SAFETY: all of them were written.
+            unsafe { values.set_len(known + part) };
+        }
         Ok(values)
     }
 
@@ -235,5 +249,129 @@ impl InProcess {
             roots: copied(roots)?,
             frames: copied(frames)?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the parent makes of such bytes, after which the copy ends.
+    fn receive(bytes: &[u8]) -> Result<Received, Failure> {
+        let (read, write) = tasks::pipe().expect("a pipe");
+        let child = tasks::copy_process().expect("a copy");
+        let Some(child) = child else {
+            let _ = write.write_all(bytes);
+            tasks::exit_copy(5);
+        };
+        write.close();
+        Copied { child, pipe: read, ended: false }.receive(&mut |_, _| {})
+    }
+
+    fn message(words: [u64; WORDS]) -> Vec<u8> {
+        bytes_of(&words).to_vec()
+    }
+
+    /// Two blocks that refer to each other, and a root: small block, large block.
+    fn tables() -> Received {
+        let node = |address: usize| RawNode { address: !address, bytes: 16, stack: 1, words: 2 };
+        let edge = |target| Edge { target, word: 0 };
+        Received {
+            nodes: vec![node(1 << 20), node(1 << 12)],
+            ends: vec![1, 2],
+            edges: vec![edge(1), edge(0)],
+            roots: vec![Root { address: 8, target: 1, kind: 9, owner: 77, module: 77, offset: 0 }],
+            frames: vec![FrameNote { sp: 1, word: usize::MAX, thread: 12 }],
+        }
+    }
+
+    fn bytes_of_tables(tables: &Received) -> Vec<u8> {
+        let Received { nodes, ends, edges, roots, frames } = tables;
+        let lengths = [nodes.len(), ends.len(), edges.len(), roots.len(), frames.len()].map(|length| length as u64);
+        let mut bytes = message([DONE, lengths[0], lengths[1], lengths[2], lengths[3], lengths[4]]);
+        for part in [bytes_of(nodes), bytes_of(ends), bytes_of(edges), bytes_of(roots), bytes_of(frames)] {
+            bytes.extend(part);
+        }
+        bytes
+    }
+
+    #[test]
+    fn what_a_copy_sends_is_received() {
+        let mut bytes = message([PROGRESS, 1, 2, 0, 0, 0]);
+        bytes.extend(bytes_of_tables(&tables()));
+        let received = receive(&bytes).ok().expect("tables");
+        assert_eq!((received.nodes.len(), received.ends, received.edges), (2, vec![1, 2], tables().edges));
+    }
+
+    #[test]
+    fn what_is_cut_off_anywhere_ends_with_the_copys_status() {
+        let whole = bytes_of_tables(&tables());
+        for end in 0..whole.len() {
+            let Err(Failure::Ended(status)) = receive(&whole[..end]) else { panic!("cut off after {end} bytes") };
+            assert_eq!(libc::WEXITSTATUS(status), 5);
+        }
+    }
+
+    #[test]
+    fn more_is_announced_than_is_sent_and_no_memory_is_taken_for_it() {
+        let before = peak_bytes();
+        for table in 1..WORDS {
+            for count in [1 << 29, 1 << 40, u64::MAX / 32, u64::MAX] {
+                let mut words = [DONE, 0, 0, 0, 0, 0];
+                words[table] = count;
+                let mut bytes = message(words);
+                bytes.extend([0; 5000]);
+                assert!(matches!(receive(&bytes), Err(Failure::Ended(_))), "{words:?}");
+            }
+        }
+        let taken = peak_bytes() - before;
+        assert!(taken < 1 << 30, "{taken} bytes");
+    }
+
+    /// Most bytes of memory so far (`VmHWM`, in KiB).
+    fn peak_bytes() -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+        let line = status.lines().find(|line| line.starts_with("VmHWM")).expect("Linux");
+        line.split_whitespace().nth(1).and_then(|number| number.parse::<usize>().ok()).expect("a number") << 10
+    }
+
+    #[test]
+    fn numbers_of_no_block_and_tables_that_do_not_fit_are_refused() {
+        let damages: [fn(&mut Received); 9] = [
+            |tables| tables.edges[0].target = 2,
+            |tables| tables.roots[0].target = u32::MAX,
+            |tables| tables.ends[0] = 3,
+            |tables| tables.ends[1] = 1,
+            |tables| assert!(tables.ends.pop().is_some()),
+            |tables| assert!(tables.edges.pop().is_some()),
+            |tables| tables.nodes[0].bytes = usize::MAX,
+            |tables| {
+                tables.nodes.extend_from_within(..);
+                tables.ends.extend([2, 2]);
+            },
+            |tables| assert!(tables.nodes.pop().is_some()),
+        ];
+        for (number, damage) in damages.iter().enumerate() {
+            let mut tables = tables();
+            damage(&mut tables);
+            assert!(matches!(receive(&bytes_of_tables(&tables)), Err(Failure::Garbled)), "{number}");
+        }
+    }
+
+    #[test]
+    fn random_bytes_are_refused_or_cut_off() {
+        let mut random = 1_u64;
+        let mut next = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            random >> 33
+        };
+        for round in 0..300 {
+            // Every other one begins like a message.
+            let mut bytes = if round % 2 == 0 { Vec::new() } else { message([next() % 5, 1, 1, 1, 1, 1]) };
+            bytes.extend((0..next() % 400).map(|_| next() as u8));
+            if let Ok(received) = receive(&bytes) {
+                assert!(received.is_sound());
+            }
+        }
     }
 }

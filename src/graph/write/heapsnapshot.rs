@@ -14,7 +14,7 @@ use crate::graph::build::HeapGraph;
 use crate::graph::found::RootKind;
 use crate::graph::read::analysis::{Analysis, Group};
 use crate::graph::read::answers::{Reach, Site};
-use crate::trace::access::Busy;
+use crate::trace::access::{self, Busy, Traceback};
 
 /// How many numbers a node has.
 const NODE_FIELDS: usize = 7;
@@ -99,13 +99,23 @@ struct Plan<'graph> {
     parts: Vec<(usize, usize)>,
 }
 
+/// The name of the blocks of a call site.
+fn class(site: &Traceback) -> String {
+    if *site == access::unknown() { "(unknown)".to_owned() } else { no_element(Site(site).to_string()) }
+}
+
+/// DevTools takes a name that begins with `<` for that of an HTML element, and cuts it off at the first space.
+fn no_element(name: String) -> String {
+    if name.starts_with('<') { format!("impl {name}") } else { name }
+}
+
 impl<'graph> Plan<'graph> {
     fn of(graph: &'graph HeapGraph) -> Self {
         let analysis = graph.analysis();
         let mut strings = Strings::default();
         strings.number("(all)".to_owned());
         let groups = analysis.groups.iter().map(|&group| strings.number(graph.group_name(group))).collect();
-        let sites = graph.sites.iter().map(|site| strings.number(Site(site).to_string())).collect();
+        let sites = graph.sites.iter().map(|site| strings.number(class(site))).collect();
         let mut rooted: Vec<Vec<(usize, usize)>> = vec![Vec::new(); analysis.groups.len()];
         let numbers: HashMap<Group, usize> =
             analysis.groups.iter().enumerate().map(|(number, &group)| (group, number)).collect();
@@ -291,6 +301,13 @@ mod tests {
             let quoted = Quoted(text).to_string();
             assert_eq!(serde_json::from_str::<String>(&quoted).expect("a string"), text);
         }
+    }
+
+    #[test]
+    fn no_class_has_the_name_of_an_element() {
+        assert_eq!(no_element("<T as Clone>::clone at a.rs:1".to_owned()), "impl <T as Clone>::clone at a.rs:1");
+        assert_eq!(no_element("f<T> at a.rs:1".to_owned()), "f<T> at a.rs:1");
+        assert_eq!(class(&access::unknown()), "(unknown)");
     }
 
     #[test]
