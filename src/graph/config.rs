@@ -82,8 +82,8 @@ pub enum Error {
     OutOfMemory,
     /// More than 2³¹ blocks, or 2³² references.
     TooLarge,
-    /// The copy of the process ended before its scan was done, with this status of `wait`: the OS may have been short of
-    /// memory.
+    /// The copy of the process ended before its scan was done, with this status of `wait`: the OS may have been short
+    /// of memory.
     CopyFailed(i32),
     /// The system refuses to list the threads or the memory of the process, with this error number.
     System(i32),
