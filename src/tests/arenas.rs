@@ -55,7 +55,7 @@ fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
     let test = TestHeap::new();
     let cache = test.attach();
     let base = fill(cache, 512, 2 * ARENA_BYTES);
-    // Twice, because some blocks may be in quarantine the second time, so that others are needed.
+    // Twice: at the second time some blocks may still be in quarantine, and other blocks serve.
     for _ in 0..2 {
         fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
     }
