@@ -61,8 +61,8 @@ impl Inside<'_> {
     }
 
     /// Takes a partly free pool of `class` from a parked set among the newest `sets_max` sets. With `any_parked`, looks
-    /// into each parked set, whatever its hint says; pools that become empty by that go to their arenas. It leaves out a
-    /// set that another thread is inside. So if it finds nothing, the caller must not return null yet (see
+    /// into each parked set, whatever its hint says; pools that become empty by that go to their arenas. It leaves out
+    /// a set that another thread is inside. So if it finds nothing, the caller must not return null yet (see
     /// `cache/last_resort.rs`).
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
