@@ -1,4 +1,4 @@
-//! Flame graphs, with the feature `flamegraph`: by the crate `inferno`, whose licence (CDDL-1.0) is another than this
+//! Flame graphs, with the feature `flamegraph`. The crate `inferno` draws them; its licence, CDDL-1.0, differs from this
 //! crate's.
 
 use std::io;
