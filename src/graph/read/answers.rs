@@ -275,8 +275,8 @@ impl HeapGraph {
         if thread.name.is_empty() { thread.number.to_string() } else { format!("{} ({})", thread.name, thread.number) }
     }
 
-    /// The function whose part of the stack a root is in. If others were inlined into it, the innermost one that belongs
-    /// to no library.
+    /// The function whose part of the stack a root is in. If others were inlined into it, the innermost one that
+    /// belongs to no library.
     fn function_of(&self, root: &Root) -> Option<Frame> {
         let frames = &self.threads.get(root.owner as usize)?.frames;
         let after = frames.partition_point(|(sp, _)| *sp <= root.address);
