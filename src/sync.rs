@@ -53,7 +53,7 @@ pub(crate) fn load_own(word: &AtomicUsize) -> usize {
     word.load(Ordering::Relaxed)
 }
 
-/// `core`'s `UnsafeCell`, accessed by closure as the model checker's is.
+/// `core`'s `UnsafeCell`, with the interface of the model checker's cell: closures get the pointer.
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 

@@ -45,9 +45,9 @@
 //! - Linux: if a program builds a pool and later enters a sandbox that forbids `membarrier(2)`, the pool must be built
 //!   with [`magazine(0)`](PoolBuilder::magazine). Otherwise the program aborts when a thread needs other threads'
 //!   magazines. A pool that is built inside the sandbox works without `membarrier`.
-//! - A thread that holds a pool's lock may have to wait for a thread that was preempted inside its magazine, which
-//!   takes a dozen instructions. The waiting thread sleeps (50 µs, then longer, up to 0.8 ms at a time), so a thread of
-//!   any priority gets to the end of these instructions. But priorities are not inherited, as with every `std` mutex.
+//! - A thread that holds a pool's lock may have to wait for a thread that was preempted inside its magazine. A visit
+//!   there takes a dozen instructions. The waiting thread sleeps (50 µs, then longer, up to 0.8 ms at a time), so a
+//!   thread of any priority finishes its visit. But priorities are not inherited, as with every `std` mutex.
 
 // The model checker's tests compile the files they check themselves (`tests/loom.rs`).
 #![cfg(not(pymalloc_loom))]

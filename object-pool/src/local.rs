@@ -12,8 +12,8 @@ use super::stats::PoolStats;
 
 /// A pool of objects for one thread. It is neither `Send` nor `Sync`; its objects need not be `Send` or `'static`.
 ///
-/// It works as [`ObjectPool`](super::ObjectPool) does, except that nothing waits, since one thread can't wait for
-/// itself. For panics, see there.
+/// It works as [`ObjectPool`](super::ObjectPool) does, also when the user's code panics. The one exception: nothing
+/// waits, since one thread can't wait for itself.
 ///
 /// ```
 /// use pymalloc_object_pool::LocalPool;
@@ -139,7 +139,7 @@ impl<'f, T> LocalPool<'f, T> {
         self.core.idle.pop().map(LocalPooled::new)
     }
 
-    /// Puts an object into the pool that did not come from it, or that was detached. The reset runs on it first.
+    /// Puts a new object, or one that was detached, into the pool. The reset runs on it first.
     ///
     /// # Errors
     /// Returns the object (after its reset) if `max_idle` objects are idle.

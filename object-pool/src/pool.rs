@@ -19,9 +19,9 @@ use super::stats::PoolStats;
 ///
 /// # Limits
 /// At any time at most `max_idle` objects are idle, wherever they lie. A returned object is dropped only if `max_idle`
-/// objects are idle. At any time at most `max_total` objects exist, those that are just being created included.
+/// objects are idle. At any time at most `max_total` objects exist, including those that are just being created.
 /// [`acquire`](Self::acquire) creates an object if neither the calling thread's magazine nor the stock has one, even if
-/// other threads' magazines have some (at most 64 each). Set `max_total` if each object counts.
+/// other threads' magazines have some (at most 64 each). Set `max_total` if the number of objects must be bounded.
 ///
 /// # Panics
 /// If the factory panics, nothing was created, and the panic reaches the caller of `acquire`. If the reset panics, the
@@ -110,7 +110,7 @@ impl<T: Send + 'static> ObjectPool<T> {
         Acquire::new(&self.core)
     }
 
-    /// Puts an object into the pool that did not come from it, or that was detached. The reset runs on it first.
+    /// Puts a new object, or one that was detached, into the pool. The reset runs on it first.
     ///
     /// # Errors
     /// Returns the object (after its reset) if `max_idle` objects are idle or `max_total` exist.

@@ -32,7 +32,7 @@ mod wiped {
     use core::ptr;
     use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-    /// The address of the word: null before the first look, and that of [`NONE`] if the kernel offers no such word.
+    /// The address of the word: null before the first look, and the address of [`NONE`] if the kernel has no such word.
     static WORD: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
     static NONE: AtomicU64 = AtomicU64::new(0);
     /// The last generation of this process or an ancestor. The kernel does not clear it.

@@ -1,7 +1,7 @@
 //! How a thread finds its magazine of a pool: by a table per thread, indexed by a number that no other living pool has.
 //!
 //! # Invariants
-//! *key*: an entry's magazine lives and belongs to this thread if and only if the entry's key is that of a living pool.
+//! *key*: an entry's magazine lives and belongs to this thread if and only if a living pool has the entry's key.
 //! Keys are never reused. So a thread that holds a pool and finds the pool's key may use the magazine. Indexes are
 //! reused, lowest first, which keeps the tables short. An entry whose pool is gone has a key that no thread looks for.
 //!
@@ -23,7 +23,7 @@ pub(super) struct PoolId {
     key: u64,
 }
 
-/// The indexes of one process that can be reused.
+/// The reusable indexes, for one process.
 struct FreeIndexes {
     process: Process,
     list: Mutex<Vec<usize>>,

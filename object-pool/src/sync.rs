@@ -18,7 +18,7 @@ pub(super) const MAGAZINE_START: usize = 8;
 /// A shut gate is opened again after this many slow calls during which no thread waited.
 pub(super) const REOPEN_AFTER: u32 = 64;
 
-/// Looks without a sleep in between: a few hundred nanoseconds, which is longer than the visit of a running thread.
+/// Looks before the first sleep. They take a few hundred nanoseconds: longer than the visit of a running thread.
 const SPINS: u32 = 100;
 const FIRST_SLEEP: Duration = Duration::from_micros(50);
 /// The last sleep is 2 to this power times as long as the first.
@@ -35,7 +35,7 @@ pub(super) fn pause(looks: u32) {
     }
 }
 
-/// `core`'s `UnsafeCell`, accessed by closure as the model checker's is.
+/// `core`'s `UnsafeCell`, with the interface of the model checker's cell: closures get the pointer.
 #[repr(transparent)]
 pub(super) struct UnsafeCell<T>(core::cell::UnsafeCell<T>);
 

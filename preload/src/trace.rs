@@ -1,5 +1,5 @@
-//! `PYMALLOC_TRACE` saves which calls held the memory at the peak, or hold it when the program exits.
-//! `PYMALLOC_TIMELINE` records it over time.
+//! `PYMALLOC_TRACE` saves which calls allocated the memory that is live at the peak, or at the exit.
+//! `PYMALLOC_TIMELINE` records the live memory over time.
 //!
 //! Tracing starts while the library is being loaded, before the program has a second thread, and ends with the process.
 //! At the exit, the blocks that were live at the peak are saved (most programs hold next to nothing when they exit), or
@@ -13,12 +13,12 @@
 //! | `PYMALLOC_TRACE_FLAME_GRAPH` | a file for a flame graph, likewise |
 //! | `PYMALLOC_TIMELINE` | the file for what is live over time, likewise; written as the program runs |
 //! | `PYMALLOC_TIMELINE_EVERY` | milliseconds between its samples |
-//! | `PYMALLOC_SERVE` | a socket's path, likewise: clients are told there what is live (`pymalloc top`) |
+//! | `PYMALLOC_SERVE` | a socket's path, likewise: clients (`pymalloc top`) ask there what is live |
 //! | `PYMALLOC_TRACE_AT` | `exit`: save what is live then, rather than at the peak |
 //! | `PYMALLOC_TRACE_PROCESS` | the number of the only process to trace; without it, every process is traced |
 //! | `PYMALLOC_TRACE_FRAMES` | frames per trace |
 //! | `PYMALLOC_TRACE_EVERY` | mean bytes between samples |
-//! | `PYMALLOC_TRACE_SYSTEM_UNWINDER` | `1`: as [`Config::system_unwinder`], whose hazards are real in a program |
+//! | `PYMALLOC_TRACE_SYSTEM_UNWINDER` | `1`: calls [`Config::system_unwinder`]; read there about its hazards |
 
 use core::ffi::CStr;
 use core::fmt::Write;
@@ -193,8 +193,8 @@ extern "C" fn at_exit() {
     if has_stack() {
         return save_traced(wish);
     }
-    // The stack is small, or one that the program made. Only then is a thread used: a program that calls `exit` in a
-    // library's constructor holds the loader's lock, which the look-up of names may need.
+    // The stack is too small, or the program made it. Only then does another thread save: a program that calls `exit`
+    // in a library's constructor holds the loader's lock, which the look-up of names may need.
     match std::thread::Builder::new().stack_size(SAVING_STACK_BYTES).spawn(|| save_traced(wish)) {
         Ok(saving) => drop(saving.join()),
         Err(error) => say(&format!("pymalloc: tracing: nothing was saved: no thread with enough stack: {error}\n")),

@@ -79,7 +79,7 @@ pub fn allocated_blocks() -> usize {
 pub fn thread_caches() -> Vec<CacheStats> {
     let mut wanted = GLOBAL.set_count() + 8;
     loop {
-        // Before the slow paths are stopped: while they are, there is no memory to be had.
+        // Before the slow paths are stopped: while they are, nothing can be allocated.
         let mut found = Vec::with_capacity(wanted);
         let count = gather_caches(&mut GLOBAL.stop(), &mut found);
         if count <= found.len() {
@@ -109,7 +109,7 @@ pub fn thread_caches() -> Vec<CacheStats> {
 pub fn heap_map() -> HeapMap {
     let mut wanted = 16;
     loop {
-        // Before the slow paths are stopped: while they are, there is no memory to be had.
+        // Before the slow paths are stopped: while they are, nothing can be allocated.
         let mut map = HeapMap { title: String::new(), arenas: Vec::with_capacity(wanted), stats: Stats::ZERO };
         // The token is dropped before the match, because the match may allocate.
         let gathered = map.gather(&mut GLOBAL.stop());
@@ -139,11 +139,11 @@ pub fn self_check() -> Result<Stats, Corruption> {
 ///
 /// It empties the calling thread's cache, and collects the blocks that threads freed into each other's pools, also into
 /// the pools of threads that sleep or ended. Then it gives back the memory of every free pool, and every free arena.
-/// Blocks in the magazines of other threads stay there: at most 32 KiB per thread and size class (per medium class, 128
-/// KiB or eight blocks). Later requests take memory anew.
+/// Blocks in the magazines of other threads stay there: at most 32 KiB per thread and size class. (Per medium class it
+/// is at most 128 KiB, or eight blocks where these are more.) Later requests take memory from the OS again.
 ///
-/// With glibc, `malloc_trim` runs next. It gives back free memory of glibc's own heaps, where large blocks are, among
-/// others; it looks at each free part of them. The bytes that it gives back are not counted.
+/// With glibc, `malloc_trim` runs next. It gives back free memory of glibc's own heaps, which hold the large blocks
+/// among others. It visits each free part of these heaps. The bytes that it gives back are not counted.
 ///
 /// ```
 /// # #[global_allocator] static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();

@@ -36,8 +36,8 @@ use crate::os::{BYPASS, COMMITS};
 /// As for [`Pymalloc`](crate::Pymalloc): the methods return null when the OS gives no memory, or the limit is reached.
 ///
 /// # Aborts
-/// As for [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible. A run that is freed twice, or with
-/// another layout, is found at the call.
+/// As for [`Pymalloc`](crate::Pymalloc), when a freed block proves impossible. If a run is freed twice or with another
+/// layout, the call itself aborts.
 ///
 /// # Examples
 /// ```
@@ -108,7 +108,7 @@ impl Place {
             return Self::Class(class);
         }
         let last = size.wrapping_sub(1) | (align - 1);
-        // Of no class: the request is small, a run, or beyond.
+        // No class fits: the request is small, for a run, or beyond.
         if last < SMALL_MAX_BYTES || last >= RUN_MAX_BYTES {
             return Self::Beyond;
         }
@@ -156,8 +156,8 @@ impl Place {
         }
     }
 
-    /// Makes the block one of `new` without moving it, and returns whether that was possible. From one allocator to
-    /// another it never is.
+    /// Turns the block into a block of `new` without moving it, and returns whether that was possible. It never is if
+    /// one of the two places is `Beyond` or if they differ in kind.
     #[inline(always)]
     pub(super) fn resize(self, block: *mut u8, new: Self) -> bool {
         match (self, new) {

@@ -111,8 +111,8 @@ pub(crate) const DENSE_POOLS_MIN: usize = 32;
 pub(crate) const DENSE_FREE_SHARE: usize = 4;
 
 /// From this many pools of a class on, a thread's next pool of the class gets all of its memory in one call, instead of
-/// one OS page at a time. Only where there are no huge pages. The cost: on average half a pool stays unused, of at
-/// least this many.
+/// one OS page at a time. Only where there are no huge pages. The cost: on average half a pool of the class stays
+/// unused, and the class has at least this many.
 pub(crate) const FAULT_IN_FROM_POOLS: u32 = 16;
 
 /// Wholly free arenas that stay mapped: this number or the share below, whichever is larger.

@@ -23,7 +23,7 @@ pub(crate) enum Impossible {
     SmallAsLarge,
     /// A free block is not zero any more.
     WrittenAfterFree,
-    /// A block that is to be handed out is in use by the program.
+    /// The program still uses a block that the allocator is about to hand out.
     HandedOutTwice,
     /// A pool of the caller's set is in no arena.
     PoolWithoutArena,

@@ -122,9 +122,12 @@ impl ThreadCache {
         if K::IS_SMALL { &self.depot_blocks } else { &self.medium.depot_bytes }
     }
 
-    /// Moves the oldest blocks of a full magazine into the depot, if that has room for a chunk. Strangers go home
-    /// instead: the thread must have allocated from the class. A depot without room is emptied, and stays empty until
-    /// the next allocation from the class: a long row of frees would fill it for nothing.
+    /// Moves the oldest blocks of a full magazine into the depot, if it has room for a chunk. Returns whether it moved
+    /// any.
+    ///
+    /// Nothing is moved if the thread has not allocated from the class: strangers return to their pools. A depot
+    /// without room is emptied, and stays empty until the next allocation from the class, because a long row of frees
+    /// would fill it for nothing.
     pub(super) fn stow<K: Kind>(&self, class: Class<K>, heap: &'static Heap, inside: &mut Inside<'_>) -> bool {
         let door = inside.door();
         let depot = self.depot(class);
@@ -248,7 +251,7 @@ impl ThreadCache {
         }
     }
 
-    /// The number of small blocks in all depots: as it is counted, and as it is.
+    /// The number of small blocks in all depots: by the running count, and by a walk over all of them.
     #[cfg(test)]
     pub(crate) fn depot_blocks(&self, door: Door<'_>) -> (usize, usize) {
         let stowed = |class| self.stowed(class, door).flatten().count();

@@ -335,8 +335,8 @@ impl ThreadCache {
     }
 
     /// Poisons every cache of `heap`, also those made later, or lifts the poison. While it lasts, every call of every
-    /// thread takes the slow path. Any thread may call this at any time, but not two at once: the one that ends last
-    /// would not undo all that the other did.
+    /// thread takes the slow path. Any thread may call this at any time, but not two at once: their effects on the
+    /// caches could mix.
     ///
     /// Tracing begins and ends with this. While it is off, it costs nothing.
     #[cfg_attr(not(any(test, feature = "trace")), expect(dead_code, reason = "the tracer uses it"))]

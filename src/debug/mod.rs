@@ -244,7 +244,7 @@ impl<A: GlobalAlloc> DebugAlloc<A> {
     }
 
     /// # Safety
-    /// The record is that of a block of the inner allocator that nobody uses.
+    /// The record describes a block of the inner allocator that nobody uses.
     unsafe fn give_back(&self, record: &Record) {
         if let Some(padded) = padded(record.layout()) {
             // SAFETY: allocated by `alloc_padded` with this layout.

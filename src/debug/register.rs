@@ -21,7 +21,7 @@ use crate::os;
 use crate::os::fork::{ForkPlace, Participant, join};
 use crate::protocols::lock::Lock;
 
-/// Most records that are kept of blocks that left the quarantine, so that a late second free is recognised.
+/// At most this many records are kept for blocks that left the quarantine. By its record a late second free is seen.
 const RECORDS_KEPT: usize = 1 << 16;
 
 /// The records of all blocks, and the queues.
@@ -155,8 +155,8 @@ fn stop_all() {
     });
 }
 
-/// Frees the locks of all registers. [`stop_all`] took them on this thread or, in a forked child, on the thread that
-/// this one is a copy of.
+/// Frees the locks of all registers. [`stop_all`] took them on this thread. In a forked child, it took them on the
+/// parent's thread, and this one is its copy.
 fn restart_all() {
     // SAFETY: this thread holds all of them. Meanwhile no other thread added or removed a register; only this thread
     // could, because it is let through the locks while it forks. The lock of a register that it added is free, and

@@ -60,7 +60,8 @@ pub(super) struct Thread {
     pub(super) number: u32,
     /// Empty if the thread had ended before its name was read.
     pub(super) name: String,
-    /// The stack pointer from which on the stack belongs to a function, and that function (inlined ones first); sorted.
+    /// Each function's stack pointer, and the function (inlined ones first); sorted. From its stack pointer on, the
+    /// stack belongs to that function and its callers.
     pub(super) frames: Vec<(usize, Arc<[Frame]>)>,
 }
 

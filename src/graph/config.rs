@@ -82,8 +82,8 @@ pub enum Error {
     OutOfMemory,
     /// More than 2³¹ blocks, or 2³² references.
     TooLarge,
-    /// The copy of the process that scanned its memory ended before it was done, with this status of `wait`: the OS
-    /// may have been short of memory.
+    /// The copy of the process ended before its scan was done, with this status of `wait`: the OS may have been short
+    /// of memory.
     CopyFailed(i32),
     /// The copy of the process sent something that is no result: its memory, which is the program's, may be damaged.
     CopyGarbled,
@@ -99,11 +99,11 @@ impl fmt::Display for Error {
             Self::Unsupported => write!(f, "no graph of the heap can be taken on this platform"),
             Self::Forking => write!(f, "no graph of the heap can be taken in a fork handler"),
             Self::NotStopped { threads } => write!(f, "threads could not be stopped: {threads:?}"),
-            Self::NoSignal => write!(f, "no real-time signal is free to stop threads by"),
+            Self::NoSignal => write!(f, "no real-time signal is free for stopping threads"),
             Self::OutOfMemory => write!(f, "no memory for a graph of the heap"),
             Self::TooLarge => write!(f, "too many blocks or references for a graph of the heap"),
-            Self::CopyFailed(status) => write!(f, "the copy of the process that scans ended with status {status:#x}"),
-            Self::CopyGarbled => write!(f, "what the copy of the process that scans sent makes no sense"),
+            Self::CopyFailed(status) => write!(f, "the scanning copy of the process ended with status {status:#x}"),
+            Self::CopyGarbled => write!(f, "the scanning copy of the process sent something that is no result"),
             Self::System(error) => {
                 write!(f, "reading /proc/self: {}", std::io::Error::from_raw_os_error(*error))
             }

@@ -30,7 +30,7 @@ use crate::trace::access::Mapped;
 /// The number of summonses in the first chunk; each further chunk has twice as many as the one before.
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
-/// How often a thread is looked at that blocks the signal, before it is left.
+/// Looks at a thread that blocks the signal, before it is left.
 const LOOKS: usize = 20;
 /// How long a wait for one thread lasts before the kernel is asked about it.
 const LOOK: Duration = Duration::from_millis(5);
@@ -82,7 +82,7 @@ impl Receiver for Stand {
 /// The threads that block the signal.
 pub(super) fn blocking(signal: c_int) -> Vec<u32> {
     let mut threads = Vec::new();
-    // Without a list no thread is stopped either: `stop` reports it.
+    // An error can be ignored here: `stop` lists the threads again, and reports it.
     let _ = tasks::each_task(|thread| threads.push(thread));
     // A thread that starts a thread or a process blocks signals for a moment, so it is looked at several times.
     for look in 0..LOOKS {

@@ -21,7 +21,7 @@ enum Scan {
     InProcess(scan::InProcess),
 }
 
-/// The outcome of the time in which the other threads stood still.
+/// What was done while the other threads stood still: the scan, and what is known of the threads.
 struct Stood {
     scan: Scan,
     /// The kernel's numbers of the threads whose stacks are roots, the caller's first.
@@ -78,7 +78,8 @@ const fn of_scan(error: ScanError) -> Error {
     }
 }
 
-/// Stops the other threads, and makes a copy of the process that scans; if there can be none, scans the memory itself.
+/// Stops the other threads, and makes a copy of the process, which scans. If there can be no copy, scans the memory
+/// itself.
 fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
     let signal = tasks::signal_for::<Stand>().ok_or(Error::NoSignal)?;
     let blocking = stop::blocking(signal);

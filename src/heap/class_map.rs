@@ -17,8 +17,8 @@
 //!   and, when the pool goes back to its arena, under that door, before the heap's lock is released. (A thief writes a
 //!   tag with the same class.)
 //! - *Block*: a thread that holds a block finds its class. The byte was written before the pool's first block was
-//!   handed out, and changes only once all blocks are home. A block comes to a thread in some order after that: through
-//!   a door, or as the program passes it on.
+//!   handed out, and changes only when all blocks are back. A door, or the program's own synchronisation, passes the
+//!   block to the thread, and so orders the thread's read after that write.
 //! - *Others' addresses*: memory that is mapped where an arena was has no class. The byte was zeroed before the arena
 //!   got the pool back, under the heap's lock. The arena is unmapped after that, under the same lock, and until then
 //!   the kernel maps nothing else there.
@@ -86,8 +86,8 @@ mod map {
             Some(AnyClass::from_index(self.entry_of(address)?.checked_sub(1)?))
         }
 
-        /// Whether the map says the same of the pool at `address` as its tag, or the pool is outside the window. For a
-        /// thread that has stopped the slow paths.
+        /// Whether the map's entry of the pool at `address` agrees with `class`, the pool's tag; `true` outside the
+        /// window. For a thread that has stopped the slow paths.
         pub(crate) fn agrees(&self, address: usize, class: Option<AnyClass>) -> bool {
             self.place_of(address).is_none() || self.any_class_of(address) == class
         }

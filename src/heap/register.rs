@@ -10,7 +10,7 @@
 //! # Invariants
 //! - *Shut*: a set is out of the register if and only if it is bare, and then its door is shut (see `lock`). Both
 //!   change together, under the heap's lock. So nothing of it changes until it is adopted. A walker that still finds it
-//!   goes away, and so does a thread that knocks for blocks that are home by now.
+//!   is refused at the door and passes on. So is a thread whose knock comes after its blocks were collected.
 //! - *Listed*: only a set in the list of parked sets becomes bare. A set that was parked, but is not in the list yet,
 //!   still belongs to the thread that parks it. A set that was taken from the list, but is not adopted yet, belongs to
 //!   the thread that adopts it.

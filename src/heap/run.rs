@@ -65,8 +65,8 @@ impl Heap {
         Some(first)
     }
 
-    /// Takes back pools that are one, and that no other thread knows any more. If the heap would keep too much free
-    /// memory, theirs goes back to the OS first, without the lock.
+    /// Takes back several pools that are one, and that no other thread knows any more. If the heap would keep too much
+    /// free memory, the memory of these pools goes back to the OS first, without the lock.
     pub(crate) fn give_run(&self, first: PoolRef, pools: usize) {
         let _ = self.give_run_if(first, pools, false, || Ok(()));
     }

@@ -66,7 +66,7 @@ pub(crate) struct Pools {
     pub(crate) of_class: [u32; CLASS_COUNT],
     /// Pools that the set owns.
     pub(crate) owned_count: usize,
-    /// Bytes of their blocks that are not home.
+    /// Bytes of their blocks in use: with the program, in a cache, or freed by another thread and not yet collected.
     pub(crate) used_bytes: usize,
     /// If fewer bytes than these are used, the free parts of partial pools are purged.
     pub(crate) sweep_below_bytes: usize,
@@ -139,7 +139,7 @@ impl PoolSet {
         ptr::from_ref(self).cast::<u8>().cast_mut().wrapping_add(class.index())
     }
 
-    /// Whether the set's thread ended and no other adopted it: certain under the door, otherwise a hint.
+    /// Whether the set's thread ended and no other thread adopted the set: certain under the door, otherwise a hint.
     pub(crate) fn is_parked(&self) -> bool {
         // Relaxed: a hint, or ordered by the door.
         self.parked.load(Ordering::Relaxed) != 0

@@ -18,7 +18,7 @@ use crate::os::MemorySource;
 pub(crate) struct HeapState {
     pub(crate) metadata: Metadata,
     pub(crate) arenas: ArenaTable,
-    /// Metadata of arenas given back, zeroed, linked by `next`.
+    /// Zeroed metadata of arenas that were given back, linked by `next`.
     spare_arenas: Option<ArenaRef>,
     /// Parked sets, linked by `next_parked`.
     pub(super) parked: *const PoolSet,
@@ -49,8 +49,8 @@ impl HeapState {
     /// The bytes that `malloc` should be told to keep, once: when more than a few pools are in use for the first time.
     ///
     /// Small blocks are in arenas, so the C library's heap ends in large blocks only. When these are freed, `malloc`
-    /// gives that memory back to the OS, and soon it is faulted in again. Without arenas, small blocks scattered among
-    /// the large ones would prevent that.
+    /// gives their memory back to the OS, and soon it is faulted in again. Without arenas, small blocks between the
+    /// large ones would keep `malloc` from giving it back.
     pub(super) fn note_growth(&mut self) -> Option<usize> {
         if self.malloc_keeps || self.arenas.pools_in_use() < MALLOC_KEEPS_FROM_POOLS {
             return None;
@@ -126,8 +126,8 @@ impl HeapState {
         None
     }
 
-    /// Gives back the wholly free arenas that are too many. When fewer arenas are in use, fewer free ones are kept: so
-    /// it may give back several.
+    /// Gives back the wholly free arenas beyond the number that the heap keeps. That number falls with the number of
+    /// arenas in use, so one call may give back several.
     pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
         while let Some(arena) = self.arenas.surplus_arena()
             && self.unmap_arena(arena, map, source)

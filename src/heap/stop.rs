@@ -118,8 +118,8 @@ impl<'heap> Stopped<'heap> {
 impl Drop for Stopped<'_> {
     fn drop(&mut self) {
         if self.owns {
-            // SAFETY: the slow paths were stopped when this was made, by this thread or by the one of which it is a
-            // copy.
+            // SAFETY: the slow paths were stopped when this was made: by this thread or, in a forked child, by the
+            // thread that it is a copy of.
             let knocked = unsafe { self.heap.restart_slow_paths() };
             if knocked {
                 (self.answer)(self.heap);

@@ -52,9 +52,9 @@ struct Tally {
     outstanding: usize,
     owned: usize,
     used_bytes: usize,
-    /// The owner that was last found in the register; the next pool mostly has the same.
+    /// The owner that was last found in the register; the next pool mostly has the same owner.
     owner: Option<NonNull<PoolSet>>,
-    /// How many more pools must follow the first one of several, and the first one's tag.
+    /// Where several pools make one: the number of them that are still to come, and the tag of the first.
     behind: (usize, Tag),
 }
 
@@ -126,7 +126,7 @@ fn check_pool(heap: &Heap, place: PoolRef, found: &mut Tally) -> CheckResult {
     ensure(place.arena().dirty.get() & bit == 0, "an owned pool is counted as unused", start)?;
     match place.pool().state() {
         State::Run => check_run(heap, place, found, start),
-        State::Behind => Err(Corruption { message: "a pool is behind none", address: start }),
+        State::Behind => Err(Corruption { message: "a pool is behind no first pool", address: start }),
         _ => {
             if tag_set(tag) != found.owner {
                 found.owner = heap.sets().find(|&set| Some(set) == tag_set(tag));
@@ -150,15 +150,15 @@ fn check_unused(heap: &Heap, place: PoolRef, start: usize) -> CheckResult {
     if pool.start().is_null() { Ok(()) } else { check_bits_beyond(place, 0, start) }
 }
 
-/// Checks one of several pools that make one, but not the first.
+/// Checks a pool that is the second or a later one of several that make one.
 fn check_behind(heap: &Heap, place: PoolRef, found: &mut Tally, start: usize) -> CheckResult {
     let (rest, first) = found.behind;
     found.behind.0 = rest - 1;
     // Relaxed: the slow paths are stopped.
     let tag = place.tag().load(Ordering::Relaxed);
     let bit = 1_u64 << place.index();
-    ensure(place.pool().state() == State::Behind, "a pool is not behind that before it", start)?;
-    ensure(tag == first, "a pool and that behind it differ in their tags", start)?;
+    ensure(place.pool().state() == State::Behind, "a pool of several is not marked as behind the first", start)?;
+    ensure(tag == first, "a pool of several has another tag than the first", start)?;
     ensure((place.arena().free.get() | place.arena().dirty.get()) & bit == 0, "a pool of several is free", start)?;
     ensure(place.remote().outstanding() == 0, "a pool behind another has blocks outstanding", start)?;
     ensure(!place.pool().is_touched(), "a pool behind another has touched bytes of its own", start)?;
@@ -344,7 +344,7 @@ fn check_list<K: Kind>(
         let Some(place) = heap.map.pool_of(start) else {
             return Err(Corruption { message: "a listed pool is in no arena", address: start });
         };
-        ensure(ptr::eq(place.pool(), pool), "a listed pool's start is another's", start)?;
+        ensure(ptr::eq(place.pool(), pool), "a listed pool has the start of another", start)?;
         // Relaxed: the slow paths are stopped.
         let owner = tag_set(place.tag().load(Ordering::Relaxed));
         ensure(owner == Some(set), "a listed pool belongs to another set", start)?;

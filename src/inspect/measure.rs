@@ -43,7 +43,7 @@ thread_local! {
 /// blocks that the value holds, directly or not. Small and large requests of this thread count; those of other threads
 /// do not. Measurements may be nested. A `realloc` within the size class counts nothing. A `realloc` to another class
 /// counts as an allocation and then a free. A `realloc` of a large block counts as a free and then an allocation, so
-/// the peak is that of a block that grows in place.
+/// the peak is the same as if the block grew in place.
 ///
 /// While it runs, each of the thread's requests takes the slow path. At other times there is no counting and no cost.
 /// It counts only requests to [`Pymalloc`](crate::Pymalloc), so the program must use that, as its global allocator or
@@ -106,7 +106,7 @@ impl Drop for Running {
     }
 }
 
-/// Poisons the calling thread's magazines, or ends that.
+/// Poisons the calling thread's magazines, or lifts that poison.
 fn poison_own(poisoned: bool) {
     if BYPASS {
         return;

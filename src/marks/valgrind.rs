@@ -68,8 +68,8 @@ pub(crate) fn gone(start: *mut u8, bytes: usize) {
 /// Opens `bytes` of a block that was handed out; `block` may be null.
 pub(crate) fn allocated(block: *mut u8, bytes: usize) -> *mut u8 {
     if !block.is_null() {
-        // Two zeroes: no pads to be noted, since what lies behind is closed anyway; and not zeroed, since a caller that
-        // clears the block does so afterwards.
+        // The two zeroes: no pads, because the bytes behind the block are closed anyway; and not zeroed yet, because a
+        // caller that clears the block does so afterwards.
         ask(MALLOCLIKE_BLOCK, [block.addr(), bytes, 0, 0]);
     }
     block

@@ -1,4 +1,4 @@
-//! The hooks in the cold paths: what those do besides allocating while an observer asks for it.
+//! The hooks in the cold paths: while an observer asks for it, these paths tell it of blocks and arenas.
 //!
 //! The slow path of small requests and the path of large ones look at one word, which is 0 as a rule: one load, and one
 //! branch that is not taken. The fast path of small requests does not look. An observer that must see every small

@@ -61,8 +61,9 @@ impl Inside<'_> {
     }
 
     /// Takes a partly free pool of `class` from a parked set among the newest `sets_max` sets. With `any_parked`, looks
-    /// into each parked set, whatever its hint says; pools that become empty by that go to their arenas. A set that
-    /// another thread is inside is left out; null does not follow from that (see `cache/last_resort.rs`).
+    /// into each parked set, whatever its hint says; pools that become empty by that go to their arenas. It leaves out
+    /// a set that another thread is inside. So if it finds nothing, the caller must not return null yet (see
+    /// `cache/last_resort.rs`).
     #[cold]
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(super) fn steal<K: Kind>(&mut self, class: Class<K>, sets_max: usize, any_parked: bool) -> bool {
@@ -116,8 +117,8 @@ impl Inside<'_> {
         pool.state() == State::Partial
     }
 
-    /// Moves a pool, which is `pools` of the arena's and has `used_bytes` in use, from the other set's account to this
-    /// one's.
+    /// Moves a pool from the other set's account to this set's. The pool consists of `pools` of the arena's pools, and
+    /// has `used_bytes` in use.
     fn take_over(&mut self, other: &mut Inside<'_>, pools: usize, used_bytes: usize) {
         other.pools.owned_count -= pools;
         self.pools.owned_count += pools;

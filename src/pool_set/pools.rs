@@ -133,8 +133,8 @@ impl Inside<'_> {
         self.pools.used_bytes = self.pools.used_bytes.wrapping_add(blocks as usize * class.block_bytes());
     }
 
-    /// Puts a pool into which blocks came home where it belongs now. `may_be_full` is false only if some of its blocks
-    /// were free before.
+    /// Puts a pool where it belongs now, after blocks have come home to it. `may_be_full` is false only if some of its
+    /// blocks were free before.
     #[inline(always)]
     pub(super) fn relink<K: Kind>(&mut self, pool: &Pool, class: Class<K>, may_be_full: bool) {
         if pool.used() == 0 {

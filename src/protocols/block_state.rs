@@ -51,7 +51,7 @@ impl BlockState {
         before
     }
 
-    /// Takes a block of class `class` back from the program; the error is the state it has if it is not live as such.
+    /// Takes a block back from the program. If it is not live as a block of class `class`, the error is its state.
     #[inline(always)]
     pub(crate) fn free(&self, class: u8) -> Result<(), u8> {
         self.check(class)?;
@@ -60,7 +60,7 @@ impl BlockState {
         Ok(())
     }
 
-    /// Checks that the block is live as one of class `class`; the error is the state it has instead.
+    /// Checks that the block is live as a block of class `class`. If it is not, the error is its state.
     #[inline(always)]
     pub(crate) fn check(&self, class: u8) -> Result<(), u8> {
         // Relaxed: a caller that holds the block, as it claims, is ordered after the store that made it live.

@@ -121,8 +121,8 @@ impl<T> Roll<T> {
             to.store(thing, Ordering::Release);
             moved = NonNull::new(thing);
         }
-        // Release: a walk that reads the lower number, or what is written next to the higher place, finds the thing at
-        // the lower place (*Downwards*).
+        // Release: a walk that reads the lower number, or what a later `enter` writes to the higher place, finds the
+        // thing at the lower place (*Downwards*).
         self.count.store(last, Ordering::Release);
         moved
     }

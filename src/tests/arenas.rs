@@ -40,8 +40,8 @@ fn after_a_peak_all_but_a_bounded_number_of_arenas_go_back_at_once() {
         assert!(test.check().arenas_mapped >= 40);
         live.into_iter().for_each(|block| block.free(cache));
         let stats = test.check();
-        // Besides the arenas that are kept, those with the thread's empty pools and with the blocks of its magazine
-        // stay. With the feature `hardened` these blocks are in random order, so each peak scatters them a little more.
+        // More arenas stay than the heap keeps: they hold the thread's empty pools, or the blocks of its magazine. With
+        // the feature `hardened` these blocks are in random order, so each peak scatters them a little more.
         let scattered = if cfg!(feature = "hardened") { 8 } else { 0 };
         let kept = EMPTY_ARENAS_MIN + 2 + scattered;
         assert!(stats.arenas_mapped <= kept, "{stats}");
@@ -55,7 +55,7 @@ fn freeing_and_taking_around_an_arena_boundary_does_not_map_and_unmap() {
     let test = TestHeap::new();
     let cache = test.attach();
     let base = fill(cache, 512, 2 * ARENA_BYTES);
-    // Twice, because some blocks may be in quarantine the second time, so that others are needed.
+    // Twice: at the second time some blocks may still be in quarantine, and other blocks serve.
     for _ in 0..2 {
         fill(cache, 512, ARENA_BYTES).into_iter().for_each(|block| block.free(cache));
     }

@@ -63,7 +63,7 @@ fn every_address_finds_its_arena_and_no_other() {
         found += usize::from(expected.is_some());
     }
     assert!(found >= starts.len());
-    // First the first look-up of each arena; then look-ups that go from each arena's leaf to each other's.
+    // Each arena is found by a fresh `Near`, then by one that has just found another arena and remembers its leaf.
     for (start, arena) in starts.iter().zip(&arenas) {
         assert_eq!(Near::new(&map).pool_of(*start).map(PoolRef::arena), Some(*arena));
     }

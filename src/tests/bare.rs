@@ -49,7 +49,7 @@ fn ended_threads_of_which_nothing_is_left_are_neither_stopped_nor_walked() {
     test.check();
 }
 
-/// The ways in which the last block of an ended thread comes home.
+/// A way in which the last blocks of an ended thread return to their pools.
 type Bringing = fn(&TestHeap, &ThreadCache, Vec<Live>);
 
 #[test]

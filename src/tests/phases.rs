@@ -111,7 +111,7 @@ impl World {
         cache.set.door.lock().with(|pools| {
             let of_class = |class| cache.all_blocks(class, pools.door()).map(move |block| (block.addr(), class));
             let blocks: Vec<_> = SizeClass::all().flat_map(of_class).collect();
-            assert!(blocks.iter().all(|&(_, class)| Some(class) == self.last[thread]), "what rests has gone home");
+            assert!(blocks.iter().all(|&(_, class)| Some(class) == self.last[thread]), "unused blocks were flushed");
             blocks
         })
     }

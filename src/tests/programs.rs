@@ -45,7 +45,7 @@ enum Op {
     Flush { thread: u8 },
     /// Ends a thread, and starts another in its place.
     End { thread: u8 },
-    /// Poisons or heals all caches.
+    /// Poisons all caches, or lifts the poison.
     Poison { on: bool },
     /// Gives everything free back to the OS.
     Purge,

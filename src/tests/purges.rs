@@ -175,7 +175,7 @@ fn free_pools_kept_while_more_were_in_use_stay_until_half_as_many_are_to_be_kept
     freed.into_iter().for_each(|block| block.free(cache));
     cache.shrink();
     cache.set.enter(test.heap, |inside| inside.return_empty_pools(0));
-    // As many stay as the limit allowed when they first exceeded it, not as it allows now.
+    // The limit has changed since the dirty pools first exceeded it. As many stay as it allowed then.
     let dirty = test.dirty_pools();
     let most = peak_pools / (DIRTY_POOLS_SHARE + 1);
     assert!((most - 4..=most + 4).contains(&dirty), "{dirty} pools");

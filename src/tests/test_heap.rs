@@ -45,7 +45,8 @@ impl TestHeap {
         Self::with_memory(TestMemory::new(page_bytes, commits))
     }
 
-    /// Over memory that has not to be committed, whatever is asked for: for what is never done where it has.
+    /// Over memory that need not be committed, whatever the variables ask for. For tests of steps that are left out
+    /// where memory has to be committed.
     pub(crate) fn without_commits() -> Self {
         Self::with_memory(TestMemory::new(wanted_page_bytes(), false))
     }

@@ -34,8 +34,9 @@ pub(crate) unsafe fn each_held(mut block: impl FnMut(usize, usize, u32), mut arr
     }
 }
 
-/// Walks up the stack of a stopped thread, while all locks are held. Calls `note` with each return address and its
-/// module, in one word, and with the stack pointer from which on the stack belongs to that function and its callers.
+/// Walks up the stack of a stopped thread, while all locks are held. Calls `note` for each function on it, with two
+/// words: the return address and its module in one, and the stack pointer at which the function's frame begins. From
+/// there on, the stack belongs to that function and its callers.
 pub(crate) fn walk_other(pc: usize, sp: usize, bp: usize, note: impl FnMut(usize, usize) -> bool) {
     walk::walk_other(pc, sp, bp, note);
 }

@@ -8,7 +8,7 @@ mod stops;
 use crate::PoolStats;
 use crate::stock::Counts;
 
-/// An object moved to a thread's magazine from another one that had been counted already.
+/// The counts saw an object in one magazine, then again in another, because it moved meanwhile.
 #[test]
 fn the_counts_add_up_though_an_object_was_seen_twice() {
     let stats = PoolStats::from(Counts { created: 3, idle: 5, total: 3, ..Counts::default() });

@@ -280,7 +280,7 @@ impl World {
         if let Some(own) = own {
             match own.push(self.stock.gate(), item) {
                 Ok(()) => {
-                    assert!(self.waiting.iter().all(|waiting| waiting.granted), "kept from those who wait");
+                    assert!(self.waiting.iter().all(|waiting| waiting.granted), "kept, although a thread waits");
                     self.idle += 1;
                     return;
                 }

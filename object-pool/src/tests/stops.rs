@@ -9,7 +9,7 @@ use crate::magazine::Magazine;
 
 /// Longer than the test takes: a test that reaches it has failed.
 const LONG: Duration = Duration::from_secs(30);
-/// More often than a thread gives up its processor for other reasons on its way to the wait.
+/// Sleeps that prove that the thread waits: before the wait, a thread gives up its processor less often.
 const SLEEPS: u64 = 20;
 
 /// How often a thread of this process has given up its processor, so that a thread of any priority could run.
@@ -19,7 +19,7 @@ fn sleeps(thread: libc::pid_t) -> u64 {
     count.trim().parse().expect("a number")
 }
 
-/// The owner plays one that was preempted. A thread of higher priority that waits for it must not keep it from running.
+/// The owner behaves as if it was preempted during its visit. A waiting thread of higher priority must let it run.
 #[test]
 fn a_thread_that_waits_for_an_owner_leaves_the_processor_to_threads_of_any_priority() {
     let magazine = Magazine::<u32>::new();

@@ -2,8 +2,8 @@
 
 use super::*;
 
-/// Every size near a power of two, and every size that can make a difference: above `SMALL_MAX_BYTES`, `size - 1`
-/// or `align - 1` has a bit beyond the mask of the small ones, whatever the other bits are.
+/// Every size up to 64 KiB, and sizes near each power of two. More are not needed: above `SMALL_MAX_BYTES`, a high bit
+/// of `size - 1` decides alone, and each high bit occurs here.
 fn sizes() -> impl Iterator<Item = usize> {
     let near = (0..usize::BITS).flat_map(|shift| {
         let power = 1_usize << shift;

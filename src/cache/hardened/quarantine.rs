@@ -187,7 +187,7 @@ impl Quarantine {
 
     /// The blocks that wait: a snapshot while the cache's thread runs, which may empty a slot at any moment.
     pub(crate) fn held(&self, class: SizeClass, _door: Door<'_>) -> impl Iterator<Item = *mut u8> {
-        // Acquire: pairs with the Release in `push`, and of the magazine's `top`.
+        // Acquire: pairs with the Release in `push`, and with the Release store of the magazine's `top`.
         self.shelves(class).iter().flatten().map(|slot| slot.load(Ordering::Acquire)).filter(|block| !block.is_null())
     }
 

@@ -217,7 +217,7 @@ impl HeapGraph {
         Ok(found)
     }
 
-    /// What the block that an address is in refers to; the offsets are in this block, not in those.
+    /// The references of the block that an address is in. Each offset is the place of the reference in this block.
     ///
     /// # Errors
     /// If the address is in no block of the graph.
@@ -275,8 +275,8 @@ impl HeapGraph {
         if thread.name.is_empty() { thread.number.to_string() } else { format!("{} ({})", thread.name, thread.number) }
     }
 
-    /// The function whose part of the stack a root is in. If others were inlined into it, the innermost of them all
-    /// that is not a library's.
+    /// The function whose part of the stack a root is in. If others were inlined into it, the innermost one that
+    /// belongs to no library.
     fn function_of(&self, root: &Root) -> Option<Frame> {
         let frames = &self.threads.get(root.owner as usize)?.frames;
         let after = frames.partition_point(|(sp, _)| *sp <= root.address);

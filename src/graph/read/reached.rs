@@ -3,7 +3,7 @@
 use super::answers::Reach;
 use crate::graph::found::{Edge, Root, RootKind};
 
-/// By what a block is reached first in a breadth-first search: so the way back to a root is shortest.
+/// The root or block from which a breadth-first search first reaches a block. So the way back to a root is shortest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::graph) enum Via {
     Nothing,

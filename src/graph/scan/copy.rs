@@ -63,14 +63,14 @@ fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     unsafe { core::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
-/// A copy of the process that scans. It is killed when this is dropped.
+/// A copy of the process, which scans. It is killed when this is dropped.
 pub(in crate::graph) struct Copied {
     child: i32,
     pipe: Descriptor,
     ended: bool,
 }
 
-/// Makes a copy of the process that scans. The other threads may go on when this returns.
+/// Makes a copy of the process, which scans. The other threads may go on when this returns.
 ///
 /// # Errors
 /// If the system makes no copy: its error number.

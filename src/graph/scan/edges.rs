@@ -6,8 +6,8 @@
 //! Live blocks contain dead values, which hide leaks. Vacant buckets of `hashbrown`'s tables hide most: a removed entry
 //! stays there, and the block that it pointed to still looks referred to. So a block that is laid out as such a table
 //! is recognised: buckets come first, then a control byte for each, of which the first group is repeated at the end.
-//! References from vacant buckets are marked. Whether the block really is a table, its call stack tells, which is not
-//! known here (`build` decides).
+//! References from vacant buckets are marked. Only the block's call stack tells whether it really is a table. That is
+//! not known here, so `build` decides.
 
 use super::ScanError;
 use super::index::Index;
@@ -85,7 +85,8 @@ pub(super) unsafe fn scan(
 /// # Safety
 /// The block can be read.
 unsafe fn mark_vacant(node: &RawNode, edges: &mut [Edge]) {
-    // SAFETY: the caller's promise. Only threads that could not be stopped may write there; any bytes of theirs do.
+    // SAFETY: the caller's promise. Only threads that could not be stopped may write there, and
+    // any bytes that they write are valid.
     let bytes =
         unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance::<u8>(node.address), node.bytes) };
     if let Some(table) = Table::of(bytes) {

@@ -18,8 +18,8 @@ use crate::heap::arena::{ArenaRef, PoolRef};
 use crate::heap::pool::State;
 use crate::trace::access::{self, Mapped};
 
-// The entry of a place in a pool: `EMPTY`, the number of a block plus 1 (at first among the traced blocks, later among
-// all), or one of the two below it.
+// The values of the entry of a place in a pool: one of the three constants here, or the number of a block plus 1. At
+// first blocks are numbered among the traced ones, later among all.
 const EMPTY: u32 = 0;
 /// A block of the tracer's own, or one that a thread cache holds.
 const NOBODYS: u32 = u32::MAX;

@@ -17,7 +17,7 @@ use tables::Tables;
 
 /// What a scan needs to know.
 pub(super) struct Input<'input> {
-    /// The calling thread, from the caller of `take` on.
+    /// The calling thread: its stack counts from the frame of `take`'s caller.
     pub(super) own: Interrupted,
     /// The other threads that were stopped.
     pub(super) standing: &'input [Interrupted],

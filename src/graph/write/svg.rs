@@ -12,7 +12,7 @@ const BOX_HEIGHT: usize = 40;
 const GAP_X: usize = 90;
 const GAP_Y: usize = 16;
 const MARGIN: usize = 16;
-/// How far below a box an arrow runs that goes back.
+/// The distance below the boxes at which an arrow runs, if it does not lead to the right.
 const BELOW: usize = 28;
 /// How many characters of a line fit into a box.
 const LINE_MAX: usize = 52;
@@ -91,8 +91,8 @@ fn draw(picture: &Picture) -> String {
     text
 }
 
-/// Draws an arrow from the right side of one box to the left side of another, if that lies to the right; otherwise
-/// below both.
+/// Draws an arrow from one box to another. If the other box lies to the right, it goes from the right side of the one
+/// to the left side of the other; otherwise it runs below both.
 fn arrow(text: &mut String, from: (usize, usize), to: (usize, usize), name: &str) {
     let half = BOX_HEIGHT / 2;
     let (y1, y2) = (from.1 + half, to.1 + half);

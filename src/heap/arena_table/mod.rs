@@ -68,7 +68,7 @@ pub(crate) struct ArenaTable {
     recent_peak: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
-    /// The ranges being purged; empty except inside the methods (*Empty*).
+    /// The ranges being purged; empty except inside the methods (*Empty* in `purge_batch`).
     batch: PurgeBatch,
 }
 

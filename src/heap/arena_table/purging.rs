@@ -40,8 +40,9 @@ pub(super) fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
 }
 
 impl ArenaTable {
-    /// Purges down to `keep` dirty pools, if `keep` is at most half of what it was: the pools kept while more were in
-    /// use are too many by then. It is done so rarely because it looks at every arena.
+    /// Purges down to `keep` dirty pools, if `keep` is at most half of its largest value since the last such purge.
+    /// Then too many pools stay from a time when more were in use. It is not done more often, because it looks at
+    /// every arena.
     pub(super) fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
         if keep <= self.keep_before / 2 {
             self.purge_beyond(keep, usize::MAX, source);

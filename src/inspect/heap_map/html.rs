@@ -10,7 +10,7 @@ use super::{HeapMap, PoolUse};
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The page; writing to a `String` can't fail.
+/// Makes the page. Writing to a `String` can't fail.
 pub(super) fn page(map: &HeapMap) -> String {
     let mut text = String::new();
     let _ = write_page(map, &mut text);
@@ -37,7 +37,7 @@ fn write_page(map: &HeapMap, out: &mut String) -> fmt::Result {
     write!(out, "\n];\n{SCRIPT}</script>\n</html>\n")
 }
 
-/// Writes where the pools are drawn.
+/// Writes the positions of the pools in the picture, for the script.
 fn write_grid(map: &HeapMap, out: &mut String) -> fmt::Result {
     let grid = Grid::of(map.arenas.len());
     let (x, y) = grid.arena_at(0);
@@ -48,8 +48,8 @@ fn write_grid(map: &HeapMap, out: &mut String) -> fmt::Result {
     )
 }
 
-/// An arena's address, and eight numbers per pool: its use (0 unused, 1 empty, 2 blocks, 3 run, 4 behind), then the
-/// other fields of `PoolMap` in order.
+/// Writes an arena's address, and eight numbers per pool: first its [`PoolUse`] as a number, then the other fields of
+/// `PoolMap` in order.
 fn write_arena(arena: &super::ArenaMap, out: &mut String) -> fmt::Result {
     write!(out, "[\"{:#x}\"", arena.address)?;
     for pool in &arena.pools {

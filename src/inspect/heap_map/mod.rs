@@ -126,7 +126,7 @@ impl HeapMap {
     pub(crate) fn take() -> Option<Self> {
         let mut wanted = 16;
         loop {
-            // Before the slow paths are stopped: afterwards there is no memory to be had.
+            // Before the slow paths are stopped: while they are, nothing can be allocated.
             let mut map = Self::default();
             map.arenas.try_reserve_exact(wanted).ok()?;
             let gathered = map.gather(&mut GLOBAL.stop());
@@ -213,8 +213,8 @@ impl PoolMap {
         map
     }
 
-    /// Its class's index and one (0: unused, 254: a part of something larger, 255: empty), and how many of 255 parts of
-    /// its blocks are live.
+    /// Two bytes. The first is its class's index plus 1 (0: unused, 254: a part of something larger, 255: empty). The
+    /// second is the share of its blocks that are live, in 255ths.
     #[cfg(feature = "trace")]
     pub(crate) fn in_two_bytes(&self) -> [u8; 2] {
         let class = match self.used_for {

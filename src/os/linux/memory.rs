@@ -125,7 +125,7 @@ static MANY_AT_ONCE: AtomicBool = AtomicBool::new(true);
 super::at_start!(read_variable);
 
 /// A sandbox may end the process at a system call that it does not know. No probe can tell beforehand, because the
-/// sandbox may not know the call that asks what is allowed. So a variable tells.
+/// sandbox may not know the call that asks what is allowed. So an environment variable says it.
 #[unsafe(link_section = ".text_pymalloc")]
 extern "C" fn read_variable() {
     if super::environment(c"PYMALLOC_NO_PROCESS_MADVISE").is_some_and(|value| !matches!(value, b"" | b"0")) {

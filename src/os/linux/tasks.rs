@@ -244,7 +244,7 @@ pub(crate) fn wait_readable(descriptor: Descriptor, milliseconds: c_int) -> bool
     unsafe { libc::syscall(libc::SYS_ppoll, &raw mut waiting, 1, &raw const time, 0, 0) > 0 }
 }
 
-/// Fills `words` from a file, from byte `offset` on, and returns whether there were as many.
+/// Reads `words` from byte `offset` of a file, and returns whether the file had enough for all of them.
 pub(crate) fn read_at(file: Descriptor, words: &mut [u64], offset: u64) -> bool {
     let _errno = KeepErrno::new();
     let bytes = size_of_val(words);
@@ -253,8 +253,8 @@ pub(crate) fn read_at(file: Descriptor, words: &mut [u64], offset: u64) -> bool 
     usize::try_from(read) == Ok(bytes)
 }
 
-/// Copies the process, with a copy of the calling thread only. Returns the copy's number in the parent, and `None` in
-/// the child.
+/// Copies the process. The calling thread is the only one that the copy has. Returns the copy's number in the parent,
+/// and `None` in the child.
 ///
 /// No fork handlers run, and the child's end sends no signal. The child may call functions that take no lock of the C
 /// library, and ends by [`exit_copy`].

@@ -51,7 +51,7 @@ pub(crate) fn on_thread_end(ended: unsafe extern "C" fn(*mut c_void), value: *co
 ///
 /// glibc destroys thread-locals before it calls any key's destructor. With musl, std destroys them by a key of its own.
 /// musl calls keys in the order in which they were made: the allocator's first, because a program allocates before it
-/// has a thread-local to destroy. But what the thread-locals free should still find the thread's cache.
+/// has a thread-local to destroy. But the thread's cache should still be there when thread-locals free their blocks.
 pub(crate) fn end_is_told_again(value: *mut c_void) -> bool {
     // The value's lowest bit says that this is the second time.
     if !cfg!(target_env = "musl") || value.addr() & 1 != 0 {
@@ -109,7 +109,7 @@ unsafe impl Send for OwnThread {}
 unsafe impl Sync for OwnThread {}
 
 /// Starts a thread that runs `body(argument)`, blocks all signals, and has a small stack. It uses the C library only:
-/// std's function takes locks, which in a forked child a thread may hold that does not exist there.
+/// std's function takes locks, and in a forked child a lock may be held by a thread that does not exist there.
 ///
 /// # Errors
 /// The system's number of the error.

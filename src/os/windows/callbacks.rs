@@ -19,9 +19,9 @@
 //! # The process's end
 //! When `main` returns, or C's `exit` is called, the functions of `atexit` run first, while the other threads still
 //! run; std's `exit` skips them. Then Windows ends all other threads, wherever they are, and calls the TLS callbacks in
-//! the thread that asked for the end. Nothing is called when the process is ended from outside or aborts. (Wine 8 calls
-//! the callbacks of libraries there, but not those of the program.) Unloading a library calls its table, too. The crate
-//! keeps its own library loaded (`stay_loaded`), and a call that comes all the same does nothing.
+//! the thread that asked for the end. Nothing is called when the process is ended from outside or aborts. (In
+//! these cases, Wine 8 calls the callbacks of libraries, but not those of the program.) Unloading a library calls its
+//! table, too. The crate keeps its own library loaded (`stay_loaded`), and a call that comes all the same does nothing.
 
 use core::ffi::c_void;
 

@@ -24,12 +24,12 @@ struct Value(UnsafeCell<[u8; VALUE_BYTES_MAX]>);
 // SAFETY: only `environment` touches it, before `main`, when only one thread may.
 unsafe impl Sync for Value {}
 
-/// The value of an environment variable; `None`, too, if it is longer than any that has a meaning. To be called only
-/// before `main`, and once.
+/// The value of an environment variable. `None` if the variable is not set, or is longer than every value that means
+/// something. To be called only before `main`, and once.
 pub(crate) fn environment(name: &CStr) -> Option<&'static [u8]> {
     static VALUE: Value = Value(UnsafeCell::new([0; VALUE_BYTES_MAX]));
     let _errno = KeepErrno::new();
-    // SAFETY: before `main` no other thread is here, and the one variable that is asked for is asked for once.
+    // SAFETY: before `main` no other thread is here, and this function is called once.
     let value = unsafe { &mut *VALUE.0.get() };
     // SAFETY: a name that ends in a zero byte, and a buffer of that length.
     let length =

@@ -113,8 +113,8 @@ pub(super) fn shorten(file: &Path, folder: &Path) -> String {
     library.map_or(&*file, |(_, file)| file).to_owned()
 }
 
-/// Prints the frames of an address (with its module), one per line, if they were looked up before; returns whether it
-/// did. Prints nothing while another thread looks one up. Allocates nothing.
+/// Prints the frames of an address (with its module), one per line, if they were looked up before. Returns whether it
+/// printed them. Prints nothing while another thread looks one up. Allocates nothing.
 pub(in crate::trace) fn print_known(word: usize, write: &mut dyn FnMut(&str)) -> bool {
     let Some(mut known) = SYMBOLS.try_lock() else { return false };
     known.with(|known| {
@@ -142,8 +142,7 @@ pub(in crate::trace) fn modules() -> Vec<Module> {
     SYMBOLS.lock().with(|_| modules::all())
 }
 
-/// Frees the debug information read so far, which is by far the most of the tracer's memory; the names found stay
-/// known.
+/// Frees the debug information read so far, which takes most of the tracer's memory. The names found stay known.
 pub(in crate::trace) fn release_debug_information() {
     SYMBOLS.lock().with(|known| {
         backtrace::clear_symbol_cache();

@@ -91,7 +91,7 @@ pub struct Traceback {
 }
 
 impl Traceback {
-    /// A traceback of these frames; without any, of an unknown one.
+    /// A traceback of these frames; if there are none, of one unknown frame.
     pub(in crate::trace) fn new(mut frames: Vec<Frame>) -> Self {
         if frames.is_empty() {
             frames.push(Frame::unknown());

@@ -67,8 +67,8 @@ impl Config {
 
     /// Lets the system's unwinder (libgcc's or LLVM's) walk the stacks that this crate's own walk does not understand.
     ///
-    /// It is for programs whose stacks are cut short without it and that make no code at run time, because it has
-    /// hazards. It allocates while it holds a lock that it also takes for a walk: so a program that registers unwind
+    /// Use it only if stacks are cut short without it, and the program makes no code at run time. It has two hazards.
+    /// It allocates while it holds a lock that it also takes for each walk: so a program that registers unwind
     /// information (`__register_frame`) hangs. And it aborts the program on frames that it can't make sense of. It
     /// needs some 8 KiB of stack.
     ///

@@ -22,7 +22,7 @@
 //! | [`SAMPLE`] | its kind, nanoseconds since the start, live bytes, most live bytes since the last sample, resident bytes, bytes of arenas, lost blocks, count of changes; each change: stack, age of the blocks (in samples; see `Moment`), bytes, blocks |
 //! | [`END`] | nanoseconds since the start |
 //! | [`LIVE`] | as a sample, without ages: all that is live; in place of the kind and the time stand the mean bytes between sampled blocks and whether there is a session |
-//! | [`TEXT`], [`POOLS`] | all of the content: the heap's statistics as text; two bytes a pool |
+//! | [`TEXT`], [`POOLS`] | all of the content: the heap's statistics as text; two bytes for each pool |
 
 use super::loaded::{self, Number};
 use super::memory::Mapped;

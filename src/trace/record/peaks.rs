@@ -1,4 +1,4 @@
-//! The live bytes, their peak, and the limits from which on a new peak is acted on.
+//! The live bytes, their peak, and two limits. At one of them a peak is kept, at the other the timeline takes a sample.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -68,14 +68,14 @@ pub(in crate::trace) fn sample_is_due() -> bool {
     CURRENT_BYTES.load(Ordering::Relaxed) >= SAMPLE_BYTES.load(Ordering::Relaxed)
 }
 
-/// Sets from how many live bytes on a peak is kept; the highest number stands for never.
+/// Sets the number of live bytes from which on a peak is kept; the highest number stands for never.
 pub(in crate::trace) fn keep_from(bytes: u64) {
     // Relaxed: as above.
     KEEP_BYTES.store(bytes, Ordering::Relaxed);
     settle_near();
 }
 
-/// Sets from how many live bytes on a peak is sampled; the highest number stands for never.
+/// Sets the number of live bytes from which on a peak is sampled; the highest number stands for never.
 pub(in crate::trace) fn sample_from(bytes: u64) {
     // Relaxed: as above.
     SAMPLE_BYTES.store(bytes, Ordering::Relaxed);

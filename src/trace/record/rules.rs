@@ -2,8 +2,8 @@
 //! cheap as a few loads. x86-64 only.
 //!
 //! The system's unwinder looks up and evaluates the unwind information (`.eh_frame`) of each frame anew, which takes
-//! some 100 ns. Here that is done once for each return address, and the result is kept. A rule describes the kind of
-//! frame that nearly all are:
+//! some 100 ns. Here that is done once for each return address, and the result is kept. A rule describes a frame of the
+//! following kind. Nearly all frames are of it:
 //! - The frame ends a fixed number of bytes above the stack pointer or the frame pointer, or where a word beside the
 //!   frame pointer says (frames to which GCC gives a larger alignment).
 //! - The caller's frame pointer is the same, or is saved at a fixed place in the frame.
@@ -63,7 +63,7 @@ pub(super) struct Packed(u64);
 impl Packed {
     pub(super) const OTHER: Self = Rule::Other.pack();
 
-    /// The fields of [`Rule::Caller`], in bytes, which nearly all rules are.
+    /// The fields of a [`Rule::Caller`], in bytes. Nearly all rules are of this kind.
     #[inline(always)]
     pub(super) const fn caller(self) -> Option<(bool, usize, usize)> {
         if self.0 & 3 != 2 {
@@ -110,7 +110,7 @@ static RULES: [Entry; ENTRIES] = [const { Entry { pc: AtomicU64::new(0), rule: A
 pub(in crate::trace) const TABLE_BYTES: usize = size_of::<[Entry; ENTRIES]>();
 
 /// The most bytes of stack that learning a rule takes. By `tests/trace_stack.rs` it takes 3 KiB, and 10 KiB in an
-/// unoptimised build, which debug assertions stand for here.
+/// unoptimised build. A build with debug assertions counts as unoptimised.
 const LEARN_BYTES: usize = if cfg!(debug_assertions) { 12 << 10 } else { 4 << 10 };
 
 /// Memory for evaluating one function's unwind information. It is not on the stack, and has room for more registers

@@ -1,4 +1,4 @@
-//! Starting, stopping and reading, of which only one runs at a time.
+//! Starting, stopping and reading: one at a time.
 //!
 //! # Locks
 //! The order is `CONTROL`, then `SYMBOLS`, then `RECORDER` (`timeline`), then the heap's locks, then the buffers

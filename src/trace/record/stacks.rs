@@ -109,7 +109,7 @@ fn hash(frames: &[usize]) -> u64 {
     let hash = frames.iter().fold(frames.len() as u64, |hash, &frame| {
         (hash.rotate_left(5) ^ frame as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
     });
-    // The upper bits choose the shard, the lower ones the slot: both depend on all of it.
+    // The upper bits choose the shard, and the lower ones the slot. The shift makes both depend on all frames.
     hash ^ (hash >> 29)
 }
 

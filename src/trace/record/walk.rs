@@ -115,8 +115,8 @@ impl Stack {
         })
     }
 
-    /// Starts to know the stack at a new OS page, which is in use. It is further down in the known stack, or in another
-    /// stack.
+    /// Makes `page`, an OS page of the stack in use, the lowest known one. If it is a little below the known range, the
+    /// range grows down to it. Otherwise it may be in another stack, and the range begins anew.
     #[cold]
     fn begin_at(&self, page: usize) {
         const FURTHER_BYTES: usize = 1 << 18;
@@ -212,7 +212,7 @@ fn walk(start: Frame, marker: usize, places: &mut impl Sink, word: impl Fn(usize
     }
 }
 
-/// The caller's frame, for a frame that has not the usual rule.
+/// The caller's frame, for a frame without the usual kind of rule.
 #[cfg(target_arch = "x86_64")]
 #[cold]
 fn leave(frame: Frame, rule: Rule, word: impl Fn(usize) -> Option<usize>) -> Result<Frame, End> {
@@ -250,9 +250,9 @@ fn module_of(pc: usize, last: Found) -> Found {
     if last.holds(pc) {
         return last;
     }
-    // SAFETY: found on the stack, as a return address of a frame that a rule led to; or by a frame pointer, and then it
-    // may be any word that the program keeps there. A module that another thread unloads at this moment would have to
-    // be named by such a word, on the stack of a function without unwind information.
+    // SAFETY: `pc` was found on the stack. If a rule led to it, it is a return address, and keeps its module loaded. If
+    // a frame pointer led to it, it may be any word that the program keeps there. Then one case is left open: the word
+    // is an address in a module that another thread unloads at this moment, and the function has no unwind information.
     unsafe { loaded::find(pc) }
 }
 
@@ -341,7 +341,7 @@ mod tests {
         let here = 7_usize;
         let here = (&raw const here).addr();
         let mut buffer = [0; 8];
-        // Frame pointers that lead anywhere; code that is none.
+        // Frame pointers that lead anywhere, and a program counter that is not in code.
         for bp in [0, 8, 1, here + 4, usize::MAX, usize::MAX - 7, 1 << 46, 1 << 63] {
             let start = Frame { pc: 1, sp: here, bp };
             assert_eq!(stack.walk(start, 0, &mut Filled::new(&mut buffer)), End::Unknown);

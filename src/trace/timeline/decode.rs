@@ -95,7 +95,7 @@ pub(in crate::trace) struct Head {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::trace) struct Change {
     pub(in crate::trace) stack: u32,
-    /// In samples, from this one.
+    /// The number of samples between the blocks' interval and this sample.
     pub(in crate::trace) age: u64,
     pub(in crate::trace) bytes: i64,
     pub(in crate::trace) blocks: i64,

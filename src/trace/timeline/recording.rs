@@ -46,7 +46,8 @@ pub struct Moment {
 pub(super) struct Change {
     /// Index into the stacks.
     pub(super) stack: usize,
-    /// The sample whose interval the blocks are from; `None` if they were there before the first.
+    /// The sample at the end of the interval in which the blocks were allocated; `None` if they were there before the
+    /// timeline.
     pub(super) birth: Option<usize>,
     pub(super) bytes: i64,
     pub(super) blocks: i64,

@@ -13,7 +13,7 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 /// Rows of a table.
 const TOP: usize = 10;
 
-/// The most live bytes in each column's time; a column without a sample has those of the column before it.
+/// The most live bytes in each column's time. A column without a sample repeats the column before it.
 fn columns(moments: &[Moment], width: usize) -> Vec<usize> {
     let end = moments.last().map_or(Duration::ZERO, |moment| moment.time).as_secs_f64();
     let mut columns = vec![None; width];

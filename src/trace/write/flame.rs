@@ -1,5 +1,5 @@
-//! Flame graphs, with the feature `flamegraph`: by the crate `inferno`, whose licence (CDDL-1.0) is another than this
-//! crate's.
+//! Flame graphs, with the feature `flamegraph`. The crate `inferno` draws them; its licence, CDDL-1.0, differs from
+//! this crate's.
 
 use std::io;
 use std::path::Path;

@@ -282,7 +282,7 @@ impl<'text> Writer<'text> {
         }
         for (number, module) in snapshot.modules.iter().enumerate() {
             let own = |place: &&CodePlace| place.module == Some(number);
-            // A reader looks up names itself if a module's are said to be missing.
+            // If a mapping says that it has no functions, a reader looks up the names itself.
             let has_functions = snapshot.places.iter().filter(own).any(|place| !place.frames.is_empty());
             let has_lines =
                 snapshot.places.iter().filter(own).any(|place| place.frames.iter().any(|frame| frame.line > 0));
@@ -350,7 +350,8 @@ impl<'profile> Reader<'profile> {
                 numbers.map(|id| places.get(id).cloned().ok_or(LoadError::Damaged)).collect::<Result<_, _>>()?;
             let ([count, _], [label]) = (&sample.value[..], &sample.label[..]) else { return Err(LoadError::Damaged) };
             let bytes = u64::try_from(label.num).map_err(|_| LoadError::Damaged)?;
-            // As sampled: the weight is at least 1, so this undoes the rounding, too.
+            // Back from the estimate to the number of sampled blocks. The saved estimate is rounded by at most a half,
+            // and the weight is at least 1, so the result is exact.
             let count = (*count as f64 / weight(bytes, interval).count).round();
             let stack = build.stack(stack);
             build.add(stack, bytes, count as u64);

@@ -43,7 +43,7 @@ fn may_run(path: &Path) -> bool {
 /// Checks that the dynamic linker preloads this library into the program at `path`.
 ///
 /// # Errors
-/// It would not preload anything, or not this library; says why.
+/// The dynamic linker would preload nothing, or not this library. The text says why.
 pub(crate) fn check(path: &Path) -> Result<(), String> {
     let mut path = path.to_owned();
     for _ in 0..=INTERPRETERS_MAX {

@@ -30,7 +30,7 @@ pub(crate) struct Wish {
     pub(crate) every_bytes: Option<u64>,
 }
 
-/// Sets the program's environment so that it is traced as wished. Returns where its timeline goes, if one is recorded.
+/// Sets the program's environment so that it is traced as wished. Returns the timeline's files, if one is recorded.
 ///
 /// # Errors
 /// The library has no tracer, or a file can't be written.
@@ -87,7 +87,7 @@ pub(crate) fn prepare(command: &mut Command, library: &Path, wish: Wish) -> Resu
     Ok(timeline)
 }
 
-/// Where the timeline goes, and the file that the program writes.
+/// The timeline's files, and a copy of the name of the raw file, which the program writes.
 #[cfg(feature = "trace")]
 fn timeline(named: Option<PathBuf>) -> Result<(Option<Files>, Option<PathBuf>), String> {
     let files = named.map(Files::of).transpose()?;

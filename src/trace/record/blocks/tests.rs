@@ -21,7 +21,7 @@ fn a_table_after_random_insertions_and_removals_holds_what_a_map_holds() {
     let mut random = 1_u64;
     for step in 0..60_000 {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        // In turns mostly growing and mostly shrinking.
+        // The table mostly grows for some steps, then mostly shrinks, and so on.
         let grows = step / 10_000 % 2 == 0;
         let address = addresses[(random >> 33) as usize % addresses.len()];
         let hash = Hash::of(address);

@@ -9,9 +9,11 @@ use ratatui::widgets::Paragraph;
 
 use super::{Page, Row, Shown, Sort};
 
-/// The pools in a row of an arena's square, of an arena, and the lines of text of a square: a line shows two rows.
+/// Pools in a row of an arena's square.
 const ACROSS: usize = 8;
+/// Pools in an arena.
 const POOLS: usize = 64;
+/// Lines of text in a square: each line shows two rows.
 const LINES: usize = POOLS / ACROSS / 2;
 
 pub(super) const HEADINGS: &str = "       own        total      blocks  function";
