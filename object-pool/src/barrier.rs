@@ -2,9 +2,9 @@
 //! call, for what a thread does seldom.
 //!
 //! On Linux the light fence only binds the compiler, and the heavy one makes the kernel run a full fence on every
-//! processor that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14; the pair is
-//! described by Goldblatt, "Asymmetric fences", WG21 P1202). On Windows `FlushProcessWriteBuffers` does the same, and can't fail.
-//! Elsewhere, and under Miri, both are full fences.
+//! processor that runs a thread of this process (`membarrier(2)`, private expedited, since Linux 4.14). Goldblatt
+//! describes the pair ("Asymmetric fences", WG21 P1202). On Windows `FlushProcessWriteBuffers` does the same, and can't
+//! fail. Elsewhere, and under Miri, both are full fences.
 
 use core::sync::atomic::{Ordering, fence};
 

@@ -296,8 +296,8 @@ impl<K: Kind> Locator<K> {
 /// An offset divided by a block size, as a fixed-point number; several can be joined by `|` to see if any is inexact.
 ///
 /// The reciprocal exceeds `2^shift / block_bytes` by less than 1, and offsets are below a pool's bytes. So the fraction
-/// of an exact quotient is below the pool's bytes (2^15; medium: 2^18), and that of any other is at least `2^28 / 512 =
-/// 2^19` (medium: `2^40 / 32,768 = 2^25`).
+/// of an exact quotient is below the pool's bytes (2^15; medium: 2^18). The fraction of any other quotient is at least
+/// `2^28 / 512 = 2^19` (medium: `2^40 / 32,768 = 2^25`).
 #[derive(Clone, Copy)]
 pub(crate) struct Quotient<K>(u64, PhantomData<K>);
 

@@ -39,7 +39,7 @@ fn prepare() {
 }
 
 fn parent() {
-    // SAFETY: `prepare` stopped them, on this thread or on the parent's thread of which it is a copy.
+    // SAFETY: `prepare` stopped them, on this thread or, in a child, on the parent's thread that it is a copy of.
     drop(unsafe { Stopped::resume(&GLOBAL, knock_at_all) });
 }
 

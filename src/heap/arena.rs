@@ -277,7 +277,7 @@ impl PoolRef {
         let first = self.pool();
         let (touched_bytes, purged) = (first.touched_bytes(), first.purged());
         first.end_run();
-        // If as many pools were one as a pool has parts, each of them was one part.
+        // If `PURGE_PARTS` pools were one, each of them was one of its parts.
         let is_purged = |number| pools == PURGE_PARTS && purged >> number & 1 == 1;
         for (number, part) in self.run(pools).enumerate() {
             let bytes = touched_bytes.saturating_sub(number * POOL_BYTES).min(POOL_BYTES);

@@ -30,8 +30,8 @@ const VARIABLE: &core::ffi::CStr = c"PYMALLOC_STATS";
 
 static REPORTER: Reporter = Reporter(print_if_due);
 
-/// The process of the thread that prints: its [`fork::generation`] plus one. The value is 0 or that of an ancestor
-/// process if no thread prints. A process ID would not do: a process and its child may have the same one, each in a
+/// The process of the thread that prints: its [`fork::generation`] plus one. If no thread prints, the value is 0, or an
+/// ancestor process left it. A process ID would not do: a process and its child may have the same one, each in a
 /// namespace of its own.
 static PRINTING: AtomicU32 = AtomicU32::new(0);
 

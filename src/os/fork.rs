@@ -132,7 +132,7 @@ fn let_go(function: impl Fn(&Participant) -> fn()) {
     // Relaxed: as in `this_thread_forks`.
     FORKING.store(0, Ordering::Relaxed);
     for prepared in PREPARED.iter().rev() {
-        // Relaxed: written by this thread, or by the one of which it is a copy.
+        // Relaxed: written by this thread or, in a forked child, by the thread that it is a copy of.
         // SAFETY: null, or a participant, which lives as long as the program.
         if let Some(participant) = unsafe { prepared.load(Ordering::Relaxed).as_ref() } {
             function(participant)();

@@ -132,8 +132,9 @@ impl Inside<'_> {
                 || self.scrape(class))
     }
 
-    /// Collects for all other sets and returns their empty pools, before an arena beyond the soft limit is mapped. A
-    /// set that another thread is inside is left out; null does not follow from that (see `cache/last_resort.rs`).
+    /// Collects for all other sets and returns their empty pools, before an arena beyond the soft limit is mapped. It
+    /// leaves out a set that another thread is inside. So if it finds nothing, the caller must not return null yet (see
+    /// `cache/last_resort.rs`).
     fn scrape<K: Kind>(&mut self, class: Class<K>) -> bool {
         let own = NonNull::from(self.set);
         for other in self.heap.sets().filter(|&other| other != own) {

@@ -1,7 +1,7 @@
 //! Remote frees: the half of a pool's descriptor that every thread may write, and the inbox of the pool's owner.
 //!
 //! # Protocol
-//! *Freeing thread*, which holds the blocks it frees and nothing else:
+//! *Freeing thread*, which holds the blocks that it frees, but not the door of the pool's owner:
 //! 1. [`RemoteWord::free`]: sets the blocks' bits (Release).
 //! 2. [`RemoteHalf::arrive`]: adds their number to the count (AcqRel). If the count was not 0 before, the thread
 //!    must not touch the pool any more: it may belong to somebody else already, or be unmapped.

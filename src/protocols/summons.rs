@@ -10,9 +10,9 @@
 //! - *dismiss*, by the caller: `Standing → Free`, and it wakes the called thread.
 //!
 //! # Invariants
-//! - *Standing*: from `Standing` to the dismissal, the called thread does nothing. Everything that the called thread did
-//!   before happens before everything that the caller does meanwhile. All of that happens before everything that the
-//!   called thread does afterwards.
+//! - *Standing*: from `Standing` to the dismissal, the called thread does nothing. Everything that the called thread
+//!   did before happens before everything that the caller does meanwhile. All of that happens before everything that
+//!   the called thread does afterwards.
 //! - *Late*: a thread that comes after its call was abandoned finds another word (numbers of calls differ), and touches
 //!   nothing, even if the same summons has called another thread meanwhile.
 //! - *Nobody is forgotten*: a sleeping thread sleeps on a word that another thread changes, and then that thread wakes

@@ -5,9 +5,9 @@
 //!
 //! Below the root are *groups*: the statics of each module, each thread's stack and thread-locals, foreign memory, and
 //! nobody. A group refers to the blocks to which its memory refers. Foreign memory refers only to blocks that nothing
-//! better reaches. The group *nobody* stands in for references to unreachable blocks: it refers to one block of each of
-//! their components to which no other component refers. A reference to a block that is reached in a better way does not
-//! count here: that block would live without it.
+//! better reaches. The group *nobody* stands in for references to unreachable blocks. These blocks form components. If
+//! no other component refers to a component, the group refers to one block of it. A reference to a block that is
+//! reached in a better way does not count here: that block would live without it.
 
 use super::answers::Reach;
 use super::components::Components;

@@ -84,7 +84,7 @@ pub(super) fn title_of(map: &HeapMap) -> &str {
     if map.title.is_empty() { "The heap" } else { &map.title }
 }
 
-/// The drawing; writing to a `String` can't fail.
+/// Makes the drawing. Writing to a `String` can't fail.
 pub(super) fn draw(map: &HeapMap) -> String {
     let mut text = String::new();
     let _ = Drawing { map, grid: Grid::of(map.arenas.len()), out: &mut text }.all();
@@ -147,7 +147,7 @@ impl Drawing<'_> {
         let [mut runs, mut empty, mut touched, mut untouched, mut marks] = [const { String::new() }; 5];
         let grid = self.grid;
         for (number, arena) in self.map.arenas.iter().take(grid.arenas).enumerate() {
-            // The path of the first of several pools, which is also that of the pools behind it; none for a run.
+            // Where several pools make one: the path of the first, which the pools behind it share; none for a run.
             let mut several = None;
             for (index, pool) in arena.pools.iter().enumerate() {
                 let (x, y) = grid.pool_at(number, index);

@@ -174,7 +174,8 @@ struct Client {
     /// The bytes from `sent` on are not sent yet.
     answer: Records,
     sent: usize,
-    /// While an answer is being sent: when the client is dropped if it has not read all. Then: when it may ask again.
+    /// While an answer is being sent: the time at which the client is dropped if it has not read all of it. Afterwards:
+    /// the time from which on the client may ask again.
     due: Instant,
     defined: Defined,
     /// The session whose stacks are defined to it.
@@ -295,7 +296,7 @@ fn answer_heap(out: &mut Records) -> Option<()> {
     let mut stats = Stats::ZERO;
     add_stats(&mut stats);
     let mut record = out.begin(encode::TEXT);
-    // Whether there was memory for all of it, `end` tells.
+    // `end` tells whether there was memory for all of it.
     let _ = write!(TextOf(&mut record), "{stats}");
     record.end()?;
     let map = HeapMap::take()?;
