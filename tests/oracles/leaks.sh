@@ -5,7 +5,6 @@
 #   tests/oracles/leaks.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-export PATH=$PATH:$HOME/.cargo/bin
 folder=$PWD/target/oracles
 sources=$PWD/tests/oracles
 mkdir -p "$folder"
