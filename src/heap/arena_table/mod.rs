@@ -14,8 +14,7 @@ use core::iter::successors;
 use core::ptr::NonNull;
 
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_PEAK_SHARE, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE,
-    POOL_BYTES, POOLS_PER_ARENA,
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
 };
 use crate::heap::arena::{ALL_POOLS, ArenaRef, PoolRef};
 use crate::heap::purge_batch::PurgeBatch;
@@ -64,8 +63,10 @@ pub(crate) struct ArenaTable {
     dirty_pools: usize,
     /// The largest `keep()` since the last purge of many arenas (`purge_if_halved`).
     keep_before: usize,
-    /// Most pools in use of late, if the program uses runs; decays as runs are freed.
-    recent_peak: usize,
+    /// Pools that are in use side by side: runs, and the pools of larger medium classes.
+    joined_pools: usize,
+    /// The most of these at a time, of late: decays as they are freed.
+    joined_peak: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
     /// The ranges being purged; empty except inside the methods (*Empty* in `purge_batch`).
@@ -84,7 +85,8 @@ impl ArenaTable {
             free_pools: 0,
             dirty_pools: 0,
             keep_before: 0,
-            recent_peak: 0,
+            joined_pools: 0,
+            joined_peak: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
             batch: PurgeBatch::new(),
@@ -221,7 +223,7 @@ impl ArenaTable {
 
     /// The number of dirty pools that may stay.
     fn keep(&self) -> usize {
-        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.recent_peak / DIRTY_PEAK_SHARE)
+        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.joined_peak)
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.

@@ -45,7 +45,8 @@ impl ArenaTable {
         self.dirty_pools -= (arena.dirty.get() & mask).count_ones() as usize;
         arena.dirty.set(arena.dirty.get() & !mask);
         self.link(arena);
-        self.recent_peak = self.recent_peak.max(self.pools_in_use());
+        self.joined_pools += pools;
+        self.joined_peak = self.joined_peak.max(self.joined_pools);
     }
 
     fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {
@@ -92,7 +93,8 @@ impl ArenaTable {
             self.dirty_pools += 1;
         }
         self.link(arena);
-        self.recent_peak -= self.recent_peak.saturating_sub(self.pools_in_use()) / PEAK_DECAY;
+        self.joined_pools -= pools;
+        self.joined_peak -= (self.joined_peak - self.joined_pools) / PEAK_DECAY;
         if arena.free.get() == ALL_POOLS {
             return true;
         }
