@@ -146,3 +146,8 @@ pub mod measure {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The examples of the page on using it, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/using.md")]
+pub struct Using;
