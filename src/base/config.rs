@@ -128,10 +128,9 @@ pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one per this many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
-/// At least as many keep their memory as were in use side by side at the recent peak: as runs, or by larger medium
-/// classes. Each free of a run lowers that peak towards the number of such pools now, by one part of the difference in
-/// this many.
-pub(crate) const PEAK_DECAY: usize = 64;
+/// At least as many keep their memory, and arenas stay mapped for them, as were in use side by side at the recent peak:
+/// as runs, or by larger medium classes. That peak sinks by one for each group of this size that is given back.
+pub(crate) const PEAK_DECAY: usize = 2;
 
 /// Most arenas that are searched for a run of free pools, before an empty or a new arena is taken.
 pub(crate) const RUN_LOOKS: usize = 32;

@@ -14,7 +14,8 @@ use core::iter::successors;
 use core::ptr::NonNull;
 
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, PEAK_DECAY, POOL_BYTES,
+    POOLS_PER_ARENA,
 };
 use crate::heap::arena::{ALL_POOLS, ArenaRef, PoolRef};
 use crate::heap::purge_batch::PurgeBatch;
@@ -65,7 +66,7 @@ pub(crate) struct ArenaTable {
     keep_before: usize,
     /// Pools that are in use side by side: runs, and the pools of larger medium classes.
     joined_pools: usize,
-    /// The most of these at a time, of late: decays as they are freed.
+    /// The most of these at a time, of late, `PEAK_DECAY` times: it sinks by one with each that is given back.
     joined_peak: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
@@ -223,7 +224,7 @@ impl ArenaTable {
 
     /// The number of dirty pools that may stay.
     fn keep(&self) -> usize {
-        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.joined_peak)
+        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.joined_peak / PEAK_DECAY)
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
@@ -255,7 +256,9 @@ impl ArenaTable {
     /// A wholly free arena, if more of them are mapped than may stay.
     pub(crate) fn surplus_arena(&self) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
-        if self.empty > EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE) { self.empty_arena() } else { None }
+        let keep =
+            EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE).max(self.joined_peak / PEAK_DECAY / POOLS_PER_ARENA);
+        if self.empty > keep { self.empty_arena() } else { None }
     }
 
     /// Arenas whose pools are all free.

@@ -46,7 +46,7 @@ impl ArenaTable {
         arena.dirty.set(arena.dirty.get() & !mask);
         self.link(arena);
         self.joined_pools += pools;
-        self.joined_peak = self.joined_peak.max(self.joined_pools);
+        self.joined_peak = self.joined_peak.max(self.joined_pools * PEAK_DECAY);
     }
 
     fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {
@@ -94,7 +94,7 @@ impl ArenaTable {
         }
         self.link(arena);
         self.joined_pools -= pools;
-        self.joined_peak -= (self.joined_peak - self.joined_pools) / PEAK_DECAY;
+        self.joined_peak = (self.joined_peak - pools).max(self.joined_pools * PEAK_DECAY);
         if arena.free.get() == ALL_POOLS {
             return true;
         }
