@@ -121,7 +121,7 @@ fn write(area: &Area<'_>, text: &str, place: (i32, i32), size: i32) -> Result<()
 
 fn legend(area: &Area<'_>, board: &Board, first: usize, (x, y): (i32, i32)) -> Result<()> {
     for (column, allocator) in board.allocators.iter().enumerate().skip(first) {
-        let left = x + (column - first) as i32 * 80;
+        let left = x + (column - first) as i32 * 115;
         area.draw(&Rectangle::new([(left, y), (left + 9, y + 9)], colour(board, column).filled()))?;
         write(area, allocator.name, (left + 13, y), 11)?;
     }
