@@ -36,8 +36,14 @@ fn colour(board: &Board, column: usize) -> RGBColor {
 }
 
 /// The themes with a chart of bars each, so that each is readable at its size. The series have curves instead.
-const THEMES: [Theme; 6] =
-    [Theme::Loops, Theme::Medium, Theme::Structures, Theme::Memory, Theme::Threads, Theme::Programs];
+const THEMES: [Theme; 6] = [
+    Theme::Loops,
+    Theme::Medium,
+    Theme::Structures,
+    Theme::Memory,
+    Theme::Threads,
+    Theme::Programs,
+];
 
 /// Draws all plots for which there are results.
 pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
@@ -49,7 +55,13 @@ pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
         .iter()
         .try_for_each(|&theme| {
             bars(board, &path(&format!("time-{}", theme.name())), theme, Metric::Time, "time")?;
-            bars(board, &path(&format!("peak-rss-{}", theme.name())), theme, Metric::PeakRss, "peak RSS")
+            bars(
+                board,
+                &path(&format!("peak-rss-{}", theme.name())),
+                theme,
+                Metric::PeakRss,
+                "peak RSS",
+            )
         })
         .and_then(|()| scatter(board, &path("time-against-rss")))
         .and_then(|()| series(board, &path("scaling"), &SCALING))
@@ -68,7 +80,11 @@ fn bars(board: &Board, path: &Path, theme: Theme, metric: Metric, what: &str) ->
     // The scale goes from an eighth to 16 times. Longer bars are cut and labelled with their value.
     const LOW: f64 = -3.0;
     const HIGH: f64 = 4.0;
-    let rows: Vec<&Row> = board.rows.iter().filter(|row| row.workload.theme == theme && row.figure(0, metric).is_some()).collect();
+    let rows: Vec<&Row> = board
+        .rows
+        .iter()
+        .filter(|row| row.workload.theme == theme && row.figure(0, metric).is_some())
+        .collect();
     if rows.is_empty() {
         return Ok(());
     }
