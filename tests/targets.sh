@@ -42,7 +42,7 @@ musl() {
     step 'musl: the examples'
     local example
     for example in global pool_cheap pool_connections pool_buffers pool_parsers heap_picture; do
-        on_musl run --quiet --release -p pymalloc -p pymalloc-object-pool --example "$example" >/dev/null
+        on_musl run --quiet --release --example "$example" >/dev/null
         echo "$example: passed"
     done
     on_musl run --quiet --release --example wordfreq -- --threads 3 >/dev/null
@@ -137,7 +137,7 @@ windows() {
     step 'Windows: the examples'
     local example
     for example in global pool_cheap pool_connections pool_buffers pool_parsers heap_picture; do
-        on_windows run --quiet --release -p pymalloc -p pymalloc-object-pool -p pymalloc-examples --example "$example" >/dev/null
+        on_windows run --quiet --release --example "$example" >/dev/null
         echo "$example: passed"
     done
     on_windows run --quiet --release --example wordfreq -- --threads 3 >/dev/null
