@@ -1,9 +1,9 @@
 //! What a thread's cache has for the medium classes: the same as for small ones, but nothing of it is touched before
 //! the thread's first medium request.
 //!
-//! Whoever looks on is told of medium blocks where they enter and leave the allocator `Medium`, as of every large one. So
-//! medium magazines need no poison, and have none, but with the feature `__raw`: by it a block is freed by its address,
-//! and a magazine with room would take it before anybody is told.
+//! Whoever looks on is told of medium blocks where they enter and leave the allocator `Medium`, as of every large one.
+//! So medium magazines need no poison, and have none, except with the feature `__raw`: by it a block is freed by its
+//! address, and a magazine with room would take it before anybody is told.
 
 use core::ptr;
 
