@@ -1,8 +1,8 @@
 //! How long the program stands still for a graph of its heap: with a million small blocks, and with a gigabyte.
 //!
 //! `cargo bench -p pymalloc-benches --features graph --bench graph_pause` takes each graph five times by a copy of the
-//! process, and three times in the process. It prints the machine's load beside them: more than one on two cores, and the
-//! figures are of that load.
+//! process, and three times in the process. It prints the machine's load beside them. If that is more than one on two
+//! cores, the figures are of that load.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

@@ -61,8 +61,8 @@ unsafe fn take_back(give_back: extern "C" fn() -> *mut c_void, number: u64) {
 
 #[inline(never)]
 fn open_and_close(path: &CStr, number: u64) {
-    // SAFETY: a library of ours, with functions of these types, closed after their last call. What is given back is what
-    // was handed over.
+    // SAFETY: a library of ours, with functions of these types, closed after their last call. What is given back is
+    // what was handed over.
     unsafe {
         let library = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
         assert!(!library.is_null());

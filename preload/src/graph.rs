@@ -38,7 +38,7 @@ struct Wish {
 }
 
 static WISH: OnceLock<Wish> = OnceLock::new();
-/// Apart from the wish: `None` of so large a type is what lay on the stack before, and addresses there seem to hold blocks.
+/// Apart from the wish: `None` of so large a type is what lay on the stack before. Addresses there seem to hold blocks.
 static SNAPSHOT: OnceLock<File> = OnceLock::new();
 const _: () = assert!(size_of::<Wish>() < size_of::<File>());
 

@@ -1,8 +1,8 @@
 //! The quarantine: a queue of freed blocks that are kept from reuse for a while, so that a write into one is found. A
 //! second queue keeps the records of blocks that left it, so that a second free is recognised.
 //!
-//! The first one refers to its blocks, which would pass for leaked otherwise; the second one must not refer to those that
-//! are handed out at the same addresses, so it has them [`Hidden`](super::hidden::Hidden).
+//! The first one refers to its blocks, which would pass for leaked otherwise. The second one must not refer to blocks
+//! that are handed out at the same addresses, so it has them [`Hidden`](super::hidden::Hidden).
 
 use core::ptr::NonNull;
 

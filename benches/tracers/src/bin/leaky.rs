@@ -1,5 +1,5 @@
-//! A program that leaks, for the comparison of tools in `docs/graph.md` (`tests/oracles/compare.py`): a cache from which
-//! entries go in circles, a tree that is kept, and strings that come and go.
+//! A program that leaks, for the comparison of tools in `docs/graph.md` (`tests/oracles/compare.py`): a cache from
+//! which entries go in circles, a tree that is kept, and strings that come and go.
 //!
 //! `leaky [ENTRIES]` prints the milliseconds of its work, so that what a tool takes at the start and at
 //! the exit is apart. With the feature `dhat` it is under that.
