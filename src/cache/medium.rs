@@ -2,8 +2,8 @@
 //! touched before the thread's first medium request.
 //!
 //! Observers are told of medium blocks where these enter and leave the allocator `Medium`, as of every large block. So
-//! medium magazines need no poison, except with the feature `__raw`: a block is then freed by its address, and a magazine
-//! with room would take it before any observer is told.
+//! medium magazines need no poison, except with the feature `__raw`: a block is then freed by its address, and a
+//! magazine with room would take it before any observer is told.
 
 use core::ptr;
 
