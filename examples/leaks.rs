@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("[ What nothing refers to any more ]\n{}", graph.leaks().top(1));
     println!("[ What the blocks of each function retain ]\n{}", graph.retained(By::Function).top(4));
     let picture = SHOP.with_borrow(|shop| shop.customers[&1050].orders.borrow()[0].picture.as_ptr());
-    println!("[ Who holds the picture of order 1050 ]\n{}", graph.path_to(picture)?);
+    println!("[ What holds the picture of order 1050 ]\n{}", graph.path_to(picture)?);
     println!("the program stood still for {:?}", graph.pause());
 
     graph.save_heapsnapshot(folder.join("heap.heapsnapshot"))?;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::alone;
+use common::{StopOnDrop, alone};
 use planted::scrub_stack;
 use pymalloc::Pymalloc;
 use pymalloc::graph::{self, Config};
@@ -76,15 +76,6 @@ fn open_and_close(path: &CStr, number: u64) {
     }
 }
 
-/// Tells the thread to stop when it is dropped: also by a panic, for which the scope waits for it.
-struct Stops<'flag>(&'flag AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// A test that hangs is ended by `alone`.
 #[test]
 fn graphs_are_taken_while_libraries_come_and_go() {
@@ -100,7 +91,7 @@ fn graphs_are_taken_while_libraries_come_and_go() {
                     open_and_close(&path, rounds.fetch_add(1, Ordering::Relaxed));
                 }
             });
-            let _stops = Stops(&stop);
+            let _stops = StopOnDrop(&stop);
             let own = Filter::include().crate_name("graph_libraries").expect("a pattern");
             for number in 0..60 {
                 let seen = rounds.load(Ordering::Relaxed);

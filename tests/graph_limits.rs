@@ -16,7 +16,7 @@ use pymalloc::trace::{self, Filter, Recording, Session, Timeline, TimelineConfig
 #[global_allocator]
 static GLOBAL: Pymalloc = Pymalloc::new();
 
-/// Blocks of all classes until none is to be had, each linked to the one before.
+/// Allocates blocks of all classes until there is no memory, and links each to the one before.
 struct Full {
     newest: *mut u8,
     blocks: usize,

@@ -11,7 +11,7 @@ use std::sync::mpsc::{channel, sync_channel};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
-use common::{Block, Rng, alone, or_exit};
+use common::{Block, Rng, StopOnDrop, alone, or_exit};
 use planted::{Hidden, on_clean_stack, take};
 use pymalloc::Pymalloc;
 use pymalloc::graph::{self, Config, Error, HeapGraph, Reach};
@@ -57,15 +57,6 @@ fn churn(number: u64, stop: &AtomicBool, rounds: &AtomicU64) {
     black_box((held, boxes));
 }
 
-/// Tells threads to stop when it is dropped: also by a panic, for which the scope waits for them.
-struct Stops<'flag>(&'flag AtomicBool);
-
-impl Drop for Stops<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn threads_that_allocate_all_the_time_leak_nothing_in_any_graph() {
     alone("threads_that_allocate_all_the_time_leak_nothing_in_any_graph", || {
@@ -76,7 +67,7 @@ fn threads_that_allocate_all_the_time_leak_nothing_in_any_graph() {
                 let (stop, rounds) = (&stop, &rounds);
                 scope.spawn(move || churn(number, stop, rounds));
             }
-            let _stops = Stops(&stop);
+            let _stops = StopOnDrop(&stop);
             for round in 0..25 {
                 let goal = rounds.load(Ordering::Relaxed) + 500;
                 while rounds.load(Ordering::Relaxed) < goal {
@@ -188,7 +179,7 @@ fn threads_come_and_go_and_sleep_while_graphs_are_taken() {
                 }
             });
             {
-                let _stops = Stops(stop);
+                let _stops = StopOnDrop(stop);
                 for _ in 0..20 {
                     let graph = take();
                     assert_eq!(own_leaks(&graph), 0, "{}", graph.leaks().top(2));

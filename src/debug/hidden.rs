@@ -1,7 +1,7 @@
 //! Addresses of blocks that are no references to them.
 //!
-//! The records lie in the system's memory. Whoever looks at all memory for what refers to a block (`graph`, or
-//! LeakSanitizer) would find each block referred to there, and none leaked.
+//! The records lie in the system's memory. A search of all memory for references (`graph`, LeakSanitizer) would find a
+//! reference to each block there, and so no leaked block.
 
 use core::num::NonZero;
 use core::ptr::NonNull;

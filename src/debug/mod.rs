@@ -22,7 +22,7 @@
 //! |---|---|
 //! | `guards` | the bytes that fill memory, and where they lie |
 //! | `table`, `quarantine`, `system_array` | the records, in the system's memory |
-//! | `hidden` | a block's address in them, which is to be no reference to it |
+//! | `hidden` | a block's address in the records, kept so that it is no reference to the block |
 //! | `register` | which thread may touch a block, and fork |
 //! | `dump`, `misuse` | the messages before an abort |
 //! | `origin` | the hooks for a tracer |

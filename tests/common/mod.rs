@@ -18,6 +18,7 @@ use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error, reall
 use std::hint::black_box;
 use std::panic::{catch_unwind, resume_unwind};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 #[cfg(unix)]
@@ -274,5 +275,14 @@ pub(crate) fn panic_at_many_addresses() {
         if number % 3 == 0 {
             kept.push(Block::new(number as u64, Layout::new::<[u64; 7]>()));
         }
+    }
+}
+
+/// Tells threads to stop when it is dropped: also by a panic, for which the scope waits for them.
+pub(crate) struct StopOnDrop<'flag>(pub(crate) &'flag AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Block, Rng, assert_live_near, assert_sound};
+use common::{Block, Rng, StopOnDrop, assert_live_near, assert_sound};
 use pymalloc::{Pymalloc, flush_thread_cache, purge};
 
 #[global_allocator]
@@ -168,15 +168,6 @@ fn fork_often(number: u64, forks: u64, from_others: &Mutex<Receiver<Batch>>, to_
             assert!(status.success());
             assert_sound();
         }
-    }
-}
-
-/// Sets the flag even if a panic ends the scope, so that the threads end.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

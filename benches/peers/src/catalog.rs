@@ -22,6 +22,10 @@ pub enum Theme {
 }
 
 impl Theme {
+    /// The themes of single workloads, in the order in which they are shown. The others are series.
+    pub const OF_SINGLES: [Self; 6] =
+        [Self::Loops, Self::Medium, Self::Structures, Self::Memory, Self::Threads, Self::Programs];
+
     /// The name in tables and in `--only`.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -224,7 +224,12 @@ impl ArenaTable {
 
     /// The number of dirty pools that may stay.
     fn keep(&self) -> usize {
-        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.joined_peak / PEAK_DECAY)
+        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.recently_joined())
+    }
+
+    /// The pools that were in use side by side at the recent peak.
+    fn recently_joined(&self) -> usize {
+        self.joined_peak / PEAK_DECAY
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
@@ -256,8 +261,7 @@ impl ArenaTable {
     /// A wholly free arena, if more of them are mapped than may stay.
     pub(crate) fn surplus_arena(&self) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
-        let keep =
-            EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE).max(self.joined_peak / PEAK_DECAY / POOLS_PER_ARENA);
+        let keep = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE).max(self.recently_joined() / POOLS_PER_ARENA);
         if self.empty > keep { self.empty_arena() } else { None }
     }
 

@@ -35,25 +35,16 @@ fn colour(board: &Board, column: usize) -> RGBColor {
     COLOURS[number.unwrap_or(0) % COLOURS.len()]
 }
 
-/// The themes with a chart of bars each, so that each is readable at its size. The series have curves instead.
-const THEMES: [Theme; 6] = [
-    Theme::Loops,
-    Theme::Medium,
-    Theme::Structures,
-    Theme::Memory,
-    Theme::Threads,
-    Theme::Programs,
-];
-
 /// Draws all plots for which there are results.
 pub fn draw(out: &Path, board: &Board) -> io::Result<()> {
     let path = |name: &str| out.join(format!("{name}-{}.svg", board.mode.profile()));
     if board.rows.is_empty() {
         return Ok(());
     }
-    THEMES
-        .iter()
-        .try_for_each(|&theme| {
+    // A chart for each theme, so that each is readable at its size. The series have curves instead.
+    Theme::OF_SINGLES
+        .into_iter()
+        .try_for_each(|theme| {
             bars(board, &path(&format!("time-{}", theme.name())), theme, Metric::Time, "time")?;
             bars(
                 board,

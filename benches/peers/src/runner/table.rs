@@ -146,16 +146,7 @@ fn time(board: &Board, text: &mut String) {
     text.push('\n');
     means(board, text, Metric::Time, "all", Row::is_single);
     means(board, text, Metric::Time, "small set", Row::is_in_small_set);
-    for theme in [
-        Theme::Loops,
-        Theme::Medium,
-        Theme::Structures,
-        Theme::Memory,
-        Theme::Threads,
-        Theme::Programs,
-        Theme::Scaling,
-        Theme::Live,
-    ] {
+    for theme in Theme::OF_SINGLES.into_iter().chain([Theme::Scaling, Theme::Live]) {
         means(board, text, Metric::Time, theme.name(), |row| row.workload.theme == theme);
     }
     let slower = |column: usize| {
