@@ -158,7 +158,9 @@ fn ten_thousand_threads_start_and_end_and_leave_nothing() {
         // Threads that start later use what ended threads left.
         let caches = |stats: &pymalloc::stats::Stats| stats.caches_live + stats.caches_parked;
         assert!(caches(&after) <= caches(&before) + AT_ONCE + 1, "{after}");
-        assert!(after.arenas_mapped <= before.arenas_mapped + 2, "{after}");
+        // Each cache may have a pool of each class by now, which is an arena. How many caches there are depends on how
+        // many threads ran at once. A pool that each thread left behind would be 156 arenas.
+        assert!(after.arenas_mapped <= before.arenas_mapped + caches(&after) + 1, "{after}");
     }
 }
 
