@@ -61,6 +61,7 @@ thread_local! {
     static REFUSE_PURGE: Cell<bool> = const { Cell::new(false) };
     static REFUSE_UNMAP: Cell<bool> = const { Cell::new(false) };
     static MAPPED: RefCell<BTreeMap<usize, usize>> = const { RefCell::new(BTreeMap::new()) };
+    static NOW_MS: Cell<u64> = const { Cell::new(0) };
     /// The first address of the thread's region, and its first address that was not mapped yet in this run.
     static REGION: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
@@ -109,6 +110,7 @@ pub(crate) fn set_refusals(purge: bool, unmap: bool) {
 pub(crate) fn reset() {
     set_maps_left(usize::MAX);
     set_refusals(false, false);
+    NOW_MS.set(0);
     for (start, bytes) in MAPPED.take() {
         map_at(start, bytes, false).expect("addresses can be had");
     }
@@ -170,6 +172,12 @@ impl MemorySource for SystemMemory {
 
     unsafe fn populate(&self, start: NonNull<u8>, bytes: usize) {
         assert_mapped(start, bytes);
+    }
+
+    fn now_ms(&self) -> u64 {
+        // Time passes as it is read: some of what comes back is wanted again soon, some is not.
+        NOW_MS.set(NOW_MS.get() + 70);
+        NOW_MS.get()
     }
 }
 

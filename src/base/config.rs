@@ -124,13 +124,16 @@ pub(crate) const EMPTY_ARENAS_SHARE: usize = 8;
 pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 
 /// Touched pools that no set owns and that keep their memory: this number or the share below, whichever is larger.
-/// Further ones are purged.
+/// When an arena's worth more are left, further ones are purged.
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one per this many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
-/// At least as many keep their memory, and arenas stay mapped for them, as were in use side by side at the recent peak:
-/// as runs, or by larger medium classes. That peak sinks by one for each group of this size that is given back.
-pub(crate) const PEAK_DECAY: usize = 2;
+/// Most arenas whose pools are purged then, so that no thread waits long for the heap's lock.
+pub(crate) const PURGE_ARENAS_MAX: usize = 8;
+/// Beyond that bound, as many more keep their memory as medium blocks wanted within this many milliseconds of a purge …
+pub(crate) const RECALL_MS: u64 = 250;
+/// … less one part in this many for each further such time.
+pub(crate) const RECALL_DECAY: usize = 8;
 
 /// Most arenas that are searched for a run of free pools, before an empty or a new arena is taken.
 pub(crate) const RUN_LOOKS: usize = 32;

@@ -21,6 +21,7 @@ mod stop;
 use core::ptr::NonNull;
 
 use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::base::kind::Kind;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::commit_pools;
@@ -134,12 +135,12 @@ impl Heap {
         self.stop.try_lock().is_some() && self.state.try_lock().is_some()
     }
 
-    /// Takes a free pool, whose class is not chosen yet. Maps an arena for it if `wish` allows that; the arena asks for
-    /// a huge page if the set that takes the pool `is_dense`. `None` when there is no pool.
+    /// Takes a free pool for a class of kind `K`. Maps an arena for it if `wish` allows that; the arena asks for a huge
+    /// page if the set that takes the pool `is_dense`. `None` when there is no pool.
     ///
     /// If the set `needs_all` of the pool's memory, and that would come one OS page at a time, one call brings it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take_pool(&self, wish: MapArena, is_dense: bool, needs_all: bool) -> Option<PoolRef> {
+    pub(crate) fn take_pool<K: Kind>(&self, wish: MapArena, is_dense: bool, needs_all: bool) -> Option<PoolRef> {
         let (pool, fault_in, grown_bytes) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !state.may_map(wish) {
@@ -148,8 +149,14 @@ impl Heap {
                 // No huge page where memory has to be committed: it would be committed as a whole.
                 let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
                 state.map_arena(&self.map, source, huge)?;
+                if huge && !K::IS_SMALL {
+                    state.arenas.note_huge(source);
+                }
             }
-            let pool = if commits(source) { state.arenas.take_committed(source) } else { state.arenas.take_pool() }?;
+            let pool = match commits(source) {
+                false => state.arenas.take_pool::<K>(source),
+                true => state.arenas.take_committed::<K>(source),
+            }?;
             state.pools_taken += 1;
             pool.set_up();
             let fault_in = needs_all && !pool.has_memory() && POOL_BYTES.is_multiple_of(source.page_bytes());
@@ -185,11 +192,16 @@ impl Heap {
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
     pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| {
-            if !state.arenas.give_pools(pools, source) {
-                return;
+            if state.arenas.give_pools(pools) {
+                state.unmap_surplus(&self.map, source);
             }
-            state.unmap_surplus(&self.map, source);
+            state.arenas.purge_excess(source);
         });
+    }
+
+    /// The number of pools that may keep their memory although nothing is in them, beyond the bound.
+    pub(crate) fn allowance(&self) -> usize {
+        self.with_state(|state, source| state.arenas.allowance(source))
     }
 
     /// Purges those parts of the given pools, which the caller owns, in which all blocks are free.
@@ -206,6 +218,7 @@ impl Heap {
                 }
             }
             state.arenas.purge_all(source);
+            state.arenas.forget_purges();
         });
     }
 
@@ -219,6 +232,7 @@ impl Heap {
     /// `taken`.
     pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
         self.with_state(|state, source| {
+            state.arenas.forget_purges();
             if state.pools_taken != taken {
                 return false;
             }

@@ -40,17 +40,20 @@ impl Heap {
         prepare: impl FnOnce(PoolRef),
     ) -> Option<PoolRef> {
         let (first, grown_bytes) = self.with_state(|state, source| {
-            let first = match state.arenas.take_run(size.pools, size.align_pools) {
+            let first = match state.arenas.take_run(size.pools, size.align_pools, source) {
                 Some(first) => first,
                 None if state.may_map(wish) => {
-                    let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS;
-                    state.map_arena(&self.map, source, huge && !commits(source))?;
-                    state.arenas.take_run(size.pools, size.align_pools)?
+                    let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
+                    state.map_arena(&self.map, source, huge)?;
+                    if huge {
+                        state.arenas.note_huge(source);
+                    }
+                    state.arenas.take_run(size.pools, size.align_pools, source)?
                 }
                 None => return None,
             };
             if commits(source) && !first.run(size.pools).all(|pool| has_all(&pool) || commit_pools(pool, 1, source)) {
-                state.arenas.give_run(first, size.pools, source);
+                state.arenas.give_run(first, size.pools);
                 return None;
             }
             state.pools_taken += 1;
@@ -104,7 +107,7 @@ impl Heap {
         self.with_state(|state, source| {
             if is_purged {
                 first.pool().set_untouched(0);
-                state.arenas.note_purged_run(first, pools);
+                state.arenas.note_purged_run(first, pools, source);
             }
             // If the OS refused, some of the memory may be gone. Where memory has to be committed, all of it is
             // committed anew.
@@ -139,9 +142,10 @@ impl Heap {
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
         }
-        if state.arenas.give_run(first, pools, source) {
+        if state.arenas.give_run(first, pools) {
             state.unmap_surplus(&self.map, source);
         }
+        state.arenas.purge_excess(source);
     }
 
     /// Takes a run for the program, and tells whether it is known to be zero.
@@ -176,7 +180,7 @@ impl Heap {
             check_run(first, start, Some(pools))?;
             if wanted > pools {
                 // Where memory has to be committed, the run moves instead.
-                if commits(source) || !state.arenas.extend_run(first, pools, wanted - pools) {
+                if commits(source) || !state.arenas.extend_run(first, pools, wanted - pools, source) {
                     return Ok(false);
                 }
                 state.pools_taken += 1;

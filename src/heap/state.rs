@@ -129,7 +129,7 @@ impl HeapState {
     /// Gives back the wholly free arenas beyond the number that the heap keeps. That number falls with the number of
     /// arenas in use, so one call may give back several.
     pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
-        while let Some(arena) = self.arenas.surplus_arena()
+        while let Some(arena) = self.arenas.surplus_arena(source)
             && self.unmap_arena(arena, map, source)
         {}
     }
@@ -143,7 +143,7 @@ impl HeapState {
         marks::gone(start.as_ptr(), ARENA_BYTES);
         // SAFETY: no pool of the arena is owned, and the address map does not know it any more.
         if unsafe { source.unmap(start, ARENA_BYTES) } {
-            self.arenas.remove(arena);
+            self.arenas.remove(arena, source);
             self.recycle(arena, source);
             return true;
         }

@@ -169,6 +169,11 @@ pub(crate) trait MemorySource: Sync {
         None
     }
 
+    /// Milliseconds since some moment; they never go back. A coarse clock is enough, and is read under the heap's lock.
+    fn now_ms(&self) -> u64 {
+        0
+    }
+
     /// Asks the C library's `malloc` to keep about `bytes` of its free memory. It may ignore that.
     fn let_malloc_keep(&self, _bytes: usize) {}
 }
@@ -238,6 +243,10 @@ impl MemorySource for SystemMemory {
 
     fn committed_bytes(&self, start: NonNull<u8>, bytes: usize) -> Option<usize> {
         platform::committed_bytes(start, bytes)
+    }
+
+    fn now_ms(&self) -> u64 {
+        platform::now_ms()
     }
 
     fn let_malloc_keep(&self, bytes: usize) {

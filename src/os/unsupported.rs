@@ -51,6 +51,10 @@ pub(crate) unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge: bool
 
 pub(crate) unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
+pub(crate) fn now_ms() -> u64 {
+    0
+}
+
 pub(crate) fn resident_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize> {
     None
 }

@@ -59,7 +59,7 @@ impl Inside<'_> {
             return self.open_run(class, wish);
         }
         let needs_all = self.pools.of_class(class) >= FAULT_IN_FROM_POOLS;
-        let Some(place) = self.heap.take_pool(wish, self.is_dense(), needs_all) else {
+        let Some(place) = self.heap.take_pool::<K>(wish, self.is_dense(), needs_all) else {
             return false;
         };
         self.pools.owned_count += 1;
@@ -211,8 +211,16 @@ impl Inside<'_> {
     pub(super) fn sweep_if_due(&mut self) {
         if self.pools.used_bytes < self.pools.sweep_below_bytes {
             self.pools.sweep_below_bytes = self.pools.used_bytes / SWEEP_AGAIN;
-            self.sweep();
+            self.sweep_kind::<Small>();
+            if self.pools.medium.count != 0 && !self.may_keep_free_memory() {
+                self.sweep_kind::<Medium>();
+            }
         }
+    }
+
+    /// Whether all that is free in the set's pools may keep its memory, because it was wanted again soon before.
+    fn may_keep_free_memory(&self) -> bool {
+        self.pools.owned_count - self.pools.used_bytes / POOL_BYTES <= self.heap.allowance()
     }
 
     /// Gives the free parts of all partial pools back to the OS.

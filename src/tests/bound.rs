@@ -16,7 +16,7 @@ fn bound_bytes(caches: usize, block_bytes: &[usize], pools_of_os_page: usize) ->
     let magazine_blocks: usize = block_bytes.iter().map(|&bytes| capacity_max(class(bytes)) + QUARANTINE_SLOTS).sum();
     let pinned_bytes = caches * magazine_blocks * POOL_BYTES;
     let set_pools = SET_EMPTY_POOLS_MAX + INBOX_KNOCK_POOLS as usize - 1;
-    let heap_bytes = EMPTY_ARENAS_MIN * ARENA_BYTES + 2 * DIRTY_POOLS_MIN * POOL_BYTES;
+    let heap_bytes = (EMPTY_ARENAS_MIN + 1) * ARENA_BYTES + DIRTY_POOLS_MIN * POOL_BYTES;
     (pinned_bytes.max(SWEEP_MIN_BYTES) + caches * set_pools * POOL_BYTES) * pools_of_os_page + heap_bytes
 }
 

@@ -21,12 +21,12 @@ const fn run_of(pools: usize) -> RunSize {
     RunSize { pools, align_pools: 1 }
 }
 
-fn fill_medium(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live<Medium>> {
+pub(super) fn fill_medium(cache: &ThreadCache, block_bytes: usize, bytes: usize) -> Vec<Live<Medium>> {
     let class = medium(block_bytes);
     (0..bytes / block_bytes).map(|seed| alloc(cache, class, seed as u64).expect("memory")).collect()
 }
 
-fn free_all(cache: &ThreadCache, live: Vec<Live<Medium>>) {
+pub(super) fn free_all(cache: &ThreadCache, live: Vec<Live<Medium>>) {
     live.into_iter().for_each(|block| block.free(cache));
 }
 

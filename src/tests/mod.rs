@@ -31,6 +31,7 @@ mod purge_batches;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
 mod purge_calls;
 mod purges;
+mod recall;
 mod remote_frees;
 mod sweeps;
 #[cfg(all(target_os = "linux", target_pointer_width = "64"))]

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicPtr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_UNIT_BYTES};
-use crate::base::kind::Small;
+use crate::base::kind::{Kind, Small};
 use crate::base::size_class::{Class, SizeClass};
 use crate::cache::hardened;
 use crate::cache::{Slow, ThreadCache, take_spare};
@@ -301,7 +301,7 @@ pub(super) fn one_of_each(bytes: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live
 }
 
 /// Divides blocks into one in `every`, beginning with the first, and all others.
-pub(super) fn one_in(every: usize, live: Vec<Live>) -> (Vec<Live>, Vec<Live>) {
+pub(super) fn one_in<K: Kind>(every: usize, live: Vec<Live<K>>) -> (Vec<Live<K>>, Vec<Live<K>>) {
     let mut index = 0..;
     live.into_iter().partition(|_| index.next().is_some_and(|index: usize| index.is_multiple_of(every)))
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ptr::NonNull;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crate::base::config::{ARENA_BYTES, POOL_BYTES, PURGE_UNIT_BYTES};
 use crate::os::{MemoryRange, MemorySource};
@@ -31,6 +31,8 @@ pub(crate) struct TestMemory {
     /// Bytes of arenas that were purged or unmapped.
     pub(super) given_back_bytes: AtomicUsize,
     pub(crate) populates: AtomicUsize,
+    /// The time, in milliseconds; it stands still unless a test moves it.
+    pub(crate) now_ms: AtomicU64,
     /// The bytes that the C library's `malloc` was allowed to keep, call by call.
     pub(crate) malloc_keeps: Mutex<Vec<usize>>,
     /// Ranges for which huge pages were requested, and ranges for which they were forbidden again.
@@ -55,6 +57,7 @@ impl TestMemory {
             purges: AtomicUsize::new(0),
             given_back_bytes: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
+            now_ms: AtomicU64::new(0),
             malloc_keeps: Mutex::new(Vec::new()),
             huge: AtomicUsize::new(0),
             no_longer_huge: AtomicUsize::new(0),
@@ -241,6 +244,10 @@ impl MemorySource for TestMemory {
         self.populates.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise is the same.
         unsafe { Memory.populate(start, bytes) }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.now_ms.load(Ordering::Relaxed)
     }
 
     fn let_malloc_keep(&self, bytes: usize) {

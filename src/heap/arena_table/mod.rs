@@ -8,18 +8,21 @@
 //! - *Non-empty*: bit `n - 1` of `with_free` is set if and only if list `n` (`n ≥ 1`) is not empty.
 
 mod purging;
+mod recall;
 mod runs;
 
 use core::iter::successors;
 use core::ptr::NonNull;
 
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, PEAK_DECAY, POOL_BYTES,
-    POOLS_PER_ARENA,
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, POOL_BYTES, POOLS_PER_ARENA,
+    PURGE_PARTS,
 };
+use crate::base::kind::Kind;
 use crate::heap::arena::{ALL_POOLS, ArenaRef, PoolRef};
 use crate::heap::purge_batch::PurgeBatch;
 use crate::os::MemorySource;
+use recall::Recall;
 
 /// Counts of arenas since the start.
 #[derive(Clone, Copy, Default)]
@@ -62,12 +65,8 @@ pub(crate) struct ArenaTable {
     free_pools: usize,
     /// Free pools that have memory.
     dirty_pools: usize,
-    /// The largest `keep()` since the last purge of many arenas (`purge_if_halved`).
-    keep_before: usize,
-    /// Pools that are in use side by side: runs, and the pools of larger medium classes.
-    joined_pools: usize,
-    /// The most of these at a time, of late, `PEAK_DECAY` times: it sinks by one with each that is given back.
-    joined_peak: usize,
+    /// Pools that were purged too early.
+    recall: Recall,
     counts: ArenaCounts,
     bytes_given_back: usize,
     /// The ranges being purged; empty except inside the methods (*Empty* in `purge_batch`).
@@ -85,9 +84,7 @@ impl ArenaTable {
             empty: 0,
             free_pools: 0,
             dirty_pools: 0,
-            keep_before: 0,
-            joined_pools: 0,
-            joined_peak: 0,
+            recall: Recall::new(),
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
             batch: PurgeBatch::new(),
@@ -165,16 +162,20 @@ impl ArenaTable {
         self.counts.peak = self.counts.peak.max(self.counts.mapped);
     }
 
-    /// Takes the lowest free pool of the fullest arena that has one; the caller owns it then.
+    /// Takes the lowest free pool of the fullest arena that has one, for blocks of kind `K`; the caller owns it then.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn take_pool(&mut self) -> Option<PoolRef> {
+    pub(crate) fn take_pool<K: Kind>(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
         if self.with_free == 0 {
             return None;
         }
         let free = self.with_free.trailing_zeros() as usize + 1;
         let arena = (*self.lists.get(free)?)?;
         let index = arena.free.get().trailing_zeros() as usize;
-        Some(self.take_from(arena, index))
+        let pool = self.take_from(arena, index);
+        if !K::IS_SMALL {
+            self.recall.note_taken(pool, 1, source);
+        }
+        Some(pool)
     }
 
     /// Takes a free pool of `arena`.
@@ -194,9 +195,9 @@ impl ArenaTable {
 
     /// As [`take_pool`](Self::take_pool), where memory has to be committed: commits the pool's. If the OS refuses,
     /// takes a pool that has all of its memory, if there is one.
-    pub(crate) fn take_committed(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
+    pub(crate) fn take_committed<K: Kind>(&mut self, source: &dyn MemorySource) -> Option<PoolRef> {
         let is_whole = |pool: &PoolRef| pool.has_memory() && pool.pool().purged() == 0;
-        let pool = self.take_pool()?;
+        let pool = self.take_pool::<K>(source)?;
         if is_whole(&pool) || commit_pools(pool, 1, source) {
             return Some(pool);
         }
@@ -206,9 +207,9 @@ impl ArenaTable {
         Some(self.take_from(pool.arena(), pool.index()))
     }
 
-    /// Makes a pool free, owned by no set; returns its bit.
+    /// Makes a pool free, owned by no set.
     #[inline(always)]
-    fn put_back(&mut self, pool: PoolRef) -> u64 {
+    fn put_back(&mut self, pool: PoolRef) {
         let arena = pool.arena();
         self.unlink(arena);
         let bit = 1_u64 << pool.index();
@@ -219,50 +220,50 @@ impl ArenaTable {
             self.dirty_pools += 1;
         }
         self.link(arena);
-        bit
     }
 
-    /// The number of dirty pools that may stay.
-    fn keep(&self) -> usize {
-        DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE).max(self.recently_joined())
+    /// Forgets what was purged, and what that taught: the program asked for the purge.
+    pub(crate) fn forget_purges(&mut self) {
+        self.recall.forget();
     }
 
-    /// The pools that were in use side by side at the recent peak.
-    fn recently_joined(&self) -> usize {
-        self.joined_peak / PEAK_DECAY
+    /// Notes that an arena is mapped for medium blocks whose memory comes at once, with a huge page.
+    pub(crate) fn note_huge(&mut self, source: &dyn MemorySource) {
+        self.recall.note_huge(source);
+    }
+
+    /// The number of pools that may keep their memory beyond the bound.
+    pub(crate) fn allowance(&mut self, source: &dyn MemorySource) -> usize {
+        self.recall.allowance(source)
+    }
+
+    /// How many of the dirty pools would be too many if there were `more` of them.
+    fn excess(&mut self, more: usize, source: &dyn MemorySource) -> usize {
+        let bound = DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE);
+        let excess = (self.dirty_pools + more).saturating_sub(bound);
+        if excess == 0 { 0 } else { excess.saturating_sub(self.recall.allowance(source)) }
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
-    pub(crate) fn give_pools(&mut self, pools: impl Iterator<Item = PoolRef>, source: &dyn MemorySource) -> bool {
+    pub(crate) fn give_pools(&mut self, pools: impl Iterator<Item = PoolRef>) -> bool {
         let mut any_free = false;
         for pool in pools {
-            any_free |= self.give_pool(pool, source);
+            self.put_back(pool);
+            any_free |= pool.arena().free.get() == ALL_POOLS;
         }
-        self.purge_batch(source);
         any_free
     }
 
-    /// Takes back a pool; returns whether its arena is wholly free now.
-    fn give_pool(&mut self, pool: PoolRef, source: &dyn MemorySource) -> bool {
-        let arena = pool.arena();
-        let bit = self.put_back(pool);
-        if arena.free.get() == ALL_POOLS {
-            return true;
-        }
-        let keep = self.keep();
-        if self.dirty_pools > keep {
-            self.mark_pools(arena, bit, source);
-            self.purge_if_halved(keep, source);
-        }
-        false
-    }
-
     /// A wholly free arena, if more of them are mapped than may stay.
-    pub(crate) fn surplus_arena(&self) -> Option<ArenaRef> {
+    pub(crate) fn surplus_arena(&mut self, source: &dyn MemorySource) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
-        let keep = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE).max(self.recently_joined() / POOLS_PER_ARENA);
-        if self.empty > keep { self.empty_arena() } else { None }
+        let keep = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE);
+        if self.empty > keep && self.empty > keep + self.recall.allowance(source) / POOLS_PER_ARENA {
+            self.empty_arena()
+        } else {
+            None
+        }
     }
 
     /// Arenas whose pools are all free.
@@ -276,9 +277,11 @@ impl ArenaTable {
     }
 
     /// Takes a wholly free arena, whose memory was given back to the OS, out of the table.
-    pub(crate) fn remove(&mut self, arena: ArenaRef) {
+    pub(crate) fn remove(&mut self, arena: ArenaRef, source: &dyn MemorySource) {
         self.unlink(arena);
-        self.dirty_pools -= arena.dirty.get().count_ones() as usize;
+        let dirty = arena.dirty.get().count_ones() as usize;
+        self.recall.note_purged(dirty * PURGE_PARTS, source);
+        self.dirty_pools -= dirty;
         self.free_pools -= POOLS_PER_ARENA;
         self.counts.mapped -= 1;
         self.counts.returned += 1;

@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use super::{ArenaTable, run_mask};
-use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_ARENAS_MAX, PURGE_PARTS, PURGE_UNIT_BYTES};
 use crate::heap::arena::{ALL_POOLS, Arena, ArenaRef, PoolRef};
 use crate::heap::commits;
 use crate::heap::purge_batch::Marked;
@@ -40,15 +40,13 @@ pub(super) fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
 }
 
 impl ArenaTable {
-    /// Purges down to `keep` dirty pools, if `keep` is at most half of its largest value since the last such purge.
-    /// Then too many pools stay from a time when more were in use. It is not done more often, because it looks at
-    /// every arena.
-    pub(super) fn purge_if_halved(&mut self, keep: usize, source: &dyn MemorySource) {
-        if keep <= self.keep_before / 2 {
-            self.purge_beyond(keep, usize::MAX, source);
-            self.keep_before = keep;
+    /// Purges dirty pools if more than an arena's worth are too many, of a few arenas: so no thread waits long for the
+    /// lock, and pools that come back one by one share a call of the OS.
+    pub(crate) fn purge_excess(&mut self, source: &dyn MemorySource) {
+        let excess = self.excess(0, source);
+        if excess > POOLS_PER_ARENA {
+            self.purge_beyond(self.dirty_pools - excess, PURGE_ARENAS_MAX, source);
         }
-        self.keep_before = self.keep_before.max(keep);
     }
 
     /// Marks the dirty pools of `mask` as purged, as far as they are whole OS pages, and puts them into the batch.
@@ -69,7 +67,9 @@ impl ArenaTable {
                 pool.set_untouched(if commits(source) { pool.purged() } else { 0 });
             }
             arena.backed.set(arena.backed.get() & !run);
-            self.dirty_pools -= (arena.dirty.get() & run).count_ones() as usize;
+            let dirty = (arena.dirty.get() & run).count_ones() as usize;
+            self.recall.note_purged(dirty * PURGE_PARTS, source);
+            self.dirty_pools -= dirty;
             arena.dirty.set(arena.dirty.get() & !run);
             self.mark(MemoryRange { start, bytes }, Marked { arena, pools: run, parts: 0 }, source);
         }
@@ -95,6 +95,7 @@ impl ArenaTable {
     /// Undoes the mark of a range that the OS refused to purge.
     fn unmark(&mut self, range: MemoryRange, marked: Marked) {
         self.bytes_given_back -= range.bytes;
+        self.recall.note_kept(range.bytes / PURGE_UNIT_BYTES);
         let arena = marked.arena;
         for pool in arena.pools().filter(|pool| marked.pools >> pool.index() & 1 == 1) {
             if marked.parts == 0 {
@@ -132,6 +133,7 @@ impl ArenaTable {
         no_longer_huge(&arena, source);
         let class = pool.pool().any_class();
         let unit_bytes = class.purge_unit_bytes();
+        self.recall.note_purged(parts.count_ones() as usize * unit_bytes / PURGE_UNIT_BYTES, source);
         pool.pool().add_purged(parts);
         pool.set_backed(class.pool_pools(), false);
         let mut rest = parts;
@@ -164,24 +166,23 @@ impl ArenaTable {
     /// Purges dirty pools as long as more than `keep` are left, in at most `arenas_max` arenas. The emptiest arenas
     /// come first, because pools of the fullest will be taken again soon. Returns `false` if no pool was purged.
     pub(crate) fn purge_beyond(&mut self, keep: usize, arenas_max: usize, source: &dyn MemorySource) -> bool {
+        let before = self.dirty_pools;
         let mut arenas = 0;
         for free in (1..=POOLS_PER_ARENA).rev() {
             let mut next = self.lists[free];
-            while let Some(arena) = next {
-                let before = self.dirty_pools;
-                if arenas == arenas_max || before <= keep {
-                    return arenas > 0;
-                }
-                if arena.dirty.get() != 0 {
-                    // Purging moves no arena between the lists.
-                    self.mark_pools(arena, highest_bits(arena.dirty.get(), before - keep), source);
-                    self.purge_batch(source);
-                    arenas += usize::from(self.dirty_pools < before);
-                }
+            while let Some(arena) = next
+                && arenas < arenas_max
+                && self.dirty_pools > keep
+            {
+                let dirty = self.dirty_pools;
+                // Purging moves no arena between the lists.
+                self.mark_pools(arena, highest_bits(arena.dirty.get(), dirty - keep), source);
+                arenas += usize::from(self.dirty_pools < dirty);
                 next = arena.next.get();
             }
         }
-        arenas > 0
+        self.purge_batch(source);
+        self.dirty_pools < before
     }
 
     /// Purges the free pools of one arena.

@@ -4,7 +4,7 @@ use core::iter::successors;
 
 use super::ArenaTable;
 use super::purging::no_longer_huge;
-use crate::base::config::{PEAK_DECAY, POOL_BYTES, POOLS_PER_ARENA, RUN_LOOKS};
+use crate::base::config::{POOL_BYTES, POOLS_PER_ARENA, PURGE_PARTS, RUN_LOOKS};
 use crate::heap::arena::{ALL_POOLS, ArenaRef, PoolRef};
 use crate::os::MemorySource;
 
@@ -28,25 +28,25 @@ impl ArenaTable {
     /// Takes `pools` free pools side by side, the first at a multiple of `align` pools, from the fullest arena that has
     /// them. The caller owns them then. It looks into at most `RUN_LOOKS` arenas; after that it takes an empty one,
     /// which always has them.
-    pub(crate) fn take_run(&mut self, pools: usize, align: usize) -> Option<PoolRef> {
+    pub(crate) fn take_run(&mut self, pools: usize, align: usize, source: &dyn MemorySource) -> Option<PoolRef> {
         let (arena, index) = self.find_run(pools, align)?;
         let first = PoolRef::at_index(arena, index);
-        self.take_side_by_side(first, pools);
+        self.take_side_by_side(first, pools, source);
         Some(first)
     }
 
     /// Takes free pools of one arena, `pools` from `first` on.
-    fn take_side_by_side(&mut self, first: PoolRef, pools: usize) {
+    fn take_side_by_side(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) {
         let arena = first.arena();
         let mask = first.run_mask(pools);
+        self.recall.note_taken(first, pools, source);
         self.unlink(arena);
         arena.free.set(arena.free.get() & !mask);
         self.free_pools -= pools;
-        self.dirty_pools -= (arena.dirty.get() & mask).count_ones() as usize;
+        let dirty = (arena.dirty.get() & mask).count_ones() as usize;
+        self.dirty_pools -= dirty;
         arena.dirty.set(arena.dirty.get() & !mask);
         self.link(arena);
-        self.joined_pools += pools;
-        self.joined_peak = self.joined_peak.max(self.joined_pools * PEAK_DECAY);
     }
 
     fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {
@@ -66,7 +66,13 @@ impl ArenaTable {
     }
 
     /// Extends the run of `length` pools at `first` by the `pools` behind it, if they are free.
-    pub(crate) fn extend_run(&mut self, first: PoolRef, length: usize, pools: usize) -> bool {
+    pub(crate) fn extend_run(
+        &mut self,
+        first: PoolRef,
+        length: usize,
+        pools: usize,
+        source: &dyn MemorySource,
+    ) -> bool {
         let arena = first.arena();
         let start = first.index() + length;
         if start + pools > POOLS_PER_ARENA {
@@ -77,13 +83,13 @@ impl ArenaTable {
         if arena.free.get() & mask != mask {
             return false;
         }
-        self.take_side_by_side(behind, pools);
+        self.take_side_by_side(behind, pools, source);
         true
     }
 
     /// Takes back `pools` pools side by side, which are [split](PoolRef::split); returns whether their arena is wholly
     /// free now.
-    pub(crate) fn give_run(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
+    pub(crate) fn give_run(&mut self, first: PoolRef, pools: usize) -> bool {
         let arena = first.arena();
         self.unlink(arena);
         arena.free.set(arena.free.get() | first.run_mask(pools));
@@ -93,24 +99,14 @@ impl ArenaTable {
             self.dirty_pools += 1;
         }
         self.link(arena);
-        self.joined_pools -= pools;
-        self.joined_peak = (self.joined_peak - pools).max(self.joined_pools * PEAK_DECAY);
-        if arena.free.get() == ALL_POOLS {
-            return true;
-        }
-        let keep = self.keep();
-        if self.dirty_pools > keep {
-            self.purge_if_halved(keep, source);
-            self.purge_batch(source);
-        }
-        false
+        arena.free.get() == ALL_POOLS
     }
 
     /// Whether the pools at `first` have memory and would, when free, make the dirty pools too many. Then the caller
     /// purges them first, without the lock; for that, their arena is set to small pages.
     pub(crate) fn is_surplus(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) -> bool {
         let has_memory = first.pool().is_touched() || first.is_any_backed(pools);
-        let is_surplus = has_memory && self.dirty_pools + pools > self.keep();
+        let is_surplus = has_memory && self.excess(pools, source) > 0;
         if is_surplus {
             no_longer_huge(&first.arena(), source);
         }
@@ -118,7 +114,8 @@ impl ArenaTable {
     }
 
     /// Notes that the owner of a run gave its memory back to the OS.
-    pub(crate) fn note_purged_run(&mut self, first: PoolRef, pools: usize) {
+    pub(crate) fn note_purged_run(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) {
+        self.recall.note_purged(pools * PURGE_PARTS, source);
         first.set_backed(pools, false);
         self.bytes_given_back += pools * POOL_BYTES;
     }

@@ -23,8 +23,8 @@ pub(crate) use files::open_to_write;
 pub use files::{Descriptor, Identity};
 pub(crate) use files::{report_stderr, write_stderr};
 pub(crate) use memory::{
-    advise_huge, commit, committed_bytes, decommit_each, map, map as reserve, map_guarded, page_bytes, populate, purge,
-    resident_bytes, unmap,
+    advise_huge, commit, committed_bytes, decommit_each, map, map as reserve, map_guarded, now_ms, page_bytes,
+    populate, purge, resident_bytes, unmap,
 };
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;

@@ -107,6 +107,12 @@ pub(crate) const unsafe fn advise_huge(_start: NonNull<u8>, _bytes: usize, _huge
 /// Windows brings in the neighbours of a touched OS page by itself.
 pub(crate) const unsafe fn populate(_start: NonNull<u8>, _bytes: usize) {}
 
+/// Milliseconds since the system started.
+pub(crate) fn now_ms() -> u64 {
+    // SAFETY: it only reads a clock.
+    unsafe { sys::GetTickCount64() }
+}
+
 /// Bytes of whole OS pages that are in the working set.
 pub(crate) fn resident_bytes(start: NonNull<u8>, bytes: usize) -> Option<usize> {
     /// OS pages of one call, asked for on the stack.

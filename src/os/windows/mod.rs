@@ -11,8 +11,8 @@ mod wait;
 
 pub(crate) use callbacks::{Callback, PROCESS_DETACH, at_end, at_start, when_alone, when_process_ends};
 pub(crate) use memory::{
-    advise_huge, commit, committed_bytes, decommit_each, map, map_guarded, page_bytes, populate, purge, reserve,
-    resident_bytes, unmap,
+    advise_huge, commit, committed_bytes, decommit_each, map, map_guarded, now_ms, page_bytes, populate, purge,
+    reserve, resident_bytes, unmap,
 };
 #[cfg(feature = "hardened")]
 pub(crate) use process::random_number;

@@ -54,6 +54,7 @@ unsafe extern "system" {
     pub(super) fn SetLastError(error: u32);
     pub(super) fn GetCurrentProcessId() -> u32;
     pub(super) fn GetCurrentThreadId() -> u32;
+    pub(super) fn GetTickCount64() -> u64;
     pub(super) fn GetEnvironmentVariableA(name: *const u8, buffer: *mut u8, bytes: u32) -> u32;
     pub(super) fn GetStdHandle(which: u32) -> Handle;
     pub(super) fn WriteFile(
