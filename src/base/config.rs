@@ -138,12 +138,6 @@ pub(crate) const RECALL_DECAY: usize = 8;
 /// Most arenas that are searched for a run of free pools, before an empty or a new arena is taken.
 pub(crate) const RUN_LOOKS: usize = 32;
 
-/// (A program that only starts has fewer pools than this: one for each class that it uses.) From this many pools in use
-/// on, the C library's `malloc` may keep some of its free memory …
-pub(crate) const MALLOC_KEEPS_FROM_POOLS: usize = 24;
-/// … up to this many bytes.
-pub(crate) const MALLOC_KEEPS_BYTES: usize = 3 << 19;
-
 /// Bytes of a purge unit, in a pool of the usual size: a part of a pool that is purged when all blocks in it are free.
 /// One OS page of the usual size.
 pub(crate) const PURGE_UNIT_BYTES: usize = POOL_BYTES / PURGE_PARTS;

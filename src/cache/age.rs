@@ -31,6 +31,7 @@ use crate::base::kind::{Kind, Medium, Small};
 use crate::base::size_class::{Class, SizeClass};
 use crate::heap::Heap;
 use crate::heap::door::Door;
+use crate::os;
 use crate::pool_set::Inside;
 use crate::sync::Ordering;
 
@@ -71,6 +72,7 @@ impl ThreadCache {
     fn age_by_large(&self) {
         // Relaxed: as in `note_large`.
         self.large_bytes.store(0, Ordering::Relaxed);
+        os::watch_malloc();
         if let Some(heap) = self.heap.get() {
             // Refused if another thread is inside, or if this thread is and a signal handler interrupted it. Then the
             // next round that is due makes up for it.

@@ -141,7 +141,7 @@ impl Heap {
     /// If the set `needs_all` of the pool's memory, and that would come one OS page at a time, one call brings it.
     #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
     pub(crate) fn take_pool<K: Kind>(&self, wish: MapArena, is_dense: bool, needs_all: bool) -> Option<PoolRef> {
-        let (pool, fault_in, grown_bytes) = self.with_state(|state, source| {
+        let (pool, fault_in) = self.with_state(|state, source| {
             if !state.arenas.has_free_pool() {
                 if !state.may_map(wish) {
                     return None;
@@ -163,11 +163,8 @@ impl Heap {
             if fault_in {
                 pool.set_backed(1, true);
             }
-            Some((pool, fault_in, state.note_growth()))
+            Some((pool, fault_in))
         })?;
-        if let Some(bytes) = grown_bytes {
-            self.source().let_malloc_keep(bytes);
-        }
         // Not under the lock, because the kernel clears the memory meanwhile.
         if fault_in && let Some(start) = NonNull::new(pool.pool().start()) {
             // SAFETY: the memory of a pool that the caller owns, whole OS pages.

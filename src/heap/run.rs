@@ -39,7 +39,7 @@ impl Heap {
         size: RunSize,
         prepare: impl FnOnce(PoolRef),
     ) -> Option<PoolRef> {
-        let (first, grown_bytes) = self.with_state(|state, source| {
+        self.with_state(|state, source| {
             let first = match state.arenas.take_run(size.pools, size.align_pools, source) {
                 Some(first) => first,
                 None if state.may_map(wish) => {
@@ -60,12 +60,8 @@ impl Heap {
             first.set_up();
             first.join(size.pools);
             prepare(first);
-            Some((first, state.note_growth()))
-        })?;
-        if let Some(bytes) = grown_bytes {
-            self.source().let_malloc_keep(bytes);
-        }
-        Some(first)
+            Some(first)
+        })
     }
 
     /// Takes back several pools that are one, and that no other thread knows any more. If the heap would keep too much

@@ -4,7 +4,7 @@
 use core::ptr::{self, NonNull};
 
 use super::{ArenaLimits, MapArena};
-use crate::base::config::{ARENA_BYTES, MALLOC_KEEPS_BYTES, MALLOC_KEEPS_FROM_POOLS};
+use crate::base::config::ARENA_BYTES;
 use crate::heap::arena::{Arena, ArenaRef};
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
@@ -24,8 +24,6 @@ pub(crate) struct HeapState {
     pub(super) parked: *const PoolSet,
     /// Pools ever taken.
     pub(super) pools_taken: u64,
-    /// Whether `malloc` was told to keep memory.
-    malloc_keeps: bool,
     /// `usize::MAX` minus each of the limits: so there is no limit at the start, when all is 0.
     forbidden: ArenaLimits,
 }
@@ -41,22 +39,8 @@ impl HeapState {
             spare_arenas: None,
             parked: ptr::null(),
             pools_taken: 0,
-            malloc_keeps: false,
             forbidden: ArenaLimits { soft: 0, hard: 0 },
         }
-    }
-
-    /// The bytes that `malloc` should be told to keep, once: when more than a few pools are in use for the first time.
-    ///
-    /// Small blocks are in arenas, so the C library's heap ends in large blocks only. When these are freed, `malloc`
-    /// gives their memory back to the OS, and soon it is faulted in again. Without arenas, small blocks between the
-    /// large ones would keep `malloc` from giving it back.
-    pub(super) fn note_growth(&mut self) -> Option<usize> {
-        if self.malloc_keeps || self.arenas.pools_in_use() < MALLOC_KEEPS_FROM_POOLS {
-            return None;
-        }
-        self.malloc_keeps = true;
-        Some(MALLOC_KEEPS_BYTES)
     }
 
     /// Whether one more arena may be mapped.

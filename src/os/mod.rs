@@ -42,7 +42,7 @@ pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork
 pub(crate) use platform::{at_end, at_start, when_alone};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
 pub(crate) use platform::{
-    environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
+    environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc, watch_malloc,
 };
 #[cfg(feature = "trace")]
 pub(crate) use platform::{is_readable, open_to_write, resident_set_bytes, working_directory};
@@ -173,9 +173,6 @@ pub(crate) trait MemorySource: Sync {
     fn now_ms(&self) -> u64 {
         0
     }
-
-    /// Asks the C library's `malloc` to keep about `bytes` of its free memory. It may ignore that.
-    fn let_malloc_keep(&self, _bytes: usize) {}
 }
 
 /// The running system's memory.
@@ -247,9 +244,5 @@ impl MemorySource for SystemMemory {
 
     fn now_ms(&self) -> u64 {
         platform::now_ms()
-    }
-
-    fn let_malloc_keep(&self, bytes: usize) {
-        platform::let_malloc_keep(bytes);
     }
 }

@@ -211,33 +211,6 @@ fn huge_pages_are_asked_for_and_forbidden() {
     unmap(start, bytes);
 }
 
-/// The bytes of glibc's heaps, and the free bytes in them, as glibc counts them.
-#[cfg(all(target_env = "gnu", not(feature = "__raw")))]
-#[test]
-fn malloc_keeps_about_as_much_as_it_may_and_no_more() {
-    const BYTES: usize = 3 << 19;
-    alone(|| {
-        // Blocks of other tests may have raised the threshold of this process.
-        // SAFETY: no preconditions.
-        assert_eq!(unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 128 << 10) }, 1);
-        // SAFETY: no preconditions. Small numbers: the counts, of 32 bits, do not wrap.
-        let (heap, free) = (|| unsafe { libc::mallinfo() }.arena, || unsafe { libc::mallinfo() }.fordblks);
-        SystemMemory.let_malloc_keep(BYTES);
-        let before = heap();
-        assert!(free() as usize > BYTES * 9 / 10);
-        // What other tests freed before the fork may serve some of the blocks. The others need new memory.
-        let count = 1500 + free() as usize / 20_000;
-        // SAFETY: no preconditions.
-        let blocks: Vec<_> = (0..count).map(|_| unsafe { libc::malloc(20_000) }).collect();
-        assert!(heap() > before + (20 << 20));
-        // SAFETY: each freed once.
-        blocks.into_iter().for_each(|block| unsafe { libc::free(block) });
-        // Of the free memory at the end of its heap, glibc gives back all but 128 KiB.
-        assert!(heap() < before + (256 << 10), "{} of {}", heap(), before);
-        assert!(free() as usize > BYTES * 9 / 10);
-    });
-}
-
 #[test]
 fn a_call_that_the_system_refuses_leaves_errno_as_it_was() {
     const BEFORE: libc::c_int = 77;

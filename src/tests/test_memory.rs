@@ -33,8 +33,6 @@ pub(crate) struct TestMemory {
     pub(crate) populates: AtomicUsize,
     /// The time, in milliseconds; it stands still unless a test moves it.
     pub(crate) now_ms: AtomicU64,
-    /// The bytes that the C library's `malloc` was allowed to keep, call by call.
-    pub(crate) malloc_keeps: Mutex<Vec<usize>>,
     /// Ranges for which huge pages were requested, and ranges for which they were forbidden again.
     pub(crate) huge: AtomicUsize,
     pub(crate) no_longer_huge: AtomicUsize,
@@ -58,7 +56,6 @@ impl TestMemory {
             given_back_bytes: AtomicUsize::new(0),
             populates: AtomicUsize::new(0),
             now_ms: AtomicU64::new(0),
-            malloc_keeps: Mutex::new(Vec::new()),
             huge: AtomicUsize::new(0),
             no_longer_huge: AtomicUsize::new(0),
             mapped: Mutex::new(BTreeMap::new()),
@@ -248,9 +245,5 @@ impl MemorySource for TestMemory {
 
     fn now_ms(&self) -> u64 {
         self.now_ms.load(Ordering::Relaxed)
-    }
-
-    fn let_malloc_keep(&self, bytes: usize) {
-        self.malloc_keeps.lock().expect("no test panicked with it").push(bytes);
     }
 }

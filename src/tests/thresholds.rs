@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 use super::test_heap::{Live, TestHeap, alloc, class, fill, free_by_spare_set, one_of_each, take_by_spare_set};
 use crate::base::config::{
     ARENA_BYTES, DENSE_POOLS_MIN, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, EMPTY_ARENAS_SHARE, FAULT_IN_FROM_POOLS,
-    HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, MALLOC_KEEPS_BYTES, MALLOC_KEEPS_FROM_POOLS, POOL_BYTES, POOLS_PER_ARENA,
-    SET_EMPTY_POOLS_MAX,
+    HUGE_FROM_ARENAS, INBOX_KNOCK_POOLS, POOL_BYTES, POOLS_PER_ARENA, SET_EMPTY_POOLS_MAX,
 };
 use crate::cache::ThreadCache;
 
@@ -135,21 +134,4 @@ fn an_inbox_is_knocked_at_when_it_holds_a_number_of_pools() {
     free_for_good(&test, rest, sleeper);
     sleeper.release();
     other.release();
-}
-
-#[test]
-fn malloc_may_keep_some_free_memory_once_more_than_a_few_pools_are_in_use() {
-    let test = TestHeap::new();
-    let cache = test.attach();
-    let keeps = || test.memory.malloc_keeps.lock().expect("no test panicked with it").clone();
-    let mut live = fill(cache, 512, (MALLOC_KEEPS_FROM_POOLS - 1) * POOL_BYTES);
-    assert!(keeps().is_empty());
-    live.extend(fill(cache, 512, POOL_BYTES));
-    assert_eq!(keeps(), [MALLOC_KEEPS_BYTES]);
-    // The call is made only once: not again when more pools are in use, nor when the number is reached again.
-    live.extend(fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES));
-    free_for_good(&test, live, cache);
-    free_for_good(&test, fill(cache, 512, 8 * MALLOC_KEEPS_FROM_POOLS * POOL_BYTES), cache);
-    assert_eq!(keeps().len(), 1);
-    cache.release();
 }

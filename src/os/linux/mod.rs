@@ -13,6 +13,8 @@ mod system_malloc;
 pub(crate) mod tasks;
 mod threads;
 mod wait;
+#[cfg(all(target_env = "gnu", not(feature = "__raw")))]
+mod watch_malloc;
 
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use cancellation::NoCancellation;
@@ -35,9 +37,11 @@ pub(crate) use process::{
 pub(crate) use process::{resident_set_bytes, working_directory};
 #[cfg(feature = "trace")]
 pub(crate) use stack::is_readable;
-pub(crate) use system_malloc::{let_malloc_keep, system_malloc, trim_malloc};
+pub(crate) use system_malloc::{system_malloc, trim_malloc};
 pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
 pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
+#[cfg(all(target_env = "gnu", not(feature = "__raw")))]
+pub(crate) use watch_malloc::watch_malloc;
 
 use super::{MemoryRange, SystemMalloc};
 
@@ -65,3 +69,8 @@ impl Drop for KeepErrno {
         unsafe { *libc::__errno_location() = self.0 };
     }
 }
+
+/// Other C libraries keep free memory by rules of their own. In the preload library `malloc` is ours, and CPython's
+/// programs gained nothing by this.
+#[cfg(not(all(target_env = "gnu", not(feature = "__raw"))))]
+pub(crate) const fn watch_malloc() {}
