@@ -14,13 +14,14 @@ const PARTS: [(&str, &[&str]); 2] = [("inspect", &["check", "stats"]), ("purge",
 /// A file, a text in it, and the text that replaces it.
 type Edit = (&'static str, &'static str, &'static str);
 
-const SHRUNK: [Edit; 11] = [
+const SHRUNK: [Edit; 12] = [
     ("base/config.rs", "MAGAZINE_SLOTS_MAX: usize = 256", "MAGAZINE_SLOTS_MAX: usize = 32"),
     ("base/config.rs", "SET_EMPTY_POOLS_MAX: usize = 4", "SET_EMPTY_POOLS_MAX: usize = 2"),
     ("base/config.rs", "INBOX_KNOCK_POOLS: u32 = 32", "INBOX_KNOCK_POOLS: u32 = 3"),
     ("base/config.rs", "HUGE_FROM_ARENAS: usize = 4", "HUGE_FROM_ARENAS: usize = 1"),
     ("base/config.rs", "EMPTY_ARENAS_MIN: usize = 4", "EMPTY_ARENAS_MIN: usize = 1"),
     ("base/config.rs", "(8 << 20) / POOL_BYTES", "4"),
+    ("base/config.rs", "PURGE_FROM_POOLS: usize = POOLS_PER_ARENA", "PURGE_FROM_POOLS: usize = 2"),
     ("base/config.rs", "SWEEP_MIN_BYTES: usize = 32 << 20", "SWEEP_MIN_BYTES: usize = 128 << 10"),
     ("base/config.rs", "STEAL_SETS_MAX: usize = 16", "STEAL_SETS_MAX: usize = 2"),
     ("base/config.rs", "DEPOT_BLOCKS_MAX: usize = 8192", "DEPOT_BLOCKS_MAX: usize = 100"),

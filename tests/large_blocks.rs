@@ -10,7 +10,7 @@ static GLOBAL: pymalloc::Pymalloc = pymalloc::Pymalloc::new();
 
 const KIB: usize = 1 << 10;
 /// Bytes that the crate lets glibc keep beyond its default, and bytes that glibc keeps in each thread's heap.
-const KEPT_BYTES: usize = 1536 * KIB;
+const KEPT_BYTES: usize = 4096 * KIB;
 const KEPT_BYTES_EACH: usize = 256 * KIB;
 /// For stacks, page tables, and the reading of the figure.
 const MARGIN_BYTES: usize = 1024 * KIB;

@@ -184,3 +184,6 @@ impl MemorySource for SystemMemory {
 pub(crate) fn thread_id() -> u32 {
     1
 }
+
+/// The C library's `malloc` serves no block of a program here.
+pub(crate) const fn watch_malloc() {}

@@ -128,10 +128,14 @@ pub(crate) const SOFT_LIMIT_SHARE: usize = 8;
 pub(crate) const DIRTY_POOLS_MIN: usize = (8 << 20) / POOL_BYTES;
 /// The same as a share of the pools in use: one per this many.
 pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
+/// An arena's worth: so one call of the OS purges many.
+pub(crate) const PURGE_FROM_POOLS: usize = POOLS_PER_ARENA;
 /// Most arenas whose pools are purged then, so that no thread waits long for the heap's lock.
 pub(crate) const PURGE_ARENAS_MAX: usize = 8;
 /// Beyond that bound, as many more keep their memory as medium blocks wanted within this many milliseconds of a purge …
 pub(crate) const RECALL_MS: u64 = 250;
+/// … but with those in use no more than at the recent peak, and one part in this many more …
+pub(crate) const RECALL_PEAK_SHARE: usize = 8;
 /// … less one part in this many for each further such time.
 pub(crate) const RECALL_DECAY: usize = 8;
 

@@ -196,9 +196,9 @@ impl Heap {
         });
     }
 
-    /// The number of pools that may keep their memory although nothing is in them, beyond the bound.
-    pub(crate) fn allowance(&self) -> usize {
-        self.with_state(|state, source| state.arenas.allowance(source))
+    /// The number of pools whose memory medium blocks wanted again soon after it went back, of late.
+    pub(crate) fn recalled(&self) -> usize {
+        self.with_state(|state, source| state.arenas.recalled(source))
     }
 
     /// Purges those parts of the given pools, which the caller owns, in which all blocks are free.
@@ -229,10 +229,10 @@ impl Heap {
     /// `taken`.
     pub(crate) fn purge_step(&self, keep_bytes: usize, taken: u64) -> bool {
         self.with_state(|state, source| {
-            state.arenas.forget_purges();
             if state.pools_taken != taken {
                 return false;
             }
+            state.arenas.forget_purges();
             if state.arenas.empty_count() * ARENA_BYTES > keep_bytes
                 && let Some(arena) = state.arenas.empty_arena()
                 && state.unmap_arena(arena, &self.map, source)

@@ -4,7 +4,7 @@
 use core::ptr::{self, NonNull};
 
 use super::{ArenaLimits, MapArena};
-use crate::base::config::ARENA_BYTES;
+use crate::base::config::{ARENA_BYTES, PURGE_ARENAS_MAX};
 use crate::heap::arena::{Arena, ArenaRef};
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
@@ -113,9 +113,12 @@ impl HeapState {
     /// Gives back the wholly free arenas beyond the number that the heap keeps. That number falls with the number of
     /// arenas in use, so one call may give back several.
     pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
-        while let Some(arena) = self.arenas.surplus_arena(source)
-            && self.unmap_arena(arena, map, source)
-        {}
+        for _ in 0..PURGE_ARENAS_MAX {
+            let Some(arena) = self.arenas.surplus_arena(source) else { return };
+            if !self.unmap_arena(arena, map, source) {
+                return;
+            }
+        }
     }
 
     /// Gives a wholly free arena back to the OS. Returns `false` if the OS refuses (`ENOMEM` at the kernel's limit on

@@ -220,7 +220,7 @@ impl Inside<'_> {
 
     /// Whether all that is free in the set's pools may keep its memory, because it was wanted again soon before.
     fn may_keep_free_memory(&self) -> bool {
-        self.pools.owned_count - self.pools.used_bytes / POOL_BYTES <= self.heap.allowance()
+        self.pools.owned_count.saturating_sub(self.pools.used_bytes / POOL_BYTES) <= self.heap.recalled()
     }
 
     /// Gives the free parts of all partial pools back to the OS.

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use super::test_heap::{Live, TestHeap, alloc_zeroed, class, fill, one_in, one_of_each};
 use crate::base::config::PURGE_UNIT_BYTES;
 use crate::base::config::{
-    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA,
+    ARENA_BYTES, DIRTY_POOLS_MIN, DIRTY_POOLS_SHARE, HUGE_FROM_ARENAS, POOL_BYTES, POOLS_PER_ARENA, PURGE_ARENAS_MAX,
+    PURGE_FROM_POOLS,
 };
 use crate::cache::ThreadCache;
 
@@ -179,6 +180,26 @@ fn free_pools_kept_while_more_were_in_use_go_as_further_ones_come() {
     let dirty = test.dirty_pools();
     let bound = kept.len() / (POOL_BYTES / 512) / DIRTY_POOLS_SHARE;
     assert!((bound - 4..=bound + POOLS_PER_ARENA + 4).contains(&dirty), "{dirty} pools, {bound}");
+    kept.into_iter().for_each(|block| block.free(cache));
+    cache.release();
+}
+
+#[test]
+fn what_the_os_refuses_is_not_tried_again_for_each_pool_that_comes_back() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let pools = 4 * DIRTY_POOLS_MIN;
+    let (kept, freed) = one_of_each(ARENA_BYTES, fill(cache, 512, pools * POOL_BYTES));
+    test.memory.refuse_purge.store(true, Ordering::Relaxed);
+    let before = test.memory.purges.load(Ordering::Relaxed);
+    freed.into_iter().for_each(|block| block.free(cache));
+    cache.shrink();
+    let tried = test.memory.purges.load(Ordering::Relaxed) - before;
+    // Each try looks at eight arenas, of which one pool is in use, so that two ranges are free.
+    assert!(tried <= 2 * PURGE_ARENAS_MAX * pools / PURGE_FROM_POOLS, "{tried} ranges");
+    assert!(test.dirty_pools() > pools / 2);
+    test.memory.refuse_purge.store(false, Ordering::Relaxed);
+    test.check();
     kept.into_iter().for_each(|block| block.free(cache));
     cache.release();
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use super::medium::{fill_medium, free_all as free_medium};
 use super::test_heap::{Live, TestHeap, fill, one_in};
-use crate::base::config::{ARENA_BYTES, DIRTY_POOLS_MIN, POOL_BYTES, RECALL_DECAY, RECALL_MS};
+use crate::base::config::{
+    ARENA_BYTES, DIRTY_POOLS_MIN, POOL_BYTES, POOLS_PER_ARENA, RECALL_DECAY, RECALL_MS, RECALL_PEAK_SHARE,
+};
 use crate::base::kind::Medium;
 use crate::cache::ThreadCache;
 use crate::heap::MapArena;
@@ -96,6 +98,23 @@ fn small_blocks_teach_nothing() {
         let kept = test.dirty_pools();
         assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
     }
+    cache.release();
+}
+
+#[test]
+fn classes_in_turn_keep_no_more_than_the_recent_peak_had_in_use() {
+    let test = TestHeap::new();
+    let cache = test.attach();
+    let mut most = 0;
+    for block_bytes in [600, 4096, 5120, 12_000, 32_768, 900, 20_000, 2048].into_iter().cycle().take(24) {
+        let mut live = fill_medium(cache, block_bytes, PEAK_POOLS * POOL_BYTES);
+        live.sort_by_key(|block| block.start.addr().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        most = most.max(test.heap.with_state(|state, _| state.arenas.pools_in_use()));
+        free_all(live, cache);
+        let (kept, bound) = (test.dirty_pools(), most + most / RECALL_PEAK_SHARE);
+        assert!(kept <= bound + POOLS_PER_ARENA, "{kept} pools, {bound}");
+    }
+    test.check();
     cache.release();
 }
 

@@ -67,6 +67,8 @@ pub(crate) struct ArenaTable {
     dirty_pools: usize,
     /// Pools that were purged too early.
     recall: Recall,
+    /// Dirty pools that were too many, and could not be purged when it was tried last.
+    stuck: usize,
     counts: ArenaCounts,
     bytes_given_back: usize,
     /// The ranges being purged; empty except inside the methods (*Empty* in `purge_batch`).
@@ -85,6 +87,7 @@ impl ArenaTable {
             free_pools: 0,
             dirty_pools: 0,
             recall: Recall::new(),
+            stuck: 0,
             counts: ArenaCounts { mapped: 0, ever: 0, peak: 0, returned: 0 },
             bytes_given_back: 0,
             batch: PurgeBatch::new(),
@@ -172,8 +175,10 @@ impl ArenaTable {
         let arena = (*self.lists.get(free)?)?;
         let index = arena.free.get().trailing_zeros() as usize;
         let pool = self.take_from(arena, index);
-        if !K::IS_SMALL {
-            self.recall.note_taken(pool, 1, source);
+        if K::IS_SMALL {
+            self.recall.note_other(pool);
+        } else if self.recall.note_taken(pool, 1, self.pools_in_use(), source) {
+            self.purge_excess(source);
         }
         Some(pool)
     }
@@ -233,15 +238,20 @@ impl ArenaTable {
     }
 
     /// The number of pools that may keep their memory beyond the bound.
-    pub(crate) fn allowance(&mut self, source: &dyn MemorySource) -> usize {
-        self.recall.allowance(source)
+    fn allowance(&mut self, source: &dyn MemorySource) -> usize {
+        self.recall.allowance(self.pools_in_use(), source)
+    }
+
+    /// The number of pools whose memory medium blocks wanted again soon after it went back, of late.
+    pub(crate) fn recalled(&mut self, source: &dyn MemorySource) -> usize {
+        self.recall.earned(source)
     }
 
     /// How many of the dirty pools would be too many if there were `more` of them.
     fn excess(&mut self, more: usize, source: &dyn MemorySource) -> usize {
         let bound = DIRTY_POOLS_MIN.max(self.pools_in_use() / DIRTY_POOLS_SHARE);
         let excess = (self.dirty_pools + more).saturating_sub(bound);
-        if excess == 0 { 0 } else { excess.saturating_sub(self.recall.allowance(source)) }
+        if excess == 0 { 0 } else { excess.saturating_sub(self.allowance(source)) }
     }
 
     /// Takes back pools whose blocks are all home; returns whether the arena of any is wholly free now.
@@ -259,7 +269,7 @@ impl ArenaTable {
     pub(crate) fn surplus_arena(&mut self, source: &dyn MemorySource) -> Option<ArenaRef> {
         let in_use = self.counts.mapped - self.empty;
         let keep = EMPTY_ARENAS_MIN.max(in_use / EMPTY_ARENAS_SHARE);
-        if self.empty > keep && self.empty > keep + self.recall.allowance(source) / POOLS_PER_ARENA {
+        if self.empty > keep && self.empty > keep + self.allowance(source) / POOLS_PER_ARENA {
             self.empty_arena()
         } else {
             None

@@ -3,7 +3,9 @@
 use core::ptr::NonNull;
 
 use super::{ArenaTable, run_mask};
-use crate::base::config::{ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_ARENAS_MAX, PURGE_PARTS, PURGE_UNIT_BYTES};
+use crate::base::config::{
+    ARENA_BYTES, POOL_BYTES, POOLS_PER_ARENA, PURGE_ARENAS_MAX, PURGE_FROM_POOLS, PURGE_PARTS, PURGE_UNIT_BYTES,
+};
 use crate::heap::arena::{ALL_POOLS, Arena, ArenaRef, PoolRef};
 use crate::heap::commits;
 use crate::heap::purge_batch::Marked;
@@ -42,16 +44,24 @@ pub(super) fn no_longer_huge(arena: &Arena, source: &dyn MemorySource) {
 impl ArenaTable {
     /// Purges dirty pools if more than an arena's worth are too many, of a few arenas: so no thread waits long for the
     /// lock, and pools that come back one by one share a call of the OS.
+    ///
+    /// Some dirty pools may not go: the OS refuses (a program may lock its memory), or they share an OS page with a pool
+    /// in use. As many as were left once are not tried again until more are too many.
     pub(crate) fn purge_excess(&mut self, source: &dyn MemorySource) {
         let excess = self.excess(0, source);
-        if excess > POOLS_PER_ARENA {
-            self.purge_beyond(self.dirty_pools - excess, PURGE_ARENAS_MAX, source);
+        self.stuck = self.stuck.min(excess);
+        if excess <= PURGE_FROM_POOLS + self.stuck {
+            return;
         }
+        let is_purged = self.purge_beyond(self.dirty_pools - excess, PURGE_ARENAS_MAX, source);
+        self.stuck = if is_purged { 0 } else { excess };
     }
 
     /// Marks the dirty pools of `mask` as purged, as far as they are whole OS pages, and puts them into the batch.
-    pub(super) fn mark_pools(&mut self, arena: ArenaRef, mask: u64, source: &dyn MemorySource) {
-        let mut rest = purgeable(&arena, mask, source.page_bytes().div_ceil(POOL_BYTES));
+    /// Returns whether there are any.
+    pub(super) fn mark_pools(&mut self, arena: ArenaRef, mask: u64, source: &dyn MemorySource) -> bool {
+        let all = purgeable(&arena, mask, source.page_bytes().div_ceil(POOL_BYTES));
+        let mut rest = all;
         while rest != 0 {
             // A run of neighbours is one range.
             let first = rest.trailing_zeros() as usize;
@@ -61,18 +71,23 @@ impl ArenaTable {
             let start = arena.start().wrapping_add(first * POOL_BYTES);
             let bytes = (end - first) * POOL_BYTES;
             no_longer_huge(&arena, source);
+            let mut parts = 0;
             for index in first..end {
                 let pool = PoolRef::at_index(arena, index).pool();
+                if arena.dirty.get() >> index & 1 == 1 {
+                    parts += PURGE_PARTS - pool.purged().count_ones() as usize;
+                }
                 // Parts that have to be committed stay noted, in case the OS refuses.
                 pool.set_untouched(if commits(source) { pool.purged() } else { 0 });
             }
             arena.backed.set(arena.backed.get() & !run);
             let dirty = (arena.dirty.get() & run).count_ones() as usize;
-            self.recall.note_purged(dirty * PURGE_PARTS, source);
+            self.recall.note_purged(parts, source);
             self.dirty_pools -= dirty;
             arena.dirty.set(arena.dirty.get() & !run);
             self.mark(MemoryRange { start, bytes }, Marked { arena, pools: run, parts: 0 }, source);
         }
+        all != 0
     }
 
     /// Puts a range that is marked as purged into the batch. Purges the batch first if it is full.
@@ -174,10 +189,9 @@ impl ArenaTable {
                 && arenas < arenas_max
                 && self.dirty_pools > keep
             {
-                let dirty = self.dirty_pools;
                 // Purging moves no arena between the lists.
-                self.mark_pools(arena, highest_bits(arena.dirty.get(), dirty - keep), source);
-                arenas += usize::from(self.dirty_pools < dirty);
+                let mask = highest_bits(arena.dirty.get(), self.dirty_pools - keep);
+                arenas += usize::from(self.mark_pools(arena, mask, source));
                 next = arena.next.get();
             }
         }

@@ -9,10 +9,11 @@
 //! more than the time.
 //!
 //! # Invariants
-//! - *Earned*: the allowance never exceeds what was purged and taken again soon. So because of it, no more memory stays
-//!   than the heap had before those purges.
+//! - *Earned*: the allowance never exceeds what was purged and taken again soon.
+//! - *Peak*: with it, no more pools have memory than were in use at the recent peak. Otherwise, memory of one size class
+//!   would stay beside that of the next, which needs its pools in another arrangement.
 
-use crate::base::config::{POOLS_PER_ARENA, PURGE_PARTS, RECALL_DECAY, RECALL_MS};
+use crate::base::config::{POOLS_PER_ARENA, PURGE_PARTS, RECALL_DECAY, RECALL_MS, RECALL_PEAK_SHARE};
 use crate::heap::arena::PoolRef;
 use crate::os::MemorySource;
 
@@ -23,16 +24,21 @@ pub(super) struct Recall {
     purged_at: u64,
     /// Parts that may keep their memory beyond the bound.
     allowance: usize,
+    /// Most pools in use of late, as far as medium blocks saw it.
+    peak: usize,
     sunk_at: u64,
 }
 
 impl Recall {
     pub(super) const fn new() -> Self {
-        Self { purged: 0, purged_at: 0, allowance: 0, sunk_at: 0 }
+        Self { purged: 0, purged_at: 0, allowance: 0, peak: 0, sunk_at: 0 }
     }
 
     /// Notes that parts of pools lose their memory.
     pub(super) fn note_purged(&mut self, parts: usize, source: &dyn MemorySource) {
+        if parts == 0 {
+            return;
+        }
         let now = source.now_ms();
         if now.saturating_sub(self.purged_at) > RECALL_MS {
             self.purged = 0;
@@ -46,15 +52,30 @@ impl Recall {
         self.purged = self.purged.saturating_sub(parts);
     }
 
-    /// Notes that `pools` pools are taken, from `first` on, that were not used yet.
+    /// Notes that `pools` pools are taken for medium blocks, from `first` on, that were not used yet. With them, `in_use`
+    /// are in use. Returns whether the heap has more memory now because of an allowance.
     #[inline]
-    pub(super) fn note_taken(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) {
+    pub(super) fn note_taken(
+        &mut self,
+        first: PoolRef,
+        pools: usize,
+        in_use: usize,
+        source: &dyn MemorySource,
+    ) -> bool {
+        self.peak = self.peak.max(in_use);
+        if self.purged == 0 && self.allowance == 0 {
+            return false;
+        }
+        let parts = first.run(pools).map(parts_gone).sum();
+        self.learn(parts, source);
+        parts != 0 && self.allowance != 0
+    }
+
+    /// Notes that a pool is taken for small blocks that was not used yet.
+    #[inline]
+    pub(super) fn note_other(&mut self, pool: PoolRef) {
         if self.purged != 0 {
-            let parts_gone = |pool: PoolRef| match pool.has_memory() {
-                true => pool.pool().purged().count_ones() as usize,
-                false => PURGE_PARTS,
-            };
-            self.learn(first.run(pools).map(parts_gone).sum(), source);
+            self.purged = self.purged.saturating_sub(parts_gone(pool));
         }
     }
 
@@ -74,7 +95,7 @@ impl Recall {
             self.purged = 0;
             return;
         }
-        if self.allowance == 0 {
+        if self.earned(source) == 0 {
             self.sunk_at = now;
         }
         let recalled = parts.min(self.purged);
@@ -82,12 +103,18 @@ impl Recall {
         self.allowance += recalled;
     }
 
-    /// The number of pools that may keep their memory beyond the bound.
-    pub(super) fn allowance(&mut self, source: &dyn MemorySource) -> usize {
+    /// The number of pools that may keep their memory beyond the bound, while `in_use` pools are in use.
+    pub(super) fn allowance(&mut self, in_use: usize, source: &dyn MemorySource) -> usize {
+        self.earned(source).min((self.peak + self.peak / RECALL_PEAK_SHARE).saturating_sub(in_use))
+    }
+
+    /// The number of pools that were purged and taken again soon, of late.
+    pub(super) fn earned(&mut self, source: &dyn MemorySource) -> usize {
         if self.allowance != 0 {
             let now = source.now_ms();
             while now.saturating_sub(self.sunk_at) >= RECALL_MS && self.allowance != 0 {
                 self.allowance -= self.allowance.div_ceil(RECALL_DECAY);
+                self.peak -= self.peak / RECALL_DECAY;
                 self.sunk_at += RECALL_MS;
             }
         }
@@ -98,4 +125,9 @@ impl Recall {
     pub(super) const fn forget(&mut self) {
         *self = Self::new();
     }
+}
+
+/// The parts of a free pool that have no memory.
+fn parts_gone(pool: PoolRef) -> usize {
+    if pool.has_memory() { pool.pool().purged().count_ones() as usize } else { PURGE_PARTS }
 }

@@ -39,7 +39,7 @@ impl ArenaTable {
     fn take_side_by_side(&mut self, first: PoolRef, pools: usize, source: &dyn MemorySource) {
         let arena = first.arena();
         let mask = first.run_mask(pools);
-        self.recall.note_taken(first, pools, source);
+        let is_more = self.recall.note_taken(first, pools, self.pools_in_use() + pools, source);
         self.unlink(arena);
         arena.free.set(arena.free.get() & !mask);
         self.free_pools -= pools;
@@ -47,6 +47,9 @@ impl ArenaTable {
         self.dirty_pools -= dirty;
         arena.dirty.set(arena.dirty.get() & !mask);
         self.link(arena);
+        if is_more {
+            self.purge_excess(source);
+        }
     }
 
     fn find_run(&self, pools: usize, align: usize) -> Option<(ArenaRef, usize)> {

@@ -30,12 +30,16 @@ static PIN: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
 /// Blocks may come to stay above the pin. So if much more comes and goes in spite of it, the pin is freed; the end sinks to
 /// what is in use, and the next pin is above that. Each time, twice as much has to come and go before.
 pub(crate) fn watch_malloc() {
-    // Relaxed (all): hints. If threads look at the same time, a look may count twice or not at all.
+    // Relaxed (all but the swaps): hints. If threads look at the same time, a look may count twice or not at all.
     let end = heap_end();
-    let last = END.swap(end, Ordering::Relaxed);
+    let last = END.load(Ordering::Relaxed);
+    if end == last {
+        return;
+    }
+    END.store(end, Ordering::Relaxed);
     let nearest = NEAREST.load(Ordering::Relaxed);
-    if end <= last {
-        if end < last && end < nearest.wrapping_sub(1) {
+    if end < last {
+        if end < nearest.wrapping_sub(1) {
             NEAREST.store(end, Ordering::Relaxed);
         }
         return;
@@ -60,10 +64,9 @@ pub(crate) fn watch_malloc() {
     if is_pinned {
         let _errno = super::KeepErrno::new();
         // SAFETY: whoever takes the pin out frees it.
-        unsafe { libc::free(PIN.swap(null_mut(), Ordering::Relaxed)) };
-    } else if is_near {
+        unsafe { libc::free(PIN.swap(null_mut(), Ordering::AcqRel)) };
+    } else if is_near && pin_malloc(nearest, (nearest + KEEPS_BYTES).min(farthest)) {
         PINS.store(pins + 1, Ordering::Relaxed);
-        pin_malloc((nearest + KEEPS_BYTES).min(farthest));
     }
 }
 
@@ -73,10 +76,10 @@ fn heap_end() -> usize {
     unsafe { libc::sbrk(0) }.addr()
 }
 
-/// Puts the pin near `goal`, above the end of glibc's first heap. Does nothing if the calling thread's blocks come from
-/// another heap.
+/// Puts the pin into glibc's first heap, above `nearest` and near `goal`. Returns `false` if it did not come to lie there:
+/// the calling thread's blocks come from another heap, or from a hole.
 #[cold]
-fn pin_malloc(goal: usize) {
+fn pin_malloc(nearest: usize, goal: usize) -> bool {
     /// glibc maps larger blocks by themselves (its threshold is 128 KiB at the start).
     const STEP_BYTES: usize = 120 << 10;
     /// glibc keeps smaller blocks in lists when they are freed, and looks at the end of its heap only for larger ones.
@@ -94,9 +97,10 @@ fn pin_malloc(goal: usize) {
             }
         }
         let pin = black_box(libc::realloc(black_box(libc::malloc(STEP_BYTES)), PIN_BYTES));
-        // Relaxed: no code reads through it.
-        let unused = if pin.addr() < heap_end() { PIN.swap(pin, Ordering::Relaxed) } else { pin };
-        libc::free(unused);
+        let is_there = (nearest..heap_end()).contains(&pin.addr());
+        // Acquire and Release: pairs with itself. What glibc noted before a pin is seen by the thread that frees it.
+        libc::free(if is_there { PIN.swap(pin, Ordering::AcqRel) } else { pin });
         steps.iter().for_each(|&step| libc::free(step));
+        is_there
     }
 }
