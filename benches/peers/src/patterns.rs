@@ -73,6 +73,16 @@ pub const PATTERNS: &[Pattern] = &[
         &[figure(BETWEEN, bound(100.0, 8.0)), figure(RETURNED, Free)],
     ),
     pattern(
+        "medium-phases-32",
+        "32 threads, 34 sizes of 520 bytes to 1 MiB in turn, 100 MiB each, freed by the neighbour in random order",
+        &[figure(BETWEEN, bound(100.0, 32.0)), figure(RETURNED, Free)],
+    ),
+    pattern(
+        "medium-phases-8",
+        "8 threads, the same sizes in turn, 100 MiB each, own frees in random order",
+        &[figure(BETWEEN, bound(100.0, 8.0)), figure(RETURNED, Free)],
+    ),
+    pattern(
         "idle-threads",
         "1,000 idle threads, one block in each of the 64 classes: 16.5 MiB",
         &[

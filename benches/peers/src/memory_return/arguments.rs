@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The allocators that the patterns run with; the verdicts compare them.
-const COMPARED: [&str; 4] = [BASELINE, "glibc", "jemalloc", "mimalloc3"];
+const COMPARED: [&str; 5] = [BASELINE, "pymalloc-medium", "glibc", "jemalloc", "mimalloc3"];
 
 /// The patterns to run.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ const HELP: &str = "\
 Runs patterns of threads, sizes and phases beside other allocators, and records resident memory over time.
 
   --only A,B         these patterns (see --list)
-  --peers A,B        of glibc, jemalloc and mimalloc3, these; pymalloc is always there
+  --peers A,B        of pymalloc-medium, glibc, jemalloc and mimalloc3, these; pymalloc is always there
   --out DIR          where the report goes (default target/return of this package)
   --no-build         use the workers of the last time
   --list             print the patterns

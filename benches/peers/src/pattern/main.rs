@@ -38,6 +38,8 @@ fn find(name: &str) -> Option<fn()> {
     Some(match name {
         "phases-32-cross" => || phases::classes_in_turn(32, true),
         "phases-8" => || phases::classes_in_turn(8, false),
+        "medium-phases-32" => || phases::medium_in_turn(32, true),
+        "medium-phases-8" => || phases::medium_in_turn(8, false),
         "idle-threads" => idle::one_block_a_class,
         "big-heap-threads" => idle::beside_a_big_heap,
         "pool-burst" => || idle::pool_of_bursts(32, 512),

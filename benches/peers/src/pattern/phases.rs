@@ -3,7 +3,7 @@
 use crate::blocks::Blocks;
 use crate::random::Random;
 use crate::{figure, mark, returning, rss};
-use peers::params::SEED;
+use peers::params::{MEDIUM_BYTES, MEGABYTE_BYTES, SEED};
 use peers::patterns::RETURNED;
 use std::sync::mpsc::channel;
 use std::sync::{Barrier, Mutex};
@@ -14,13 +14,24 @@ const PHASE_BYTES: usize = 100 << 20;
 
 /// Each class in turn: all threads allocate, and then they or their neighbours free.
 pub fn classes_in_turn(threads: usize, cross: bool) {
+    sizes_in_turn(threads, cross, &(8..=512).step_by(8).collect::<Vec<_>>());
+}
+
+/// The same with sizes of 520 bytes to 1 MiB.
+pub fn medium_in_turn(threads: usize, cross: bool) {
+    let runs =
+        MEGABYTE_BYTES.into_iter().filter(|bytes| MEDIUM_BYTES.iter().all(|medium| medium < bytes));
+    sizes_in_turn(threads, cross, &MEDIUM_BYTES.into_iter().chain(runs).collect::<Vec<_>>());
+}
+
+fn sizes_in_turn(threads: usize, cross: bool, sizes: &[usize]) {
     let slots: Vec<Mutex<Option<Blocks>>> = (0..threads).map(|_| Mutex::new(None)).collect();
     let all = Barrier::new(threads);
     let worst = Mutex::new(0.0_f64);
     mark("classes in turn");
     let work = |number: usize| {
         let mut random = Random::new(SEED + number as u64);
-        for bytes in (8..=512).step_by(8) {
+        for &bytes in sizes {
             let mut blocks = Blocks::new(PHASE_BYTES / bytes / threads, || bytes);
             blocks.shuffle(&mut random);
             *slots[number].lock().expect("no thread panics") = Some(blocks);

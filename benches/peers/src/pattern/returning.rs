@@ -19,7 +19,7 @@ unsafe extern "C" {
 /// Asks for the return of all free memory, by the allocator's own means. glibc is asked, too, because it serves the
 /// large blocks of `pymalloc`.
 pub fn request() {
-    #[cfg(feature = "alloc-pymalloc")]
+    #[cfg(any(feature = "alloc-pymalloc", feature = "alloc-pymalloc-medium"))]
     pymalloc::purge();
     #[cfg(feature = "alloc-mimalloc3")]
     // SAFETY: any thread may call it at any time.
@@ -35,7 +35,11 @@ pub fn request() {
             unsafe { mallctl(c"arena.4096.purge".as_ptr(), null_mut(), null_mut(), null_mut(), 0) };
         assert_eq!(status, 0, "jemalloc knows the command");
     }
-    #[cfg(any(feature = "alloc-system", feature = "alloc-pymalloc"))]
+    #[cfg(any(
+        feature = "alloc-system",
+        feature = "alloc-pymalloc",
+        feature = "alloc-pymalloc-medium"
+    ))]
     // SAFETY: any thread may call it at any time.
     unsafe {
         libc::malloc_trim(0);
