@@ -1,6 +1,8 @@
 //! The bound on the memory that stays after the last free of a peak, without a further call: the figure of
 //! `docs/design/10-memory-return.md`.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::test_heap::{Live, TestHeap, alloc, class};
 use crate::base::config::{
     ARENA_BYTES, DIRTY_POOLS_MIN, EMPTY_ARENAS_MIN, INBOX_KNOCK_POOLS, POOL_BYTES, SET_EMPTY_POOLS_MAX, SWEEP_MIN_BYTES,
@@ -9,6 +11,14 @@ use crate::cache::hardened::QUARANTINE_SLOTS;
 use crate::cache::{ThreadCache, capacity_max};
 
 const PEAK_BYTES: usize = 384 << 20;
+
+/// One peak at a time: where memory has to be committed, the parts that go back are mappings of their own, of which Linux
+/// allows 65,530 to a process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Most bytes of arenas that may stay resident with `caches` caches, one of which had a peak of blocks of these sizes.
 /// A pool that a set owns keeps the others of its OS page.
@@ -53,6 +63,7 @@ const SIZES: &[&[usize]] =
 
 #[test]
 fn no_more_than_the_bound_stays_of_a_peak_that_its_thread_freed() {
+    let _one = one_at_a_time();
     for &block_bytes in SIZES {
         let test = TestHeap::new();
         let cache = test.attach();
@@ -63,6 +74,7 @@ fn no_more_than_the_bound_stays_of_a_peak_that_its_thread_freed() {
 
 #[test]
 fn no_more_than_the_bound_stays_of_a_peak_of_a_sleeping_thread() {
+    let _one = one_at_a_time();
     for &block_bytes in SIZES {
         let test = TestHeap::new();
         let (sleeper, other) = (test.attach(), test.attach());
@@ -73,6 +85,7 @@ fn no_more_than_the_bound_stays_of_a_peak_of_a_sleeping_thread() {
 
 #[test]
 fn no_more_than_the_bound_stays_of_a_peak_freed_in_the_order_of_its_addresses() {
+    let _one = one_at_a_time();
     let test = TestHeap::new();
     let cache = test.attach();
     let sizes = SIZES[0];
