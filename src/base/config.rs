@@ -132,11 +132,12 @@ pub(crate) const DIRTY_POOLS_SHARE: usize = 8;
 pub(crate) const PURGE_FROM_POOLS: usize = POOLS_PER_ARENA;
 /// Most arenas whose pools are purged then, so that no thread waits long for the heap's lock.
 pub(crate) const PURGE_ARENAS_MAX: usize = 8;
-/// Beyond that bound, as many more keep their memory as medium blocks wanted within this many milliseconds of a purge …
+/// Further pools may keep their memory, the *allowance*: as many as medium blocks wanted within this many milliseconds of
+/// a purge.
 pub(crate) const RECALL_MS: u64 = 250;
-/// … but with those in use no more than at the recent peak, and one part in this many more …
+/// The allowance and the pools in use together are at most the recent peak, and one part in this many more.
 pub(crate) const RECALL_PEAK_SHARE: usize = 8;
-/// … less one part in this many for each further such time.
+/// After each `RECALL_MS`, the allowance is smaller by one part in this many.
 pub(crate) const RECALL_DECAY: usize = 8;
 
 /// Most arenas that are searched for a run of free pools, before an empty or a new arena is taken.

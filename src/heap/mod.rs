@@ -20,7 +20,7 @@ mod stop;
 
 use core::ptr::NonNull;
 
-use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, POOL_BYTES, SOFT_LIMIT_SHARE};
+use crate::base::config::{ARENA_BYTES, POOL_BYTES, SOFT_LIMIT_SHARE};
 use crate::base::kind::Kind;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_map::AddressMap;
@@ -146,12 +146,7 @@ impl Heap {
                 if !state.may_map(wish) {
                     return None;
                 }
-                // No huge page where memory has to be committed: it would be committed as a whole.
-                let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
-                state.map_arena(&self.map, source, huge)?;
-                if huge && !K::IS_SMALL {
-                    state.arenas.note_huge(source);
-                }
+                state.map_arena_for::<K>(&self.map, source, is_dense)?;
             }
             let pool = match commits(source) {
                 false => state.arenas.take_pool::<K>(source),
@@ -189,10 +184,8 @@ impl Heap {
     /// Takes back pools whose blocks are all home; the caller owned them and their tags are null.
     pub(crate) fn give_pools(&self, pools: impl Iterator<Item = PoolRef>) {
         self.with_state(|state, source| {
-            if state.arenas.give_pools(pools) {
-                state.unmap_surplus(&self.map, source);
-            }
-            state.arenas.purge_excess(source);
+            let any_free = state.arenas.give_pools(pools);
+            state.return_surplus(any_free, &self.map, source);
         });
     }
 

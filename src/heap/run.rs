@@ -13,8 +13,9 @@
 use core::ptr::{self, NonNull};
 
 use super::{Heap, HeapState, MapArena, commits};
-use crate::base::config::{HUGE_FROM_ARENAS, POOL_BYTES};
+use crate::base::config::POOL_BYTES;
 use crate::base::fatal::Impossible;
+use crate::base::kind::Medium;
 use crate::heap::arena::PoolRef;
 use crate::heap::arena_table::commit_pools;
 use crate::heap::pool::{Block, State};
@@ -43,11 +44,7 @@ impl Heap {
             let first = match state.arenas.take_run(size.pools, size.align_pools, source) {
                 Some(first) => first,
                 None if state.may_map(wish) => {
-                    let huge = is_dense && state.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
-                    state.map_arena(&self.map, source, huge)?;
-                    if huge {
-                        state.arenas.note_huge(source);
-                    }
+                    state.map_arena_for::<Medium>(&self.map, source, is_dense)?;
                     state.arenas.take_run(size.pools, size.align_pools, source)?
                 }
                 None => return None,
@@ -138,10 +135,8 @@ impl Heap {
             // Relaxed: no block of the pool is outside, so no thread reads the tag.
             pool.tag().store(ptr::null_mut(), Ordering::Relaxed);
         }
-        if state.arenas.give_run(first, pools) {
-            state.unmap_surplus(&self.map, source);
-        }
-        state.arenas.purge_excess(source);
+        let any_free = state.arenas.give_run(first, pools);
+        state.return_surplus(any_free, &self.map, source);
     }
 
     /// Takes a run for the program, and tells whether it is known to be zero.

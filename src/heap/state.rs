@@ -3,8 +3,9 @@
 
 use core::ptr::{self, NonNull};
 
-use super::{ArenaLimits, MapArena};
-use crate::base::config::{ARENA_BYTES, PURGE_ARENAS_MAX};
+use super::{ArenaLimits, MapArena, commits};
+use crate::base::config::{ARENA_BYTES, HUGE_FROM_ARENAS, PURGE_ARENAS_MAX};
+use crate::base::kind::Kind;
 use crate::heap::arena::{Arena, ArenaRef};
 use crate::heap::arena_map::AddressMap;
 use crate::heap::arena_table::ArenaTable;
@@ -62,7 +63,23 @@ impl HeapState {
         self.forbidden = ArenaLimits { soft: usize::MAX - limits.soft, hard: usize::MAX - limits.hard };
     }
 
-    pub(super) fn map_arena(&mut self, map: &AddressMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
+    /// Maps an arena for blocks of kind `K`. It asks for a huge page if the set that wants it `is_dense`, but not where
+    /// memory has to be committed: it would be committed as a whole.
+    pub(super) fn map_arena_for<K: Kind>(
+        &mut self,
+        map: &AddressMap,
+        source: &dyn MemorySource,
+        is_dense: bool,
+    ) -> Option<()> {
+        let huge = is_dense && self.arenas.counts().mapped >= HUGE_FROM_ARENAS && !commits(source);
+        self.map_arena(map, source, huge)?;
+        if huge && !K::IS_SMALL {
+            self.arenas.note_huge(source);
+        }
+        Some(())
+    }
+
+    fn map_arena(&mut self, map: &AddressMap, source: &dyn MemorySource, huge: bool) -> Option<()> {
         let arena = match self.spare_arenas {
             Some(spare) => {
                 self.spare_arenas = spare.next.take();
@@ -110,9 +127,17 @@ impl HeapState {
         None
     }
 
+    /// Gives back what is too much after pools came back. `any_free` tells whether an arena of theirs is wholly free.
+    pub(super) fn return_surplus(&mut self, any_free: bool, map: &AddressMap, source: &dyn MemorySource) {
+        if any_free {
+            self.unmap_surplus(map, source);
+        }
+        self.arenas.purge_excess(source);
+    }
+
     /// Gives back the wholly free arenas beyond the number that the heap keeps. That number falls with the number of
     /// arenas in use, so one call may give back several.
-    pub(super) fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
+    fn unmap_surplus(&mut self, map: &AddressMap, source: &dyn MemorySource) {
         for _ in 0..PURGE_ARENAS_MAX {
             let Some(arena) = self.arenas.surplus_arena(source) else { return };
             if !self.unmap_arena(arena, map, source) {

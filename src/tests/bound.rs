@@ -12,8 +12,8 @@ use crate::cache::{ThreadCache, capacity_max};
 
 const PEAK_BYTES: usize = 384 << 20;
 
-/// One peak at a time: where memory has to be committed, the parts that go back are mappings of their own, of which Linux
-/// allows 65,530 to a process.
+/// One peak at a time: where memory has to be committed, the parts that go back are mappings of their own, of which
+/// Linux allows 65,530 to a process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {

@@ -28,6 +28,21 @@ fn free_all(live: Vec<Live<Medium>>, cache: &ThreadCache) {
     cache.shrink();
 }
 
+/// Panics unless no more stays than without an allowance.
+fn assert_few(kept: usize) {
+    assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+}
+
+/// Panics unless nearly all of the peak stays.
+fn assert_nearly_all(kept: usize) {
+    assert!(kept >= PEAK_POOLS - AROUND, "{kept} pools");
+}
+
+/// Puts blocks into an order that leaves few pools empty until the end.
+fn scatter(live: &mut [Live<Medium>]) {
+    live.sort_by_key(|block| block.start.addr().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+}
+
 fn pass(test: &TestHeap, ms: u64) {
     test.memory.now_ms.fetch_add(ms, Ordering::Relaxed);
 }
@@ -37,12 +52,12 @@ fn memory_that_is_wanted_again_soon_stays_the_next_time() {
     let test = TestHeap::new();
     let cache = test.attach();
     let first = peak(&test, cache);
-    assert!(first <= DIRTY_POOLS_MIN + AROUND, "{first} pools");
+    assert_few(first);
     pass(&test, RECALL_MS / 2);
     // The second peak pays for it, the third does not.
     for _ in 0..2 {
         let kept = peak(&test, cache);
-        assert!(kept >= PEAK_POOLS - AROUND, "{kept} pools");
+        assert_nearly_all(kept);
         test.check();
     }
     let before = test.heap.bytes_given_back();
@@ -60,7 +75,7 @@ fn memory_that_is_wanted_again_late_goes_back_each_time() {
     let cache = test.attach();
     for _ in 0..3 {
         let kept = peak(&test, cache);
-        assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+        assert_few(kept);
         pass(&test, RECALL_MS + 1);
     }
     cache.release();
@@ -72,7 +87,7 @@ fn the_allowance_sinks_while_time_passes_and_the_heap_is_used() {
     let cache = test.attach();
     peak(&test, cache);
     let mut kept = peak(&test, cache);
-    assert!(kept >= PEAK_POOLS - AROUND, "{kept} pools");
+    assert_nearly_all(kept);
     // A little use each second: enough calls to bring the heap to its bound.
     for _ in 0..8 * RECALL_DECAY {
         pass(&test, RECALL_MS);
@@ -83,7 +98,7 @@ fn the_allowance_sinks_while_time_passes_and_the_heap_is_used() {
         assert!(now <= kept + 16, "{now} after {kept} pools");
         kept = now;
     }
-    assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+    assert_few(kept);
     test.check();
     cache.release();
 }
@@ -96,7 +111,7 @@ fn small_blocks_teach_nothing() {
         fill(cache, 512, PEAK_POOLS * POOL_BYTES).into_iter().for_each(|block: Live| block.free(cache));
         cache.shrink();
         let kept = test.dirty_pools();
-        assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+        assert_few(kept);
     }
     cache.release();
 }
@@ -108,7 +123,7 @@ fn classes_in_turn_keep_no_more_than_the_recent_peak_had_in_use() {
     let mut most = 0;
     for block_bytes in [600, 4096, 5120, 12_000, 32_768, 900, 20_000, 2048].into_iter().cycle().take(24) {
         let mut live = fill_medium(cache, block_bytes, PEAK_POOLS * POOL_BYTES);
-        live.sort_by_key(|block| block.start.addr().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        scatter(&mut live);
         most = most.max(test.heap.with_state(|state, _| state.arenas.pools_in_use()));
         free_all(live, cache);
         let (kept, bound) = (test.dirty_pools(), most + most / RECALL_PEAK_SHARE);
@@ -124,7 +139,7 @@ fn a_purge_that_the_program_asked_for_teaches_nothing() {
     let cache = test.attach();
     for _ in 0..3 {
         let kept = peak(&test, cache);
-        assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+        assert_few(kept);
         test.purge();
     }
     cache.release();
@@ -141,7 +156,7 @@ fn what_the_os_refused_to_take_teaches_nothing() {
     test.memory.refuse_purge.store(false, Ordering::Relaxed);
     test.memory.refuse_unmap.store(false, Ordering::Relaxed);
     let kept = peak(&test, cache);
-    assert!(kept <= DIRTY_POOLS_MIN + AROUND, "{kept} pools");
+    assert_few(kept);
     test.check();
     cache.release();
 }
@@ -161,9 +176,9 @@ fn runs_that_are_wanted_again_soon_keep_their_memory_the_next_time() {
         test.dirty_pools()
     };
     let first = peak();
-    assert!(first <= DIRTY_POOLS_MIN + AROUND, "{first} pools");
+    assert_few(first);
     let second = peak();
-    assert!(second >= PEAK_POOLS - AROUND, "{second} pools");
+    assert_nearly_all(second);
     test.check();
     test.purge();
 }
@@ -175,7 +190,7 @@ fn a_sweep_that_was_too_early_is_left_out_the_next_time() {
     // Frees all blocks in an order that leaves few pools empty until the end, and returns the bytes that went back.
     let scattered = || {
         let (last, mut freed) = one_in(48, fill_medium(cache, 5120, 96 << 20));
-        freed.sort_by_key(|block| block.start.addr().wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        scatter(&mut freed);
         free_medium(cache, freed);
         let given_back = test.heap.bytes_given_back();
         free_all(last, cache);

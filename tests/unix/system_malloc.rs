@@ -1,5 +1,5 @@
-//! How the system's `malloc` treats large blocks while the small ones are elsewhere. These tests run without libtest, one
-//! after the other: only the heap of the main thread is watched, and what they change in it stays.
+//! How the system's `malloc` treats large blocks while the small ones are elsewhere. These tests run without libtest,
+//! one after the other: only the heap of the main thread is watched, and what they change in it stays.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;

@@ -45,8 +45,8 @@ impl ArenaTable {
     /// Purges dirty pools if more than an arena's worth are too many, of a few arenas: so no thread waits long for the
     /// lock, and pools that come back one by one share a call of the OS.
     ///
-    /// Some dirty pools may not go: the OS refuses (a program may lock its memory), or they share an OS page with a pool
-    /// in use. As many as were left once are not tried again until more are too many.
+    /// Some dirty pools may not go: the OS refuses (a program may lock its memory), or they share an OS page with a
+    /// pool in use. As many as were left once are not tried again until more are too many.
     pub(crate) fn purge_excess(&mut self, source: &dyn MemorySource) {
         let excess = self.excess(0, source);
         self.stuck = self.stuck.min(excess);

@@ -1,17 +1,18 @@
 //! Memory that went back to the OS, and that medium blocks wanted again soon after.
 //!
 //! Free pools beyond a bound lose their memory at once (`purging`). A program that frees many medium blocks, and soon
-//! allocates as many, would pay for that with page faults, each time: one for each 4 KiB, so several for a block. So the
-//! bound learns. Parts of pools that medium blocks get within `RECALL_MS` of a purge were purged too early; as many more
-//! may keep their memory from now on. This allowance sinks by one part in `RECALL_DECAY` every `RECALL_MS`.
+//! allocates as many, would pay for that with page faults, each time: one for each 4 KiB, so several for a block. So
+//! the bound learns. Parts of pools that medium blocks get within `RECALL_MS` of a purge were purged too early; as many
+//! more may keep their memory from now on. This allowance sinks by one part in `RECALL_DECAY` every `RECALL_MS`.
 //!
-//! For small blocks the bound learns nothing: the same page fault serves eight of them at least, so the memory is worth
-//! more than the time.
+//! Small blocks teach the bound nothing: one page fault serves eight of them at least, so the memory is worth more than
+//! the time. What they take is only no longer counted as purged.
 //!
 //! # Invariants
 //! - *Earned*: the allowance never exceeds what was purged and taken again soon.
-//! - *Peak*: with it, no more pools have memory than were in use at the recent peak. Otherwise, memory of one size class
-//!   would stay beside that of the next, which needs its pools in another arrangement.
+//! - *Peak*: because of it, no more pools have memory than were in use at the recent peak, and one part in
+//!   `RECALL_PEAK_SHARE` more. Otherwise, memory of one size class would stay beside that of the next, which needs its
+//!   pools in another arrangement.
 
 use crate::base::config::{POOLS_PER_ARENA, PURGE_PARTS, RECALL_DECAY, RECALL_MS, RECALL_PEAK_SHARE};
 use crate::heap::arena::PoolRef;
@@ -52,8 +53,8 @@ impl Recall {
         self.purged = self.purged.saturating_sub(parts);
     }
 
-    /// Notes that `pools` pools are taken for medium blocks, from `first` on, that were not used yet. With them, `in_use`
-    /// are in use. Returns whether the heap has more memory now because of an allowance.
+    /// Notes that `pools` pools are taken for medium blocks, from `first` on, that were not used yet. With them,
+    /// `in_use` are in use. Returns whether the heap has more memory now because of an allowance.
     #[inline]
     pub(super) fn note_taken(
         &mut self,
@@ -95,7 +96,8 @@ impl Recall {
             self.purged = 0;
             return;
         }
-        if self.earned(source) == 0 {
+        self.sink(now);
+        if self.allowance == 0 {
             self.sunk_at = now;
         }
         let recalled = parts.min(self.purged);
@@ -111,14 +113,18 @@ impl Recall {
     /// The number of pools that were purged and taken again soon, of late.
     pub(super) fn earned(&mut self, source: &dyn MemorySource) -> usize {
         if self.allowance != 0 {
-            let now = source.now_ms();
-            while now.saturating_sub(self.sunk_at) >= RECALL_MS && self.allowance != 0 {
-                self.allowance -= self.allowance.div_ceil(RECALL_DECAY);
-                self.peak -= self.peak / RECALL_DECAY;
-                self.sunk_at += RECALL_MS;
-            }
+            self.sink(source.now_ms());
         }
         self.allowance / PURGE_PARTS
+    }
+
+    /// Lowers the allowance and the peak by what passed since they sank last.
+    fn sink(&mut self, now: u64) {
+        while now.saturating_sub(self.sunk_at) >= RECALL_MS && self.allowance != 0 {
+            self.allowance -= self.allowance.div_ceil(RECALL_DECAY);
+            self.peak -= self.peak / RECALL_DECAY;
+            self.sunk_at += RECALL_MS;
+        }
     }
 
     /// Forgets everything.

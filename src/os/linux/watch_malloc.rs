@@ -27,8 +27,8 @@ static PIN: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
 /// *pin*, above the place to which the end sinks. A higher threshold of glibc's would hold for each of its heaps (eight
 /// per core); this bounds the memory that is kept. `malloc_trim` still reaches the memory below the pin.
 ///
-/// Blocks may come to stay above the pin. So if much more comes and goes in spite of it, the pin is freed; the end sinks to
-/// what is in use, and the next pin is above that. Each time, twice as much has to come and go before.
+/// Blocks may come to stay above the pin. If much more comes and goes in spite of it, the pin is freed. The end sinks
+/// to what is in use, and the next pin is above that. Each time, twice as much has to come and go before.
 pub(crate) fn watch_malloc() {
     // Relaxed (all but the swaps): hints. If threads look at the same time, a look may count twice or not at all.
     let end = heap_end();
@@ -76,8 +76,8 @@ fn heap_end() -> usize {
     unsafe { libc::sbrk(0) }.addr()
 }
 
-/// Puts the pin into glibc's first heap, above `nearest` and near `goal`. Returns `false` if it did not come to lie there:
-/// the calling thread's blocks come from another heap, or from a hole.
+/// Puts the pin into glibc's first heap, above `nearest` and near `goal`. Returns `false` if it did not come to lie
+/// there: the calling thread's blocks come from another heap, or from a hole.
 #[cold]
 fn pin_malloc(nearest: usize, goal: usize) -> bool {
     /// glibc maps larger blocks by themselves (its threshold is 128 KiB at the start).
