@@ -190,6 +190,98 @@ fn threads_come_and_go_and_sleep_while_graphs_are_taken() {
     });
 }
 
+/// Each of them waits for locks that the one before it holds, and has to be stopped there.
+#[test]
+fn many_threads_take_graphs_at_once() {
+    alone("many_threads_take_graphs_at_once", || {
+        let _session = start();
+        let barrier = Barrier::new(5);
+        thread::scope(|scope| {
+            for number in 0..5 {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    barrier.wait();
+                    for _ in 0..3 {
+                        let config = if number == 4 { Config::new().in_process() } else { Config::new() };
+                        let graph = graph::take(config).expect("a graph");
+                        assert_eq!(own_leaks(&graph), 0, "{}", graph.leaks().top(2));
+                    }
+                });
+            }
+        });
+    });
+}
+
+/// The allocator's own threads block all signals; what they alone refer to is held.
+#[test]
+fn graphs_are_taken_beside_the_allocators_own_threads() {
+    alone("graphs_are_taken_beside_the_allocators_own_threads", || {
+        let _session = start();
+        let file = |name: &str| std::env::temp_dir().join(format!("pymalloc-graph-{}.{name}", std::process::id()));
+        let every = std::time::Duration::from_millis(1);
+        let purge = pymalloc::PurgeThread::start(pymalloc::PurgeConfig::new().interval(every)).expect("a thread");
+        let timeline = trace::TimelineConfig::new().interval(every);
+        let timeline = trace::Timeline::start(file("timeline"), timeline).expect("a thread");
+        let server = trace::serve(file("socket")).expect("a socket");
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let stop = &stop;
+            scope.spawn(move || {
+                // Holds and frees, so that there is something to purge and to sample.
+                while !stop.load(Ordering::Relaxed) {
+                    black_box((0..2000).map(|number| Box::new([number; 9])).collect::<Vec<_>>());
+                }
+            });
+            let _stops = StopOnDrop(stop);
+            for round in 0..10 {
+                let config = if round % 5 == 4 { Config::new().in_process() } else { Config::new() };
+                let graph = graph::take(config).expect("a graph");
+                assert!(graph.threads_left().is_empty(), "{:?}", graph.threads_left());
+                assert_eq!(own_leaks(&graph), 0, "round {round}: {}", graph.leaks().top(2));
+                let own = |held: &(trace::Traceback, _, _)| {
+                    held.0.frames().iter().any(|f| f.function().contains("PurgeThread"))
+                };
+                assert!(!graph.only_from_foreign().iter().any(own), "round {round}: {:?}", graph.only_from_foreign());
+            }
+        });
+        timeline.stop().expect("a whole timeline");
+        drop(server);
+        purge.stop();
+        std::fs::remove_file(file("timeline")).expect("a file");
+    });
+}
+
+/// A thread that blocks signals for a moment may wait for one of the allocator's locks in that moment.
+#[test]
+fn threads_that_allocate_with_signals_blocked_are_stopped_between() {
+    alone("threads_that_allocate_with_signals_blocked_are_stopped_between", || {
+        let _session = start();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let stop = &stop;
+            for _ in 0..2 {
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        // SAFETY: plain data, of which zero is a valid value; a mask of the thread's own.
+                        unsafe {
+                            let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = std::mem::zeroed();
+                            libc::sigfillset(&mut all);
+                            libc::pthread_sigmask(libc::SIG_BLOCK, &all, &mut before);
+                            black_box((0..200).map(|number| Box::new([number; 5])).collect::<Vec<_>>());
+                            libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+                        }
+                        thread::yield_now();
+                    }
+                });
+            }
+            let _stops = StopOnDrop(stop);
+            for _ in 0..10 {
+                assert_eq!(own_leaks(&take()), 0);
+            }
+        });
+    });
+}
+
 struct Late(Box<[u64; 6]>);
 
 impl Drop for Late {

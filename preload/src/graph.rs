@@ -17,7 +17,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use pymalloc_core::graph::{self, Config, HeapGraph};
-use pymalloc_core::raw::{Descriptor, NoCancellation};
+use pymalloc_core::raw::{AtWork, Descriptor, NoCancellation};
 use pymalloc_core::trace;
 
 use crate::kept::{self, File};
@@ -104,16 +104,17 @@ fn start_thread() -> bool {
 }
 
 extern "C" fn wait(_: *mut c_void) -> *mut c_void {
+    let mut at_work = AtWork::begin(c"pymalloc-graph");
     let mut done = 0;
     loop {
         // Relaxed: a count.
         let come = SIGNALS.load(Ordering::Relaxed);
         if come == done {
+            let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
             // SAFETY: the word lives as long as the program; the kernel only reads it.
-            unsafe {
-                let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-                libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), wait, done, core::ptr::null::<libc::timespec>());
-            }
+            at_work.rest(|| unsafe {
+                libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), wait, done, core::ptr::null::<libc::timespec>())
+            });
             continue;
         }
         done = come;

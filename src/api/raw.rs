@@ -21,6 +21,7 @@ use crate::sync::Ordering;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 pub use crate::os::{Descriptor, Identity, NoCancellation};
+pub use crate::protocols::own_threads::AtWork;
 
 /// Whether even requests of at most 8 bytes are aligned to 16. GCC relies on that where its `MALLOC_ABI_ALIGNMENT` is
 /// 16 bytes, as on aarch64; on x86-64 it is 8.

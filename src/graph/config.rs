@@ -20,11 +20,11 @@ pub struct Config {
 }
 
 impl Config {
-    /// Scans in a copy of the process, waits a second for the threads to stop, and fails if one can't be stopped.
+    /// Scans in a copy of the process, waits five seconds for the threads to stop, and fails if one can't be stopped.
     ///
     /// If the system makes no copy, the process itself is scanned.
     pub const fn new() -> Self {
-        Self { in_process: false, patience: Duration::from_secs(1), goes_on: false }
+        Self { in_process: false, patience: Duration::from_secs(5), goes_on: false }
     }
 
     /// Scans in the process itself, while its threads stand still: the pause is longer, but no copy is needed.
@@ -35,7 +35,7 @@ impl Config {
         self
     }
 
-    /// Sets how long to wait for the threads to stop; by default a second.
+    /// Sets how long to wait for the threads to stop; by default five seconds.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
@@ -71,7 +71,7 @@ pub enum Error {
     Unsupported,
     /// The call came from a fork handler.
     Forking,
-    /// These threads, by the kernel's numbers, block the signal or did not stop in time.
+    /// These threads, by the kernel's numbers, block the signal all the time or did not stop in time.
     NotStopped {
         /// The kernel's numbers of the threads.
         threads: Vec<u32>,

@@ -8,6 +8,11 @@
 //! meanwhile leaves the list. A thread that blocks the signal, or does not arrive in time, is *left*: its call is
 //! abandoned, so that it touches nothing if it arrives later.
 //!
+//! A thread may block signals only for a moment, and wait for one of the locks meanwhile. So a thread that is found to
+//! block the signal is no reason to give up, but to let all go on and to begin anew ([`Failure::Blocks`]).
+//!
+//! The allocator's own threads block all signals. They rest instead (`protocols/own_thread.rs`).
+//!
 //! # Signal safety
 //! The handler allocates nothing, takes no lock and reads no thread-local with a destructor. All other signals are
 //! blocked while it runs, and it keeps `errno`. It may have interrupted anything, for example the C library's `malloc`
@@ -24,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::os::tasks::{self, Interrupted, Receiver, Task};
 use crate::os::{self, MemorySource, SystemMemory};
+use crate::protocols::own_threads::{self, OwnThreadsRest};
 use crate::protocols::summons::{Call, Summons};
 use crate::trace::access::Mapped;
 
@@ -31,9 +37,9 @@ use crate::trace::access::Mapped;
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
 /// Looks at a thread that blocks the signal, before it is left.
-const LOOKS: usize = 20;
+pub(super) const LOOKS: usize = 20;
 /// How long a wait for one thread lasts before the kernel is asked about it.
-const LOOK: Duration = Duration::from_millis(5);
+pub(super) const LOOK: Duration = Duration::from_millis(5);
 
 static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
 /// Calls so far; written only while all locks are held.
@@ -79,17 +85,19 @@ impl Receiver for Stand {
     }
 }
 
-/// The threads that block the signal.
+/// The threads of the program that block the signal.
 pub(super) fn blocking(signal: c_int) -> Vec<u32> {
     let mut threads = Vec::new();
     // An error can be ignored here: `stop` lists the threads again, and reports it.
     let _ = tasks::each_task(|thread| threads.push(thread));
+    let own = os::thread_id();
+    threads.retain(|&thread| thread != own);
     // A thread that starts a thread or a process blocks signals for a moment, so it is looked at several times.
     for look in 0..LOOKS {
         if look > 0 && !threads.is_empty() {
             std::thread::sleep(LOOK);
         }
-        threads.retain(|&thread| tasks::task(thread, signal) == Task::Blocks);
+        threads.retain(|&thread| !own_threads::is_own(thread) && tasks::task(thread, signal) == Task::Blocks);
     }
     threads
 }
@@ -97,6 +105,8 @@ pub(super) fn blocking(signal: c_int) -> Vec<u32> {
 /// Why threads could not be stopped.
 pub(super) enum Failure {
     Memory,
+    /// A thread blocks the signal, perhaps only for the moment.
+    Blocks,
     /// There is no list of threads; the system's error number.
     NoList(c_int),
 }
@@ -118,9 +128,21 @@ pub(super) struct Stopped {
     pub(super) left: Mapped<u32>,
 }
 
-/// Stops the other threads, except those that are known to block the signal. Waits up to `patience` for each round of
-/// new threads. The caller holds all locks of the crate and blocks all signals.
-pub(super) fn stop(signal: c_int, patience: Duration, blocking: &[u32]) -> Result<Stopped, Failure> {
+/// How threads are stopped.
+pub(super) struct Order<'order> {
+    pub(super) signal: c_int,
+    /// How long to wait for each round of new threads.
+    pub(super) patience: Duration,
+    /// The threads that are known to block the signal.
+    pub(super) blocking: &'order [u32],
+    pub(super) own_threads: &'order OwnThreadsRest,
+    /// Whether to begin anew if another thread blocks the signal.
+    pub(super) again: bool,
+}
+
+/// Stops the other threads, except those that are known to block the signal. The caller holds all locks of the crate
+/// and blocks all other signals.
+pub(super) fn stop(order: &Order<'_>) -> Result<Stopped, Failure> {
     // Relaxed (both): one caller at a time, under all locks.
     let call = Call::of_number(CALLS.load(Ordering::Relaxed).wrapping_add(1));
     CALLS.store(call.number(), Ordering::Relaxed);
@@ -131,7 +153,7 @@ pub(super) fn stop(signal: c_int, patience: Duration, blocking: &[u32]) -> Resul
         let mut enough = Some(());
         let listed = tasks::each_task(|thread| {
             if thread != own && !stopped.called.iter().any(|called| called.thread == thread) {
-                enough = enough.and_then(|()| stopped.call(thread, signal, blocking));
+                enough = enough.and_then(|()| stopped.call(thread, order));
             }
         });
         listed.map_err(Failure::NoList)?;
@@ -139,17 +161,21 @@ pub(super) fn stop(signal: c_int, patience: Duration, blocking: &[u32]) -> Resul
         if stopped.called.len() == first {
             return Ok(stopped);
         }
-        let deadline = Instant::now() + patience;
+        let deadline = Instant::now() + order.patience;
         for index in first..stopped.called.len() {
-            stopped.wait(index, signal, deadline).ok_or(Failure::Memory)?;
+            stopped.wait(index, order, deadline)?;
         }
     }
 }
 
 impl Stopped {
     /// Calls a thread that is new; `None` without memory.
-    fn call(&mut self, thread: u32, signal: c_int, blocking: &[u32]) -> Option<()> {
-        if blocking.contains(&thread) {
+    fn call(&mut self, thread: u32, order: &Order<'_>) -> Option<()> {
+        if let Some(stack) = order.own_threads.stack_of(thread) {
+            self.standing.push(Interrupted { thread, saved: stack, ..Interrupted::default() })?;
+            return self.called.push(Called { thread, summons: None });
+        }
+        if order.blocking.contains(&thread) {
             self.left.push(thread)?;
             return self.called.push(Called { thread, summons: None });
         }
@@ -158,7 +184,7 @@ impl Stopped {
         summons.call(self.call);
         self.called.push(Called { thread, summons: Some(index) })?;
         let number = index << 32 | self.call.number() as usize;
-        match tasks::send(thread, signal, number) {
+        match tasks::send(thread, order.signal, number) {
             Ok(()) => Some(()),
             Err(error) => {
                 summons.abandon(self.call);
@@ -168,26 +194,36 @@ impl Stopped {
         }
     }
 
-    /// Waits until a called thread stands, has ended, or can't be waited for any longer; `None` without memory.
-    fn wait(&mut self, index: usize, signal: c_int, deadline: Instant) -> Option<()> {
-        let Called { thread, summons: Some(number) } = *self.called.get(index)? else { return Some(()) };
-        let summons = summons(number)?;
-        loop {
+    /// Waits until a called thread stands, has ended, or can't be waited for any longer.
+    fn wait(&mut self, index: usize, order: &Order<'_>, deadline: Instant) -> Result<(), Failure> {
+        let called = self.called.get_mut(index).ok_or(Failure::Memory)?;
+        let Some(summons) = called.summons.and_then(summons) else { return Ok(()) };
+        let thread = called.thread;
+        let said = loop {
             if let Some(said) = summons.stands(self.call) {
-                return self.standing.push(said);
+                break said;
             }
             let rest = deadline.saturating_duration_since(Instant::now());
             summons.wait_for(self.call, rest.min(LOOK));
-            let about = if summons.stands(self.call).is_some() { Task::Runs } else { tasks::task(thread, signal) };
-            if about != Task::Gone && !rest.is_zero() {
+            if summons.stands(self.call).is_some() {
+                continue;
+            }
+            let about = tasks::task(thread, order.signal);
+            let waits_on = match about {
+                Task::Gone => false,
+                Task::Blocks if order.again => return Err(Failure::Blocks),
+                Task::Blocks | Task::Runs => !rest.is_zero(),
+            };
+            if waits_on {
                 continue;
             }
             if let Some(said) = summons.abandon(self.call) {
-                return self.standing.push(said);
+                break said;
             }
-            self.called.get_mut(index)?.summons = None;
-            return if about == Task::Gone { Some(()) } else { self.left.push(thread) };
-        }
+            called.summons = None;
+            return if about == Task::Gone { Ok(()) } else { self.left.push(thread).ok_or(Failure::Memory) };
+        };
+        self.standing.push(said).ok_or(Failure::Memory)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Takes a graph of a running program.
 
+use core::ffi::c_int;
 use core::hint::black_box;
 use std::time::Instant;
 
@@ -8,17 +9,27 @@ use super::config::{Config, Error};
 use super::found::{Module, Received};
 use super::modules;
 use super::scan::{self, Input, ScanError};
-use super::stop::{self, Failure, Stand};
+use super::stop::{self, Failure, Order, Stand};
 use super::{HeapGraph, Progress};
 use crate::os;
 use crate::os::fork::AllLocks;
 use crate::os::tasks::{self, Interrupted};
+use crate::protocols::own_threads::OwnThreadsRest;
 use crate::trace::access::{self, Busy};
 
 /// The scan, once the threads go on: under way in a copy, or done.
 enum Scan {
     Copy(scan::Copied),
     InProcess(scan::InProcess),
+}
+
+/// What came of one attempt to stop the other threads.
+enum Attempt {
+    Done(Scan),
+    /// Some could not be stopped, and without them nothing is wanted.
+    NotStopped,
+    /// One blocks the signal, perhaps only for the moment.
+    Again,
 }
 
 /// What was done while the other threads stood still: the scan, and what is known of the threads.
@@ -82,20 +93,44 @@ const fn of_scan(error: ScanError) -> Error {
 /// itself.
 fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
     let signal = tasks::signal_for::<Stand>().ok_or(Error::NoSignal)?;
+    let mut looks = stop::LOOKS;
+    loop {
+        looks -= 1;
+        if let Some(stood) = stand_once(signal, config, own, modules, looks > 0)? {
+            return Ok(stood);
+        }
+        std::thread::sleep(stop::LOOK);
+    }
+}
+
+/// As [`stand`]; `None` if that is to be tried again, which `again` allows.
+fn stand_once(
+    signal: c_int,
+    config: Config,
+    own: Interrupted,
+    modules: &[Module],
+    again: bool,
+) -> Result<Option<Stood>, Error> {
     let blocking = stop::blocking(signal);
+    // Before the other locks: such a thread at work may be waiting for any of them.
+    let own_threads = OwnThreadsRest::wait().ok_or(Error::Forking)?;
+    let order = Order { signal, patience: config.patience, blocking: &blocking, own_threads: &own_threads, again };
     // Room for numbers of threads: nothing is allocated while they stand.
     let (mut threads, mut left) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 16));
     let begun = Instant::now();
-    let result = tasks::with_signals_blocked(|| {
+    // Another thread that takes a graph must be able to stop this one while it waits for the locks.
+    let result = tasks::with_other_signals_blocked(signal, || {
         let locks = AllLocks::take().ok_or(Error::Forking)?;
-        let stopped = stop::stop(signal, config.patience, &blocking).map_err(|failure| match failure {
-            Failure::Memory => Error::OutOfMemory,
-            Failure::NoList(error) => Error::System(error),
-        })?;
+        let stopped = match stop::stop(&order) {
+            Ok(stopped) => stopped,
+            Err(Failure::Blocks) => return Ok(Attempt::Again),
+            Err(Failure::Memory) => return Err(Error::OutOfMemory),
+            Err(Failure::NoList(error)) => return Err(Error::System(error)),
+        };
         let room = left.capacity();
         left.extend(stopped.left.iter().copied().take(room));
         if !left.is_empty() && !config.goes_on {
-            return Ok(None);
+            return Ok(Attempt::NotStopped);
         }
         let room = threads.capacity();
         threads.extend(core::iter::once(own.thread).chain(stopped.standing.iter().map(|said| said.thread)).take(room));
@@ -104,12 +139,13 @@ fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, 
         let scan = unsafe { run(config, &input) };
         drop(stopped);
         drop(locks);
-        scan.map(Some)
+        scan.map(Attempt::Done)
     })?;
     let pause = begun.elapsed();
     match result {
-        Some(scan) => Ok(Stood { scan, threads, left, pause }),
-        None => Err(Error::NotStopped { threads: left }),
+        Attempt::Done(scan) => Ok(Some(Stood { scan, threads, left, pause })),
+        Attempt::NotStopped => Err(Error::NotStopped { threads: left }),
+        Attempt::Again => Ok(None),
     }
 }
 

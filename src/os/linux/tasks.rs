@@ -4,7 +4,6 @@
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicI32, Ordering};
 use std::io::Write;
 
 use super::{Descriptor, KeepErrno};
@@ -22,6 +21,7 @@ pub(crate) struct Interrupted {
     /// An address on the thread's stack, below all registers that the kernel saved there.
     pub(crate) saved: usize,
     pub(crate) pc: usize,
+    /// The stack pointer; 0 if it is not known which part of the stack is in use.
     pub(crate) sp: usize,
     pub(crate) bp: usize,
     /// The C library's block of the thread (`thread_token`).
@@ -35,10 +35,6 @@ pub(crate) trait Receiver {
     /// Runs inside a signal handler, with all signals blocked.
     fn receive(number: usize, interrupted: Interrupted);
 }
-
-/// The signal that stops threads; 0 before there is one. Its handler stays for ever: a thread that blocked the signal
-/// may get it at any later time, and the default action would end the process.
-static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
 extern "C" fn handler<R: Receiver>(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let _errno = KeepErrno::new();
@@ -94,6 +90,9 @@ pub(crate) fn thread_pointer() -> usize {
 }
 
 /// The signal that calls `R`: a real-time one that the program does not use; `None` if there is none.
+///
+/// Its handler stays for ever: a thread that blocked the signal may get it at any later time, and the default action
+/// would end the process.
 pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
     let ours = handler::<R> as *const () as libc::sighandler_t;
     let action_of = |signal: c_int| {
@@ -103,13 +102,9 @@ pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
             (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
         }
     };
-    // Relaxed (both): only the thread that holds the session's lock writes it.
-    let known = SIGNAL.load(Ordering::Relaxed);
-    if known != 0 && action_of(known) == Some(ours) {
-        return Some(known);
-    }
     let mut signals = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
-    let signal = signals.find(|&signal| action_of(signal) == Some(libc::SIG_DFL))?;
+    let signal =
+        signals.find(|&signal| action_of(signal).is_some_and(|found| found == libc::SIG_DFL || found == ours))?;
     // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. It runs on no
     // alternate stack: the scan would not see registers that the kernel saves there.
     let installed = unsafe {
@@ -119,7 +114,6 @@ pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
         libc::sigfillset(&mut action.sa_mask);
         libc::sigaction(signal, &action, ptr::null_mut()) == 0
     };
-    SIGNAL.store(signal, Ordering::Relaxed);
     installed.then_some(signal)
 }
 
@@ -220,9 +214,9 @@ fn each_name(mut entries: &[u8], mut visit: impl FnMut(&[u8])) {
     }
 }
 
-/// Runs `body` with all signals blocked for the calling thread.
-pub(crate) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
-    super::threads::with_signals_blocked(body)
+/// Runs `body` with all signals but one blocked for the calling thread.
+pub(crate) fn with_other_signals_blocked<R>(signal: c_int, body: impl FnOnce() -> R) -> R {
+    super::threads::with_other_signals_blocked(Some(signal), body)
 }
 
 /// The two ends of a pipe: to read, to write. Closed at `exec`.
@@ -335,7 +329,7 @@ mod tests {
         let (send, receive) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            with_signals_blocked(|| {
+            super::super::threads::with_signals_blocked(|| {
                 send.send(super::super::thread_id()).expect("the test waits");
                 ended.recv().expect_err("the other end is dropped");
             });

@@ -170,11 +170,19 @@ impl OwnThread {
 
 /// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
 pub(super) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    with_other_signals_blocked(None, body)
+}
+
+/// Runs `body` with all signals blocked, except `signal` if there is one.
+pub(super) fn with_other_signals_blocked<R>(signal: Option<c_int>, body: impl FnOnce() -> R) -> R {
     // SAFETY: plain data, of which zero is a valid value.
     let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
-    // SAFETY: both write to what is ours.
+    // SAFETY: all write to what is ours.
     unsafe {
         libc::sigfillset(&mut all);
+        if let Some(signal) = signal {
+            libc::sigdelset(&mut all, signal);
+        }
         libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
     }
     let result = body();
