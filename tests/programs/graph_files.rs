@@ -4,7 +4,7 @@
 //! the crate's; with `PYMALLOC_GRAPH_FOLDER` the file and the sizes are left there, for `tests/memlab.sh`, and
 //! `PYMALLOC_GRAPH_BLOCKS` says how many blocks it has.
 #![cfg(target_os = "linux")]
-#![allow(clippy::vec_box, reason = "the boxes are what is looked at")]
+#![allow(clippy::vec_box, clippy::type_complexity, reason = "the boxes are what is looked at")]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -24,7 +24,7 @@ pub(crate) const fn page_bytes() -> usize {
 
 pub(crate) fn reserve(bytes: usize, align: usize) -> Option<NonNull<u8>> {
     let _errno = KeepErrno::new();
-    let spare_bytes = if align <= GRANULARITY_BYTES { 0 } else { align - GRANULARITY_BYTES };
+    let spare_bytes = align.saturating_sub(GRANULARITY_BYTES);
     let all_bytes = bytes.checked_add(spare_bytes)?;
     // SAFETY: new addresses of the system's choice disturb nothing.
     let start = unsafe { sys::VirtualAlloc(ptr::null_mut(), all_bytes, sys::MEM_RESERVE, sys::PAGE_NOACCESS) };
