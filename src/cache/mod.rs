@@ -91,8 +91,6 @@ pub(crate) struct ThreadCache {
     thread: Cell<u32>,
     /// Why the magazines are poisoned, as bits: [`POISON_ALL`], [`POISON_OWN`].
     poison: DoorCell<u8>,
-    /// One per class, by the class's index: small classes, then medium ones.
-    magazines: [Magazine; MAGAZINES],
     shapes: [Shape; CLASS_COUNT],
     depots: [Depot; CLASS_COUNT],
     allocations: Allocations,
@@ -102,7 +100,10 @@ pub(crate) struct ThreadCache {
     first_slots: [[Slot; 1 + MAGAZINE_SLOTS_MIN]; CLASS_COUNT],
     /// What the feature `hardened` adds.
     pub(crate) hardened: PerThread,
-    /// The part for medium classes: not touched without the allocator `Medium`.
+    /// One per class, by the class's index: small classes, then medium ones. From the medium ones on, nothing is touched
+    /// without the allocator `Medium`.
+    magazines: [Magazine; MAGAZINES],
+    /// The rest for medium classes.
     medium: PerMediumClass,
 }
 
