@@ -55,7 +55,7 @@ impl ThreadCache {
         let large = self.large_bytes.load(Ordering::Relaxed).wrapping_add(bytes);
         self.large_bytes.store(large, Ordering::Relaxed);
         if large >= LARGE_BYTES_PER_ROUND {
-            self.age_by_large();
+            self.age_by_large(large);
         }
     }
 
@@ -69,13 +69,13 @@ impl ThreadCache {
 
     #[cold]
     #[inline(never)]
-    fn age_by_large(&self) {
+    fn age_by_large(&self, bytes: usize) {
         // Relaxed: as in `note_large`.
         self.large_bytes.store(0, Ordering::Relaxed);
-        if !os::BYPASS {
-            os::watch_malloc();
-        }
         if let Some(heap) = self.heap.get() {
+            if !os::BYPASS {
+                self.malloc.count(bytes);
+            }
             // Refused if another thread is inside, or if this thread is and a signal handler interrupted it. Then the
             // next round that is due makes up for it.
             self.set.try_enter(heap, |inside| {

@@ -85,6 +85,8 @@ pub(crate) struct ThreadCache {
     /// Bytes of large requests since they last led to visits. Only its thread writes it; in the stand-ins, any thread
     /// does.
     large_bytes: AtomicUsize,
+    /// What the C library's `malloc` does for the thread's large requests. Only its thread calls it.
+    malloc: os::WatchMalloc,
     /// Blocks in the depots.
     depot_blocks: DoorCell<usize>,
     /// The kernel's number of its thread. Under the door.
@@ -108,8 +110,8 @@ pub(crate) struct ThreadCache {
 }
 
 // The sizes that `docs/design/` names.
-#[cfg(all(target_pointer_width = "64", not(any(feature = "__raw", feature = "hardened"))))]
-const _: () = assert!(size_of::<ThreadCache>() == 17_792 && size_of::<Shape>() == 8 && size_of::<Depot>() == 24);
+#[cfg(all(target_os = "linux", target_env = "gnu", not(any(feature = "__raw", feature = "hardened"))))]
+const _: () = assert!(size_of::<ThreadCache>() == 17_920 && size_of::<Shape>() == 8 && size_of::<Depot>() == 24);
 
 // SAFETY: cells are written before the cache is published, or under the door; the rest is atomic.
 unsafe impl Sync for ThreadCache {}
@@ -227,6 +229,7 @@ impl ThreadCache {
             slow_calls: DoorCell::new(0),
             visits: DoorCell::new(0),
             large_bytes: AtomicUsize::new(0),
+            malloc: os::WatchMalloc::new(),
             allocations: Allocations::new(),
             seen: Seen::new(),
             first_slots: [const { [const { AtomicPtr::new(ptr::null_mut()) }; 1 + MAGAZINE_SLOTS_MIN] }; CLASS_COUNT],

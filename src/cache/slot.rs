@@ -85,6 +85,7 @@ unsafe extern "C" fn thread_ended(value: *mut c_void) {
 /// Leaves the calling thread without its cache, for good.
 #[cfg_attr(target_os = "linux", unsafe(link_section = ".text_pymalloc"))]
 fn give_up(cache: &'static ThreadCache) {
+    cache.malloc.end();
     tls::set(&tls::ENDED);
     // Relaxed: as in `attach`.
     if WITHOUT_CACHES.load(Ordering::Relaxed) != 0 {

@@ -38,12 +38,12 @@ pub(crate) use platform::{Callback, PROCESS_DETACH, at_exit, is_ending, when_pro
 #[cfg_attr(not(feature = "__raw"), allow(unreachable_pub, reason = "the preload library's, too"))]
 pub use platform::{Descriptor, Identity};
 pub(crate) use platform::{KeepErrno, OwnThread, report_stderr, start_thread, write_stderr};
+pub(crate) use platform::{
+    WatchMalloc, environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc,
+};
 pub(crate) use platform::{abort, futex_wait, futex_wait_for, futex_wake, on_fork};
 pub(crate) use platform::{at_end, at_start, when_alone};
 pub(crate) use platform::{end_is_told_again, on_thread_end};
-pub(crate) use platform::{
-    environment, on_exit, on_signal, process_id, signal_number, system_malloc, thread_id, trim_malloc, watch_malloc,
-};
 #[cfg(feature = "trace")]
 pub(crate) use platform::{is_readable, open_to_write, resident_set_bytes, working_directory};
 
@@ -71,6 +71,21 @@ pub struct SystemMalloc {
     pub bytes_live: usize,
     /// Bytes taken from the OS that are free.
     pub bytes_free: usize,
+}
+
+/// The watch of a `malloc` that nobody watches.
+#[allow(dead_code, reason = "where glibc's is watched")]
+pub(crate) struct NoWatch;
+
+#[allow(dead_code, clippy::unused_self, reason = "as `WatchMalloc` on Linux")]
+impl NoWatch {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) const fn count(&self, _bytes: usize) {}
+
+    pub(crate) const fn end(&self) {}
 }
 
 /// A range of memory, laid out like an `iovec`.

@@ -59,7 +59,7 @@ pub(crate) fn resident_bytes(_start: NonNull<u8>, _bytes: usize) -> Option<usize
     None
 }
 
-pub(crate) const fn watch_malloc() {}
+pub(crate) use super::NoWatch as WatchMalloc;
 
 pub(crate) fn trim_malloc() {}
 

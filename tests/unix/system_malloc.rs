@@ -1,8 +1,9 @@
 //! How the system's `malloc` treats large blocks while the small ones are elsewhere. These tests run without libtest,
-//! one after the other: only the heap of the main thread is watched, and what they change in it stays.
+//! one after the other: what they change in the main thread's heap stays.
 
 use std::hint::black_box;
 use std::mem::MaybeUninit;
+use std::sync::Barrier;
 
 use pymalloc::Pymalloc;
 
@@ -14,11 +15,11 @@ const PAGE_BYTES: usize = 4096;
 /// What glibc may keep at the end of its heap, by `KEEPS_BYTES`, and by its own threshold of 128 KiB.
 const MOST_BYTES: usize = (4 << 20) + (512 << 10);
 
-fn page_faults() -> usize {
+fn page_faults(whose: libc::c_int) -> usize {
     let mut usage = MaybeUninit::<libc::rusage>::uninit();
     // SAFETY: the call fills the value in.
     let usage = unsafe {
-        assert_eq!(libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr()), 0);
+        assert_eq!(libc::getrusage(whose, usage.as_mut_ptr()), 0);
         usage.assume_init()
     };
     usage.ru_minflt as usize
@@ -53,9 +54,9 @@ fn waves_of_large_blocks_keep_their_memory() {
     const BLOCKS: usize = 60;
     const WAVES: usize = 50;
     let small: Vec<Box<[u64; 16]>> = (0..8192).map(|number| Box::new([number; 16])).collect();
-    let before = page_faults();
+    let before = page_faults(libc::RUSAGE_SELF);
     (0..WAVES).for_each(|_| wave(BLOCKS));
-    let faults = page_faults() - before;
+    let faults = page_faults(libc::RUSAGE_SELF) - before;
     let pages = WAVES * BLOCKS * LARGE_BYTES / PAGE_BYTES;
     assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
     drop(black_box(small));
@@ -70,11 +71,65 @@ fn larger_waves_keep_a_bounded_amount() {
     }
 }
 
+/// Resident bytes that belong to no file.
+fn resident_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+fn threads_waves_keep_their_memory_until_the_threads_end() {
+    const THREADS: usize = 4;
+    const BLOCKS: usize = 60;
+    const WAVES: usize = 50;
+    let before = resident_bytes();
+    let barrier = Barrier::new(THREADS + 1);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                let small: Vec<Box<[u64; 16]>> = (0..2048).map(|number| Box::new([number; 16])).collect();
+                let before = page_faults(libc::RUSAGE_THREAD);
+                (0..WAVES).for_each(|_| wave(BLOCKS));
+                let faults = page_faults(libc::RUSAGE_THREAD) - before;
+                let pages = WAVES * BLOCKS * LARGE_BYTES / PAGE_BYTES;
+                assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
+                drop(black_box(small));
+                (0..5).for_each(|_| wave(2_000));
+                barrier.wait();
+                barrier.wait();
+            });
+        }
+        barrier.wait();
+        let kept = resident_bytes().saturating_sub(before);
+        assert!(kept < THREADS * MOST_BYTES, "{kept} bytes while the threads wait");
+        barrier.wait();
+    });
+    let kept = resident_bytes().saturating_sub(before);
+    // The allocator's own memory of four threads, and glibc's threshold for the heap of each.
+    assert!(kept < THREADS * (1 << 20), "{kept} bytes when the threads have ended");
+}
+
+fn a_heap_that_only_grows_is_given_back_whole() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let before = resident_bytes();
+            (0..3).for_each(|_| wave(5_000));
+            let kept = resident_bytes().saturating_sub(before);
+            assert!(kept < MOST_BYTES, "{kept} bytes");
+        });
+    });
+}
+
 pub(crate) fn main() {
-    let tests: [(&str, fn()); 3] = [
+    let tests: [(&str, fn()); 5] = [
         ("the_memory_of_one_wave_of_large_blocks_goes_back", the_memory_of_one_wave_of_large_blocks_goes_back),
         ("waves_of_large_blocks_keep_their_memory", waves_of_large_blocks_keep_their_memory),
         ("larger_waves_keep_a_bounded_amount", larger_waves_keep_a_bounded_amount),
+        (
+            "threads_waves_keep_their_memory_until_the_threads_end",
+            threads_waves_keep_their_memory_until_the_threads_end,
+        ),
+        ("a_heap_that_only_grows_is_given_back_whole", a_heap_that_only_grows_is_given_back_whole),
     ];
     for (name, test) in tests {
         if std::env::args().any(|argument| argument == "--list") {

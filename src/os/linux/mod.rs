@@ -41,7 +41,7 @@ pub(crate) use system_malloc::{system_malloc, trim_malloc};
 pub(crate) use threads::{OwnThread, end_is_told_again, on_thread_end, start_thread, thread_id, thread_token};
 pub(crate) use wait::{futex_wait, futex_wait_for, futex_wake};
 #[cfg(all(target_env = "gnu", not(feature = "__raw")))]
-pub(crate) use watch_malloc::watch_malloc;
+pub(crate) use watch_malloc::WatchMalloc;
 
 use super::{MemoryRange, SystemMalloc};
 
@@ -73,4 +73,4 @@ impl Drop for KeepErrno {
 /// Other C libraries keep free memory by rules of their own. In the preload library `malloc` is ours, and CPython's
 /// programs gained nothing by this.
 #[cfg(not(all(target_env = "gnu", not(feature = "__raw"))))]
-pub(crate) const fn watch_malloc() {}
+pub(crate) use super::NoWatch as WatchMalloc;

@@ -1,93 +1,169 @@
-//! The end of glibc's first heap, to which large blocks come and go.
+//! The end of the glibc heap to which a thread's large blocks come and go.
 
 use core::hint::black_box;
 use core::ptr::null_mut;
-use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-/// Free memory that glibc may keep at the end of its first heap.
+/// Free memory that glibc may keep at the end of a thread's heap.
 const KEEPS_BYTES: usize = 4 << 20;
-/// Bytes that come back to that end before.
-const REGROWN_BYTES: usize = 2 << 20;
+/// Large requests between two looks, in bytes.
+const LOOK_BYTES: usize = 512 << 10;
+/// A look is *costly* if since the last one the kernel had to give as many bytes, one OS page at a time.
+const COSTLY_BYTES: usize = LOOK_BYTES / 16;
+/// Costly looks before a pin.
+const LOOKS: u32 = 4;
+/// A block of glibc's own heaps: it maps larger ones by themselves (its threshold is 128 KiB at the start).
+const STEP_BYTES: usize = 120 << 10;
+/// glibc keeps smaller blocks in lists when they are freed, and looks at the end of its heap only for larger ones.
+const PIN_BYTES: usize = 2 << 10;
+/// Parts of the address space that are at least as far from each other are not of the same heap of glibc's. (Its heaps
+/// for threads have 64 MiB at most. Its first heap may be larger; then the watch begins anew.)
+const FAR_BYTES: usize = 64 << 20;
 
-/// Where glibc's first heap ended at the last look, and its farthest end.
-static END: AtomicUsize = AtomicUsize::new(0);
-static FARTHEST: AtomicUsize = AtomicUsize::new(0);
-/// The nearest place that it sank to since the last change of the pin: 0 if it did not sink yet.
-static NEAREST: AtomicUsize = AtomicUsize::new(0);
-/// Bytes that came back to the heap since then, and how often there was a pin.
-static REGROWN: AtomicUsize = AtomicUsize::new(0);
-static PINS: AtomicUsize = AtomicUsize::new(0);
-/// The pin, or null.
-static PIN: AtomicPtr<libc::c_void> = AtomicPtr::new(null_mut());
+/// Watches the glibc heap of one thread. If that heap gives memory back again and again, and soon gets it again, the
+/// watch lets it keep up to [`KEEPS_BYTES`] at its end, until the thread ends.
+///
+/// glibc gives back free memory at the end of a heap, but none below a block in use. So the watch puts a small block,
+/// the *pin*, above the place to which the end sinks. A higher threshold of glibc's would hold for each of its heaps
+/// (eight per core), and for ever. `malloc_trim` still reaches the memory below the pin.
+///
+/// Blocks may come to stay above the pin. If the looks stay costly, the pin is freed. The end sinks to what is in use,
+/// and the next pin is above that. Each time, twice as many costly looks have to come before.
+///
+/// Only the thread itself calls it. Its fields are atomic because other threads may hold a reference to it.
+pub(crate) struct WatchMalloc {
+    /// Bytes requested since the last look.
+    requested: AtomicUsize,
+    /// The thread's page faults until the last look.
+    faults: AtomicU64,
+    /// The lowest and the highest place near the end since the watch began anew; 0 for none.
+    lowest: AtomicUsize,
+    highest: AtomicUsize,
+    /// Costly looks since then that found no higher place.
+    costly: AtomicU32,
+    /// How often there was a pin.
+    pins: AtomicU32,
+    /// The pin, or null.
+    pin: AtomicPtr<libc::c_void>,
+}
 
-/// Looks at the end of glibc's first heap. If that heap gives memory back again and again, and soon gets it again, lets
-/// it keep up to [`KEEPS_BYTES`] at its end.
-///
-/// glibc gives back free memory at the end of a heap, but none below a block in use. So this puts a small block, the
-/// *pin*, above the place to which the end sinks. A higher threshold of glibc's would hold for each of its heaps (eight
-/// per core); this bounds the memory that is kept. `malloc_trim` still reaches the memory below the pin.
-///
-/// Blocks may come to stay above the pin. If much more comes and goes in spite of it, the pin is freed. The end sinks
-/// to what is in use, and the next pin is above that. Each time, twice as much has to come and go before.
-pub(crate) fn watch_malloc() {
-    // Relaxed (all but the swaps): hints. If threads look at the same time, a look may count twice or not at all.
-    let end = heap_end();
-    let last = END.load(Ordering::Relaxed);
-    if end == last {
-        return;
-    }
-    END.store(end, Ordering::Relaxed);
-    let nearest = NEAREST.load(Ordering::Relaxed);
-    if end < last {
-        if end < nearest.wrapping_sub(1) {
-            NEAREST.store(end, Ordering::Relaxed);
+impl WatchMalloc {
+    /// Zeroed memory is the same.
+    pub(crate) const fn new() -> Self {
+        Self {
+            requested: AtomicUsize::new(0),
+            faults: AtomicU64::new(0),
+            lowest: AtomicUsize::new(0),
+            highest: AtomicUsize::new(0),
+            costly: AtomicU32::new(0),
+            pins: AtomicU32::new(0),
+            pin: AtomicPtr::new(null_mut()),
         }
-        return;
     }
-    let farthest = FARTHEST.load(Ordering::Relaxed);
-    FARTHEST.store(farthest.max(end), Ordering::Relaxed);
-    if nearest == 0 {
-        return;
+
+    /// Counts large requests of the calling thread, and looks at its heap if that is due.
+    pub(crate) fn count(&self, bytes: usize) {
+        // Relaxed (here and below): one thread's own.
+        let requested = self.requested.load(Ordering::Relaxed).saturating_add(bytes);
+        if requested < LOOK_BYTES {
+            return self.requested.store(requested, Ordering::Relaxed);
+        }
+        self.requested.store(0, Ordering::Relaxed);
+        let faults = page_faults();
+        let since = faults.wrapping_sub(self.faults.load(Ordering::Relaxed));
+        self.faults.store(faults, Ordering::Relaxed);
+        if since >= (COSTLY_BYTES / super::page_bytes()) as u64 {
+            let _errno = super::KeepErrno::new();
+            self.look();
+        }
     }
-    let regrown = REGROWN.load(Ordering::Relaxed) + farthest.min(end).saturating_sub(last);
-    let pins = PINS.load(Ordering::Relaxed);
-    let is_pinned = !PIN.load(Ordering::Relaxed).is_null();
-    let wanted = if is_pinned { REGROWN_BYTES << (pins + 2).min(20) } else { REGROWN_BYTES };
-    let is_near = end.saturating_sub(nearest) <= KEEPS_BYTES / 2;
-    // If the end did not come near its nearest place for long, that place is out of date.
-    if regrown < wanted || !is_pinned && !is_near && regrown < 4 * wanted {
-        REGROWN.store(regrown, Ordering::Relaxed);
-        return;
+
+    /// A costly look.
+    #[cold]
+    fn look(&self) {
+        let place = place_near_end();
+        let (lowest, highest) = (self.lowest.load(Ordering::Relaxed), self.highest.load(Ordering::Relaxed));
+        if place.abs_diff(highest) >= FAR_BYTES {
+            return self.begin_anew(place);
+        }
+        let lowest = lowest.min(place);
+        self.lowest.store(lowest, Ordering::Relaxed);
+        if place > highest {
+            // The heap grows, and that is what the page faults are for.
+            return self.highest.store(place, Ordering::Relaxed);
+        }
+        let costly = self.costly.load(Ordering::Relaxed) + 1;
+        self.costly.store(costly, Ordering::Relaxed);
+        let pins = self.pins.load(Ordering::Relaxed);
+        if !self.pin.load(Ordering::Relaxed).is_null() {
+            if costly >= LOOKS << pins.min(20) {
+                self.unpin();
+                self.begin_anew(place);
+            }
+        } else if costly >= LOOKS {
+            // If the end is far from its lowest place, that place may be out of date.
+            if place - lowest <= KEEPS_BYTES / 2 {
+                let pin = put_pin(lowest, (lowest + KEEPS_BYTES).min(highest + LOOK_BYTES));
+                self.pin.store(pin, Ordering::Relaxed);
+                self.pins.store(pins + u32::from(!pin.is_null()), Ordering::Relaxed);
+                self.begin_anew(place);
+            } else if costly >= 4 * LOOKS {
+                self.begin_anew(place);
+            }
+        }
     }
-    REGROWN.store(0, Ordering::Relaxed);
-    NEAREST.store(0, Ordering::Relaxed);
-    if is_pinned {
-        let _errno = super::KeepErrno::new();
-        // SAFETY: whoever takes the pin out frees it.
-        unsafe { libc::free(PIN.swap(null_mut(), Ordering::AcqRel)) };
-    } else if is_near && pin_malloc(nearest, (nearest + KEEPS_BYTES).min(farthest)) {
-        PINS.store(pins + 1, Ordering::Relaxed);
+
+    fn begin_anew(&self, place: usize) {
+        self.lowest.store(place, Ordering::Relaxed);
+        self.highest.store(place, Ordering::Relaxed);
+        self.costly.store(0, Ordering::Relaxed);
+    }
+
+    /// Ends the watch: the thread ends.
+    pub(crate) fn end(&self) {
+        if !self.pin.load(Ordering::Relaxed).is_null() {
+            let _errno = super::KeepErrno::new();
+            self.unpin();
+        }
+        self.pins.store(0, Ordering::Relaxed);
+        self.faults.store(0, Ordering::Relaxed);
+        self.begin_anew(0);
+    }
+
+    fn unpin(&self) {
+        // SAFETY: a block of the C library's, which is freed once: the field no longer has it.
+        unsafe { libc::free(self.pin.swap(null_mut(), Ordering::Relaxed)) };
     }
 }
 
-/// Where glibc's first heap ends.
-fn heap_end() -> usize {
-    // SAFETY: it moves nothing. glibc knows the end; there is no system call.
-    unsafe { libc::sbrk(0) }.addr()
+/// The page faults of the calling thread so far, those that read no file.
+fn page_faults() -> u64 {
+    let mut usage = core::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // By the call's number: each function of the C library that the crate names costs every start of a program a look-up.
+    // SAFETY: the kernel fills the value in, and all zero is a valid value, too.
+    let usage = unsafe {
+        libc::syscall(libc::SYS_getrusage, libc::RUSAGE_THREAD, usage.as_mut_ptr());
+        usage.assume_init()
+    };
+    usage.ru_minflt.cast_unsigned()
 }
 
-/// Puts the pin into glibc's first heap, above `nearest` and near `goal`. Returns `false` if it did not come to lie
-/// there: the calling thread's blocks come from another heap, or from a hole.
-#[cold]
-fn pin_malloc(nearest: usize, goal: usize) -> bool {
-    /// glibc maps larger blocks by themselves (its threshold is 128 KiB at the start).
-    const STEP_BYTES: usize = 120 << 10;
-    /// glibc keeps smaller blocks in lists when they are freed, and looks at the end of its heap only for larger ones.
-    const PIN_BYTES: usize = 2 << 10;
-
-    let _errno = super::KeepErrno::new();
-    let mut steps = [null_mut(); KEEPS_BYTES / STEP_BYTES];
+/// Where the calling thread's heap has room at its end, or in a hole.
+fn place_near_end() -> usize {
     // Without the black boxes, the compiler would leave the calls out.
+    // SAFETY: null, or a block that is freed once.
+    unsafe {
+        let block = black_box(libc::malloc(STEP_BYTES));
+        libc::free(block);
+        block.addr()
+    }
+}
+
+/// Puts a pin into the calling thread's heap, above `lowest` and near `goal`. Returns null if it did not come to lie
+/// there, because the blocks come from another heap or from a hole.
+#[cold]
+fn put_pin(lowest: usize, goal: usize) -> *mut libc::c_void {
+    let mut steps = [null_mut(); KEEPS_BYTES / STEP_BYTES];
     // SAFETY: each block is null, or freed once.
     unsafe {
         for step in &mut steps {
@@ -96,11 +172,12 @@ fn pin_malloc(nearest: usize, goal: usize) -> bool {
                 break;
             }
         }
-        let pin = black_box(libc::realloc(black_box(libc::malloc(STEP_BYTES)), PIN_BYTES));
-        let is_there = (nearest..heap_end()).contains(&pin.addr());
-        // Acquire and Release: pairs with itself. What glibc noted before a pin is seen by the thread that frees it.
-        libc::free(if is_there { PIN.swap(pin, Ordering::AcqRel) } else { pin });
+        let mut pin = black_box(libc::realloc(black_box(libc::malloc(STEP_BYTES)), PIN_BYTES));
+        if !(lowest..goal + STEP_BYTES).contains(&pin.addr()) {
+            libc::free(pin);
+            pin = null_mut();
+        }
         steps.iter().for_each(|&step| libc::free(step));
-        is_there
+        pin
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn system_malloc() -> Option<SystemMalloc> {
 }
 
 /// The process's heap keeps free memory by rules of its own.
-pub(crate) const fn watch_malloc() {}
+pub(crate) use super::NoWatch as WatchMalloc;
 
 /// As above.
 pub(crate) fn trim_malloc() {}
