@@ -2,8 +2,8 @@
 //! return under weak memory ordering.
 //!
 //! # What runs
-//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs`,
-//! `protocols/own_thread.rs` and `protocols/summons.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of loom's
+//! `protocols/remote.rs`, `protocols/lock.rs`, `protocols/roll.rs`, `protocols/block_state.rs` and
+//! `protocols/summons.rs` are compiled here from the product's own source, against a twin of `sync.rs` made of loom's
 //! types: no line of them is copied. The code around them in `pool_set/` and `cache/` depends on half the crate, so
 //! `world`, `bare`, `poison`, `publication`, `classes`, `idle`, `session`, `intervals`, `states` and `walks` repeat it
 //! in simplified form. Each says what it repeats; a change there must be made here, too.
@@ -25,8 +25,6 @@
 mod block_state;
 #[path = "../src/protocols/lock.rs"]
 mod lock;
-#[path = "../src/protocols/own_thread.rs"]
-mod own_thread;
 #[path = "../src/protocols/remote.rs"]
 mod remote;
 #[path = "../src/protocols/roll.rs"]
@@ -58,8 +56,6 @@ mod poison;
 mod publication;
 #[path = "loom/remote_free.rs"]
 mod remote_free;
-#[path = "loom/resting.rs"]
-mod resting;
 #[path = "loom/session.rs"]
 mod session;
 #[path = "loom/states.rs"]

@@ -120,15 +120,6 @@ break_by $summons "the caller gives up whatever the thread does" 's/if given_up 
 break_by $summons "a dismissal is without Release" 's/self\.word\.store\(FREE, Ordering::Release\)/self.word.store(FREE, Ordering::Relaxed)/'
 break_by $summons "a dismissal wakes nobody" 's/(self\.word\.store\(FREE, Ordering::Release\);\n *)futex_wake\(&self\.word\);/$1/'
 
-own=src/protocols/own_thread.rs
-break_by $own "a place is named without Release" 's/word\(process, thread\), Ordering::Release/word(process, thread), Ordering::Relaxed/'
-break_by $own "a place is read without Acquire" 's/self\.word\.load\(Ordering::Acquire\)/self.word.load(Ordering::Relaxed)/'
-break_by $own "a thread that rested works on without its lock" 's/self\.guard = self\.place\.map.*?;//'
-break_by $own "a place that is held is not looked at again" 's/let thread = other\(\)\?;/let thread = self.word.load(Ordering::Relaxed) as u32;/; s/other\(\)\?;\n( *let mut guard)/let thread = other()?;\n$1/; s/let thread = self\.word\.load\(Ordering::Relaxed\) as u32;//'
-break_by $own "a child does not renew the lock" 's/if is_other \{/if false {/'
-break_by $own "a lock is renewed in its own process" 's/if is_other \{/if true {/'
-break_by $own "a place that a thread has is taken" 's/\(before >> 32\) as u32 != process/true/'
-
 remote=src/protocols/remote.rs
 break_by $remote "claim does not ask for a count of 0" \
     's/self\.count\.compare_exchange\(0, 1, Ordering::Acquire, Ordering::Relaxed\)\.is_ok\(\)/{ self.count.fetch_add(1, Ordering::Acquire); true }/'

@@ -17,7 +17,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use pymalloc_core::graph::{self, Config, HeapGraph};
-use pymalloc_core::raw::{AtWork, Descriptor, NoCancellation};
+use pymalloc_core::raw::{Descriptor, NoCancellation, start_thread};
 use pymalloc_core::trace;
 
 use crate::kept::{self, File};
@@ -66,7 +66,7 @@ pub(crate) fn start() {
         forks: forks(),
     });
     if let Some(signal) = signal
-        && !(start_thread() && watch(signal))
+        && !(start_thread(wait) && watch(signal))
     {
         say("pymalloc: the signal for the heap snapshot can't be watched\n");
     }
@@ -89,32 +89,17 @@ fn watch(signal: c_int) -> bool {
     }
 }
 
-/// Starts the thread that waits for signals, with all of them blocked.
-fn start_thread() -> bool {
-    // SAFETY: plain data, of which zero is a valid value; the thread is detached.
-    unsafe {
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = core::mem::zeroed();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let mut thread = core::mem::zeroed();
-        let started = libc::pthread_create(&mut thread, core::ptr::null(), wait, core::ptr::null_mut()) == 0;
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, core::ptr::null_mut());
-        started && libc::pthread_detach(thread) == 0
-    }
-}
-
 extern "C" fn wait(_: *mut c_void) -> *mut c_void {
-    let mut at_work = AtWork::begin(c"pymalloc-graph");
     let mut done = 0;
     loop {
         // Relaxed: a count.
         let come = SIGNALS.load(Ordering::Relaxed);
         if come == done {
-            let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
             // SAFETY: the word lives as long as the program; the kernel only reads it.
-            at_work.rest(|| unsafe {
-                libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), wait, done, core::ptr::null::<libc::timespec>())
-            });
+            unsafe {
+                let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+                libc::syscall(libc::SYS_futex, SIGNALS.as_ptr(), wait, done, core::ptr::null::<libc::timespec>());
+            }
             continue;
         }
         done = come;

@@ -21,7 +21,14 @@ use crate::sync::Ordering;
 
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 pub use crate::os::{Descriptor, Identity, NoCancellation};
-pub use crate::protocols::own_threads::AtWork;
+
+/// Starts a thread of the allocator's own, which nobody waits for: it blocks all signals of the program and has a small
+/// stack. Returns whether it was started.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+#[must_use]
+pub fn start_thread(body: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
+    crate::os::start_thread(body, core::ptr::null_mut()).map(crate::os::OwnThread::detach).is_ok()
+}
 
 /// Whether even requests of at most 8 bytes are aligned to 16. GCC relies on that where its `MALLOC_ABI_ALIGNMENT` is
 /// 16 bytes, as on aarch64; on x86-64 it is 8.

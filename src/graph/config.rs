@@ -35,13 +35,16 @@ impl Config {
         self
     }
 
-    /// Sets how long to wait for the threads to stop; by default five seconds.
+    /// Sets how long to wait in all for the threads to stop; by default five seconds.
+    ///
+    /// The threads run on while it waits for one that blocks signals. They stand while it waits for one that is slow.
     pub const fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Takes the graph even if threads can't be stopped, because they block signals.
+    /// Takes the graph even if threads can't be stopped, because they block signals; a thread that does so for 100 ms is
+    /// left.
     ///
     /// Their stacks then count as foreign memory, and references in their registers are not found.
     /// [`HeapGraph::threads_left`] names these threads.

@@ -5,13 +5,12 @@
 //! second caller. The caller then reads the list of threads, again and again, until it finds no new thread. Each new
 //! thread gets a signal whose number names a summons and its call (`protocols/summons.rs`). The handler arrives at the
 //! summons and sleeps there; the registers that the kernel saved lie above it on the thread's stack. A thread that ends
-//! meanwhile leaves the list. A thread that blocks the signal, or does not arrive in time, is *left*: its call is
-//! abandoned, so that it touches nothing if it arrives later.
+//! meanwhile leaves the list.
 //!
-//! A thread may block signals only for a moment, and wait for one of the locks meanwhile. So a thread that is found to
-//! block the signal is no reason to give up, but to let all go on and to begin anew ([`Failure::Blocks`]).
-//!
-//! The allocator's own threads block all signals. They rest instead (`protocols/own_thread.rs`).
+//! A thread may block signals for a moment, and may wait for one of the locks meanwhile. So the caller first looks for
+//! threads that block the signal, while all run. If it finds one afterwards, it lets all go on and begins anew. Only
+//! when its patience is over, such a thread is *left*: its call is abandoned, so that it touches nothing if it arrives
+//! later.
 //!
 //! # Signal safety
 //! The handler allocates nothing, takes no lock and reads no thread-local with a destructor. All other signals are
@@ -27,19 +26,18 @@ use core::ptr;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::os::tasks::{self, Interrupted, Receiver, Task};
+use crate::os::tasks::{self, Interrupted, Task};
 use crate::os::{self, MemorySource, SystemMemory};
-use crate::protocols::own_threads::{self, OwnThreadsRest};
 use crate::protocols::summons::{Call, Summons};
 use crate::trace::access::Mapped;
 
 /// The number of summonses in the first chunk; each further chunk has twice as many as the one before.
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
-/// Looks at a thread that blocks the signal, before it is left.
-pub(super) const LOOKS: usize = 20;
-/// How long a wait for one thread lasts before the kernel is asked about it.
+/// The time between two looks at threads that are waited for.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
+/// How long the threads stand at least before one that does not arrive is left: some looks.
+const STANDS_AT_LEAST: Duration = Duration::from_millis(20);
 
 static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
 /// Calls so far; written only while all locks are held.
@@ -73,39 +71,34 @@ fn make(index: usize) -> Option<&'static Summons<Interrupted>> {
     summons(index)
 }
 
-/// The signal's handler.
-pub(super) struct Stand;
-
-impl Receiver for Stand {
-    fn receive(number: usize, interrupted: Interrupted) {
-        let call = Call::of_number(number as u32);
-        if let Some(summons) = summons(number >> 32) {
-            summons.arrive(call, interrupted);
-        }
+/// What the signal's handler calls.
+pub(super) fn receive(number: usize, interrupted: Interrupted) {
+    let call = Call::of_number(number as u32);
+    if let Some(summons) = summons(number >> 32) {
+        summons.arrive(call, interrupted);
     }
 }
 
-/// The threads of the program that block the signal.
-pub(super) fn blocking(signal: c_int) -> Vec<u32> {
+/// The other threads that block the signal until the end of this time.
+pub(super) fn blocking(signal: c_int, until: Instant) -> Vec<u32> {
     let mut threads = Vec::new();
     // An error can be ignored here: `stop` lists the threads again, and reports it.
     let _ = tasks::each_task(|thread| threads.push(thread));
     let own = os::thread_id();
     threads.retain(|&thread| thread != own);
-    // A thread that starts a thread or a process blocks signals for a moment, so it is looked at several times.
-    for look in 0..LOOKS {
-        if look > 0 && !threads.is_empty() {
-            std::thread::sleep(LOOK);
+    loop {
+        threads.retain(|&thread| tasks::task(thread, signal) == Task::Blocks);
+        if threads.is_empty() || Instant::now() >= until {
+            return threads;
         }
-        threads.retain(|&thread| !own_threads::is_own(thread) && tasks::task(thread, signal) == Task::Blocks);
+        std::thread::sleep(LOOK);
     }
-    threads
 }
 
 /// Why threads could not be stopped.
 pub(super) enum Failure {
     Memory,
-    /// A thread blocks the signal, perhaps only for the moment.
+    /// A thread blocks the signal, or signals can't be queued; perhaps that is only for the moment.
     Blocks,
     /// There is no list of threads; the system's error number.
     NoList(c_int),
@@ -131,13 +124,10 @@ pub(super) struct Stopped {
 /// How threads are stopped.
 pub(super) struct Order<'order> {
     pub(super) signal: c_int,
-    /// How long to wait for each round of new threads.
-    pub(super) patience: Duration,
     /// The threads that are known to block the signal.
     pub(super) blocking: &'order [u32],
-    pub(super) own_threads: &'order OwnThreadsRest,
-    /// Whether to begin anew if another thread blocks the signal.
-    pub(super) again: bool,
+    /// When to leave threads that did not arrive. Before, one that blocks the signal is a [`Failure::Blocks`].
+    pub(super) until: Instant,
 }
 
 /// Stops the other threads, except those that are known to block the signal. The caller holds all locks of the crate
@@ -146,56 +136,53 @@ pub(super) fn stop(order: &Order<'_>) -> Result<Stopped, Failure> {
     // Relaxed (both): one caller at a time, under all locks.
     let call = Call::of_number(CALLS.load(Ordering::Relaxed).wrapping_add(1));
     CALLS.store(call.number(), Ordering::Relaxed);
+    let begun = Instant::now();
+    let (until, again) = (order.until.max(begun + STANDS_AT_LEAST), begun < order.until);
     let mut stopped = Stopped { call, called: Mapped::new(), standing: Mapped::new(), left: Mapped::new() };
     let own = os::thread_id();
     loop {
         let first = stopped.called.len();
-        let mut enough = Some(());
+        let mut called = Ok(());
         let listed = tasks::each_task(|thread| {
-            if thread != own && !stopped.called.iter().any(|called| called.thread == thread) {
-                enough = enough.and_then(|()| stopped.call(thread, order));
+            if called.is_ok() && thread != own && !stopped.called.iter().any(|called| called.thread == thread) {
+                called = stopped.call(thread, order, again);
             }
         });
         listed.map_err(Failure::NoList)?;
-        enough.ok_or(Failure::Memory)?;
+        called?;
         if stopped.called.len() == first {
             return Ok(stopped);
         }
-        let deadline = Instant::now() + order.patience;
         for index in first..stopped.called.len() {
-            stopped.wait(index, order, deadline)?;
+            stopped.wait(index, order.signal, until, again)?;
         }
     }
 }
 
 impl Stopped {
-    /// Calls a thread that is new; `None` without memory.
-    fn call(&mut self, thread: u32, order: &Order<'_>) -> Option<()> {
-        if let Some(stack) = order.own_threads.stack_of(thread) {
-            self.standing.push(Interrupted { thread, saved: stack, ..Interrupted::default() })?;
-            return self.called.push(Called { thread, summons: None });
-        }
+    /// Calls a thread that is new.
+    fn call(&mut self, thread: u32, order: &Order<'_>, again: bool) -> Result<(), Failure> {
         if order.blocking.contains(&thread) {
-            self.left.push(thread)?;
-            return self.called.push(Called { thread, summons: None });
+            self.left.push(thread).ok_or(Failure::Memory)?;
+            return self.called.push(Called { thread, summons: None }).ok_or(Failure::Memory);
         }
         let index = self.called.len();
-        let summons = make(index)?;
+        let summons = make(index).ok_or(Failure::Memory)?;
         summons.call(self.call);
-        self.called.push(Called { thread, summons: Some(index) })?;
+        self.called.push(Called { thread, summons: Some(index) }).ok_or(Failure::Memory)?;
         let number = index << 32 | self.call.number() as usize;
-        match tasks::send(thread, order.signal, number) {
-            Ok(()) => Some(()),
-            Err(error) => {
-                summons.abandon(self.call);
-                self.called.last_mut()?.summons = None;
-                if error == libc::ESRCH { Some(()) } else { self.left.push(thread) }
-            }
+        let Err(error) = tasks::send(thread, order.signal, number) else { return Ok(()) };
+        summons.abandon(self.call);
+        self.called.last_mut().ok_or(Failure::Memory)?.summons = None;
+        match error {
+            libc::ESRCH => Ok(()),
+            _ if again => Err(Failure::Blocks),
+            _ => self.left.push(thread).ok_or(Failure::Memory),
         }
     }
 
     /// Waits until a called thread stands, has ended, or can't be waited for any longer.
-    fn wait(&mut self, index: usize, order: &Order<'_>, deadline: Instant) -> Result<(), Failure> {
+    fn wait(&mut self, index: usize, signal: c_int, until: Instant, again: bool) -> Result<(), Failure> {
         let called = self.called.get_mut(index).ok_or(Failure::Memory)?;
         let Some(summons) = called.summons.and_then(summons) else { return Ok(()) };
         let thread = called.thread;
@@ -203,18 +190,16 @@ impl Stopped {
             if let Some(said) = summons.stands(self.call) {
                 break said;
             }
-            let rest = deadline.saturating_duration_since(Instant::now());
+            let rest = until.saturating_duration_since(Instant::now());
             summons.wait_for(self.call, rest.min(LOOK));
             if summons.stands(self.call).is_some() {
                 continue;
             }
-            let about = tasks::task(thread, order.signal);
-            let waits_on = match about {
-                Task::Gone => false,
-                Task::Blocks if order.again => return Err(Failure::Blocks),
-                Task::Blocks | Task::Runs => !rest.is_zero(),
-            };
-            if waits_on {
+            let about = tasks::task(thread, signal);
+            if about == Task::Blocks && again {
+                return Err(Failure::Blocks);
+            }
+            if about != Task::Gone && !rest.is_zero() {
                 continue;
             }
             if let Some(said) = summons.abandon(self.call) {
@@ -231,7 +216,7 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         for called in self.called.iter() {
             let Some(summons) = called.summons.and_then(summons) else { continue };
-            // Some were called and not waited for, if memory was short.
+            // Some were called and not waited for, if something failed.
             if summons.stands(self.call).is_some() || summons.abandon(self.call).is_some() {
                 summons.dismiss();
             }

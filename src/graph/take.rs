@@ -1,26 +1,38 @@
 //! Takes a graph of a running program.
 
-use core::ffi::c_int;
 use core::hint::black_box;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::build;
 use super::config::{Config, Error};
 use super::found::{Module, Received};
 use super::modules;
 use super::scan::{self, Input, ScanError};
-use super::stop::{self, Failure, Order, Stand};
+use super::stop::{self, Failure, Order};
 use super::{HeapGraph, Progress};
 use crate::os;
 use crate::os::fork::AllLocks;
 use crate::os::tasks::{self, Interrupted};
-use crate::protocols::own_threads::OwnThreadsRest;
 use crate::trace::access::{self, Busy};
 
 /// The scan, once the threads go on: under way in a copy, or done.
 enum Scan {
     Copy(scan::Copied),
     InProcess(scan::InProcess),
+}
+
+/// How long a thread has to block the signal before the graph is taken without it, if that is wanted.
+const LEFT_AFTER: Duration = Duration::from_millis(100);
+/// The longest time between two attempts.
+const NAP_MAX: Duration = Duration::from_millis(100);
+
+/// Adds the time since the one to the other when it is dropped.
+struct Counts<'sum>(Instant, &'sum mut Duration);
+
+impl Drop for Counts<'_> {
+    fn drop(&mut self) {
+        *self.1 += self.0.elapsed();
+    }
 }
 
 /// What came of one attempt to stop the other threads.
@@ -38,7 +50,7 @@ struct Stood {
     /// The kernel's numbers of the threads whose stacks are roots, the caller's first.
     threads: Vec<u32>,
     left: Vec<u32>,
-    pause: core::time::Duration,
+    pause: Duration,
 }
 
 /// Takes a graph. It is not inlined, so that the stack above its frame is the caller's.
@@ -92,36 +104,41 @@ const fn of_scan(error: ScanError) -> Error {
 /// Stops the other threads, and makes a copy of the process, which scans. If there can be no copy, scans the memory
 /// itself.
 fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
-    let signal = tasks::signal_for::<Stand>().ok_or(Error::NoSignal)?;
-    let mut looks = stop::LOOKS;
+    tasks::receive_by(stop::receive);
+    let signal = tasks::signal().ok_or(Error::NoSignal)?;
+    let until = Instant::now() + config.patience;
+    let (mut pause, mut nap) = (Duration::ZERO, stop::LOOK);
     loop {
-        looks -= 1;
-        if let Some(stood) = stand_once(signal, config, own, modules, looks > 0)? {
+        let looks = if config.goes_on { until.min(Instant::now() + LEFT_AFTER) } else { until };
+        let blocking = stop::blocking(signal, looks);
+        if !blocking.is_empty() && !config.goes_on {
+            return Err(Error::NotStopped { threads: blocking });
+        }
+        let order = Order { signal, blocking: &blocking, until };
+        if let Some(stood) = stand_once(&order, config, own, modules, &mut pause)? {
             return Ok(stood);
         }
-        std::thread::sleep(stop::LOOK);
+        // The threads run for as long as they stood, and longer each time.
+        std::thread::sleep(nap);
+        nap = (nap * 2).min(NAP_MAX);
     }
 }
 
-/// As [`stand`]; `None` if that is to be tried again, which `again` allows.
+/// As [`stand`]; `None` if that is to be tried again. Adds how long the threads stood to `pause`.
 fn stand_once(
-    signal: c_int,
+    order: &Order<'_>,
     config: Config,
     own: Interrupted,
     modules: &[Module],
-    again: bool,
+    pause: &mut Duration,
 ) -> Result<Option<Stood>, Error> {
-    let blocking = stop::blocking(signal);
-    // Before the other locks: such a thread at work may be waiting for any of them.
-    let own_threads = OwnThreadsRest::wait().ok_or(Error::Forking)?;
-    let order = Order { signal, patience: config.patience, blocking: &blocking, own_threads: &own_threads, again };
     // Room for numbers of threads: nothing is allocated while they stand.
     let (mut threads, mut left) = (Vec::with_capacity(1 << 16), Vec::with_capacity(1 << 16));
-    let begun = Instant::now();
     // Another thread that takes a graph must be able to stop this one while it waits for the locks.
-    let result = tasks::with_other_signals_blocked(signal, || {
+    let result = tasks::with_other_signals_blocked(order.signal, || {
         let locks = AllLocks::take().ok_or(Error::Forking)?;
-        let stopped = match stop::stop(&order) {
+        let _counts = Counts(Instant::now(), pause);
+        let stopped = match stop::stop(order) {
             Ok(stopped) => stopped,
             Err(Failure::Blocks) => return Ok(Attempt::Again),
             Err(Failure::Memory) => return Err(Error::OutOfMemory),
@@ -141,9 +158,8 @@ fn stand_once(
         drop(locks);
         scan.map(Attempt::Done)
     })?;
-    let pause = begun.elapsed();
     match result {
-        Attempt::Done(scan) => Ok(Some(Stood { scan, threads, left, pause })),
+        Attempt::Done(scan) => Ok(Some(Stood { scan, threads, left, pause: *pause })),
         Attempt::NotStopped => Err(Error::NotStopped { threads: left }),
         Attempt::Again => Ok(None),
     }

@@ -270,17 +270,6 @@ impl<T> Lock<T> {
         self.state.load(Ordering::Relaxed) & AWAITED != 0
     }
 
-    /// Frees the lock in a forked child, whatever a thread of the parent did with it.
-    ///
-    /// # Safety
-    /// No thread of this process uses the lock.
-    #[cfg(any(feature = "graph", pymalloc_loom))]
-    pub(crate) unsafe fn renew(&self) {
-        self.owner.clear();
-        // Relaxed: the caller publishes the lock anew.
-        self.state.store(FREE, Ordering::Relaxed);
-    }
-
     /// Runs `body` on the value, for a thread that took the lock by [`acquire`](Self::acquire).
     ///
     /// # Safety

@@ -12,7 +12,6 @@ use std::time::Instant;
 use crate::cache::{GLOBAL, ThreadCache, with_thread};
 use crate::os::fork;
 use crate::os::{self, BYPASS, OwnThread};
-use crate::protocols::own_threads::AtWork;
 use crate::purge::tick::Ticker;
 
 /// The settings of a [`PurgeThread`]: how often it looks at the heap, and how much free memory it keeps.
@@ -202,9 +201,9 @@ impl Running {
 
 /// The thread. It does not panic.
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
-    let mut at_work = AtWork::begin(c"pymalloc-purge");
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
+    OwnThread::name_this(c"pymalloc-purge");
     // Relaxed: as in `drop`.
     let goes_on = || work.state.load(Ordering::Relaxed) == GOES_ON;
     let mut ticker = Ticker::new(&GLOBAL, work.config.keep_bytes);
@@ -217,7 +216,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
             && let Some(rest) = work.config.interval.checked_sub(slept.elapsed())
             && !rest.is_zero()
         {
-            at_work.rest(|| os::futex_wait_for(&work.state, GOES_ON, rest));
+            os::futex_wait_for(&work.state, GOES_ON, rest);
         }
         ticker.tick(goes_on);
     }

@@ -73,8 +73,20 @@ fn area(line: &[u8]) -> Option<Area> {
 
 /// The process's private mappings that can be read and written, by address.
 pub(super) fn areas() -> Result<Mapped<Area>, ScanError> {
-    let file = open(c"/proc/self/maps").map_err(ScanError::System)?;
     let mut areas = Mapped::new();
+    loop {
+        areas.truncate(0);
+        let capacity = areas.capacity();
+        read_areas(&mut areas)?;
+        // An array that grows gives its old memory back, which may be in the list by then.
+        if areas.capacity() == capacity {
+            return Ok(areas);
+        }
+    }
+}
+
+fn read_areas(areas: &mut Mapped<Area>) -> Result<(), ScanError> {
+    let file = open(c"/proc/self/maps").map_err(ScanError::System)?;
     let mut buffer = [0; 8192];
     let (mut used, mut guard_end) = (0, 0);
     loop {
@@ -100,7 +112,7 @@ pub(super) fn areas() -> Result<Mapped<Area>, ScanError> {
         used = end - rest;
     }
     file.close();
-    Ok(areas)
+    Ok(())
 }
 
 fn open(path: &CStr) -> Result<Descriptor, i32> {

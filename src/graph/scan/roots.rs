@@ -160,14 +160,9 @@ impl Scanner<'_> {
         self.claims.add(thread.block, end - thread.block)
     }
 
-    /// Scans a thread's stack from its stack pointer up, with the registers that the kernel saved there. All of it, if
-    /// the stack pointer is not known.
+    /// Scans a thread's stack from its stack pointer up, with the registers that the kernel saved there.
     fn stack(&mut self, number: usize, thread: &Interrupted, areas: &[Area]) -> Result<(), ScanError> {
         let Some(area) = Area::holding(areas, thread.saved) else { return Ok(()) };
-        if thread.sp == 0 {
-            self.range(Rooted::new(RootKind::Stack, number as u32), (area.start, area.end))?;
-            return self.claims.add(area.start, area.end - area.start);
-        }
         let has_block = (thread.saved..area.end).contains(&thread.block);
         let end = if has_block { thread.block } else { area.end };
         self.range(Rooted::new(RootKind::Stack, number as u32), (thread.saved, end))?;

@@ -4,6 +4,7 @@
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 use std::io::Write;
 
 use super::{Descriptor, KeepErrno};
@@ -21,7 +22,6 @@ pub(crate) struct Interrupted {
     /// An address on the thread's stack, below all registers that the kernel saved there.
     pub(crate) saved: usize,
     pub(crate) pc: usize,
-    /// The stack pointer; 0 if it is not known which part of the stack is in use.
     pub(crate) sp: usize,
     pub(crate) bp: usize,
     /// The C library's block of the thread (`thread_token`).
@@ -30,13 +30,13 @@ pub(crate) struct Interrupted {
     pub(crate) pointer: usize,
 }
 
-/// The receiver of the signal: the handler calls it with the number that was sent.
-pub(crate) trait Receiver {
-    /// Runs inside a signal handler, with all signals blocked.
-    fn receive(number: usize, interrupted: Interrupted);
-}
+/// What the handler calls with the number that was sent, inside a signal handler, with all signals blocked.
+pub(crate) type Receive = fn(number: usize, interrupted: Interrupted);
 
-extern "C" fn handler<R: Receiver>(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+/// The [`Receive`] of the process, or null before there is one.
+static RECEIVE: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+
+extern "C" fn handler(_signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let _errno = KeepErrno::new();
     // SAFETY: the kernel passes both pointers to a handler of this kind.
     let (code, number) = unsafe { ((*info).si_code, (*info).si_value().sival_ptr.addr()) };
@@ -49,7 +49,14 @@ extern "C" fn handler<R: Receiver>(_signal: c_int, info: *mut libc::siginfo_t, c
     let (pc, sp, bp) = registers(context);
     let saved = (&raw const here).addr() & !7;
     let (block, pointer) = (super::thread_token(), thread_pointer());
-    R::receive(number, Interrupted { thread: super::thread_id(), saved, pc, sp, bp, block, pointer });
+    let interrupted = Interrupted { thread: super::thread_id(), saved, pc, sp, bp, block, pointer };
+    // Relaxed: a function, which does not change.
+    let receive = RECEIVE.load(Ordering::Relaxed);
+    if !receive.is_null() {
+        // SAFETY: only `receive_by` writes it, and from a `Receive`.
+        let receive = unsafe { core::mem::transmute::<*mut (), Receive>(receive) };
+        receive(number, interrupted);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -89,12 +96,19 @@ pub(crate) fn thread_pointer() -> usize {
     0
 }
 
-/// The signal that calls `R`: a real-time one that the program does not use; `None` if there is none.
+/// Makes the signal's handler call `receive`. All callers pass the same function.
+pub(crate) fn receive_by(receive: Receive) {
+    // Relaxed: a function, which is not written.
+    RECEIVE.store(receive as *mut (), Ordering::Relaxed);
+}
+
+/// The signal that stops threads: a real-time one that the program does not use; `None` if there is none. Its handler
+/// is there from the first call on.
 ///
-/// Its handler stays for ever: a thread that blocked the signal may get it at any later time, and the default action
+/// The handler stays for ever: a thread that blocked the signal may get it at any later time, and the default action
 /// would end the process.
-pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
-    let ours = handler::<R> as *const () as libc::sighandler_t;
+pub(crate) fn signal() -> Option<c_int> {
+    let ours = handler as *const () as libc::sighandler_t;
     let action_of = |signal: c_int| {
         // SAFETY: all zero is a valid action; only read.
         unsafe {
@@ -102,9 +116,20 @@ pub(crate) fn signal_for<R: Receiver>() -> Option<c_int> {
             (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
         }
     };
-    let mut signals = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
-    let signal =
-        signals.find(|&signal| action_of(signal).is_some_and(|found| found == libc::SIG_DFL || found == ours))?;
+    let signals = || (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
+    if let Some(known) = signals().find(|&signal| action_of(signal) == Some(ours)) {
+        return Some(known);
+    }
+    // A program that blocks a signal waits for it by other means.
+    let is_blocked = |signal: c_int| {
+        // SAFETY: plain data, of which zero is a valid value, and which the calls write and read.
+        unsafe {
+            let mut blocked: libc::sigset_t = core::mem::zeroed();
+            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &mut blocked);
+            libc::sigismember(&blocked, signal) == 1
+        }
+    };
+    let signal = signals().find(|&signal| action_of(signal) == Some(libc::SIG_DFL) && !is_blocked(signal))?;
     // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. It runs on no
     // alternate stack: the scan would not see registers that the kernel saves there.
     let installed = unsafe {
@@ -140,7 +165,7 @@ pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_in
 pub(crate) enum Task {
     /// It has ended, or is about to.
     Gone,
-    /// It blocks the signal.
+    /// It blocks the signal, or sleeps in the kernel where no signal reaches it. Perhaps it does so only for a moment.
     Blocks,
     Runs,
 }
@@ -171,6 +196,7 @@ pub(crate) fn task(thread: u32, signal: c_int) -> Task {
     let blocked = blocked.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
     match value(b"State:").and_then(<[u8]>::first) {
         None | Some(b'Z' | b'X' | b'x') => Task::Gone,
+        Some(b'D') => Task::Blocks,
         Some(_) if blocked >> (signal - 1) & 1 == 1 => Task::Blocks,
         Some(_) => Task::Runs,
     }
@@ -214,7 +240,7 @@ fn each_name(mut entries: &[u8], mut visit: impl FnMut(&[u8])) {
     }
 }
 
-/// Runs `body` with all signals but one blocked for the calling thread.
+/// Runs `body` with all signals blocked for the calling thread, except one that is not blocked already.
 pub(crate) fn with_other_signals_blocked<R>(signal: c_int, body: impl FnOnce() -> R) -> R {
     super::threads::with_other_signals_blocked(Some(signal), body)
 }
@@ -265,12 +291,16 @@ pub(crate) fn copy_process() -> Result<Option<c_int>, c_int> {
     }
 }
 
-/// Makes a copy of the process harmless: it ends with its parent, dumps no core, and keeps one file open.
+/// Makes a copy of the process harmless: it ends with its parent, handles no signal, dumps no core, and keeps one file
+/// open.
 pub(crate) fn quiet_copy(keep: Descriptor) {
     let keep = keep.number();
     let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: numbers, and a limit to read. The files are the copy's own.
+    let all = u64::MAX;
+    // SAFETY: numbers, and a limit and a set of signals to read. The files are the copy's own.
     unsafe {
+        let before = ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const all, before, size_of::<u64>());
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_CORE, &raw const none, 0);
         if keep > 0 {
@@ -317,19 +347,13 @@ pub(crate) fn status_of_copy(child: c_int, waits: bool) -> Option<c_int> {
 mod tests {
     use super::*;
 
-    struct Nobody;
-
-    impl Receiver for Nobody {
-        fn receive(_number: usize, _interrupted: Interrupted) {}
-    }
-
     #[test]
     fn the_kernel_tells_of_threads_that_run_that_block_a_signal_and_that_are_gone() {
-        let signal = signal_for::<Nobody>().expect("a free signal");
+        let signal = signal().expect("a free signal");
         let (send, receive) = std::sync::mpsc::channel();
         let (end, ended) = std::sync::mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
-            super::super::threads::with_signals_blocked(|| {
+            super::super::threads::with_other_signals_blocked(None, || {
                 send.send(super::super::thread_id()).expect("the test waits");
                 ended.recv().expect_err("the other end is dropped");
             });

@@ -108,8 +108,9 @@ unsafe impl Send for OwnThread {}
 // SAFETY: as above; a shared reference allows nothing.
 unsafe impl Sync for OwnThread {}
 
-/// Starts a thread that runs `body(argument)`, blocks all signals, and has a small stack. It uses the C library only:
-/// std's function takes locks, and in a forked child a lock may be held by a thread that does not exist there.
+/// Starts a thread that runs `body(argument)`, blocks all signals (except the one that stops threads for a graph of the
+/// heap, feature `graph`), and has a small stack. It uses the C library only: std's function takes locks, and in a
+/// forked child a lock may be held by a thread that does not exist there.
 ///
 /// # Errors
 /// The system's number of the error.
@@ -168,22 +169,28 @@ impl OwnThread {
     }
 }
 
-/// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
-pub(super) fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
-    with_other_signals_blocked(None, body)
+/// Runs `body` with all signals blocked that the program uses: a thread that it starts never runs the program's signal
+/// handlers.
+fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
+    #[cfg(feature = "graph")]
+    let signal = super::tasks::signal();
+    #[cfg(not(feature = "graph"))]
+    let signal = None;
+    with_other_signals_blocked(signal, body)
 }
 
-/// Runs `body` with all signals blocked, except `signal` if there is one.
+/// Runs `body` with all signals blocked, except `signal` if it is not blocked already.
 pub(super) fn with_other_signals_blocked<R>(signal: Option<c_int>, body: impl FnOnce() -> R) -> R {
     // SAFETY: plain data, of which zero is a valid value.
-    let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
-    // SAFETY: all write to what is ours.
+    let (mut others, mut before): (libc::sigset_t, libc::sigset_t) = unsafe { core::mem::zeroed() };
+    // SAFETY: all read and write what is ours.
     unsafe {
-        libc::sigfillset(&mut all);
+        libc::sigfillset(&mut others);
         if let Some(signal) = signal {
-            libc::sigdelset(&mut all, signal);
+            libc::sigdelset(&mut others, signal);
         }
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        // Blocks more, and unblocks none.
+        libc::pthread_sigmask(libc::SIG_BLOCK, &others, &mut before);
     }
     let result = body();
     // SAFETY: the mask from before.

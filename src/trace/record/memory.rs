@@ -58,8 +58,14 @@ impl<T: Copy> Mapped<T> {
     }
 
     /// Takes values off the end, until `len` are left, and keeps the memory.
-    pub(in crate::trace) fn truncate(&mut self, len: usize) {
+    pub(crate) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+    }
+
+    /// How many values there is room for.
+    #[cfg(feature = "graph")]
+    pub(crate) const fn capacity(&self) -> usize {
+        self.capacity
     }
 
     fn grow_to(&mut self, capacity: usize) -> Option<()> {

@@ -19,7 +19,6 @@ use crate::cache::GLOBAL;
 use crate::inspect::heap_map::HeapMap;
 use crate::inspect::stats::{Stats, add_stats};
 use crate::os::{self, OwnThread, fork};
-use crate::protocols::own_threads::AtWork;
 use crate::trace::record::config::Config;
 use crate::trace::record::encode::{self, Defined, Record, Records};
 use crate::trace::record::state::{Busy, INTERVAL_BYTES, SESSION};
@@ -309,12 +308,12 @@ fn answer_heap(out: &mut Records) -> Option<()> {
 /// The thread.
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
     let _busy = Busy::enter();
-    let mut at_work = AtWork::begin(c"pymalloc-serve");
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
+    OwnThread::name_this(c"pymalloc-serve");
     let mut clients = [const { None }; CLIENTS_MAX];
     loop {
-        wait(&work, &clients, &mut at_work);
+        wait(&work, &clients);
         // Relaxed: written before the event that was waited for.
         if work.is_stopped.load(Ordering::Relaxed) {
             break;
@@ -345,7 +344,7 @@ fn accept(listener: &UnixListener, clients: &mut [Option<Client>; CLIENTS_MAX]) 
 
 /// Sleeps until a client connects, sends or can be sent something, until the server is stopped, or until a client's
 /// time is up.
-fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX], at_work: &mut AtWork) {
+fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX]) {
     let event = |fd: i32, events: i16| libc::pollfd { fd, events, revents: 0 };
     let mut events = [event(-1, 0); CLIENTS_MAX + 2];
     events[0] = event(work.listener.as_raw_fd(), libc::POLLIN);
@@ -367,5 +366,5 @@ fn wait(work: &Work, clients: &[Option<Client>; CLIENTS_MAX], at_work: &mut AtWo
     // Rounded up.
     let milliseconds = rest.map_or(-1, |rest| rest.as_millis() as i32 + 1);
     // SAFETY: an array of that many events.
-    at_work.rest(|| unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, milliseconds) });
+    unsafe { libc::poll(events.as_mut_ptr(), events.len() as libc::nfds_t, milliseconds) };
 }

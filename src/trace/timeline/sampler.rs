@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::os::{self, OwnThread};
-use crate::protocols::own_threads::AtWork;
 use crate::trace::record::state::Busy;
 use crate::trace::record::timeline::{self, Kind};
 
@@ -61,9 +60,9 @@ impl Sampler {
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
     // What the C library allocates for the thread is the tracer's, too.
     let busy = Busy::enter();
-    let mut at_work = AtWork::begin(c"pymalloc-time");
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
+    OwnThread::name_this(c"pymalloc-time");
     let (mut interval, mut samples) = (work.interval, 0);
     let mut due = Instant::now() + interval;
     loop {
@@ -76,7 +75,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
         // May wake early.
         let rest = due.saturating_duration_since(Instant::now());
         if !rest.is_zero() {
-            at_work.rest(|| os::futex_wait_for(&timeline::CALL, 0, rest));
+            os::futex_wait_for(&timeline::CALL, 0, rest);
             continue;
         }
         if !timeline::sample(Kind::Regular, &busy) {
