@@ -1,8 +1,10 @@
 //! [`Pymalloc`]: the `GlobalAlloc` that routes each request to a pool or to the large allocator.
 
 use core::alloc::{GlobalAlloc, Layout};
+use core::any::type_name;
 use std::alloc::System;
 
+use super::medium::Medium;
 use super::route::{alloc_and_clear, dealloc_or, realloc_by_copy, small};
 use crate::cache::current;
 use crate::cache::hardened;
@@ -139,6 +141,13 @@ unsafe impl<L: GlobalAlloc> GlobalAlloc for Pymalloc<L> {
     }
 }
 
+/// Whether the large allocator `L` is the system's. Names are compared because identities need `'static`.
+#[cold]
+fn uses_malloc<L>() -> bool {
+    let name = type_name::<L>();
+    name == type_name::<System>() || name == type_name::<Medium>()
+}
+
 // --- Large requests ------------------------------------------------------------------------------------------------
 
 // These are never inlined. The fast path of small requests is inlined everywhere, and must save no registers for these
@@ -153,7 +162,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.alloc_observed(layout) };
         }
-        current().note_large(layout.size());
+        current().note_large(layout.size(), uses_malloc::<L>);
         // SAFETY: the caller keeps the same contract.
         unsafe { self.large.alloc(layout) }
     }
@@ -177,7 +186,7 @@ impl<L: GlobalAlloc> Pymalloc<L> {
             // SAFETY: the caller keeps the same contract.
             return unsafe { self.alloc_zeroed_observed(layout) };
         }
-        current().note_large(layout.size());
+        current().note_large(layout.size(), uses_malloc::<L>);
         // SAFETY: the caller keeps the same contract.
         unsafe { self.large.alloc_zeroed(layout) }
     }

@@ -48,14 +48,15 @@ impl ThreadCache {
         }
     }
 
-    /// Counts a large request; visits the next classes, if a round is due.
+    /// Counts a large request; visits the next classes, if a round is due. `uses_malloc` says whether the C library's
+    /// `malloc` serves it.
     #[inline(always)]
-    pub(crate) fn note_large(&self, bytes: usize) {
+    pub(crate) fn note_large(&self, bytes: usize, uses_malloc: fn() -> bool) {
         // Relaxed (both): this thread's own count. Threads share the stand-ins, where counts may be lost.
         let large = self.large_bytes.load(Ordering::Relaxed).wrapping_add(bytes);
         self.large_bytes.store(large, Ordering::Relaxed);
         if large >= LARGE_BYTES_PER_ROUND {
-            self.age_by_large(large);
+            self.age_by_large(large, uses_malloc);
         }
     }
 
@@ -69,11 +70,11 @@ impl ThreadCache {
 
     #[cold]
     #[inline(never)]
-    fn age_by_large(&self, bytes: usize) {
+    fn age_by_large(&self, bytes: usize, uses_malloc: fn() -> bool) {
         // Relaxed: as in `note_large`.
         self.large_bytes.store(0, Ordering::Relaxed);
         if let Some(heap) = self.heap.get() {
-            if !os::BYPASS {
+            if !os::BYPASS && uses_malloc() {
                 self.malloc.count(bytes);
             }
             // Refused if another thread is inside, or if this thread is and a signal handler interrupted it. Then the

@@ -253,6 +253,8 @@ impl ThreadCache {
                 // The set may lack its poison: a fork may have parked it between its registration and the call below.
                 cache.set_poison(heap.poisons(), door);
             });
+            // In a forked child, a thread of the parent may have left it as it was.
+            cache.malloc.end();
             return Some(cache);
         }
         let cache = heap.make_set::<Self>(|place| {

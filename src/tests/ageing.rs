@@ -52,9 +52,9 @@ fn what_is_cached_goes_home_while_the_thread_makes_large_requests_only() {
     }
     let calls = slow_calls(cache);
     // While the door is held, nothing is done, and no thread waits.
-    cache.set.door.lock().with(|_| cache.note_large(CLASS_COUNT * LARGE_BYTES_PER_ROUND));
+    cache.set.door.lock().with(|_| cache.note_large(CLASS_COUNT * LARGE_BYTES_PER_ROUND, || false));
     // Two visits to each class, by large requests of half a round's bytes each.
-    (0..4 * CLASS_COUNT / VISITS_PER_ROUND).for_each(|_| cache.note_large(LARGE_BYTES_PER_ROUND / 2));
+    (0..4 * CLASS_COUNT / VISITS_PER_ROUND).for_each(|_| cache.note_large(LARGE_BYTES_PER_ROUND / 2, || false));
     for bytes in [16, 64, 512] {
         assert_eq!(cached(cache, class(bytes)), 0);
     }

@@ -109,6 +109,43 @@ fn threads_waves_keep_their_memory_until_the_threads_end() {
     assert!(kept < THREADS * (1 << 20), "{kept} bytes when the threads have ended");
 }
 
+/// What is freed later below a pin.
+fn much_memory_below_the_waves_is_not_kept() {
+    fn hold(blocks: usize) -> Vec<Vec<u8>> {
+        (0..blocks).map(|number| black_box(vec![number as u8 | 1; 8 * LARGE_BYTES])).collect()
+    }
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let before = resident_bytes();
+            for blocks in [20, 100, 1000] {
+                let held = hold(blocks);
+                (0..60).for_each(|_| wave(60));
+                drop(held);
+                let kept = resident_bytes().saturating_sub(before);
+                assert!(kept < 2 * MOST_BYTES, "{kept} bytes of {blocks} blocks");
+            }
+        });
+    });
+}
+
+/// The hole is lower than the place to which the heap's end sinks.
+fn a_hole_does_not_hide_the_end_of_the_heap() {
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let hole = black_box(vec![1_u8; 100 << 10]);
+            let second = black_box(vec![1_u8; 40 << 10]);
+            let above: Vec<Vec<u8>> = (0..20).map(|_| black_box(vec![1_u8; 100 << 10])).collect();
+            drop((hole, second));
+            let before = page_faults(libc::RUSAGE_THREAD);
+            (0..100).for_each(|_| wave(60));
+            let faults = page_faults(libc::RUSAGE_THREAD) - before;
+            let pages = 100 * 60 * LARGE_BYTES / PAGE_BYTES;
+            assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
+            drop(black_box(above));
+        });
+    });
+}
+
 fn a_heap_that_only_grows_is_given_back_whole() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -121,7 +158,7 @@ fn a_heap_that_only_grows_is_given_back_whole() {
 }
 
 pub(crate) fn main() {
-    let tests: [(&str, fn()); 5] = [
+    let tests: [(&str, fn()); 7] = [
         ("the_memory_of_one_wave_of_large_blocks_goes_back", the_memory_of_one_wave_of_large_blocks_goes_back),
         ("waves_of_large_blocks_keep_their_memory", waves_of_large_blocks_keep_their_memory),
         ("larger_waves_keep_a_bounded_amount", larger_waves_keep_a_bounded_amount),
@@ -129,6 +166,8 @@ pub(crate) fn main() {
             "threads_waves_keep_their_memory_until_the_threads_end",
             threads_waves_keep_their_memory_until_the_threads_end,
         ),
+        ("much_memory_below_the_waves_is_not_kept", much_memory_below_the_waves_is_not_kept),
+        ("a_hole_does_not_hide_the_end_of_the_heap", a_hole_does_not_hide_the_end_of_the_heap),
         ("a_heap_that_only_grows_is_given_back_whole", a_heap_that_only_grows_is_given_back_whole),
     ];
     for (name, test) in tests {
