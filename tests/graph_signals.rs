@@ -174,6 +174,52 @@ fn a_signal_that_the_program_waits_for_stays_pending() {
     });
 }
 
+/// While a thread waits for signals, the kernel does not count them as blocked.
+#[test]
+fn a_thread_that_waits_for_all_signals_gets_none_that_nobody_sent() {
+    traced("a_thread_that_waits_for_all_signals_gets_none_that_nobody_sent", || {
+        let (send, receive) = std::sync::mpsc::channel();
+        let waits = thread::spawn(move || {
+            with_signals_blocked(|| {
+                // SAFETY: plain data, of which zero is a valid value, and a number to write.
+                unsafe {
+                    let mut all: libc::sigset_t = std::mem::zeroed();
+                    libc::sigfillset(&mut all);
+                    send.send((libc::pthread_self(), libc::gettid())).expect("the test waits");
+                    let mut signal = 0;
+                    assert_eq!(libc::sigwait(&all, &mut signal), 0);
+                    assert_eq!(signal, libc::SIGUSR1);
+                }
+            });
+        });
+        let (handle, number) = receive.recv().expect("a number");
+        thread::sleep(Duration::from_millis(50));
+        let graph = graph::take(Config::new().go_on_without_threads()).expect("a graph");
+        assert_eq!(graph.threads_left(), [number as u32]);
+        assert!(graph.pause() < Duration::from_millis(500), "the program stood for {:?}", graph.pause());
+        let short = Config::new().patience(Duration::from_millis(50));
+        assert_eq!(graph::take(short).err(), Some(graph::Error::NotStopped { threads: vec![number as u32] }));
+        // SAFETY: a thread that runs.
+        unsafe { libc::pthread_kill(handle, libc::SIGUSR1) };
+        waits.join().expect("no panic");
+        graph::take(Config::new().patience(Duration::MAX)).expect("a graph");
+    });
+}
+
+/// As daemons do before they start threads.
+#[test]
+fn the_allocators_own_threads_can_be_stopped_if_signals_are_blocked_where_they_are_started() {
+    traced("the_allocators_own_threads_can_be_stopped_if_signals_are_blocked_where_they_are_started", || {
+        let mut purge = None;
+        with_signals_blocked(|| {
+            purge = pymalloc::PurgeThread::start(pymalloc::PurgeConfig::new()).ok();
+        });
+        let purge = purge.expect("a thread");
+        assert_eq!(take().threads_left(), []);
+        purge.stop();
+    });
+}
+
 /// The array of mappings grows while they are read.
 #[test]
 fn a_process_with_many_mappings_has_graphs() {

@@ -8,7 +8,7 @@
 //! | `PYMALLOC_HEAPSNAPSHOT_SIGNAL` | the number of a signal on which the file is written, instead of at the exit |
 //!
 //! `PYMALLOC_TRACE_PROCESS` applies to these, too. On a signal, a thread of the library's own takes the graph. It
-//! starts while the library is being loaded, blocks all signals, and sleeps until the handler wakes it. A forked child
+//! starts while the library is being loaded, blocks the program's signals, and sleeps until the handler wakes it. A forked child
 //! has no such thread.
 
 use core::ffi::{c_int, c_void};
@@ -17,7 +17,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 
 use pymalloc_core::graph::{self, Config, HeapGraph};
-use pymalloc_core::raw::{Descriptor, NoCancellation, start_thread};
+use pymalloc_core::raw::{Descriptor, NoCancellation, begin_thread, start_thread};
 use pymalloc_core::trace;
 
 use crate::kept::{self, File};
@@ -66,7 +66,7 @@ pub(crate) fn start() {
         forks: forks(),
     });
     if let Some(signal) = signal
-        && !(start_thread(wait) && watch(signal))
+        && !(watch(signal) && start_thread(wait))
     {
         say("pymalloc: the signal for the heap snapshot can't be watched\n");
     }
@@ -90,6 +90,7 @@ fn watch(signal: c_int) -> bool {
 }
 
 extern "C" fn wait(_: *mut c_void) -> *mut c_void {
+    begin_thread(c"pymalloc-graph");
     let mut done = 0;
     loop {
         // Relaxed: a count.

@@ -22,12 +22,18 @@ use crate::sync::Ordering;
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 pub use crate::os::{Descriptor, Identity, NoCancellation};
 
-/// Starts a thread of the allocator's own, which nobody waits for: it blocks all signals of the program and has a small
-/// stack. Returns whether it was started.
+/// Starts a thread of the allocator's own, which nobody waits for: it blocks all signals and has a small stack. Returns
+/// whether it was started. The thread first calls [`begin_thread`].
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
 #[must_use]
 pub fn start_thread(body: extern "C" fn(*mut c_void) -> *mut c_void) -> bool {
     crate::os::start_thread(body, core::ptr::null_mut()).map(crate::os::OwnThread::detach).is_ok()
+}
+
+/// Gives the calling thread a name of at most 15 bytes, and lets it be stopped for a graph of the heap.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(target_env = "ohos")))]
+pub fn begin_thread(name: &core::ffi::CStr) {
+    crate::os::OwnThread::begin(name);
 }
 
 /// Whether even requests of at most 8 bytes are aligned to 16. GCC relies on that where its `MALLOC_ABI_ALIGNMENT` is

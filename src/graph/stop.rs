@@ -8,9 +8,9 @@
 //! meanwhile leaves the list.
 //!
 //! A thread may block signals for a moment, and may wait for one of the locks meanwhile. So the caller first looks for
-//! threads that block the signal, while all run. If it finds one afterwards, it lets all go on and begins anew. Only
-//! when its patience is over, such a thread is *left*: its call is abandoned, so that it touches nothing if it arrives
-//! later.
+//! threads that block the signal, while all run. If it finds one afterwards, or if one does not arrive in a while, it
+//! lets all go on and begins anew. Only in the last attempt such a thread is *left*: its call is abandoned, so that it
+//! touches nothing if it arrives later.
 //!
 //! # Signal safety
 //! The handler allocates nothing, takes no lock and reads no thread-local with a destructor. All other signals are
@@ -36,9 +36,6 @@ const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
 /// The time between two looks at threads that are waited for.
 pub(super) const LOOK: Duration = Duration::from_millis(5);
-/// How long the threads stand at least before one that does not arrive is left: some looks.
-const STANDS_AT_LEAST: Duration = Duration::from_millis(20);
-
 static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
 /// Calls so far; written only while all locks are held.
 static CALLS: AtomicU32 = AtomicU32::new(0);
@@ -98,7 +95,7 @@ pub(super) fn blocking(signal: c_int, until: Instant) -> Vec<u32> {
 /// Why threads could not be stopped.
 pub(super) enum Failure {
     Memory,
-    /// A thread blocks the signal, or signals can't be queued; perhaps that is only for the moment.
+    /// A thread blocks the signal or does not arrive, or signals can't be queued; perhaps that is only for the moment.
     Blocks,
     /// There is no list of threads; the system's error number.
     NoList(c_int),
@@ -126,8 +123,11 @@ pub(super) struct Order<'order> {
     pub(super) signal: c_int,
     /// The threads that are known to block the signal.
     pub(super) blocking: &'order [u32],
-    /// When to leave threads that did not arrive. Before, one that blocks the signal is a [`Failure::Blocks`].
-    pub(super) until: Instant,
+    /// How long the threads may stand before all have arrived.
+    pub(super) window: Duration,
+    /// Whether this is the last attempt: threads that do not arrive are left. In the others they are a
+    /// [`Failure::Blocks`].
+    pub(super) is_last: bool,
 }
 
 /// Stops the other threads, except those that are known to block the signal. The caller holds all locks of the crate
@@ -137,33 +137,42 @@ pub(super) fn stop(order: &Order<'_>) -> Result<Stopped, Failure> {
     let call = Call::of_number(CALLS.load(Ordering::Relaxed).wrapping_add(1));
     CALLS.store(call.number(), Ordering::Relaxed);
     let begun = Instant::now();
-    let (until, again) = (order.until.max(begun + STANDS_AT_LEAST), begun < order.until);
     let mut stopped = Stopped { call, called: Mapped::new(), standing: Mapped::new(), left: Mapped::new() };
     let own = os::thread_id();
     loop {
         let first = stopped.called.len();
         let mut called = Ok(());
+        let mut is_own_list = false;
         let listed = tasks::each_task(|thread| {
+            is_own_list |= thread == own;
             if called.is_ok() && thread != own && !stopped.called.iter().any(|called| called.thread == thread) {
-                called = stopped.call(thread, order, again);
+                called = stopped.call(thread, order);
             }
         });
         listed.map_err(Failure::NoList)?;
+        if !is_own_list {
+            // In a namespace of processes that has the `/proc` of another.
+            return Err(Failure::NoList(libc::ESRCH));
+        }
         called?;
         if stopped.called.len() == first {
             return Ok(stopped);
         }
         for index in first..stopped.called.len() {
-            stopped.wait(index, order.signal, until, again)?;
+            stopped.wait(index, order, begun)?;
         }
     }
 }
 
 impl Stopped {
     /// Calls a thread that is new.
-    fn call(&mut self, thread: u32, order: &Order<'_>, again: bool) -> Result<(), Failure> {
+    fn call(&mut self, thread: u32, order: &Order<'_>) -> Result<(), Failure> {
         if order.blocking.contains(&thread) {
             self.left.push(thread).ok_or(Failure::Memory)?;
+            return self.called.push(Called { thread, summons: None }).ok_or(Failure::Memory);
+        }
+        // The process's first thread may have ended, and stays in the list.
+        if thread == os::process_id() && tasks::task(thread, order.signal) == Task::Gone {
             return self.called.push(Called { thread, summons: None }).ok_or(Failure::Memory);
         }
         let index = self.called.len();
@@ -176,13 +185,13 @@ impl Stopped {
         self.called.last_mut().ok_or(Failure::Memory)?.summons = None;
         match error {
             libc::ESRCH => Ok(()),
-            _ if again => Err(Failure::Blocks),
+            _ if !order.is_last => Err(Failure::Blocks),
             _ => self.left.push(thread).ok_or(Failure::Memory),
         }
     }
 
     /// Waits until a called thread stands, has ended, or can't be waited for any longer.
-    fn wait(&mut self, index: usize, signal: c_int, until: Instant, again: bool) -> Result<(), Failure> {
+    fn wait(&mut self, index: usize, order: &Order<'_>, begun: Instant) -> Result<(), Failure> {
         let called = self.called.get_mut(index).ok_or(Failure::Memory)?;
         let Some(summons) = called.summons.and_then(summons) else { return Ok(()) };
         let thread = called.thread;
@@ -190,17 +199,21 @@ impl Stopped {
             if let Some(said) = summons.stands(self.call) {
                 break said;
             }
-            let rest = until.saturating_duration_since(Instant::now());
+            let rest = order.window.saturating_sub(begun.elapsed());
             summons.wait_for(self.call, rest.min(LOOK));
             if summons.stands(self.call).is_some() {
                 continue;
             }
-            let about = tasks::task(thread, signal);
-            if about == Task::Blocks && again {
-                return Err(Failure::Blocks);
-            }
-            if about != Task::Gone && !rest.is_zero() {
-                continue;
+            let about = tasks::task(thread, order.signal);
+            // In the last attempt, a thread may still be on its way into the handler, which blocks all signals.
+            let blocks = about == Task::Blocks && (!order.is_last || begun.elapsed() > LOOK * 4);
+            if about != Task::Gone {
+                if !blocks && !rest.is_zero() {
+                    continue;
+                }
+                if !order.is_last {
+                    return Err(Failure::Blocks);
+                }
             }
             if let Some(said) = summons.abandon(self.call) {
                 break said;

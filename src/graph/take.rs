@@ -23,8 +23,12 @@ enum Scan {
 
 /// How long a thread has to block the signal before the graph is taken without it, if that is wanted.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
+/// How long the threads may stand in the first attempt, before all have arrived. Each further attempt has twice as long.
+const WINDOW_MIN: Duration = Duration::from_millis(20);
 /// The longest time between two attempts.
 const NAP_MAX: Duration = Duration::from_millis(100);
+/// More than any program runs.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Adds the time since the one to the other when it is dropped.
 struct Counts<'sum>(Instant, &'sum mut Duration);
@@ -106,21 +110,23 @@ const fn of_scan(error: ScanError) -> Error {
 fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, Error> {
     tasks::receive_by(stop::receive);
     let signal = tasks::signal().ok_or(Error::NoSignal)?;
-    let until = Instant::now() + config.patience;
-    let (mut pause, mut nap) = (Duration::ZERO, stop::LOOK);
+    let until = Instant::now() + config.patience.min(FOR_EVER);
+    let (mut pause, mut window) = (Duration::ZERO, WINDOW_MIN);
     loop {
-        let looks = if config.goes_on { until.min(Instant::now() + LEFT_AFTER) } else { until };
+        let now = Instant::now();
+        let looks = if config.goes_on { until.min(now + LEFT_AFTER) } else { until };
         let blocking = stop::blocking(signal, looks);
         if !blocking.is_empty() && !config.goes_on {
             return Err(Error::NotStopped { threads: blocking });
         }
-        let order = Order { signal, blocking: &blocking, until };
+        let is_last = Instant::now() + window >= until || (config.goes_on && window > LEFT_AFTER);
+        let order = Order { signal, blocking: &blocking, window, is_last };
         if let Some(stood) = stand_once(&order, config, own, modules, &mut pause)? {
             return Ok(stood);
         }
-        // The threads run for as long as they stood, and longer each time.
-        std::thread::sleep(nap);
-        nap = (nap * 2).min(NAP_MAX);
+        // The threads run for as long as they may have stood.
+        std::thread::sleep(window.min(NAP_MAX));
+        window *= 2;
     }
 }
 

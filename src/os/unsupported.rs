@@ -140,7 +140,7 @@ impl OwnThread {
 
     pub(crate) fn detach(self) {}
 
-    pub(crate) fn name_this(_name: &core::ffi::CStr) {}
+    pub(crate) fn begin(_name: &core::ffi::CStr) {}
 }
 
 pub(crate) fn start_thread(

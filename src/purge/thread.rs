@@ -67,8 +67,8 @@ impl Default for PurgeConfig {
 /// gives free memory back to the OS. Magazines, the innermost part of a thread's cache, belong to the thread alone and
 /// stay: at most 32 KiB per size class; for medium classes, 128 KiB or eight blocks.
 ///
-/// It uses no timer and no signal handler, blocks all signals, and allocates nothing while it runs. A process has at
-/// most one.
+/// It uses no timer and no signal handler, blocks all signals (with the feature `graph`: all but the one that stops
+/// threads), and allocates nothing while it runs. A process has at most one.
 ///
 /// # Fork
 /// A forked child has no purge thread. Its copy of this value does nothing when it is dropped, stopped or detached. The
@@ -203,7 +203,7 @@ impl Running {
 extern "C" fn run(work: *mut c_void) -> *mut c_void {
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
-    OwnThread::name_this(c"pymalloc-purge");
+    OwnThread::begin(c"pymalloc-purge");
     // Relaxed: as in `drop`.
     let goes_on = || work.state.load(Ordering::Relaxed) == GOES_ON;
     let mut ticker = Ticker::new(&GLOBAL, work.config.keep_bytes);

@@ -4,7 +4,7 @@
 
 use core::ffi::{CStr, c_int, c_void};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::io::Write;
 
 use super::{Descriptor, KeepErrno};
@@ -102,44 +102,81 @@ pub(crate) fn receive_by(receive: Receive) {
     RECEIVE.store(receive as *mut (), Ordering::Relaxed);
 }
 
+/// The signal that stops threads; 0 before there is one.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
 /// The signal that stops threads: a real-time one that the program does not use; `None` if there is none. Its handler
 /// is there from the first call on.
 ///
 /// The handler stays for ever: a thread that blocked the signal may get it at any later time, and the default action
 /// would end the process.
 pub(crate) fn signal() -> Option<c_int> {
-    let ours = handler as *const () as libc::sighandler_t;
-    let action_of = |signal: c_int| {
-        // SAFETY: all zero is a valid action; only read.
-        unsafe {
-            let mut action: libc::sigaction = core::mem::zeroed();
-            (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
-        }
-    };
-    let signals = || (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev();
-    if let Some(known) = signals().find(|&signal| action_of(signal) == Some(ours)) {
+    // Relaxed (all): a number alone.
+    let known = SIGNAL.load(Ordering::Relaxed);
+    if known != 0 && action_of(known) == Some(ours()) {
         return Some(known);
     }
-    // A program that blocks a signal waits for it by other means.
-    let is_blocked = |signal: c_int| {
-        // SAFETY: plain data, of which zero is a valid value, and which the calls write and read.
-        unsafe {
-            let mut blocked: libc::sigset_t = core::mem::zeroed();
-            libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &mut blocked);
-            libc::sigismember(&blocked, signal) == 1
-        }
-    };
-    let signal = signals().find(|&signal| action_of(signal) == Some(libc::SIG_DFL) && !is_blocked(signal))?;
+    // A program may wait for a signal that it blocks, so those come last.
+    let signals =
+        || (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().filter(|&signal| action_of(signal) == Some(libc::SIG_DFL));
+    let signal = signals().filter(|&signal| !is_blocked(signal)).chain(signals()).find(|&signal| install(signal))?;
+    match SIGNAL.compare_exchange(known, signal, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => Some(signal),
+        Err(first) => Some(first),
+    }
+}
+
+fn ours() -> libc::sighandler_t {
+    handler as *const () as libc::sighandler_t
+}
+
+fn action_of(signal: c_int) -> Option<libc::sighandler_t> {
+    // SAFETY: all zero is a valid action; only read.
+    unsafe {
+        let mut action: libc::sigaction = core::mem::zeroed();
+        (libc::sigaction(signal, ptr::null(), &mut action) == 0).then_some(action.sa_sigaction)
+    }
+}
+
+/// Whether the calling thread blocks a signal.
+fn is_blocked(signal: c_int) -> bool {
+    // SAFETY: plain data, of which zero is a valid value, and which the calls write and read.
+    unsafe {
+        let mut blocked: libc::sigset_t = core::mem::zeroed();
+        libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), &mut blocked);
+        libc::sigismember(&blocked, signal) == 1
+    }
+}
+
+/// Installs the handler, unless the program has installed one meanwhile.
+fn install(signal: c_int) -> bool {
     // SAFETY: all zero is a valid action; the handler is a function that lives as long as the program. It runs on no
     // alternate stack: the scan would not see registers that the kernel saves there.
-    let installed = unsafe {
-        let mut action: libc::sigaction = core::mem::zeroed();
-        action.sa_sigaction = ours;
+    unsafe {
+        let (mut action, mut before): (libc::sigaction, libc::sigaction) = core::mem::zeroed();
+        action.sa_sigaction = ours();
         action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART;
         libc::sigfillset(&mut action.sa_mask);
-        libc::sigaction(signal, &action, ptr::null_mut()) == 0
-    };
-    installed.then_some(signal)
+        if libc::sigaction(signal, &action, &mut before) != 0 {
+            return false;
+        }
+        let is_free = [libc::SIG_DFL, ours()].contains(&before.sa_sigaction);
+        if !is_free {
+            libc::sigaction(signal, &before, ptr::null_mut());
+        }
+        is_free
+    }
+}
+
+/// Lets the calling thread, one of the allocator's own, be stopped.
+pub(super) fn let_stop_this_thread() {
+    let Some(signal) = signal() else { return };
+    // SAFETY: plain data, of which zero is a valid value; a mask of the thread's own.
+    unsafe {
+        let mut set: libc::sigset_t = core::mem::zeroed();
+        libc::sigaddset(&mut set, signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, ptr::null_mut());
+    }
 }
 
 /// Sends the signal, with a number, to a thread of this process.
@@ -165,41 +202,92 @@ pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_in
 pub(crate) enum Task {
     /// It has ended, or is about to.
     Gone,
-    /// It blocks the signal, or sleeps in the kernel where no signal reaches it. Perhaps it does so only for a moment.
+    /// It blocks the signal, waits for it (`sigwait`), or is where no signal reaches it: asleep in the kernel, or stopped
+    /// by a debugger. Perhaps that is so only for a moment.
     Blocks,
     Runs,
 }
 
 /// The state of a thread of this process.
 pub(crate) fn task(thread: u32, signal: c_int) -> Task {
+    let (mut state, mut blocked) = (None, None);
+    let read = each_line(thread, "status", |line| {
+        let value = |name: &[u8]| line.strip_prefix(name).map(<[u8]>::trim_ascii);
+        if let Some(found) = value(b"State:") {
+            state = found.first().copied();
+        } else if let Some(found) = value(b"SigBlk:").and_then(|mask| core::str::from_utf8(mask).ok()) {
+            blocked = u64::from_str_radix(found, 16).ok();
+        }
+    });
+    match (read, state) {
+        (Err(libc::ENOENT | libc::ESRCH), _) | (Ok(()), None | Some(b'Z' | b'X' | b'x')) => Task::Gone,
+        // Then nothing is known; perhaps no descriptor is free.
+        (Err(_), _) => Task::Runs,
+        (Ok(()), Some(b'D' | b'T' | b't')) => Task::Blocks,
+        _ if blocked.is_some_and(|blocked| blocked >> (signal - 1) & 1 == 1) => Task::Blocks,
+        _ if state == Some(b'S') && awaits(thread, signal) => Task::Blocks,
+        _ => Task::Runs,
+    }
+}
+
+/// Whether a thread waits for the signal. Meanwhile the kernel does not count the signal as blocked.
+fn awaits(thread: u32, signal: c_int) -> bool {
+    let mut set = 0_u64;
+    let mut is_known = false;
+    // The call's number, and its arguments.
+    let read = each_line(thread, "syscall", |line| {
+        let mut words = line.split(|&byte| byte == b' ').filter_map(|word| core::str::from_utf8(word).ok());
+        let is_wait = words.next().and_then(|word| word.parse().ok()) == Some(libc::SYS_rt_sigtimedwait);
+        let address = words.next().and_then(|word| usize::from_str_radix(word.strip_prefix("0x")?, 16).ok());
+        if let Some(address) = address.filter(|_| is_wait) {
+            let _errno = KeepErrno::new();
+            let bytes = size_of::<u64>();
+            let ours = libc::iovec { iov_base: (&raw mut set).cast(), iov_len: bytes };
+            let theirs = libc::iovec { iov_base: ptr::with_exposed_provenance_mut(address), iov_len: bytes };
+            let (process, none) = (super::process_id(), 0);
+            // By the kernel, because the thread may go on meanwhile, and give the memory back.
+            // SAFETY: room for eight bytes.
+            let read = unsafe {
+                libc::syscall(libc::SYS_process_vm_readv, process, &raw const ours, 1, &raw const theirs, 1, none)
+            };
+            is_known = usize::try_from(read) == Ok(bytes);
+        }
+    });
+    read.is_ok() && is_known && set >> (signal - 1) & 1 == 1
+}
+
+/// Calls `visit` with each line of a file that the kernel has about a thread of this process. A line of more than 4 KiB
+/// is left out.
+fn each_line(thread: u32, name: &str, mut visit: impl FnMut(&[u8])) -> Result<(), c_int> {
     // Zeroed, so that the path ends with a zero byte even if it is cut. Writing into an array allocates nothing.
     let mut path = [0; 64];
-    let written = write!(&mut path[..63], "/proc/self/task/{thread}/status");
+    let written = write!(&mut path[..63], "/proc/self/task/{thread}/{name}");
+    let path = written.ok().and_then(|()| CStr::from_bytes_until_nul(&path).ok()).ok_or(libc::EINVAL)?;
+    let file = Descriptor::open(path, libc::O_RDONLY)?;
     let mut buffer = [0; 4096];
-    let opened = written.ok().and_then(|()| CStr::from_bytes_until_nul(&path).ok()).ok_or(libc::EINVAL);
-    let read = match opened.and_then(|path| Descriptor::open(path, libc::O_RDONLY)) {
-        Ok(file) => {
-            let read = file.read(&mut buffer);
-            file.close();
-            read
+    let (mut used, mut is_rest) = (0, false);
+    loop {
+        let read = file.read(&mut buffer[used..]);
+        let filled = &buffer[..used + read];
+        let mut done = 0;
+        for line in filled.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            done += line.len();
+            if !core::mem::take(&mut is_rest) {
+                visit(line.trim_ascii_end());
+            }
         }
-        Err(libc::ENOENT | libc::ESRCH) => 0,
-        // Then nothing is known; perhaps no descriptor is free.
-        Err(_) => return Task::Runs,
-    };
-    let text = buffer.get(..read).unwrap_or_default();
-    let value = |name: &[u8]| {
-        let line = text.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim_ascii_start())
-    };
-    let blocked = value(b"SigBlk:").and_then(|mask| core::str::from_utf8(mask.trim_ascii()).ok());
-    let blocked = blocked.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or(0);
-    match value(b"State:").and_then(<[u8]>::first) {
-        None | Some(b'Z' | b'X' | b'x') => Task::Gone,
-        Some(b'D') => Task::Blocks,
-        Some(_) if blocked >> (signal - 1) & 1 == 1 => Task::Blocks,
-        Some(_) => Task::Runs,
+        let end = filled.len();
+        if read == 0 {
+            break;
+        }
+        if done == 0 && end == buffer.len() {
+            (done, is_rest) = (end, true);
+        }
+        buffer.copy_within(done..end, 0);
+        used = end - done;
     }
+    file.close();
+    Ok(())
 }
 
 /// Calls `visit` with the number of each thread of the process.
@@ -214,7 +302,15 @@ pub(crate) fn each_task(mut visit: impl FnMut(u32)) -> Result<(), c_int> {
         // SAFETY: a writable buffer of that length.
         let read =
             unsafe { libc::syscall(libc::SYS_getdents64, folder.number(), buffer.as_mut_ptr(), size_of_val(&buffer)) };
-        let Some(bytes) = usize::try_from(read).ok().filter(|&bytes| bytes > 0) else { break };
+        let bytes = match usize::try_from(read) {
+            Ok(0) => break,
+            Ok(bytes) => bytes,
+            Err(_) => {
+                let error = errno();
+                folder.close();
+                return Err(error);
+            }
+        };
         // SAFETY: as many bytes of the buffer as the kernel wrote.
         let entries = unsafe { core::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), bytes) };
         each_name(entries, |name| {

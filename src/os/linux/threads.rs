@@ -162,21 +162,18 @@ impl OwnThread {
         unsafe { libc::pthread_detach(self.0) };
     }
 
-    /// Gives the calling thread a name of at most 15 bytes, for debuggers.
-    pub(crate) fn name_this(name: &CStr) {
+    /// What such a thread calls first: gives it a name of at most 15 bytes, for debuggers.
+    pub(crate) fn begin(name: &CStr) {
         // SAFETY: a C string, which the kernel copies.
         unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) };
+        #[cfg(feature = "graph")]
+        super::tasks::let_stop_this_thread();
     }
 }
 
-/// Runs `body` with all signals blocked that the program uses: a thread that it starts never runs the program's signal
-/// handlers.
+/// Runs `body` with all signals blocked: a thread that it starts never runs the program's signal handlers.
 fn with_signals_blocked<R>(body: impl FnOnce() -> R) -> R {
-    #[cfg(feature = "graph")]
-    let signal = super::tasks::signal();
-    #[cfg(not(feature = "graph"))]
-    let signal = None;
-    with_other_signals_blocked(signal, body)
+    with_other_signals_blocked(None, body)
 }
 
 /// Runs `body` with all signals blocked, except `signal` if it is not blocked already.

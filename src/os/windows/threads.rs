@@ -179,5 +179,5 @@ impl OwnThread {
     }
 
     /// Threads have only numbers here, no names.
-    pub(crate) fn name_this(_name: &CStr) {}
+    pub(crate) fn begin(_name: &CStr) {}
 }

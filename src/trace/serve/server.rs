@@ -310,7 +310,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
     let _busy = Busy::enter();
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
-    OwnThread::name_this(c"pymalloc-serve");
+    OwnThread::begin(c"pymalloc-serve");
     let mut clients = [const { None }; CLIENTS_MAX];
     loop {
         wait(&work, &clients);

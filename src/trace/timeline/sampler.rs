@@ -62,7 +62,7 @@ extern "C" fn run(work: *mut c_void) -> *mut c_void {
     let busy = Busy::enter();
     // SAFETY: from `into_raw`, for this thread.
     let work = unsafe { Arc::from_raw(work.cast::<Work>().cast_const()) };
-    OwnThread::name_this(c"pymalloc-time");
+    OwnThread::begin(c"pymalloc-time");
     let (mut interval, mut samples) = (work.interval, 0);
     let mut due = Instant::now() + interval;
     loop {
