@@ -23,8 +23,10 @@ enum Scan {
 
 /// How long a thread has to block the signal before the graph is taken without it, if that is wanted.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
-/// How long the threads may stand in the first attempt, before all have arrived. Each further attempt has twice as long.
+/// How long the threads may stand in the first attempt, before all have arrived. Each further attempt has twice as long,
+/// up to the second number.
 const WINDOW_MIN: Duration = Duration::from_millis(20);
+const WINDOW_MAX: Duration = Duration::from_millis(640);
 /// The longest time between two attempts.
 const NAP_MAX: Duration = Duration::from_millis(100);
 /// More than any program runs.
@@ -126,7 +128,7 @@ fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, 
         }
         // The threads run for as long as they may have stood.
         std::thread::sleep(window.min(NAP_MAX));
-        window *= 2;
+        window = (window * 2).min(WINDOW_MAX);
     }
 }
 

@@ -200,16 +200,14 @@ fn place_near_end() -> usize {
 #[cold]
 fn put_pin(lowest: usize, goal: usize) -> *mut libc::c_void {
     let mut steps = [null_mut(); KEEPS_BYTES / STEP_BYTES];
-    let mut last = lowest;
     // SAFETY: each block is null, or freed once.
     unsafe {
         for step in &mut steps {
             *step = black_box(libc::malloc(STEP_BYTES));
-            let place = step.addr();
-            if place < last || place + 2 * STEP_BYTES > goal {
+            // Below `lowest` there may be holes, which are filled first.
+            if step.is_null() || step.addr() + 2 * STEP_BYTES > goal {
                 break;
             }
-            last = place;
         }
         let block = black_box(libc::malloc(STEP_BYTES));
         let mut pin = black_box(libc::realloc(block, PIN_BYTES));
