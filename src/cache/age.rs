@@ -74,8 +74,8 @@ impl ThreadCache {
         // Relaxed: as in `note_large`.
         self.large_bytes.store(0, Ordering::Relaxed);
         if let Some(heap) = self.heap.get() {
-            if !os::BYPASS && uses_malloc() {
-                self.malloc.count(bytes);
+            if !os::BYPASS {
+                self.malloc.count(bytes, uses_malloc);
             }
             // Refused if another thread is inside, or if this thread is and a signal handler interrupted it. Then the
             // next round that is due makes up for it.

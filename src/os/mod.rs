@@ -83,7 +83,7 @@ impl NoWatch {
         Self
     }
 
-    pub(crate) const fn count(&self, _bytes: usize) {}
+    pub(crate) const fn count(&self, _bytes: usize, _uses_malloc: fn() -> bool) {}
 
     pub(crate) const fn end(&self) {}
 }

@@ -73,14 +73,18 @@ impl WatchMalloc {
         }
     }
 
-    /// Counts large requests of the calling thread, and looks at its heap if that is due.
-    pub(crate) fn count(&self, bytes: usize) {
+    /// Counts large requests of the calling thread, and looks at its heap if that is due. `uses_malloc` says whether
+    /// glibc's `malloc` serves them.
+    pub(crate) fn count(&self, bytes: usize, uses_malloc: fn() -> bool) {
         // Relaxed (here and below): one thread's own.
         let requested = self.requested.load(Ordering::Relaxed).saturating_add(bytes);
         if requested < LOOK_BYTES {
             return self.requested.store(requested, Ordering::Relaxed);
         }
         self.requested.store(0, Ordering::Relaxed);
+        if !uses_malloc() {
+            return;
+        }
         let _errno = super::KeepErrno::new();
         let faults = page_faults();
         let since = faults.saturating_sub(self.faults.load(Ordering::Relaxed));
@@ -153,6 +157,10 @@ impl WatchMalloc {
 
     /// Ends the watch: the thread ends, or another thread gets it.
     pub(crate) fn end(&self) {
+        if self.faults.load(Ordering::Relaxed) == 0 {
+            // There was no look.
+            return;
+        }
         let _errno = super::KeepErrno::new();
         self.unpin();
         self.requested.store(0, Ordering::Relaxed);
