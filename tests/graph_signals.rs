@@ -46,7 +46,7 @@ fn with_signals_blocked(body: impl FnOnce()) {
     }
 }
 
-/// By turns in a copy and in the process itself.
+/// Four rounds of five are in a copy, the fifth is in the process itself.
 fn config(round: usize) -> Config {
     if round % 5 == 4 { Config::new().in_process() } else { Config::new() }
 }
@@ -120,7 +120,7 @@ fn threads_that_allocate_with_signals_blocked_are_stopped_between() {
                         with_signals_blocked(|| {
                             black_box((0..200).map(|number| Box::new([number; 5])).collect::<Vec<_>>());
                         });
-                        // Also open for a while: in each attempt all threads have to be.
+                        // The signal is unblocked for a while: an attempt succeeds only if no thread blocks it.
                         thread::sleep(Duration::from_micros(500));
                     }
                 });
@@ -206,7 +206,7 @@ fn a_thread_that_waits_for_all_signals_gets_none_that_nobody_sent() {
     });
 }
 
-/// As daemons do before they start threads.
+/// Daemons block signals before they start threads.
 #[test]
 fn the_allocators_own_threads_can_be_stopped_if_signals_are_blocked_where_they_are_started() {
     traced("the_allocators_own_threads_can_be_stopped_if_signals_are_blocked_where_they_are_started", || {

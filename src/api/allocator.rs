@@ -16,7 +16,7 @@ use crate::observe::{self, Request};
 ///
 /// A layout whose size, rounded up to its alignment, is at most [`SMALL_MAX_BYTES`](crate::SMALL_MAX_BYTES) is served
 /// from pools. Every other layout goes to `L`, by default [`System`]. The layout alone decides, so a block always goes
-/// back where it came from. With [`Medium`](crate::Medium) as `L`, requests up to 1 MiB come from the same arenas. All
+/// back where it came from. With [`Medium`] as `L`, requests up to 1 MiB come from the same arenas. All
 /// values of this type, whatever their `L`, share one heap.
 ///
 /// # Errors

@@ -9,8 +9,9 @@
 //!
 //! A thread may block signals for a moment, and may wait for one of the locks meanwhile. So the caller first looks for
 //! threads that block the signal, while all run. If it finds one afterwards, or if one does not arrive in a while, it
-//! lets all go on and begins anew. Only in the last attempt such a thread is *left*: its call is abandoned, so that it
-//! touches nothing if it arrives later.
+//! lets all go on and begins anew. In the last attempt, such a thread is *left*: its call is abandoned, so that it
+//! touches nothing if it arrives later. If the graph may be taken without some threads, those that were found to block
+//! the signal at first are not called at all.
 //!
 //! # Signal safety
 //! The handler allocates nothing, takes no lock and reads no thread-local with a destructor. All other signals are

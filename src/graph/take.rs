@@ -21,7 +21,7 @@ enum Scan {
     InProcess(scan::InProcess),
 }
 
-/// How long a thread has to block the signal before the graph is taken without it, if that is wanted.
+/// With `go_on_without_threads`, a thread that blocks the signal for this long is left.
 const LEFT_AFTER: Duration = Duration::from_millis(100);
 /// How long the threads may stand in the first attempt, before all have arrived. Each further attempt has twice as long,
 /// up to the second number.
@@ -32,7 +32,7 @@ const NAP_MAX: Duration = Duration::from_millis(100);
 /// More than any program runs.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Adds the time since the one to the other when it is dropped.
+/// A stopwatch. When it is dropped, it adds the time since its start to a sum.
 struct Counts<'sum>(Instant, &'sum mut Duration);
 
 impl Drop for Counts<'_> {
@@ -44,9 +44,9 @@ impl Drop for Counts<'_> {
 /// What came of one attempt to stop the other threads.
 enum Attempt {
     Done(Scan),
-    /// Some could not be stopped, and without them nothing is wanted.
+    /// Some threads could not be stopped, and the caller wants no graph without them.
     NotStopped,
-    /// One blocks the signal, perhaps only for the moment.
+    /// A thread blocks the signal or does not arrive, perhaps only for the moment.
     Again,
 }
 
@@ -126,7 +126,7 @@ fn stand(config: Config, own: Interrupted, modules: &[Module]) -> Result<Stood, 
         if let Some(stood) = stand_once(&order, config, own, modules, &mut pause)? {
             return Ok(stood);
         }
-        // The threads run for as long as they may have stood.
+        // The threads run before they are stopped again: for as long as they may have stood, up to `NAP_MAX`.
         std::thread::sleep(window.min(NAP_MAX));
         window = (window * 2).min(WINDOW_MAX);
     }

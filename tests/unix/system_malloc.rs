@@ -12,7 +12,7 @@ static GLOBAL: Pymalloc = Pymalloc::new();
 
 const LARGE_BYTES: usize = 12 << 10;
 const PAGE_BYTES: usize = 4096;
-/// What glibc may keep at the end of its heap, by `KEEPS_BYTES`, and by its own threshold of 128 KiB.
+/// glibc keeps at most this much at the end of a heap: `KEEPS_BYTES`, its own threshold of 128 KiB, and some room.
 const MOST_BYTES: usize = (4 << 20) + (512 << 10);
 
 fn page_faults(whose: libc::c_int) -> usize {
@@ -109,7 +109,7 @@ fn threads_waves_keep_their_memory_until_the_threads_end() {
     assert!(kept < THREADS * (1 << 20), "{kept} bytes when the threads have ended");
 }
 
-/// What is freed later below a pin.
+/// A pin must not keep large blocks below it that are freed later.
 fn much_memory_below_the_waves_is_not_kept() {
     fn hold(blocks: usize) -> Vec<Vec<u8>> {
         (0..blocks).map(|number| black_box(vec![number as u8 | 1; 8 * LARGE_BYTES])).collect()

@@ -186,7 +186,7 @@ pub(super) fn let_stop_this_thread() {
 pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_int> {
     let _errno = KeepErrno::new();
     let process = super::process_id();
-    // The kernel's `siginfo` on 64-bit processors: signal, error, code, and from the 16th byte process, user, value.
+    // The kernel's `siginfo` on 64-bit processors: signal, error, code; from byte 16 on process, user, value.
     let mut info = [0_u64; 16];
     info[0] = signal.cast_unsigned().into();
     info[1] = u64::from(libc::SI_QUEUE.cast_unsigned());
@@ -202,8 +202,8 @@ pub(crate) fn send(thread: u32, signal: c_int, number: usize) -> Result<(), c_in
 pub(crate) enum Task {
     /// It has ended, or is about to.
     Gone,
-    /// It blocks the signal, waits for it (`sigwait`), or is where no signal reaches it: asleep in the kernel, or stopped
-    /// by a debugger. Perhaps that is so only for a moment.
+    /// It blocks the signal, waits for it (`sigwait`), or is where no signal reaches it: in a sleep that signals do not
+    /// end, or stopped (by a signal or a debugger). Perhaps that is so only for a moment.
     Blocks,
     Runs,
 }
@@ -336,7 +336,7 @@ fn each_name(mut entries: &[u8], mut visit: impl FnMut(&[u8])) {
     }
 }
 
-/// Runs `body` with all signals blocked for the calling thread, except one that is not blocked already.
+/// Runs `body` with all signals blocked for the calling thread, except `signal`. If that was blocked, it stays blocked.
 pub(crate) fn with_other_signals_blocked<R>(signal: c_int, body: impl FnOnce() -> R) -> R {
     super::threads::with_other_signals_blocked(Some(signal), body)
 }

@@ -6,12 +6,12 @@ use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 
 /// Free memory that glibc may keep at the end of a thread's heap.
 const KEEPS_BYTES: usize = 4 << 20;
-/// A pin lies at most so far above the lowest place that the heap ever had. So it keeps no more than that, even if all
-/// blocks below it are freed.
+/// A pin lies at most this far above the lowest place that the watch saw in its heap. So it keeps no more than that,
+/// even if all blocks below it are freed.
 const PIN_MAX_BYTES: usize = 2 * KEEPS_BYTES;
 /// Large requests between two looks, in bytes.
 const LOOK_BYTES: usize = 512 << 10;
-/// A look is *costly* if since the last one the kernel had to give this share of these bytes, one OS page at a time.
+/// A look is *costly* if page faults since the last one brought at least the 16th part of [`LOOK_BYTES`].
 const COSTLY_SHARE: usize = 16;
 /// Costly looks before the first pin.
 const LOOKS: u32 = 4;
@@ -26,7 +26,7 @@ const PIN_BYTES: usize = 2 << 10;
 const FAR_BYTES: usize = 64 << 20;
 
 /// Watches the glibc heap of one thread. If that heap gives memory back again and again, and soon gets it again, the
-/// watch lets it keep up to [`KEEPS_BYTES`] at its end, until the thread ends.
+/// watch lets it keep up to [`KEEPS_BYTES`] at its end, until the program changes or the thread ends.
 ///
 /// glibc gives back free memory at the end of a heap, but none below a block in use. So the watch puts a small block,
 /// the *pin*, above the place to which the end sinks. A higher threshold of glibc's would hold for each of its heaps
@@ -42,7 +42,7 @@ pub(crate) struct WatchMalloc {
     requested: AtomicUsize,
     /// The thread's page faults until the last look.
     faults: AtomicU64,
-    /// The lowest place near the end that this heap ever had; 0 for none.
+    /// The lowest place near the end since the watch saw this heap first, or since a jump by [`FAR_BYTES`]; 0 for none.
     floor: AtomicUsize,
     /// The lowest and the highest place since the watch began anew; 0 for none.
     lowest: AtomicUsize,
