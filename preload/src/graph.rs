@@ -12,9 +12,11 @@
 //! has no such thread.
 
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use core::time::Duration;
 use std::io::Write;
 use std::sync::OnceLock;
+use std::time::Instant;
 
 use pymalloc_core::graph::{self, Config, HeapGraph};
 use pymalloc_core::raw::{Descriptor, NoCancellation, begin_thread, start_thread};
@@ -44,6 +46,12 @@ const _: () = assert!(size_of::<Wish>() < size_of::<File>());
 
 /// The number of signals received so far.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
+/// The number of those that were answered.
+static ANSWERED: AtomicU32 = AtomicU32::new(0);
+/// The thread that answers them has begun.
+static ANSWERS: AtomicBool = AtomicBool::new(false);
+/// How long the exit waits for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 pub(crate) fn start() {
     let leaks = variable(c"PYMALLOC_LEAKS").is_some_and(|value| value != c"" && value != c"0");
@@ -91,6 +99,8 @@ fn watch(signal: c_int) -> bool {
 
 extern "C" fn wait(_: *mut c_void) -> *mut c_void {
     begin_thread(c"pymalloc-graph");
+    // Relaxed: a flag alone.
+    ANSWERS.store(true, Ordering::Relaxed);
     let mut done = 0;
     loop {
         // Relaxed: a count.
@@ -110,16 +120,32 @@ extern "C" fn wait(_: *mut c_void) -> *mut c_void {
                 Err(error) => say(&format!("pymalloc: no graph of the heap: {error}\n")),
             }
         }
+        // Relaxed: a count; what was written is the kernel's.
+        ANSWERED.store(done, Ordering::Relaxed);
+    }
+}
+
+/// Waits until the signals that came so far are answered: the program asked for a snapshot before its exit.
+fn finish_answers(wish: &Wish) {
+    // Relaxed (all): as above. A forked child has no thread that answers.
+    if !wish.on_signal || wish.forks != forks() || !ANSWERS.load(Ordering::Relaxed) {
+        return;
+    }
+    let (come, begun) = (SIGNALS.load(Ordering::Relaxed), Instant::now());
+    let is_late = || come.wrapping_sub(ANSWERED.load(Ordering::Relaxed)).cast_signed() > 0;
+    while is_late() && begun.elapsed() < ANSWER_WITHIN {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 extern "C" fn at_exit() {
     let Some(wish) = WISH.get().filter(|wish| !wish.this_process_only || wish.forks == forks()) else { return };
     let saves = wish.snapshot.is_some() && !wish.on_signal;
+    let _no_cancellation = NoCancellation::new();
+    finish_answers(wish);
     if !wish.leaks && !saves {
         return;
     }
-    let _no_cancellation = NoCancellation::new();
     let graph = match graph::take(Config::new().go_on_without_threads()) {
         Ok(graph) => graph,
         Err(error) => return say(&format!("pymalloc: no graph of the heap: {error}\n")),

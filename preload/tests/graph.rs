@@ -62,6 +62,21 @@ mod with_the_tracer {
     }
 
     #[test]
+    fn a_program_that_exits_right_after_the_signal_waits_for_its_snapshot() {
+        if Command::new("bash").args(["-c", ":"]).status().is_err() {
+            println!("not run: there is no bash");
+            return;
+        }
+        let file = Scratch::new("exit.heapsnapshot");
+        let name = file.0.to_str().expect("UTF-8");
+        let options = ["--heapsnapshot", name, "--heapsnapshot-signal", "USR2", "--"];
+        let output = run(&[&options[..], &["bash", "-c", "kill -USR2 $$"]].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("saved the heap"), "{said}");
+        assert!(fs::read_to_string(&file.0).is_ok_and(|text| text.ends_with("]}")), "{said}");
+    }
+
+    #[test]
     fn on_a_signal_a_running_programs_heap_is_saved() {
         let file = Scratch::new("signal.heapsnapshot");
         let mut command = Command::new(command_path());
