@@ -46,6 +46,22 @@ fn with_signals_blocked(body: impl FnOnce()) {
     }
 }
 
+/// Runs `body` while threads do `work` again and again.
+fn beside(threads: usize, work: impl Fn() + Sync, body: impl FnOnce()) {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    work();
+                }
+            });
+        }
+        let _stops = StopOnDrop(&stop);
+        body();
+    });
+}
+
 /// Four rounds of five are in a copy, the fifth is in the process itself.
 fn config(round: usize) -> Config {
     if round % 5 == 4 { Config::new().in_process() } else { Config::new() }
@@ -84,16 +100,9 @@ fn graphs_are_taken_beside_the_allocators_own_threads() {
         let timeline = trace::TimelineConfig::new().interval(every);
         let timeline = trace::Timeline::start(file("timeline"), timeline).expect("a thread");
         let server = trace::serve(file("socket")).expect("a socket");
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let stop = &stop;
-            scope.spawn(move || {
-                // Holds and frees, so that there is something to purge and to sample.
-                while !stop.load(Ordering::Relaxed) {
-                    black_box((0..2000).map(|number| Box::new([number; 9])).collect::<Vec<_>>());
-                }
-            });
-            let _stops = StopOnDrop(stop);
+        // Holds and frees, so that there is something to purge and to sample.
+        let work = || drop(black_box((0..2000).map(|number| Box::new([number; 9])).collect::<Vec<_>>()));
+        beside(1, work, || {
             for round in 0..10 {
                 let graph = graph::take(config(round)).expect("a graph");
                 assert_eq!(graph.threads_left(), []);
@@ -111,21 +120,14 @@ fn graphs_are_taken_beside_the_allocators_own_threads() {
 #[test]
 fn threads_that_allocate_with_signals_blocked_are_stopped_between() {
     traced("threads_that_allocate_with_signals_blocked_are_stopped_between", || {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let stop = &stop;
-            for _ in 0..2 {
-                scope.spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        with_signals_blocked(|| {
-                            black_box((0..200).map(|number| Box::new([number; 5])).collect::<Vec<_>>());
-                        });
-                        // The signal is unblocked for a while: an attempt succeeds only if no thread blocks it.
-                        thread::sleep(Duration::from_micros(500));
-                    }
-                });
-            }
-            let _stops = StopOnDrop(stop);
+        let work = || {
+            with_signals_blocked(|| {
+                black_box((0..200).map(|number| Box::new([number; 5])).collect::<Vec<_>>());
+            });
+            // The signal is unblocked for a while: an attempt succeeds only if no thread blocks it.
+            thread::sleep(Duration::from_micros(500));
+        };
+        beside(2, work, || {
             for round in 0..10 {
                 graph::take(config(round)).expect("a graph");
             }
@@ -136,16 +138,11 @@ fn threads_that_allocate_with_signals_blocked_are_stopped_between() {
 #[test]
 fn a_thread_that_blocks_signals_for_long_times_is_waited_for() {
     traced("a_thread_that_blocks_signals_for_long_times_is_waited_for", || {
-        let stop = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let stop = &stop;
-            scope.spawn(move || {
-                while !stop.load(Ordering::Relaxed) {
-                    with_signals_blocked(|| thread::sleep(Duration::from_millis(150)));
-                    thread::sleep(Duration::from_millis(20));
-                }
-            });
-            let _stops = StopOnDrop(stop);
+        let work = || {
+            with_signals_blocked(|| thread::sleep(Duration::from_millis(150)));
+            thread::sleep(Duration::from_millis(20));
+        };
+        beside(1, work, || {
             for _ in 0..3 {
                 let graph = take();
                 assert!(graph.pause() < Duration::from_secs(1), "the program stood for {:?}", graph.pause());

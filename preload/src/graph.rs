@@ -8,8 +8,8 @@
 //! | `PYMALLOC_HEAPSNAPSHOT_SIGNAL` | the number of a signal on which the file is written, instead of at the exit |
 //!
 //! `PYMALLOC_TRACE_PROCESS` applies to these, too. On a signal, a thread of the library's own takes the graph. It
-//! starts while the library is being loaded, blocks the program's signals, and sleeps until the handler wakes it. A forked child
-//! has no such thread.
+//! starts while the library is being loaded, blocks the program's signals, and sleeps until the handler wakes it. A
+//! forked child has no such thread.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};

@@ -36,7 +36,8 @@ use crate::trace::access::Mapped;
 const FIRST_CHUNK: usize = 64;
 const CHUNKS: usize = 16;
 /// The time between two looks at threads that are waited for.
-pub(super) const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(5);
+
 static SUMMONSES: [AtomicPtr<Summons<Interrupted>>; CHUNKS] = [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS];
 /// Calls so far; written only while all locks are held.
 static CALLS: AtomicU32 = AtomicU32::new(0);

@@ -50,15 +50,19 @@ fn the_memory_of_one_wave_of_large_blocks_goes_back() {
     assert!(kept < 256 << 10, "{kept} bytes");
 }
 
-fn waves_of_large_blocks_keep_their_memory() {
+/// Checks that waves of large blocks have few page faults, those of the process or of the calling thread.
+fn assert_waves_keep_their_memory(whose: libc::c_int, waves: usize) {
     const BLOCKS: usize = 60;
-    const WAVES: usize = 50;
-    let small: Vec<Box<[u64; 16]>> = (0..8192).map(|number| Box::new([number; 16])).collect();
-    let before = page_faults(libc::RUSAGE_SELF);
-    (0..WAVES).for_each(|_| wave(BLOCKS));
-    let faults = page_faults(libc::RUSAGE_SELF) - before;
-    let pages = WAVES * BLOCKS * LARGE_BYTES / PAGE_BYTES;
+    let before = page_faults(whose);
+    (0..waves).for_each(|_| wave(BLOCKS));
+    let faults = page_faults(whose) - before;
+    let pages = waves * BLOCKS * LARGE_BYTES / PAGE_BYTES;
     assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
+}
+
+fn waves_of_large_blocks_keep_their_memory() {
+    let small: Vec<Box<[u64; 16]>> = (0..8192).map(|number| Box::new([number; 16])).collect();
+    assert_waves_keep_their_memory(libc::RUSAGE_SELF, 50);
     drop(black_box(small));
 }
 
@@ -80,19 +84,13 @@ fn resident_bytes() -> usize {
 
 fn threads_waves_keep_their_memory_until_the_threads_end() {
     const THREADS: usize = 4;
-    const BLOCKS: usize = 60;
-    const WAVES: usize = 50;
     let before = resident_bytes();
     let barrier = Barrier::new(THREADS + 1);
     std::thread::scope(|scope| {
         for _ in 0..THREADS {
             scope.spawn(|| {
                 let small: Vec<Box<[u64; 16]>> = (0..2048).map(|number| Box::new([number; 16])).collect();
-                let before = page_faults(libc::RUSAGE_THREAD);
-                (0..WAVES).for_each(|_| wave(BLOCKS));
-                let faults = page_faults(libc::RUSAGE_THREAD) - before;
-                let pages = WAVES * BLOCKS * LARGE_BYTES / PAGE_BYTES;
-                assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
+                assert_waves_keep_their_memory(libc::RUSAGE_THREAD, 50);
                 drop(black_box(small));
                 (0..5).for_each(|_| wave(2_000));
                 barrier.wait();
@@ -136,11 +134,7 @@ fn a_hole_does_not_hide_the_end_of_the_heap() {
             let second = black_box(vec![1_u8; 40 << 10]);
             let above: Vec<Vec<u8>> = (0..20).map(|_| black_box(vec![1_u8; 100 << 10])).collect();
             drop((hole, second));
-            let before = page_faults(libc::RUSAGE_THREAD);
-            (0..100).for_each(|_| wave(60));
-            let faults = page_faults(libc::RUSAGE_THREAD) - before;
-            let pages = 100 * 60 * LARGE_BYTES / PAGE_BYTES;
-            assert!(faults < pages / 10, "{faults} page faults for {pages} pages written");
+            assert_waves_keep_their_memory(libc::RUSAGE_THREAD, 100);
             drop(black_box(above));
         });
     });

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use super::ScanError;
-use crate::os::tasks::read_at;
+use crate::os::tasks::{each_line_of, read_at};
 use crate::os::{Descriptor, MemorySource, SystemMemory};
 use crate::trace::access::Mapped;
 
@@ -86,33 +86,16 @@ pub(super) fn areas() -> Result<Mapped<Area>, ScanError> {
 }
 
 fn read_areas(areas: &mut Mapped<Area>) -> Result<(), ScanError> {
-    let file = open(c"/proc/self/maps").map_err(ScanError::System)?;
-    let mut buffer = [0; 8192];
-    let (mut used, mut guard_end) = (0, 0);
-    loop {
-        let read = file.read(&mut buffer[used..]);
-        let filled = &buffer[..used + read];
-        let mut rest = 0;
-        for line in filled.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n")) {
-            rest += line.len();
-            let line = line.trim_ascii_end();
-            if let Some(area) = area(line) {
-                let is_guarded = area.start == guard_end;
-                areas.push(Area { is_guarded, ..area }).ok_or(ScanError::Memory)?;
-            }
-            guard_end = guard(line).map_or(0, |guard| guard.1);
+    let (mut guard_end, mut noted) = (0, Some(()));
+    let read = each_line_of(c"/proc/self/maps", |line| {
+        if let Some(area) = area(line) {
+            let is_guarded = area.start == guard_end;
+            noted = noted.and_then(|()| areas.push(Area { is_guarded, ..area }));
         }
-        let end = filled.len();
-        if read == 0 {
-            break;
-        }
-        // A line that is longer than the buffer is dropped up to here; the rest of it is then no valid line.
-        let rest = if rest == 0 && end == buffer.len() { end } else { rest };
-        buffer.copy_within(rest..end, 0);
-        used = end - rest;
-    }
-    file.close();
-    Ok(())
+        guard_end = guard(line).map_or(0, |guard| guard.1);
+    });
+    read.map_err(ScanError::System)?;
+    noted.ok_or(ScanError::Memory)
 }
 
 fn open(path: &CStr) -> Result<Descriptor, i32> {

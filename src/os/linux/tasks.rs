@@ -256,15 +256,22 @@ fn awaits(thread: u32, signal: c_int) -> bool {
     read.is_ok() && is_known && set >> (signal - 1) & 1 == 1
 }
 
-/// Calls `visit` with each line of a file that the kernel has about a thread of this process. A line of more than 4 KiB
-/// is left out.
-fn each_line(thread: u32, name: &str, mut visit: impl FnMut(&[u8])) -> Result<(), c_int> {
+/// Calls `visit` with each line of a file that the kernel has about a thread of this process.
+fn each_line(thread: u32, name: &str, visit: impl FnMut(&[u8])) -> Result<(), c_int> {
     // Zeroed, so that the path ends with a zero byte even if it is cut. Writing into an array allocates nothing.
     let mut path = [0; 64];
     let written = write!(&mut path[..63], "/proc/self/task/{thread}/{name}");
     let path = written.ok().and_then(|()| CStr::from_bytes_until_nul(&path).ok()).ok_or(libc::EINVAL)?;
+    each_line_of(path, visit)
+}
+
+/// Calls `visit` with each line of a file, and allocates nothing. A line of more than 8 KiB is left out.
+///
+/// # Errors
+/// The system's number of the error: the file can't be opened.
+pub(crate) fn each_line_of(path: &CStr, mut visit: impl FnMut(&[u8])) -> Result<(), c_int> {
     let file = Descriptor::open(path, libc::O_RDONLY)?;
-    let mut buffer = [0; 4096];
+    let mut buffer = [0; 8192];
     let (mut used, mut is_rest) = (0, false);
     loop {
         let read = file.read(&mut buffer[used..]);
