@@ -429,6 +429,12 @@ impl ThreadCache {
         self.slow_calls.get(door)
     }
 
+    /// Visits to small classes so far.
+    #[cfg(test)]
+    pub(crate) fn visits_made(&self, door: Door<'_>) -> u64 {
+        self.visits.get(door)
+    }
+
     /// All free blocks of `class`: magazine, depot chunk by chunk, quarantine.
     ///
     /// As exact as [`blocks`](Self::blocks).
